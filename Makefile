@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every verb of the project. As root on a bare Debian 12, `make demo` and `make test` do everything:
+# they install what is missing, build, and run.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Tools of the virtual environment come first, whatever python3 the caller's PATH begins with.
+export PATH := $(CURDIR)/$(VENV)/bin:/usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
+
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+C_SOURCES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard deploy .ci | \
+	while read -r file; do [ -f "$$file" ] && head -n 1 "$$file" | grep -qE '^\#!.*\b(ba)?sh\b' && echo "$$file"; done; true)
+
+.PHONY: help setup build demo test test-c bench lint format clean
+
+help: ## list what can be made
+	@printf 'Twinbeat: a pair of gateways that answers as one\n\n'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+		awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: ## install what is missing from Debian and PyPI into .venv
+	@deploy/setup
+
+build: setup ## build the C extension; quick when nothing changed
+	@deploy/build
+
+demo: build ## let a real pair fail over in namespaces, and show what its client saw
+	@deploy/lab/demo $(DEMO_ARGS)
+
+test: build ## run every test (as root; without root it says what it left out)
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+bench: build ## measure against keepalived and FRR (BENCH_ARGS="--quick --json")
+	@deploy/lab/bench $(BENCH_ARGS)
+
+lint: build ## check style, types, scripts, alert rules and the units
+	ruff check
+	ruff format --check
+	mypy
+	clang-format-14 --dry-run -Werror $(C_SOURCES)
+	shellcheck $(SHELL_SCRIPTS)
+	promtool check rules deploy/prometheus/alerts.yml
+	promtool test rules deploy/prometheus/tests/*.yml
+	deploy/systemd/check
+
+format: build ## bring Python and C into the house format
+	ruff check --fix-only --quiet
+	ruff format
+	clang-format-14 -i $(C_SOURCES)
+
+clean: ## remove what the build and the tests made, keep .venv
+	rm -rf .build .setup .mypy_cache .pytest_cache .ruff_cache .hypothesis deploy/lab/out
+	find agent tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
