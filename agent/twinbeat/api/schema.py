@@ -1,0 +1,578 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent says about itself and what it can be told: the one schema of Twinbeat.
+
+The command line, the interface on the socket and the metrics all read the same `Status` and the
+same `Counters`, so they cannot disagree. This module knows names, types and units. It must not know
+how anything is found out or carried out: it imports msgspec and the standard library, nothing of
+ours.
+
+Times. Every `*_ns` that names a moment is CLOCK_BOOTTIME of this node, the clock of the kernel's
+stamps; moment + `realtime_offset_ns` is the wall clock in nanoseconds since 1970. Every `*_ns` that
+names a length (`age`, `left`, `durations`, `round_trip`) is a length. `None` means: never, or not
+known. Times for people are ISO 8601 with a zone.
+
+Compatibility. `schema` grows only when a field changes its meaning or goes away. Readers ignore
+fields they do not know, so adding one is no change.
+"""
+
+import enum
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA: Final = 1
+"""Version of everything below, in every answer as `schema`."""
+
+SOCKET: Final = "/run/twinbeat/control.sock"
+"""Where the agent listens."""
+
+HISTOGRAM_BUCKETS: Final = 32
+"""Bucket i counts lengths below 2^i microseconds that no earlier bucket counts (TB_BUCKETS)."""
+
+LISTED_VIPS: Final = 64
+"""A status names at most so many addresses of a VRID; `vips_total` counts them all."""
+
+
+class Role(enum.StrEnum):
+    """What a node is in the pair."""
+
+    INIT = "init"
+    SECONDARY = "secondary"
+    CLAIMING = "claiming"
+    PRIMARY = "primary"
+    DISABLED = "disabled"
+
+
+class Admin(enum.StrEnum):
+    """What the operator wants of a node."""
+
+    ENABLED = "enabled"
+    STAY_PRIMARY = "stay-primary"
+    STAY_SECONDARY = "stay-secondary"
+    DISABLED = "disabled"
+
+
+class Watch(enum.StrEnum):
+    """What is known of the peer's agent."""
+
+    UNKNOWN = "unknown"  # never heard
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    STALLED = "stalled"  # its kernel answers, its agent is silent
+    DEAD = "dead"
+
+
+class Severity(enum.StrEnum):
+    """How much a warning matters."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+# ------------------------------------------------------------------------------- reasons ---------
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    """Why: a code for machines (bounded vocabulary, a metric label) and a sentence for people."""
+
+    code: str
+    sentence: str
+
+
+class Warn(Struct, frozen=True, kw_only=True):
+    """A standing condition that somebody should know of."""
+
+    code: str
+    sentence: str
+    severity: Severity = Severity.WARNING
+
+
+class Refusal(Struct, frozen=True, kw_only=True, tag="refusal", tag_field="kind"):
+    """A command was not carried out, and nothing has changed."""
+
+    code: str
+    sentence: str
+    override: str | None = None
+    """Option of the command that would carry it out all the same, if there is one."""
+
+
+class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"):
+    """A command was carried out (`done`), or accepted and is under way."""
+
+    operation: str
+    """The request's `request_id`: the same request again gets the same answer."""
+    done: bool
+    sentence: str
+    term: int | None = None
+
+
+# -------------------------------------------------------------------------------- status ---------
+
+
+class Component(Struct, frozen=True, kw_only=True):
+    """One tracked check of this node's health."""
+
+    name: str
+    healthy: bool
+    sentence: str = ""
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """This node."""
+
+    name: str
+    index: int
+    role: Role
+    role_since_ns: int
+    role_since: str
+    admin: Admin
+    health: int
+    """Score, higher is better; compared with the peer's before anyone yields."""
+    fit: bool
+    """Healthy, enabled, with its gate in place: it could serve."""
+    unfit: list[Reason] = []
+    """Why it isn't fit, all reasons."""
+    components: list[Component] = []
+    term: int = 0
+    """The term served or claimed, 0 = none."""
+    term_highest: int = 0
+    """The highest term ever seen."""
+    terms_left: int | None = None
+    """Terms left in the block reserved on disk."""
+    starting: bool = False
+    """Has not yet listened long enough to decide anything."""
+    isolated: bool = False
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """The gate in the kernel, read from its map."""
+
+    attached: bool
+    """Both programs are in place on every port that has virtual addresses."""
+    open: bool
+    term: int = 0
+    open_until_ns: int = 0
+    left_ns: int = 0
+    """What is left of the lease."""
+    fence_below: int = 0
+    contested: bool = False
+    """Shut because another open gate was heard."""
+    attested_left_ns: int = 0
+    """What is left of the attestation that the deciding loop renews."""
+
+
+class Peer(Struct, frozen=True, kw_only=True):
+    """The other node, as its newest accepted frame says."""
+
+    name: str
+    watch: Watch
+    role: Role | None = None
+    """As last heard; None = never heard."""
+    admin: Admin | None = None
+    heard_ns: int | None = None
+    age_ns: int | None = None
+    """Since its agent was last heard on any link."""
+    health: int | None = None
+    fit: bool = False
+    starting: bool = False
+    gate_open: bool = False
+    term: int = 0
+    hears_us: bool = False
+    flags: list[str] = []
+    """Names of the flags in its newest frame, lower case (`enum tb_flag`)."""
+    round_trip_ns: int | None = None
+    lease_left_ns: int | None = None
+    generation: int | None = None
+    digest: int | None = None
+    mismatch: bool = False
+    """Frames from it are refused for their key or version: a state of its own, not death."""
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """One link."""
+
+    name: str
+    interface: str
+    index: int
+    vlan: int = 0
+    mode: str = "ethernet"
+    direct: bool = False
+    local: str = ""
+    peer: str = ""
+    carrier: bool = False
+    up: bool = False
+    """Carrier, and the peer was heard on it within the dead interval."""
+    two_way: bool = False
+    """The peer once answered a probe on it: both directions are proven."""
+    age_ns: int | None = None
+    """Since the newest accepted heartbeat on it."""
+    round_trip_ns: int | None = None
+    xdp: str = ""
+    """native | generic | none"""
+
+
+class Vrid(Struct, frozen=True, kw_only=True):
+    """One set of virtual addresses with its virtual MAC."""
+
+    id: int
+    interface: str
+    vmac: str | None = None
+    """The IPv4 virtual MAC; None = addresses are answered from the port's own."""
+    state: str = "absent"
+    """serving (gate open) | ready (in place behind a closed gate) | absent"""
+    carrier: bool = False
+    vips_total: int = 0
+    vips: list[str] = []
+    """The first LISTED_VIPS of them."""
+    xdp: str = ""
+
+
+class Timers(Struct, frozen=True, kw_only=True):
+    """The timers in force."""
+
+    profile: str
+    hello_us: int
+    dead_us: int
+    verify_us: int
+    stall_us: int
+    lease_us: int
+    attest_ms: int
+    boot_wait_ms: int
+    raised: list[Reason] = []
+    """Timers this host can't hold as configured, and what they were raised to."""
+
+
+class Pause(Struct, frozen=True, kw_only=True):
+    """Maintenance: nobody claims, renewal goes on."""
+
+    reason: str
+    since_ns: int
+    until_ns: int | None = None
+    expires: str | None = None
+    both: bool = False
+    """The peer has acknowledged it; otherwise it is one-sided."""
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """What this node is waiting for before it may act, counted down."""
+
+    code: str
+    """boot_wait | listen | hold_down | backoff | peer_lease"""
+    sentence: str
+    until_ns: int
+    left_ns: int
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """Where the configuration in force came from."""
+
+    path: str
+    loaded: str
+    generation: int = 0
+    digest: int = 0
+    mismatch: bool = False
+    """The peer's shared configuration differs."""
+    needs_restart: list[str] = []
+    """Keys changed by a reload that only a restart puts into force."""
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """The agent's processes."""
+
+    version: str
+    pid: int
+    started: str
+    started_ns: int
+    worker: bool = False
+    """twinbeat-worker answers."""
+    rss_bytes: int = 0
+    realtime: bool = False
+    """The engine's thread runs under SCHED_FIFO."""
+    python: str = ""
+    bpf: str = ""
+    """Hash of source and layout of the loaded programs."""
+    commit: str = ""
+
+
+class Timeline(Struct, frozen=True, kw_only=True):
+    """The moments of a transition, CLOCK_BOOTTIME ns, in the order they normally come."""
+
+    last_heard_ns: int | None = None
+    suspect_ns: int | None = None
+    verdict_ns: int | None = None
+    claim_ns: int | None = None
+    receipt_ns: int | None = None
+    gate_ns: int | None = None
+    """The gate opened (or shut, when the role is given up)."""
+    announced_ns: int | None = None
+    """The first announcement was handed to the driver."""
+    routes_ns: int | None = None
+    """Routes and rules were in place: the slow path is done."""
+
+
+PHASES: Final[tuple[tuple[str, str, str], ...]] = (
+    ("suspect", "last_heard_ns", "suspect_ns"),
+    ("verify", "suspect_ns", "verdict_ns"),
+    ("claim", "verdict_ns", "claim_ns"),
+    ("gate", "claim_ns", "gate_ns"),
+    ("announce", "gate_ns", "announced_ns"),
+    ("routes", "announced_ns", "routes_ns"),
+    ("total", "last_heard_ns", "announced_ns"),
+)
+"""Phases of a takeover and the two moments each lies between; labels of the failover histogram."""
+
+
+class Transition(Struct, frozen=True, kw_only=True):
+    """One change of role."""
+
+    number: int
+    """Grows by one with each transition this node ever recorded."""
+    time: str
+    at_ns: int
+    realtime_offset_ns: int
+    """Wall clock minus boot clock when it happened: aligns the timeline with an outside capture."""
+    boot: str
+    """Boot id: nanoseconds of different boots don't compare."""
+    from_role: Role
+    to_role: Role
+    reason: str
+    """Code: peer_dead, peer_stalled, peer_idle, switchover, forced, cold_start, resumed, …"""
+    sentence: str
+    term: int
+    timeline: Timeline = Timeline()
+    durations_ns: dict[str, int] = {}
+    """By phase (PHASES); filled by `with_durations`."""
+
+
+def durations(timeline: Timeline) -> dict[str, int]:
+    """Length of each phase whose two moments are known and in order."""
+    found: dict[str, int] = {}
+    for phase, begin, end in PHASES:
+        start, stop = getattr(timeline, begin), getattr(timeline, end)
+        if start is not None and stop is not None and stop >= start:
+            found[phase] = stop - start
+    return found
+
+
+def with_durations(transition: Transition) -> Transition:
+    """The same transition with its phases measured from its timeline."""
+    return msgspec.structs.replace(transition, durations_ns=durations(transition.timeline))
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """All there is to say about a node at one moment."""
+
+    schema: int = SCHEMA
+    sentence: str = ""
+    """The whole state in one line; filled by `twinbeat.observe.status.finish`."""
+    time: str
+    now_ns: int
+    realtime_offset_ns: int
+    pair: int
+    node: Node
+    gate: Gate
+    peer: Peer
+    links: list[Link]
+    vrids: list[Vrid]
+    timers: Timers
+    configuration: Configuration
+    process: Process
+    waiting: Waiting | None = None
+    pause: Pause | None = None
+    warnings: list[Warn] = []
+    last_transition: Transition | None = None
+    last_failover: Transition | None = None
+    """The newest transition to primary on this node, or away from it to the peer."""
+
+
+# ------------------------------------------------------------------------------ counters ---------
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """Lengths by powers of two of a microsecond."""
+
+    counts: list[int]
+    """HISTOGRAM_BUCKETS numbers, each bucket on its own (not cumulative)."""
+    sum_ns: int | None = None
+    """None = not kept; readers estimate it from the buckets."""
+
+
+class LinkCounters(Struct, frozen=True, kw_only=True):
+    """What went over one link since the agent (sent) or the map (received) began."""
+
+    name: str
+    sent: int = 0
+    received: int = 0
+    missed: int | None = None
+    """Heartbeats the peer sent that never came, by gaps longer than a hello; None = not known."""
+    gaps: Histogram | None = None
+    """Time between two heartbeats."""
+
+
+class TransitionCount(Struct, frozen=True, kw_only=True):
+    """How often a role changed for one reason."""
+
+    from_role: Role
+    to_role: Role
+    reason: str
+    count: int
+
+
+class Counters(Struct, frozen=True, kw_only=True):
+    """Everything that only grows. Read when asked for, never on the fast path."""
+
+    schema: int = SCHEMA
+    time: str
+    now_ns: int
+    reasons: dict[str, int]
+    """The kernel's verdicts by reason: names of `enum tb_reason`, lower case without the prefix."""
+    links: list[LinkCounters]
+    suspicions: dict[str, int] = {}
+    """By outcome: cleared (the agent spoke), stalled, dead, withheld."""
+    announcements: dict[str, int] = {}
+    """Sent, by family: ipv4, ipv6."""
+    transitions: list[TransitionCount] = []
+    claims_refused: dict[str, int] = {}
+    """Claims refused or abandoned, by reason code."""
+    effect_failures: dict[str, int] = {}
+    """Effects that failed, by kind."""
+    dual_primary: int = 0
+    """How often another open gate was heard while ours was open."""
+    late_ticks: int = 0
+    events_lost: int = 0
+    """Events of the engine that its ring had no room for, and events dropped for slow readers."""
+    histograms: dict[str, Histogram] = {}
+    """send_lateness, round_trip, silence, loop_lag"""
+    phases: dict[str, Histogram] = {}
+    """Takeover phases (PHASES) since the agent started."""
+
+
+class History(Struct, frozen=True, kw_only=True):
+    """Transitions, newest last."""
+
+    schema: int = SCHEMA
+    transitions: list[Transition]
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something happened: one line of the event stream."""
+
+    schema: int = SCHEMA
+    number: int
+    time: str
+    at_ns: int
+    event: str
+    """transition, suspect, cleared, stalled, dead, withheld, claim, link_silent, refusal, …"""
+    reason: str = ""
+    sentence: str = ""
+    fields: dict[str, str | int | bool | None] = {}
+
+
+class Dropped(Struct, frozen=True, kw_only=True):
+    """Stands in the stream where a reader was too slow."""
+
+    schema: int = SCHEMA
+    event: str = "dropped"
+    count: int
+
+
+# ------------------------------------------------------------------------------ commands ---------
+
+RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{8,64}$")]
+Why = Annotated[str, Meta(max_length=500)]
+
+
+class _Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Common to all: the same `request_id` again gets the first answer, not a second act."""
+
+    request_id: RequestId
+    reason: Why = ""
+
+
+class Failover(_Command, frozen=True, kw_only=True, tag="failover"):
+    """Planned switch-over: the primary gives the role to its peer, the secondary takes it."""
+
+    even_if_unfit: bool = False
+    """Also when the taker is not fit."""
+
+
+class Yield(_Command, frozen=True, kw_only=True, tag="yield"):
+    """Give up the role if primary, even if nobody takes it."""
+
+
+class PauseFor(_Command, frozen=True, kw_only=True, tag="pause"):
+    """Nobody claims until resumed or until the time is over."""
+
+    for_s: Annotated[int, Meta(ge=1, le=7 * 86400)] | None = None
+    """None = until resumed."""
+
+
+class Resume(_Command, frozen=True, kw_only=True, tag="resume"):
+    """End a pause."""
+
+
+class SetAdmin(_Command, frozen=True, kw_only=True, tag="admin"):
+    """Set what the operator wants of this node."""
+
+    admin: Admin
+
+
+class Reload(_Command, frozen=True, kw_only=True, tag="reload"):
+    """Read the configuration again: all of it or nothing."""
+
+
+Command = Failover | Yield | PauseFor | Resume | SetAdmin | Reload
+
+COMMANDS: Final[dict[str, type[Any]]] = {
+    "failover": Failover,
+    "yield": Yield,
+    "pause": PauseFor,
+    "resume": Resume,
+    "admin": SetAdmin,
+    "reload": Reload,
+}
+"""POST /v1/<name> takes the struct as its body."""
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """Who sent a command, as the kernel says (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+# ------------------------------------------------------------------------------- answers ---------
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """The request itself was wrong (status 4xx) or the agent could not answer (5xx)."""
+
+    schema: int = SCHEMA
+    code: str
+    sentence: str
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What a command came to."""
+
+    schema: int = SCHEMA
+    result: Outcome | Refusal
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One line of `doctor`: plain data from `python -m twinbeat.runtime.doctor --json`."""
+
+    name: str
+    level: str
+    """ok | warning | error"""
+    finding: str
+    fix: str = ""
+
+
+class Doctor(Struct, frozen=True, kw_only=True):
+    """The whole report."""
+
+    schema: int = SCHEMA
+    checks: list[Check]
