@@ -17,10 +17,12 @@
 
 #ifdef TB_BPF
 #define TB_INLINE static __always_inline
+#define TB_UNROLL _Pragma("unroll")
 #define TB_READ(x) (*(volatile __typeof__(x) *)&(x))
 #define TB_WRITE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 #else
 #define TB_INLINE static inline __attribute__((unused))
+#define TB_UNROLL
 #define TB_READ(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
 #define TB_WRITE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 #endif
@@ -50,7 +52,7 @@ TB_INLINE tb_u64 tb_mac(const struct tb_frame *frame, tb_u64 k0, tb_u64 k1)
 	tb_u64 v0 = k0 ^ 0x736f6d6570736575ull, v1 = k1 ^ 0x646f72616e646f6dull;
 	tb_u64 v2 = k0 ^ 0x6c7967656e657261ull, v3 = k1 ^ 0x7465646279746573ull;
 
-#pragma unroll
+	TB_UNROLL
 	for (int i = 0; i < TB_MAC_COVERS / 8; i++) {
 		tb_u64 m = word[i];
 
@@ -87,7 +89,7 @@ TB_INLINE int tb_raise(tb_u64 *word, tb_u64 value)
 {
 	tb_u64 old = TB_READ(*word);
 
-#pragma unroll
+	TB_UNROLL
 	for (int i = 0; i < 4; i++) {
 		tb_u64 seen;
 
@@ -146,7 +148,7 @@ TB_INLINE int tb_take_position(tb_u64 *position, tb_u64 counter, tb_u64 base)
 
 	if (counter <= base)
 		return 0;
-#pragma unroll
+	TB_UNROLL
 	for (int i = 0; i < 4; i++) {
 		tb_u64 seen;
 
