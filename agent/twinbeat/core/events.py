@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can happen to the core: the inputs of `Machine.step`.
+
+Events are facts, named by nouns and past participles. Commands of the operator are events as well;
+each carries a request id, and every command is answered by `Reply` effects under that id. A command
+repeated under the same id is answered again and does nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinbeat.core.types import (
+    Admin,
+    Cause,
+    EngineEventKind,
+    EngineView,
+    PeerView,
+    Policy,
+    TermBlock,
+    Timers,
+    TrackedHealth,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEvent:
+    """One entry of the engine's ring (``struct tb_event``), fed in the order of the ring."""
+
+    kind: EngineEventKind
+    at_ns: int
+    cause: Cause = Cause.NONE
+    a: int = 0
+    """Meaning by kind, as ``csrc/engine.h`` tells it."""
+    b: int = 0
+    link: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSeen:
+    """A copy of the engine's state, fed at start, after each batch of events and at least with
+    each `Tick`. It is a level: it puts right what lost events left wrong."""
+
+    view: EngineView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSeen:
+    """A copy of the peer's newest frame, fed on PEER_CHANGED and HEARD and with each `Tick`."""
+
+    view: PeerView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The gates stand and the engine runs: fed once, before everything else but facts.
+
+    The runtime has raised the boot epoch and loaded the durable state before.
+    """
+
+    engine: EngineView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """The deadline of `Machine.next_deadline` has come. An early or late tick does no harm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermsReserved:
+    """The block of a `ReserveTerms` is safely on disk."""
+
+    block: TermBlock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermsFailed:
+    """The disk refused a `ReserveTerms`."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSaved:
+    """The durable state of an `Effects.save` is safely on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLost:
+    """A VIP port lost its carrier or vanished."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortRestored:
+    """A VIP port has its carrier again."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateLost:
+    """A gate program was removed from an interface, or the interface was replaced (R20)."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRestored:
+    """Both gate programs stand on the interface again, and the VIPs behind them."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChanged:
+    """The monitors say something else."""
+
+    health: TrackedHealth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationChanged:
+    """The reference addresses of the configuration can, or can't, be reached."""
+
+    isolated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReloaded:
+    """A new configuration was checked and is to be taken into effect."""
+
+    policy: Policy
+    timers: Timers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectFailed:
+    """The environment refused an effect. ``effect`` is the name of its class or field."""
+
+    effect: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """The agent is told to end. `Effects.stopped` says when it may.
+
+    A stop hands the role over if the peer can take it, and shuts the gate. A planned restart
+    leaves the gate open under a longer lease instead, so that the next agent resumes the reign.
+    """
+
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What all commands of the operator have in common."""
+
+    request_id: str
+    operator: str = ""
+    """Who gave it: name or uid, for the log."""
+    reason: str = ""
+    """Why, in the operator's words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminCommand(Command):
+    """``stay primary|secondary|off``, ``enable``, ``disable``."""
+
+    status: Admin
+    even_if_unfit: bool = False
+    """Leave the role though nobody takes it over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForceFailover(Command):
+    """The other node is to be primary; the command may be given on either node."""
+
+    even_if_unfit: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForceYield(Command):
+    """This node gives up the role, whether or not the peer takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Command):
+    """Nobody claims until the pause ends; gates that are open stay open."""
+
+    for_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(Command):
+    """The pause is over."""
+
+
+Operator = AdminCommand | ForceFailover | ForceYield | Pause | Resume
+
+Event = (
+    EngineEvent
+    | EngineSeen
+    | PeerSeen
+    | Started
+    | Tick
+    | TermsReserved
+    | TermsFailed
+    | StateSaved
+    | PortLost
+    | PortRestored
+    | GateLost
+    | GateRestored
+    | HealthChanged
+    | IsolationChanged
+    | ConfigReloaded
+    | EffectFailed
+    | Stopping
+    | AdminCommand
+    | ForceFailover
+    | ForceYield
+    | Pause
+    | Resume
+)

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one registry of reasons: every transition and every refusal has a code and a sentence.
+
+Logs, the CLI, metrics and the documentation all take them from here. A code is a stable label; a
+sentence is a template that a person can read, filled with facts by `because`. Nothing else in the
+project invents a reason.
+"""
+
+from __future__ import annotations
+
+import enum
+import string
+from dataclasses import dataclass
+from typing import Final
+
+from twinbeat.core.types import Cause
+
+
+class Code(enum.Enum):
+    """Why something happened, or why it was refused. The value is the metric's label."""
+
+    # -- a role began or ended ------------------------------------------------------------------
+    STARTED = "started"
+    LISTENED = "listened"
+    PEER_FOUND = "peer_found"
+    PEER_DEAD = "peer_dead"
+    PEER_STALLED = "peer_stalled"
+    PEER_IDLE = "peer_idle"
+    PEER_YIELDED = "peer_yielded"
+    ALONE = "alone"
+    ORDERED = "ordered"
+    TERM_RENEWED = "term_renewed"
+    PEER_DEAF = "peer_deaf"
+    RESUMED = "resumed"
+    FENCED = "fenced"
+    LEASE_EXPIRED = "lease_expired"
+    CONTEST_LOST = "contest_lost"
+    RESIGNED = "resigned"
+    STRANDED = "stranded"
+    ORDER_VOID = "order_void"
+    GATE_LOST = "gate_lost"
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    STOPPED = "stopped"
+    RESYNCED = "resynced"
+    # -- a claim was withheld or abandoned ------------------------------------------------------
+    NO_RECEIPT = "no_receipt"
+    OVERTAKEN = "overtaken"
+    BLOCK_SPENT = "block_spent"
+    ISOLATED = "isolated"
+    NO_CONTROL = "no_control"
+    PEER_SERVES = "peer_serves"
+    PEER_BACK = "peer_back"
+    NOT_PERMITTED = "not_permitted"
+    PEER_LEASE = "peer_lease"
+    MISMATCH = "mismatch"
+    # -- a standing order withholds a permit ----------------------------------------------------
+    STAY_SECONDARY = "stay_secondary"
+    PAUSED = "paused"
+    PEER_PAUSED = "peer_paused"
+    STARTING = "starting"
+    GATE_MISSING = "gate_missing"
+    NO_TERMS = "no_terms"
+    UNHEALTHY = "unhealthy"
+    STOPPING = "stopping"
+    NEVER_PAIRED = "never_paired"
+    YIELDING = "yielding"
+    # -- a command was refused ------------------------------------------------------------------
+    PEER_UNKNOWN = "peer_unknown"
+    PEER_UNFIT = "peer_unfit"
+    PEER_NEVER_CLAIMS = "peer_never_claims"
+    PEER_STAYS_PRIMARY = "peer_stays_primary"
+    PEER_STARTING = "peer_starting"
+    CLAIM_UNDER_WAY = "claim_under_way"
+    DIGEST_DIFFERS = "digest_differs"
+    SELF_UNFIT = "self_unfit"
+    STAY_PRIMARY = "stay_primary"
+    NOT_PRIMARY = "not_primary"
+    ALREADY_PRIMARY = "already_primary"
+    BOTH_STAY_PRIMARY = "both_stay_primary"
+    BUSY = "busy"
+    NOT_PAUSED = "not_paused"
+    DISK_REFUSES = "disk_refuses"
+    # -- how a command went on ------------------------------------------------------------------
+    ACCEPTED = "accepted"
+    SWITCHED_OVER = "switched_over"
+    PEER_DID_NOT_CLAIM = "peer_did_not_claim"
+    CLAIM_FAILED = "claim_failed"
+    DONE = "done"
+    DONE_AFTER_CLAIM = "done_after_claim"
+    PAUSED_BOTH = "paused_both"
+    PAUSED_ONE_SIDED = "paused_one_sided"
+    UNCHANGED = "unchanged"
+    # -- worth a line in the log ----------------------------------------------------------------
+    PEER_SUSPECTED = "peer_suspected"
+    PEER_CLEARED = "peer_cleared"
+    LINK_SILENT = "link_silent"
+    LINK_HEARD = "link_heard"
+    LATE = "late"
+    CONTESTED = "contested"
+    REOPENED = "reopened"
+    COUNTER_JUMP = "counter_jump"
+    PAUSE_EXPIRED = "pause_expired"
+    PORT_LOST = "port_lost"
+    PORT_RESTORED = "port_restored"
+    GATE_RESTORED = "gate_restored"
+    TERMS_RESERVED = "terms_reserved"
+    TERMS_FAILED = "terms_failed"
+    HEALTH_CHANGED = "health_changed"
+    PEER_BETTER = "peer_better"
+    FAIL_SAFE = "fail_safe"
+    TAKES_BACK = "takes_back"
+    RELOADED = "reloaded"
+    EFFECT_FAILED = "effect_failed"
+
+
+SENTENCES: Final[dict[Code, str]] = {
+    Code.STARTED: "{node} started and listens for {peer}",
+    Code.LISTENED: "{node} listened for {waited} and heard nobody",
+    Code.PEER_FOUND: "{peer} was heard, {peer_role}",
+    Code.PEER_DEAD: "{peer} fell silent, and its kernel answered none of {probes} probes",
+    Code.PEER_STALLED: "the agent of {peer} hangs: its kernel answers, its agent doesn't",
+    Code.PEER_IDLE: "{peer} is heard, but nobody serves",
+    Code.PEER_YIELDED: "{peer} asked {node} to take over",
+    Code.ALONE: "{node} listened since its start and heard nobody who serves",
+    Code.ORDERED: "the operator ordered {node} to take over",
+    Code.TERM_RENEWED: "a higher term than that of {node} was seen, so it asked for a newer one",
+    Code.PEER_DEAF: "{peer} doesn't serve and can't hear {node}",
+    Code.RESUMED: "{node} restarted while its gate was still open",
+    Code.FENCED: "{peer} took over: its claim ended the reign of {node}",
+    Code.LEASE_EXPIRED: "the lease ran out before it was renewed: the agent of {node} was held up",
+    Code.CONTEST_LOST: "both gates were open, and {node}, which heard of it first, gave way",
+    Code.RESIGNED: "{node} gave up the role: {why}",
+    Code.STRANDED: "{node} took over while it was itself cut off from the network",
+    Code.ORDER_VOID: "the standing order of {node} ran out: its Python was held up",
+    Code.GATE_LOST: "a gate program was removed from {interface}",
+    Code.DISABLED: "the operator disabled {node}",
+    Code.ENABLED: "the operator enabled {node}",
+    Code.STOPPED: "{node} was stopped",
+    Code.RESYNCED: "events of the engine were lost; the role was read from its state",
+    Code.NO_RECEIPT: "{peer} is heard, but gave no receipt for the claim",
+    Code.OVERTAKEN: "a higher term than the claimed one was seen",
+    Code.BLOCK_SPENT: "no reserved term is left above the highest seen",
+    Code.ISOLATED: "{node} is itself cut off from the network",
+    Code.NO_CONTROL: "the receive path of {node} isn't proven to run",
+    Code.PEER_SERVES: "{peer} serves",
+    Code.PEER_BACK: "{peer} was heard again",
+    Code.NOT_PERMITTED: "the standing order of {node} doesn't allow it",
+    Code.PEER_LEASE: "the last lease of {peer} may still run",
+    Code.MISMATCH: "{peer} speaks under a key or version that {node} doesn't accept",
+    Code.STAY_SECONDARY: "{node} was told to stay secondary",
+    Code.PAUSED: "{node} is paused: nobody takes over",
+    Code.PEER_PAUSED: "{peer} is paused: nobody takes over",
+    Code.STARTING: "{node} has not yet listened long enough",
+    Code.GATE_MISSING: "a gate program is missing on {interface}",
+    Code.NO_TERMS: "the disk of {node} reserves no terms: {why}",
+    Code.UNHEALTHY: "{node} isn't healthy ({checks}), and fail-safe is off",
+    Code.STOPPING: "{node} is being stopped",
+    Code.NEVER_PAIRED: "{node} never heard {peer}, and claim_alone is off",
+    Code.YIELDING: "{node} is handing the role over",
+    Code.PEER_UNKNOWN: "{peer} isn't heard, so its state is unknown",
+    Code.PEER_UNFIT: "{peer} isn't fit to serve",
+    Code.PEER_NEVER_CLAIMS: "{peer} was told to stay secondary or is disabled",
+    Code.PEER_STAYS_PRIMARY: "{peer} was told to stay primary",
+    Code.PEER_STARTING: "{peer} has only just started",
+    Code.CLAIM_UNDER_WAY: "a claim is under way; wait until it is decided",
+    Code.DIGEST_DIFFERS: "the shared configuration of {peer} differs",
+    Code.SELF_UNFIT: "{node} isn't fit to serve: {why}",
+    Code.STAY_PRIMARY: "{node} was told to stay primary",
+    Code.NOT_PRIMARY: "{node} isn't primary",
+    Code.ALREADY_PRIMARY: "{node} is primary already",
+    Code.BOTH_STAY_PRIMARY: "{peer} was already told to stay primary",
+    Code.BUSY: "another command is under way",
+    Code.NOT_PAUSED: "{node} isn't paused",
+    Code.DISK_REFUSES: "the state could not be saved: {why}",
+    Code.ACCEPTED: "the command was accepted and is under way",
+    Code.SWITCHED_OVER: "{winner} is primary",
+    Code.PEER_DID_NOT_CLAIM: "{peer} did not take over within {waited}; {node} keeps the role",
+    Code.CLAIM_FAILED: "{node} could not take over: {why}",
+    Code.DONE: "done",
+    Code.DONE_AFTER_CLAIM: "done, but a claim of {node} came before it",
+    Code.PAUSED_BOTH: "both nodes are paused",
+    Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows",
+    Code.UNCHANGED: "nothing to change",
+    Code.PEER_SUSPECTED: "{peer} was silent for {silence}",
+    Code.PEER_CLEARED: "{peer} speaks again after {silence}",
+    Code.LINK_SILENT: "{peer} isn't heard on link {link}, silent for {silence}",
+    Code.LINK_HEARD: "{peer} is heard on link {link} again",
+    Code.LATE: "the engine woke up {silence} late",
+    Code.CONTESTED: "another open gate was heard: the kernel of {node} shut its own",
+    Code.REOPENED: "{peer} is fenced: the gate of {node} is open again",
+    Code.COUNTER_JUMP: "{peer} knew a newer counter of {node}; it jumped above",
+    Code.PAUSE_EXPIRED: "the pause ran out",
+    Code.PORT_LOST: "{interface} lost its carrier or vanished",
+    Code.PORT_RESTORED: "{interface} is back",
+    Code.GATE_RESTORED: "the gate programs stand on {interface} again",
+    Code.TERMS_RESERVED: "terms up to {last} are reserved",
+    Code.TERMS_FAILED: "terms could not be reserved: {why}",
+    Code.HEALTH_CHANGED: "the health of {node} is {score}",
+    Code.PEER_BETTER: "{peer} is healthier ({peer_score} against {score})",
+    Code.FAIL_SAFE: "{node} isn't healthy, but {peer} is no better",
+    Code.TAKES_BACK: "{node} was told to stay primary and is fit again",
+    Code.RELOADED: "the configuration was reloaded",
+    Code.EFFECT_FAILED: "{effect} failed: {why}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a transition happened: a code for machines, a sentence for people."""
+
+    code: Code
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was not done. A value, never an exception: it is logged, shown and counted."""
+
+    code: Code
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+CAUSES: Final[dict[Cause, Code]] = {
+    Cause.NONE: Code.RESYNCED,
+    Cause.DEAD: Code.PEER_DEAD,
+    Cause.STALLED: Code.PEER_STALLED,
+    Cause.IDLE: Code.PEER_IDLE,
+    Cause.YIELDED: Code.PEER_YIELDED,
+    Cause.COLD: Code.ALONE,
+    Cause.ORDERED: Code.ORDERED,
+    Cause.RENEW: Code.TERM_RENEWED,
+    Cause.DEAF: Code.PEER_DEAF,
+    Cause.RESUMED: Code.RESUMED,
+    Cause.RECEIPT: Code.PEER_IDLE,
+    Cause.SILENCE: Code.PEER_DEAD,
+    Cause.LEASE_RAN_OUT: Code.PEER_DEAD,
+    Cause.FENCED: Code.FENCED,
+    Cause.EXPIRED: Code.LEASE_EXPIRED,
+    Cause.CONTEST_LOST: Code.CONTEST_LOST,
+    Cause.RESIGNED: Code.RESIGNED,
+    Cause.STRANDED_ISOLATED: Code.STRANDED,
+    Cause.ORDER_VOID: Code.ORDER_VOID,
+    Cause.GATE_LOST: Code.GATE_LOST,
+    Cause.NO_RECEIPT: Code.NO_RECEIPT,
+    Cause.OVERTAKEN: Code.OVERTAKEN,
+    Cause.BLOCK_SPENT: Code.BLOCK_SPENT,
+    Cause.ISOLATED: Code.ISOLATED,
+    Cause.NO_CONTROL: Code.NO_CONTROL,
+    Cause.PEER_SERVES: Code.PEER_SERVES,
+    Cause.PEER_BACK: Code.PEER_BACK,
+    Cause.NOT_PERMITTED: Code.NOT_PERMITTED,
+    Cause.PEER_LEASE: Code.PEER_LEASE,
+    Cause.MISMATCH: Code.MISMATCH,
+    Cause.PAUSED: Code.PAUSED,
+}
+"""Every cause of the engine has its code; a test walks the enumeration."""
+
+
+class _Facts(dict[str, object]):
+    """A fact that nobody gave reads as a question mark instead of hiding the sentence."""
+
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def sentence(code: Code, **facts: object) -> str:
+    """The sentence of ``code`` with ``facts`` filled in."""
+    return string.Formatter().vformat(SENTENCES[code], (), _Facts(facts))
+
+
+def because(code: Code, **facts: object) -> Reason:
+    """The reason ``code`` with its sentence."""
+    return Reason(code, sentence(code, **facts))
+
+
+def refuse(code: Code, **facts: object) -> Refusal:
+    """The refusal ``code`` with its sentence."""
+    return Refusal(code, sentence(code, **facts))
+
+
+def duration(ns: int) -> str:
+    """A duration as people read it: three digits and a unit."""
+    for limit, unit in ((1_000, "ns"), (1_000_000, "µs"), (1_000_000_000, "ms")):
+        if ns < limit:
+            return f"{ns / (limit / 1000):.3g} {unit}"
+    return f"{ns / 1e9:.4g} s"

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary of the core: roles, facts, orders and what is remembered of a change of role.
+
+Everything here is a value: frozen, comparable, printable. The numbers of the enumerations are those
+of ``ebpf/tb_abi.h`` and ``csrc/engine.h``; a test compares them with the compiled module. This
+module knows no clock, no socket and no file.
+
+Times are integer nanoseconds of the node's boot-time clock and end in ``_ns``; those of the frame
+are microseconds, as they travel, and end in ``_us``.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final
+
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+
+
+class Role(enum.IntEnum):
+    """What a node is to the pair (``enum tb_role``)."""
+
+    INIT = 0
+    """Just started: it has not yet learnt who serves."""
+    SECONDARY = 1
+    """It watches the peer, ready to take over."""
+    CLAIMING = 2
+    """It has asked for a term and waits for the receipt or for the silence to be proven."""
+    PRIMARY = 3
+    """Its gate is open: it owns the shared addresses."""
+    DISABLED = 4
+    """It takes no part: told so by the operator."""
+
+
+class Admin(enum.IntEnum):
+    """What the operator told a node to do (``enum tb_admin``)."""
+
+    ENABLED = 0
+    STAY_PRIMARY = 1
+    """Preferred: takes the role back while healthy."""
+    STAY_SECONDARY = 2
+    """Watches, but never claims."""
+    DISABLED = 3
+    """Takes no part and never claims."""
+
+    @property
+    def never_claims(self) -> bool:
+        """True if no fault of the peer may make this node primary."""
+        return self in (Admin.STAY_SECONDARY, Admin.DISABLED)
+
+
+class Flag(enum.IntFlag):
+    """Bits of a frame (``enum tb_flag``)."""
+
+    OPEN = 1 << 0
+    HEARS_YOU = 1 << 1
+    YIELD = 1 << 2
+    PAUSED = 1 << 3
+    RESTART = 1 << 4
+    ISOLATED = 1 << 5
+    CONTESTED = 1 << 6
+    FIT = 1 << 7
+    STARTING = 1 << 8
+    PREFERRED = 1 << 9
+    CLAIMING = 1 << 10
+    PAUSE_ACK = 1 << 11
+    STRANDED = 1 << 12
+    NEVER_CLAIMS = 1 << 13
+    KNOWN = 1 << 14
+
+
+class Permit(enum.IntFlag):
+    """What a standing order allows the engine to do by itself (``enum tb_permit``)."""
+
+    MAY_SERVE = 1 << 0
+    MAY_CLAIM_DEAD = 1 << 1
+    MAY_CLAIM_STALLED = 1 << 2
+    MAY_CLAIM_IDLE = 1 << 3
+    MAY_CLAIM_YIELD = 1 << 4
+    MAY_CLAIM_COLD = 1 << 5
+    CLAIM_NOW = 1 << 6
+    YIELD = 1 << 7
+    PREFERRED = 1 << 8
+    PAUSED = 1 << 9
+    RESUME = 1 << 10
+
+    CLAIMS = (
+        MAY_CLAIM_DEAD
+        | MAY_CLAIM_STALLED
+        | MAY_CLAIM_IDLE
+        | MAY_CLAIM_YIELD
+        | MAY_CLAIM_COLD
+        | CLAIM_NOW
+    )
+    """Every way to become primary."""
+
+
+class Phase(enum.IntEnum):
+    """What the engine is doing (``enum tb_phase``)."""
+
+    LISTENING = 0
+    CLAIMING = 1
+    SERVING = 2
+
+
+class Watch(enum.IntEnum):
+    """What the engine holds of the peer's agent (``enum tb_watch``)."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    STALLED = 2
+    DEAD = 3
+    UNKNOWN = 4
+    """Never heard since this agent started."""
+
+
+class EngineEventKind(enum.IntEnum):
+    """What the engine reports (``enum tb_event_kind``)."""
+
+    HEARD = 1
+    SUSPECT = 2
+    CLEARED = 3
+    STALLED = 4
+    DEAD = 5
+    WITHHELD = 6
+    CLAIM = 7
+    RECEIPT = 8
+    OPENED = 9
+    ANNOUNCED = 10
+    ABANDONED = 11
+    CLOSED = 12
+    LINK_SILENT = 13
+    LINK_HEARD = 14
+    LATE = 15
+    TERM_LOW = 16
+    ORDER = 17
+    COUNTER_JUMP = 18
+    PEER_CHANGED = 19
+    CONTESTED = 20
+    REOPENED = 21
+
+
+class Cause(enum.IntEnum):
+    """Why the engine did it (``enum tb_cause``)."""
+
+    NONE = 0
+    # A claim was begun.
+    DEAD = 1
+    STALLED = 2
+    IDLE = 3
+    YIELDED = 4
+    COLD = 5
+    ORDERED = 6
+    RENEW = 7
+    DEAF = 8
+    RESUMED = 9
+    # The gate was opened by.
+    RECEIPT = 10
+    SILENCE = 11
+    LEASE_RAN_OUT = 12
+    # A reign ended.
+    FENCED = 13
+    EXPIRED = 14
+    CONTEST_LOST = 15
+    RESIGNED = 16
+    STRANDED_ISOLATED = 17
+    ORDER_VOID = 18
+    GATE_LOST = 19
+    # A claim was refused or abandoned.
+    NO_RECEIPT = 20
+    OVERTAKEN = 21
+    BLOCK_SPENT = 22
+    ISOLATED = 23
+    NO_CONTROL = 24
+    PEER_SERVES = 25
+    PEER_BACK = 26
+    NOT_PERMITTED = 27
+    PEER_LEASE = 28
+    MISMATCH = 29
+    PAUSED = 30
+
+
+NO_FLAGS: Final = Flag(0)
+NO_PERMITS: Final = Permit(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """The intervals of the pair as the core needs them; the engine has its own copy."""
+
+    hello_ns: int
+    dead_ns: int
+    verify_ns: int
+    stall_ns: int
+    lease_ns: int
+    attest_ns: int
+    """How long an attestation holds: Python alone may hang so long, plus one lease."""
+    boot_wait_ns: int
+    """How long a node that hears nobody waits after its start before it claims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the configuration decides. Replaced whole by a reload."""
+
+    node: int
+    """Own index, 0 or 1; also the low bit of every own term."""
+    name: str
+    peer_name: str
+    fail_safe: bool = True
+    """Two unhealthy nodes still have one primary; a node yields only to a better one."""
+    claim_alone: bool = False
+    """A node that never heard its peer may claim."""
+    preferred: bool = False
+    """First-start tie-break in favour of this node, where nobody was told to stay primary."""
+    preempt_hold_ns: int = 10 * SECOND
+    """How long a node told to stay primary has to be fit before it takes the role back."""
+    restart_lease_ns: int = 5 * SECOND
+    """The lease of a planned restart."""
+    terms_per_block: int = 1024
+    """Numbers reserved on disk at a time; a claim uses two, since every other one is the peer's."""
+    generation: int = 0
+    """Of the shared configuration."""
+    digest: int = 0
+    """Of the shared configuration; differing digests refuse a planned switch-over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermBlock:
+    """Terms reserved on disk before use: ``first`` to ``last``, both included."""
+
+    first: int = 1
+    last: int = 0
+
+    def __contains__(self, term: int) -> bool:
+        return self.first <= term <= self.last
+
+    def left_above(self, highest: int) -> int:
+        """How many numbers of the block lie above ``highest``."""
+        return max(0, self.last - max(highest, self.first - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A standing order (``struct tb_order``): what the engine may do by itself. Replaced whole."""
+
+    generation: int
+    expires_ns: int
+    """Void from then on; 0 = void."""
+    attested_until_ns: int
+    term_first: int
+    term_last: int
+    lease_ns: int = 0
+    """0 = the timers' lease; longer during a planned restart."""
+    permits: Permit = NO_PERMITS
+    resign_of: int = 0
+    """Generation (low 32 bits) of a demand to shut the gate at once; 0 = none."""
+    flags: Flag = NO_FLAGS
+    role: Role = Role.INIT
+    admin: Admin = Admin.ENABLED
+    health: int = 0
+    generation_shared: int = 0
+    digest: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """The newest accepted frame of the peer (``struct tb_peer``, copied whole)."""
+
+    counter: int
+    arrived_ns: int
+    term: int = 0
+    claim: int = 0
+    fence_below: int = 0
+    highest: int = 0
+    lease_us: int = 0
+    flags: Flag = NO_FLAGS
+    role: Role = Role.INIT
+    admin: Admin = Admin.ENABLED
+    health: int = 0
+    dead_us: int = 0
+    lease_full_us: int = 0
+    hello_us: int = 0
+    verify_us: int = 0
+    generation: int = 0
+    digest: int = 0
+    two_way: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """The gate counts, never the role: a primary with a shut gate doesn't serve."""
+        return bool(self.flags & Flag.OPEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineView:
+    """A copy of what the engine holds; a level, so that a lost event can do no lasting harm."""
+
+    phase: Phase
+    watch: Watch
+    term: int
+    """Served or claimed; 0 = none."""
+    highest: int
+    """The highest term this node ever saw."""
+    lease_until_ns: int = 0
+    order_generation: int = 0
+    """Generation of the newest order in effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When the steps of a change of role happened; 0 = that step did not take place."""
+
+    last_heard_ns: int = 0
+    suspicion_ns: int = 0
+    verdict_ns: int = 0
+    claim_ns: int = 0
+    receipt_ns: int = 0
+    gate_ns: int = 0
+    """When the gate was opened, or shut."""
+    announced_ns: int = 0
+
+    def phases(self) -> dict[str, int]:
+        """Durations between the steps that took place, by the names of the metric's label."""
+        marks = (
+            ("suspect", self.last_heard_ns, self.suspicion_ns),
+            ("verify", self.suspicion_ns, self.verdict_ns),
+            ("claim", self.verdict_ns or self.suspicion_ns, self.claim_ns),
+            ("receipt", self.claim_ns, self.receipt_ns),
+            ("gate", self.receipt_ns or self.claim_ns, self.gate_ns),
+            ("announce", self.gate_ns, self.announced_ns),
+            (
+                "total",
+                self.last_heard_ns or self.claim_ns,
+                self.announced_ns or self.gate_ns,
+            ),
+        )
+        return {name: end - start for name, start, end in marks if start and end >= start}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durable:
+    """What must survive a restart of the agent; saved whole, before the order that needs it."""
+
+    admin: Admin = Admin.ENABLED
+    last_primary: bool = False
+    """This node served last: the only one that may claim while the pair is paused."""
+    peer_known: bool = False
+    """The peer was heard at least once under this state directory."""
+    paused_until_ns: int = 0
+    """0 = not paused. Boot-time clock: the runtime drops it if the machine was rebooted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedHealth:
+    """What the monitors say, condensed."""
+
+    score: int = 1000
+    """0 to 1000; higher is better; compared before anyone yields."""
+    failed: tuple[str, ...] = field(default=())
+    """Names of the checks that fail, for people."""
+
+    @property
+    def up(self) -> bool:
+        """True if every check holds."""
+        return not self.failed
