@@ -1,0 +1,542 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: every key with its type, range, default and meaning.
+
+The file's reference, `twinbeat config generate`, the error messages and the manual page are all
+made from the types in this module, so none of them can tell another story. It must not read files,
+look at this machine or know who uses a value.
+
+Durations are integers with the unit in the key; nobody but `Durations` turns them into nanoseconds.
+A key whose `_key` says `restart` takes effect only when the agent is started again.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+
+CONFIG_PATH: Final = "/etc/twinbeat/twinbeat.toml"
+KEYS_DIRECTORY: Final = "/etc/twinbeat/keys"
+
+LINKS_MAX: Final = 8
+"""TB_LINKS of ebpf/tb_abi.h."""
+KEYS_MAX: Final = 2
+"""TB_KEYS of ebpf/tb_abi.h."""
+VIPS_MAX: Final = 16384
+"""TB_VIPS of ebpf/tb_abi.h, per address family."""
+
+NS_PER_US: Final = 1_000
+NS_PER_MS: Final = 1_000_000
+
+
+def _key(
+    description: str,
+    *,
+    ge: int | None = None,
+    le: int | None = None,
+    pattern: str | None = None,
+    max_length: int | None = None,
+    example: Any = None,
+    right: str | None = None,
+    restart: bool = False,
+) -> Meta:
+    """What there is to say about a key. `right` describes what a pattern allows."""
+    limits = {"ge": ge, "le": le, "pattern": pattern, "max_length": max_length}
+    arguments: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    return Meta(
+        description=description,
+        examples=None if example is None else [example],
+        extra={"restart": restart} | ({"right": right} if right else {}),
+        **arguments,
+    )
+
+
+NodeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        extra={"right": "1 to 63 letters, digits, '-', '_' or '.'"},
+    ),
+]
+InterfaceName = Annotated[
+    str,
+    Meta(pattern=r"^[^\s/:]{1,15}$", extra={"right": "the name of a network interface"}),
+]
+
+
+class NodeSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This node."""
+
+    name: Annotated[
+        NodeName,
+        _key("Name of this node.", example="a", restart=True),
+    ]
+    index: Annotated[
+        int,
+        _key(
+            "0 on one node, 1 on the other; the lower one wins where all else is equal.",
+            ge=0,
+            le=1,
+            example=0,
+            restart=True,
+        ),
+    ]
+
+
+class PairSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The pair."""
+
+    id: Annotated[
+        int,
+        _key(
+            "Number of the pair, the same on both nodes and used by no other pair.",
+            ge=1,
+            le=0xFFFFFFFF,
+            example=1,
+            restart=True,
+        ),
+    ]
+
+
+class PeerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The other node."""
+
+    name: Annotated[
+        NodeName,
+        _key("Name of the other node.", example="b", restart=True),
+    ]
+
+
+class KeysSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys that authenticate heartbeats. They live in files of their own, never in this one."""
+
+    directory: Annotated[
+        str,
+        _key(
+            "Where <id>.key files are: mode 0600, one line of 32 hexadecimal digits. "
+            "Two at most, the second for rotation; all of them are accepted.",
+            pattern="^/",
+            right="an absolute path",
+        ),
+    ] = KEYS_DIRECTORY
+    send: Annotated[
+        int,
+        _key("Id of the key that own frames are sent under.", ge=1, le=255),
+    ] = 1
+
+
+class TimersSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast a death is noticed. A profile gives all values; single ones can be set over it."""
+
+    profile: Annotated[
+        Literal["fast", "balanced", "routed", "classic"],
+        _key(
+            "fast: dedicated links, isolated processor. balanced: any LAN. routed: "
+            "nodes in different subnets. classic: seconds, as older products have it."
+        ),
+    ] = "balanced"
+    hello_us: Annotated[int, _key("Time between two heartbeats.", ge=100, le=10_000_000)] | None = (
+        None
+    )
+    dead_us: (
+        Annotated[
+            int,
+            _key(
+                "Silence that raises suspicion; at least three times hello_us.",
+                ge=300,
+                le=60_000_000,
+            ),
+        ]
+        | None
+    ) = None
+    verify_us: (
+        Annotated[
+            int,
+            _key(
+                "Window in which a suspicion is checked by probing the peer's kernel.",
+                ge=100,
+                le=10_000_000,
+            ),
+        ]
+        | None
+    ) = None
+    stall_us: (
+        Annotated[
+            int,
+            _key(
+                "How long an agent that hangs behind an open gate is waited for.",
+                ge=100,
+                le=60_000_000,
+            ),
+        ]
+        | None
+    ) = None
+    lease_us: (
+        Annotated[
+            int,
+            _key(
+                "How long the gate stays open without renewal: the longest time that a hung "
+                "engine goes on serving.",
+                ge=1_000,
+                le=60_000_000,
+            ),
+        ]
+        | None
+    ) = None
+    attest_ms: (
+        Annotated[
+            int,
+            _key(
+                "How long the engine acts on its own when the deciding loop hangs.",
+                ge=50,
+                le=60_000,
+            ),
+        ]
+        | None
+    ) = None
+    boot_wait_ms: (
+        Annotated[
+            int,
+            _key(
+                "How long a starting node listens for the peer before it may claim alone.",
+                ge=100,
+                le=600_000,
+            ),
+        ]
+        | None
+    ) = None
+
+
+class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One local interface over which heartbeats travel. Two or more, on different hardware."""
+
+    interface: Annotated[
+        InterfaceName,
+        _key("The local interface.", example="ha0", restart=True),
+    ]
+    local: Annotated[
+        str,
+        _key("Own address on that link, IPv4 or IPv6.", example="169.254.10.1", restart=True),
+    ]
+    peer: Annotated[
+        str,
+        _key("The peer's address on that link.", example="169.254.10.2", restart=True),
+    ]
+    name: Annotated[
+        str,
+        _key(
+            "Name of the link; empty = the interface's.",
+            pattern=r"^[A-Za-z0-9_.-]{0,32}$",
+            right="up to 32 letters, digits, '-', '_' or '.'",
+            restart=True,
+        ),
+    ] = ""
+    vlan: Annotated[
+        int,
+        _key(
+            "VLAN id of the heartbeats, 0 = untagged. No VLAN device is needed.",
+            ge=0,
+            le=4094,
+            restart=True,
+        ),
+    ] = 0
+    direct: Annotated[
+        bool,
+        _key(
+            "A cable between the nodes, no switch: its carrier falls with the peer's "
+            "power, so it says nothing about being cut off.",
+            restart=True,
+        ),
+    ] = False
+    mode: Annotated[
+        Literal["ethernet", "udp"],
+        _key(
+            "ethernet: same subnet, frames bypass the queues. udp: through a router.", restart=True
+        ),
+    ] = "ethernet"
+    ttl_min: (
+        Annotated[
+            int,
+            _key(
+                "Heartbeats with a lower TTL or hop limit are refused; 255 for ethernet and "
+                "1 for udp when not set.",
+                ge=1,
+                le=255,
+                restart=True,
+            ),
+        ]
+        | None
+    ) = None
+
+
+class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One set of shared addresses on one interface, answered from one virtual MAC."""
+
+    id: Annotated[
+        int,
+        _key(
+            "Number of the virtual MAC, unique on its network, VRRP routers included.",
+            ge=1,
+            le=255,
+            example=51,
+            restart=True,
+        ),
+    ]
+    interface: Annotated[
+        InterfaceName,
+        _key("The port that the addresses are served on.", example="lan0", restart=True),
+    ]
+    vmac: Annotated[
+        bool,
+        _key(
+            "Answer from the virtual MAC. Without it every address is announced on its "
+            "own at a takeover, and only traffic to the addresses is gated, not "
+            "forwarding.",
+            restart=True,
+        ),
+    ] = True
+    vips: Annotated[
+        tuple[str, ...],
+        _key(
+            "The shared addresses, IPv4 or IPv6, without a prefix length.",
+            example=["192.0.2.10", "2001:db8::10"],
+        ),
+    ] = ()
+    vips_file: Annotated[
+        str,
+        _key(
+            "More of them from a file, one per line, '#' begins a comment; a relative "
+            "path begins at this file's directory."
+        ),
+    ] = ""
+
+
+class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route that is installed on becoming primary and taken back with the role."""
+
+    destination: Annotated[
+        str, _key("Network with prefix length, or 'default'.", example="default")
+    ]
+    gateway: Annotated[str, _key("Next hop; empty = on the link.")] = ""
+    interface: Annotated[
+        str,
+        _key(
+            "Outgoing interface; empty = found by the next hop.",
+            pattern=r"^[^\s/:]{0,15}$",
+            right="the name of a network interface",
+        ),
+    ] = ""
+    table: Annotated[int, _key("Routing table.", ge=1, le=0xFFFFFFFF)] = 254
+
+
+class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is allowed when."""
+
+    strict: Annotated[
+        bool,
+        _key(
+            "A takeover by silence waits for the end of the peer's last known lease. "
+            "Slower, and never two owners even where only one direction of a link "
+            "works."
+        ),
+    ] = False
+    fail_safe: Annotated[bool, _key("Two unhealthy nodes still have one primary.")] = True
+    stall: Annotated[
+        Literal["wait-stall", "wait-lease"],
+        _key(
+            "How long an agent that hangs behind an open gate is waited for: stall_us, "
+            "or until its lease ends."
+        ),
+    ] = "wait-stall"
+    claim_alone: Annotated[
+        bool,
+        _key(
+            "A starting node that never hears its peer claims though no link has proven "
+            "that it forwards anything."
+        ),
+    ] = False
+    preferred: Annotated[bool, _key("Of two equal nodes this one takes a free role first.")] = False
+    accept_single_link: Annotated[
+        bool,
+        _key("One link is enough. Its failure then looks like the peer's death."),
+    ] = False
+
+
+class AnnounceSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a new primary is made known to switches and neighbours."""
+
+    repeats_ms: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=60_000)], ...],
+        _key("When the announcement is repeated after a takeover, growing.", max_length=16),
+    ] = (2, 5, 20, 100, 1000, 5000)
+    refresh_s: Annotated[
+        int,
+        _key(
+            "How often it is refreshed, so that a switch never forgets the virtual MAC; "
+            "less than a third of the switch's ageing time.",
+            ge=1,
+            le=3600,
+        ),
+    ] = 60
+    garp_reply: Annotated[bool, _key("Send gratuitous ARP in the reply form too.")] = False
+    rate_per_s: Annotated[
+        int,
+        _key("Frames a second at most, where one is sent per VIP.", ge=10, le=1_000_000),
+    ] = 10_000
+
+
+class MetricsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prometheus metrics and health endpoints over HTTP, read-only."""
+
+    listen: Annotated[
+        str,
+        _key(
+            "Address and port, IPv6 in brackets; empty = none. Anything but a loopback "
+            "address shows the pair's state to that network.",
+            right="ADDRESS:PORT, for example 127.0.0.1:9703",
+            restart=True,
+        ),
+    ] = "127.0.0.1:9703"
+
+
+class LogSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where log records go and how they look."""
+
+    format: Annotated[
+        Literal["auto", "json", "journald"],
+        _key(
+            "auto: journald when started by systemd, else lines on standard error. "
+            "json: one object per line on standard error."
+        ),
+    ] = "auto"
+
+
+class Durations(Struct, frozen=True, kw_only=True):
+    """Every timer in nanoseconds, those that follow from others included."""
+
+    hello_ns: int
+    dead_ns: int
+    verify_ns: int
+    stall_ns: int
+    lease_ns: int
+    attest_ns: int
+    boot_wait_ns: int
+    late_ns: int
+    """A tick that comes later than this is late and restarts the verify window: verify / 4."""
+    listen_ns: int
+    """What a node without a living reign listens at least (rule R10): lease + dead + verify."""
+    idle_claim_ns: int
+    """How long a peer may be heard without serving (rule R8): dead + verify."""
+
+
+class Timers(Struct, frozen=True, kw_only=True):
+    """The timers in force: the profile's values with the overrides on top."""
+
+    profile: str
+    hello_us: int
+    dead_us: int
+    verify_us: int
+    stall_us: int
+    lease_us: int
+    attest_ms: int
+    boot_wait_ms: int
+
+    @property
+    def ns(self) -> Durations:
+        """The one place where configured units become nanoseconds."""
+        dead, verify = self.dead_us * NS_PER_US, self.verify_us * NS_PER_US
+        lease = self.lease_us * NS_PER_US
+        return Durations(
+            hello_ns=self.hello_us * NS_PER_US,
+            dead_ns=dead,
+            verify_ns=verify,
+            stall_ns=self.stall_us * NS_PER_US,
+            lease_ns=lease,
+            attest_ns=self.attest_ms * NS_PER_MS,
+            boot_wait_ns=self.boot_wait_ms * NS_PER_MS,
+            late_ns=verify // 4,
+            listen_ns=lease + dead + verify,
+            idle_claim_ns=dead + verify,
+        )
+
+
+def _profile(
+    name: str, hello: int, dead: int, verify: int, stall: int, lease: int, attest: int, boot: int
+) -> Timers:
+    return Timers(
+        profile=name,
+        hello_us=hello,
+        dead_us=dead,
+        verify_us=verify,
+        stall_us=stall,
+        lease_us=lease,
+        attest_ms=attest,
+        boot_wait_ms=boot,
+    )
+
+
+PROFILES: Final[dict[str, Timers]] = {
+    timers.profile: timers
+    for timers in (
+        #                     hello     dead   verify      stall       lease attest    boot
+        #                        µs       µs       µs         µs          µs     ms      ms
+        _profile("fast", 200, 600, 400, 2_000, 10_000, 500, 2_000),
+        _profile("balanced", 5_000, 20_000, 5_000, 20_000, 100_000, 1_000, 3_000),
+        _profile("routed", 100_000, 500_000, 200_000, 500_000, 2_000_000, 3_000, 10_000),
+        _profile("classic", 200_000, 3_000_000, 200_000, 1_000_000, 10_000_000, 5_000, 20_000),
+    )
+}
+
+TIMER_KEYS: Final = tuple(name for name in Timers.__struct_fields__ if name != "profile")
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration that was checked. It holds no secret: keys stay in their files."""
+
+    node: NodeSection
+    pair: PairSection
+    peer: PeerSection
+    links: tuple[LinkSection, ...]
+    """In the file's order, which numbers them. `name` and `ttl_min` are always filled."""
+    vrids: tuple[VridSection, ...]
+    """`vips` holds the addresses of `vips_file` as well, in canonical form."""
+    keys: KeysSection = KeysSection()
+    timers_set: TimersSection = TimersSection()
+    """As written; `timers` is what is in force."""
+    routes: tuple[RouteSection, ...] = ()
+    policy: PolicySection = PolicySection()
+    announce: AnnounceSection = AnnounceSection()
+    metrics: MetricsSection = MetricsSection()
+    log: LogSection = LogSection()
+    path: str = CONFIG_PATH
+    """Where it was read from."""
+
+    @property
+    def timers(self) -> Timers:
+        """The timers in force."""
+        return resolve_timers(self.timers_set)
+
+
+def resolve_timers(section: TimersSection) -> Timers:
+    """The profile's values with those set singly on top."""
+    profile = PROFILES[section.profile]
+    values = {}
+    for key in TIMER_KEYS:
+        override = getattr(section, key)
+        values[key] = getattr(profile, key) if override is None else override
+    return Timers(profile=section.profile, **values)
+
+
+SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
+    "node": ("node", NodeSection, False),
+    "pair": ("pair", PairSection, False),
+    "peer": ("peer", PeerSection, False),
+    "keys": ("keys", KeysSection, False),
+    "timers": ("timers_set", TimersSection, False),
+    "link": ("links", LinkSection, True),
+    "vrid": ("vrids", VridSection, True),
+    "route": ("routes", RouteSection, True),
+    "policy": ("policy", PolicySection, False),
+    "announce": ("announce", AnnounceSection, False),
+    "metrics": ("metrics", MetricsSection, False),
+    "log": ("log", LogSection, False),
+}
+"""Table of the file -> (attribute of Config, its struct, whether it is an array of tables)."""
