@@ -50,8 +50,8 @@ lint: build ## check style, types, scripts, alert rules and the units
 	shellcheck $(SHELL_SCRIPTS)
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules deploy/prometheus/tests/*.yml
-	systemd-analyze security --offline=true --threshold=25 deploy/systemd/twinbeatd.service >/dev/null
-	systemd-analyze security --offline=true --threshold=15 deploy/systemd/twinbeat-worker.service >/dev/null
+	systemd-analyze security --offline=true --threshold=25 deploy/systemd/twinbeatd.service | tail -n 1
+	systemd-analyze security --offline=true --threshold=15 deploy/systemd/twinbeat-worker.service | tail -n 1
 
 format: build ## bring Python and C into the house format
 	ruff check --fix-only --quiet
