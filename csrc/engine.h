@@ -57,7 +57,7 @@ enum tb_permit {
 	TB_CLAIM_NOW = 1u << 6,	      /* by receipt, once for this generation (forced failover, taking the role back) */
 	TB_YIELD = 1u << 7,	      /* say YIELD in every frame as long as this stands and the gate is open */
 	TB_PREFERRED = 1u << 8,	      /* R8's shorter wait */
-	TB_PAUSED = 1u << 9,	      /* nothing claims; renewal goes on */
+	TB_PAUSED = 1u << 9,	      /* nothing new is claimed; renewing and earning a reign again go on */
 	TB_RESUME = 1u << 10,	      /* R16: a reign found open in the gate at start may be resumed */
 };
 
@@ -87,7 +87,7 @@ struct tb_input {
 	struct tb_link link[TB_LINKS];
 	struct tb_order order;
 	tb_u64 control_ns;    /* oldest of the newest control stamps over the processors that ran a link's receive path */
-	tb_u32 link_carrier;  /* mask; fresh whenever tb_actions.want_carrier was set by the last step */
+	tb_u32 link_carrier;  /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */
 	tb_u32 port_carrier;  /* mask of VIP ports with carrier */
 };
 
@@ -105,7 +105,7 @@ enum tb_cause {
 	TB_C_FENCED, TB_C_EXPIRED, TB_C_CONTEST_LOST, TB_C_RESIGNED, TB_C_STRANDED_ISOLATED, TB_C_ORDER_VOID, TB_C_GATE_LOST,
 	/* refused or abandoned */
 	TB_C_NO_RECEIPT, TB_C_OVERTAKEN, TB_C_BLOCK_SPENT, TB_C_ISOLATED, TB_C_NO_CONTROL, TB_C_PEER_SERVES, TB_C_PEER_BACK,
-	TB_C_NOT_PERMITTED, TB_C_PEER_LEASE, TB_C_MISMATCH, TB_C_PAUSED,
+	TB_C_NOT_PERMITTED, TB_C_PEER_LEASE, TB_C_MISMATCH, TB_C_UNPROVEN,
 };
 
 enum tb_event_kind {
@@ -157,7 +157,6 @@ struct tb_actions {
 	/* 2. announcements, straight after an opening */
 	bool announce;
 	bool announce_stop;
-	bool shutdown_sockets; /* gate was shut: ghosts of VIP connections are Python's to destroy */
 	/* 3. the words for the kernel */
 	bool write_self;
 	struct tb_self self;
@@ -176,44 +175,57 @@ struct tb_actions {
 	struct tb_event event[TB_STEP_EVENTS];
 };
 
+enum { TB_RING = 64 };
+
 /* All the engine knows between two steps. Readable by Python through a copy; written by tb_engine_step alone. */
 struct tb_engine {
 	struct tb_settings settings;
-	tb_u32 phase;		/* enum tb_phase */
-	tb_u32 watch;		/* enum tb_watch: what is known of the peer's agent */
+	tb_u32 phase; /* enum tb_phase */
+	tb_u32 watch; /* enum tb_watch: what is known of the peer's agent */
+
 	/* time */
-	tb_u64 started_ns, last_step_ns, expected_ns;
-	tb_u64 next_hello_ns, next_probe_ns, next_ping_ns;
-	/* reign and claim */
-	tb_u64 term;		/* served or claimed */
-	tb_u64 last_term;	/* newest own number ever used: never again */
-	tb_u64 highest;
-	tb_u64 claim_ns, claim_after; /* begun; first own counter that carried it */
-	tb_u32 claim_cause, claims_of_generation;
-	tb_u64 backoff_until_ns, opened_ns, contested_ns, order_generation, ordered_claim_generation;
-	bool receipted, reclaiming, opened_by_silence, claim_sent, resuming_done;
-	tb_u64 reclaim_term;	/* R3, R18: a higher term asked for while the gate is open */
-	tb_u64 lease_until;	/* as last written */
-	/* suspicion */
-	tb_u64 heard_ns;	/* newest accepted HELLO or PROBE over all links */
-	tb_u64 any_ns;		/* newest accepted frame of any type */
-	tb_u64 suspect_ns, window_ns, verdict_ns;
-	tb_u32 window_probes, window_restarts, withheld;
-	tb_u64 probe_from;
-	bool answered, answered_open, control_asked;
-	tb_u64 control_asked_ns;
-	tb_u64 peer_open_until;	/* the end of its last announced lease, by our clock */
-	tb_u64 peer_idle_since_ns, peer_deaf_since_ns, heard_since_ns;
-	tb_u64 peer_digest;	/* of role, term, flags and health: to tell changes */
-	tb_u32 link_silent;	/* mask of links reported silent */
-	tb_u32 two_way;		/* mask of links that ever answered a probe */
-	/* ring of (own counter, time) to know which echo is fresh */
-	tb_u64 ring_counter[64], ring_ns[64];
-	tb_u32 ring_at;
-	tb_u64 late_total, late_reported_ns;
-	tb_u64 late_since_report;
-	tb_u32 term_low_told;
+	tb_u64 started_ns, expected_ns, next_hello_ns, next_probe_ns, next_ping_ns;
+	tb_u64 late_ticks, late_untold, late_told_ns;
+
+	/* terms */
+	tb_u64 term;	  /* served, 0 = none */
+	tb_u64 last_term; /* newest own number used: never again */
+	tb_u64 highest;	  /* newest seen of anybody */
+	tb_u64 low_told;  /* term_last of the block whose end was announced */
+
+	/* claim: while LISTENING none, while SERVING one may run to earn the reign again (R3, R18) */
+	tb_u64 claim; /* 0 = none */
+	tb_u64 claim_ns, backoff_until_ns;
+	tb_u32 claim_cause; /* enum tb_cause */
+
+	/* reign */
+	tb_u64 opened_ns, lease_until, contest_told_ns;
+	bool receipted, by_silence, order_seen;
+	tb_u64 order_generation, ordered_generation;
 	tb_u32 resigned;
+
+	/* the peer */
+	tb_u64 heard_ns;	/* newest accepted HELLO or PROBE over all links, 0 = not since the start */
+	tb_u64 answered_ns;	/* newest accepted ANSWER */
+	tb_u64 heard_since_ns;	/* beginning of the present ALIVE */
+	tb_u64 idle_since_ns;	/* heard without serving or claiming, 0 = not so */
+	tb_u64 deaf_since_ns;	/* says that it doesn't hear us and serves nothing, 0 = not so */
+	tb_u64 open_until_ns;	/* by our clock: the last end of a lease that it told or could have begun */
+	tb_u64 told;		/* role, flags, health and term as last told by an event */
+	tb_u64 peer_counter;	/* newest frame looked at */
+
+	/* suspicion */
+	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;
+	tb_u32 window_probes, window_restarts, withheld;
+	bool answer_open; /* an ANSWER of this suspicion said "open" */
+
+	/* links */
+	tb_u32 link_silent; /* mask told as silent */
+	tb_u32 two_way;	    /* mask of links that ever answered a probe */
+
+	/* own counters by time, to know which echo is fresh */
+	tb_u64 ring_counter[TB_RING], ring_ns[TB_RING];
+	tb_u32 ring_at;
 };
 
 /*

@@ -3,7 +3,7 @@
  * What a kernel does with a heartbeat: authenticate, refuse replays, stamp, fence, contest, answer.
  *
  * Compiled into the XDP program by bcc, and into the test module as plain C, so that the simulator runs the
- * very same rules. Pure but for the map values it is handed. Includers define TB_COUNT(ctx, reason) first.
+ * very same rules. Pure but for the map values it is handed. The BPF side defines TB_COUNT(ctx, reason) first.
  *
  * Order of checks: magic, version -> pair -> TTL -> key -> MAC -> own index, link -> replay -> only then is
  * anything but a counter or a refusal's stamp touched.
@@ -23,6 +23,7 @@
 #else
 #define TB_INLINE static inline __attribute__((unused))
 #define TB_UNROLL
+#define TB_COUNT(ctx, reason) ((ctx)->counters[reason]++)
 #define TB_READ(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
 #define TB_WRITE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 #endif
@@ -132,8 +133,8 @@ struct tb_ctx {
 	tb_u8 stranger; /* out: the PROBE to be answered is of an epoch that isn't adopted */
 	tb_u8 slot;	/* out: slot of the key under which the frame came */
 	tb_u64 gap_ns;	/* out: time since the HELLO before this one on this link, 0 = none to tell */
-#ifdef TB_RULES_COUNTERS
-	tb_u64 *counters; /* of TB_REASONS words: user space's TB_COUNT */
+#ifndef TB_BPF
+	tb_u64 *counters; /* of TB_REASONS words */
 #endif
 };
 

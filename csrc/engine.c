@@ -1,0 +1,974 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One round of the engine: look at what the kernel stamped, keep or end the reign, judge the peer's silence,
+ * claim, and say what to send. See engine.h for the contract and deploy/docs/protocol.md for the rules.
+ *
+ * Theory of operation. Two machines run side by side and meet only in claims:
+ *
+ *   watch   UNKNOWN -> ALIVE -> SUSPECT -> STALLED | DEAD -> ALIVE: what is known of the peer's agent.
+ *   phase   LISTENING -> CLAIMING -> SERVING -> LISTENING: what this node does.
+ *
+ * A verdict never opens the gate. It begins a claim, if the standing order permits that, and a claim opens in
+ * one of two ways only: by receipt (the peer's kernel says that it serves nothing older) or by silence (R7).
+ * A reign that may have been interrupted is earned again by a claim that runs while the gate is still open.
+ */
+#include "engine.h"
+
+#include <string.h>
+
+#include "tb_rules.h"
+
+/* A round in progress. */
+struct round {
+	struct tb_engine *e;
+	const struct tb_settings *s;
+	const struct tb_input *in;
+	struct tb_actions *out;
+	tb_u64 now;
+	bool late;
+	bool isolated;
+};
+
+enum {
+	WINDOW_RESTARTS = 8,	    /* R11: then late ticks no longer restart the window */
+	PROBES_PER_VERIFY = 8,	    /* design: a PROBE every verify/8 while suspicious */
+	TERMS_LOW = 64,		    /* terms left in the block when Python is asked for more */
+};
+#define PING_EVERY_NS 1000000000ull	 /* a PROBE per link in quiet times: round trip, two-way proof */
+#define LATE_EVENT_EVERY_NS 100000000ull /* late ticks are reported at most this often, with their number */
+#define STRANDED_CHECK_NS 1000000000ull	 /* R11: how long an opening by silence may prove to be isolation */
+#define RECEIPT_POLL_NS 50000ull	 /* how often a running claim looks for its receipt */
+
+static tb_u64 later(tb_u64 a, tb_u64 b)
+{
+	return a > b ? a : b;
+}
+
+static tb_u64 sooner(tb_u64 a, tb_u64 b)
+{
+	return a < b ? a : b;
+}
+
+/* A stamp can be newer than `now`: it was written after the clock was read. */
+static tb_u64 since(tb_u64 now, tb_u64 then)
+{
+	return now > then ? now - then : 0;
+}
+
+static void wake_by(struct round *r, tb_u64 at)
+{
+	r->out->wake_ns = sooner(r->out->wake_ns, at);
+}
+
+static void tell(struct round *r, enum tb_event_kind kind, enum tb_cause cause, tb_u64 a, tb_u64 b)
+{
+	struct tb_event *event;
+
+	if (r->out->events >= TB_STEP_EVENTS)
+		return; /* a round makes at most one of each kind but for links, of which there are TB_LINKS */
+	event = &r->out->event[r->out->events++];
+	*event = (struct tb_event){.at_ns = r->now, .a = a, .b = b, .kind = (tb_u16)kind, .cause = (tb_u16)cause};
+}
+
+static void tell_link(struct round *r, enum tb_event_kind kind, unsigned link, tb_u64 a)
+{
+	if (r->out->events >= TB_STEP_EVENTS)
+		return;
+	tell(r, kind, TB_C_NONE, a, 0);
+	r->out->event[r->out->events - 1].link = (tb_u16)link;
+}
+
+/* Why nothing happens though the peer is silent: told on the edge only. */
+static void withhold(struct round *r, enum tb_cause cause)
+{
+	if (r->e->withheld == (tb_u32)cause)
+		return;
+	r->e->withheld = (tb_u32)cause;
+	tell(r, TB_E_WITHHELD, cause, since(r->now, r->e->heard_ns), r->e->window_probes);
+}
+
+static tb_u64 margin(const struct round *r)
+{
+	return r->s->timers.lease / 2; /* R3: a lease waited for without a receipt is waited for half again */
+}
+
+static tb_u64 probe_interval(const struct round *r)
+{
+	return r->s->timers.verify / PROBES_PER_VERIFY;
+}
+
+/* ------------------------------------------------------------------------------------ order ---- */
+
+static bool permitted(const struct round *r, tb_u32 permit)
+{
+	return (r->in->order.permits & permit) != 0;
+}
+
+/* R6: generation, expiry, attestation left for a whole lease, not isolated. Health is in the permits. */
+static bool order_stands(const struct round *r)
+{
+	const struct tb_order *order = &r->in->order;
+
+	return order->generation != 0 && r->now < order->expires_ns &&
+	       r->now + r->s->timers.lease < order->attested_until_ns && !r->isolated;
+}
+
+/* Does the order still allow what a claim was begun for? What was asked for once needs no standing permit. */
+static bool still_permitted(const struct round *r, enum tb_cause cause)
+{
+	switch (cause) {
+	case TB_C_RENEW:
+		return permitted(r, TB_MAY_SERVE);
+	case TB_C_DEAD:
+		return permitted(r, TB_MAY_CLAIM_DEAD) && !permitted(r, TB_PAUSED);
+	case TB_C_STALLED:
+		return permitted(r, TB_MAY_CLAIM_STALLED) && !permitted(r, TB_PAUSED);
+	case TB_C_IDLE:
+	case TB_C_DEAF:
+		return permitted(r, TB_MAY_CLAIM_IDLE) && !permitted(r, TB_PAUSED);
+	case TB_C_COLD:
+		return permitted(r, TB_MAY_CLAIM_COLD) && !permitted(r, TB_PAUSED);
+	default:
+		return !permitted(r, TB_PAUSED);
+	}
+}
+
+/* ------------------------------------------------------------------------------------ reign ---- */
+
+static void end_reign(struct round *r, enum tb_cause cause, tb_u64 by)
+{
+	struct tb_engine *e = r->e;
+
+	r->out->shut = true;
+	r->out->open = false;
+	r->out->renew = false;
+	r->out->announce_stop = true;
+	tell(r, TB_E_CLOSED, cause, e->term, by);
+	e->phase = TB_LISTENING;
+	e->term = 0;
+	e->claim = 0;
+	e->idle_since_ns = 0;
+	/* Whoever lost a reign lets the other node go first. */
+	e->backoff_until_ns = r->now + 2 * r->s->timers.verify;
+}
+
+static void begin_reign(struct round *r, tb_u64 term, enum tb_cause how, enum tb_cause why)
+{
+	struct tb_engine *e = r->e;
+
+	r->out->open = true;
+	r->out->term = term;
+	r->out->open_until = r->now + later(r->s->timers.lease, r->in->order.lease_ns);
+	r->out->announce = true;
+	e->lease_until = r->out->open_until;
+	e->opened_ns = r->now;
+	e->phase = TB_SERVING;
+	e->term = term;
+	e->claim = 0;
+	e->receipted = how == TB_C_RECEIPT;
+	e->by_silence = how != TB_C_RECEIPT;
+	e->contest_told_ns = 0;
+	e->withheld = TB_C_NONE;
+	tell(r, TB_E_OPENED, how, term, why);
+}
+
+/* R16: a reign found in the gate goes on only if it is open now; the peer hears its claim until it has a receipt. */
+static void first_order(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	struct tb_gate gate = r->in->gate;
+
+	e->order_seen = true;
+	if (gate.term == 0)
+		return;
+	e->term = gate.term;
+	e->last_term = later(e->last_term, gate.term);
+	if (!permitted(r, TB_RESUME) || !tb_gate_open(&gate, r->now)) {
+		end_reign(r, TB_C_EXPIRED, gate.fence_below);
+		return;
+	}
+	e->phase = TB_SERVING;
+	e->opened_ns = r->now;
+	e->lease_until = gate.open_until;
+	tell(r, TB_E_OPENED, TB_C_RESUMED, gate.term, TB_C_RESUMED);
+}
+
+static void take_order(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_order *order = &r->in->order;
+
+	if (order->generation == 0 || order->generation == e->order_generation)
+		return;
+	e->order_generation = order->generation;
+	tell(r, TB_E_ORDER, TB_C_NONE, order->generation, e->phase != TB_LISTENING || e->claim != 0);
+	if (!e->order_seen)
+		first_order(r);
+	if (order->resign_of != e->resigned) {
+		e->resigned = order->resign_of;
+		if (e->phase == TB_SERVING)
+			end_reign(r, TB_C_RESIGNED, 0);
+	}
+}
+
+/* R5: shut while contested, over when it lasts. XDP sets and clears the word; here is only the end of patience. */
+static bool lost_contest(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_gate *gate = &r->in->gate;
+
+	if (gate->contested != e->term) {
+		if (e->contest_told_ns != 0) {
+			e->contest_told_ns = 0;
+			tell(r, TB_E_REOPENED, TB_C_RECEIPT, e->term, 0);
+			r->out->announce = true; /* the winner announces again at once */
+		}
+		return false;
+	}
+	if (e->contest_told_ns == 0) {
+		e->contest_told_ns = later(gate->contested_ns, 1);
+		tell(r, TB_E_CONTESTED, TB_C_NONE, r->in->peer.term, 0);
+	}
+	wake_by(r, e->contest_told_ns + r->s->timers.verify + 1);
+	return since(r->now, e->contest_told_ns) > r->s->timers.verify;
+}
+
+/* R3, R4, R5, R18 and the end of an opening by silence that was isolation (R11). */
+static void keep_reign(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_gate *gate = &r->in->gate;
+	const struct tb_order *order = &r->in->order;
+	tb_u64 lease = later(r->s->timers.lease, order->lease_ns);
+
+	if (gate->term != e->term) {
+		end_reign(r, TB_C_GATE_LOST, gate->term);
+		return;
+	}
+	if (gate->fence_below > e->term) {
+		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : TB_C_EXPIRED, gate->fence_below);
+		return;
+	}
+	if (r->now >= gate->open_until) {
+		end_reign(r, TB_C_EXPIRED, 0);
+		return;
+	}
+	if (lost_contest(r)) {
+		end_reign(r, TB_C_CONTEST_LOST, r->in->peer.term);
+		return;
+	}
+	if (!e->receipted && r->in->peer.fence_below >= e->term && r->in->peer.epoch != 0) {
+		e->receipted = true;
+		tell(r, TB_E_RECEIPT, TB_C_NONE, e->term, since(r->now, e->opened_ns));
+	}
+	if (e->by_silence && !e->receipted && since(r->now, e->opened_ns) < STRANDED_CHECK_NS) {
+		r->out->want_carrier = true;
+		if (r->isolated) {
+			end_reign(r, TB_C_STRANDED_ISOLATED, 0);
+			return;
+		}
+	}
+	if (!permitted(r, TB_MAY_SERVE) || order->attested_until_ns <= r->now)
+		return; /* the lease runs out by itself */
+	if (gate->open_until - r->now < sooner(lease, r->s->timers.lease) / 2)
+		return; /* R3: too late to renew, see earn_again() */
+	r->out->renew = true;
+	r->out->open_until = r->now + lease;
+	e->lease_until = r->out->open_until;
+}
+
+/* ----------------------------------------------------------------------------------- claims ---- */
+
+/* R2: the smallest number of our parity above everything seen. 0 = the block is spent. */
+static tb_u64 pick_term(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+	const struct tb_order *order = &r->in->order;
+	tb_u64 term = later(later(e->highest, r->in->gate.fence_below), e->last_term) + 1;
+
+	term = later(term, order->term_first);
+	if ((term & 1) != (r->s->node & 1))
+		term++;
+	return order->term_first != 0 && term <= order->term_last ? term : 0;
+}
+
+static void begin_claim(struct round *r, enum tb_cause cause)
+{
+	struct tb_engine *e = r->e;
+	tb_u64 term = pick_term(r);
+
+	if (term == 0) {
+		withhold(r, TB_C_BLOCK_SPENT);
+		return;
+	}
+	e->claim = term;
+	e->claim_ns = r->now;
+	e->claim_cause = (tb_u32)cause;
+	e->last_term = term;
+	e->highest = later(e->highest, term);
+	e->withheld = TB_C_NONE;
+	if (e->phase == TB_LISTENING)
+		e->phase = TB_CLAIMING;
+	e->next_probe_ns = r->now;
+	r->out->again = true;
+	tell(r, TB_E_CLAIM, cause, term, 0);
+	if (r->in->order.term_last - term < TERMS_LOW && e->low_told != r->in->order.term_last) {
+		e->low_told = r->in->order.term_last;
+		tell(r, TB_E_TERM_LOW, TB_C_NONE, r->in->order.term_last - term, 0);
+	}
+}
+
+static void abandon(struct round *r, enum tb_cause cause)
+{
+	struct tb_engine *e = r->e;
+
+	tell(r, TB_E_ABANDONED, cause, e->claim, r->in->gate.fence_below);
+	e->claim = 0;
+	if (e->phase == TB_CLAIMING)
+		e->phase = TB_LISTENING;
+	/* By node index, so that two claimants don't meet again. */
+	e->backoff_until_ns = r->now + (1 + r->s->node) * 2 * r->s->timers.verify;
+}
+
+/*
+ * R7: may silence open? (a) both directions were proven until the end and the kernel never said "open", or
+ * (b) the last lease that the peer told of, or could have begun, is over.
+ */
+static bool silence_opens(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+	const struct tb_peer *peer = &r->in->peer;
+	bool proven = peer->two_way && (peer->flags & TB_F_HEARS_YOU) && !(peer->flags & TB_F_RESTART);
+
+	if (!r->s->strict && proven && !e->answer_open)
+		return true;
+	return r->now >= e->open_until_ns + margin(r);
+}
+
+/* What the other node's kernel has been told, it has receipted: nothing below our term lives there. */
+static bool has_receipt(const struct round *r)
+{
+	const struct tb_peer *peer = &r->in->peer;
+
+	return peer->epoch != 0 && peer->arrived_ns >= r->e->claim_ns && peer->fence_below >= r->e->claim &&
+	       !((peer->flags & TB_F_OPEN) && peer->term > r->e->claim);
+}
+
+/* R10: nobody was ever heard, not even a kernel; asked once more for a whole verify, with the claim. */
+static bool nobody_there(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+	bool asked = e->claim_cause == TB_C_COLD || (e->claim_cause == TB_C_RENEW && e->watch == TB_UNKNOWN);
+
+	return asked && (e->watch == TB_UNKNOWN || e->watch == TB_DEAD) && e->answered_ns < e->claim_ns &&
+	       since(r->now, e->claim_ns) >= r->s->timers.verify;
+}
+
+/* R6, from the first claim frame to the opening or the end. */
+static void pursue_claim(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	tb_u64 claim = e->claim;
+	enum tb_cause why = (enum tb_cause)e->claim_cause;
+	bool heard = e->watch == TB_ALIVE || e->watch == TB_STALLED;
+
+	if (r->in->gate.fence_below > claim || e->highest > claim) {
+		abandon(r, TB_C_OVERTAKEN);
+		return;
+	}
+	if (!order_stands(r) || !still_permitted(r, why)) {
+		abandon(r, r->isolated ? TB_C_ISOLATED : TB_C_ORDER_VOID);
+		return;
+	}
+	wake_by(r, r->now + RECEIPT_POLL_NS);
+	if (r->now == e->claim_ns && r->out->again)
+		return; /* begun in this round: its frames are not out yet */
+	if (has_receipt(r)) {
+		tell(r, TB_E_RECEIPT, TB_C_NONE, claim, since(r->now, e->claim_ns));
+		begin_reign(r, claim, TB_C_RECEIPT, why);
+		return;
+	}
+	if (e->watch == TB_DEAD && e->verdict_ns >= e->suspect_ns && silence_opens(r)) {
+		/* A reign that goes on is earned again only by a window that began after it was in doubt. */
+		if (e->phase == TB_CLAIMING || e->suspect_ns >= e->claim_ns) {
+			begin_reign(r, claim, r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
+						      ? TB_C_LEASE_RAN_OUT : TB_C_SILENCE, why);
+			return;
+		}
+	}
+	if (nobody_there(r)) {
+		begin_reign(r, claim, TB_C_SILENCE, why);
+		return;
+	}
+	if (why == TB_C_DEAF && e->deaf_since_ns != 0 && since(r->now, e->claim_ns) >= r->s->timers.verify) {
+		begin_reign(r, claim, TB_C_LEASE_RAN_OUT, why);
+		return;
+	}
+	if (heard && since(r->now, e->claim_ns) > 2 * r->s->timers.verify)
+		abandon(r, TB_C_NO_RECEIPT);
+}
+
+/* R3, R18: with less than half a lease left, or a higher term seen, the reign is earned again, gate open meanwhile. */
+static void earn_again(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	tb_u64 left = r->in->gate.open_until > r->now ? r->in->gate.open_until - r->now : 0;
+	bool doubtful = left < r->s->timers.lease / 2;
+
+	if (r->out->shut || (!doubtful && e->highest <= e->term))
+		return;
+	if (!permitted(r, TB_MAY_SERVE) || !order_stands(r) || r->now < e->backoff_until_ns)
+		return;
+	if (e->watch == TB_DEAD) {
+		/* Nobody can give a receipt: look once more whether there really is nobody. */
+		e->watch = TB_SUSPECT;
+		e->suspect_ns = r->now;
+		e->window_ns = r->now;
+		e->window_probes = 0;
+		e->answer_open = false;
+		e->probe_from = r->in->gate.counter + 1;
+	}
+	begin_claim(r, TB_C_RENEW);
+}
+
+static void claim_on_silence(struct round *r)
+{
+	if (!permitted(r, TB_MAY_CLAIM_DEAD)) {
+		withhold(r, TB_C_NOT_PERMITTED);
+		return;
+	}
+	if (!silence_opens(r)) {
+		withhold(r, TB_C_PEER_LEASE);
+		wake_by(r, r->e->open_until_ns + margin(r));
+		return;
+	}
+	begin_claim(r, TB_C_DEAD);
+}
+
+/* R9. A kernel that answers in place of its agent: shut, or about to be. Always by receipt. */
+static void claim_on_stall(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_peer *peer = &r->in->peer;
+	tb_u64 until;
+
+	if (!permitted(r, TB_MAY_CLAIM_STALLED)) {
+		withhold(r, TB_C_NOT_PERMITTED);
+		return;
+	}
+	if (peer->flags & TB_F_OPEN) {
+		tb_u64 lease_end = peer->arrived_ns + (tb_u64)peer->lease_us * 1000;
+
+		if (peer->flags & TB_F_RESTART)
+			until = lease_end - sooner(2 * r->s->timers.verify, (tb_u64)peer->lease_us * 500);
+		else if (r->s->wait_lease)
+			until = lease_end;
+		else
+			until = e->suspect_ns + r->s->timers.stall;
+		if (r->now < until) {
+			wake_by(r, until);
+			return;
+		}
+	}
+	begin_claim(r, TB_C_STALLED);
+}
+
+static bool any_link(const struct round *r, bool (*holds)(const struct round *, const struct tb_link *))
+{
+	for (unsigned i = 0; i < TB_LINKS; i++)
+		if ((r->s->links >> i & 1) && holds(r, &r->in->link[i]))
+			return true;
+	return false;
+}
+
+static bool hears_others(const struct round *r, const struct tb_link *link)
+{
+	return link->foreign_ns > r->e->started_ns;
+}
+
+static bool mismatched(const struct round *r, const struct tb_link *link)
+{
+	return link->mismatch_ns > r->e->started_ns && since(r->now, link->mismatch_ns) < r->s->listen;
+}
+
+/* R10: nobody has been heard since the start. */
+static void claim_cold(struct round *r)
+{
+	tb_u64 may_ns = r->e->started_ns + r->s->listen;
+
+	if (!permitted(r, TB_MAY_CLAIM_COLD))
+		return;
+	if (r->now < may_ns) {
+		wake_by(r, may_ns);
+		return;
+	}
+	if (any_link(r, mismatched)) {
+		withhold(r, TB_C_MISMATCH); /* R14: somebody is there who can't make himself understood */
+		return;
+	}
+	if (!r->s->claim_alone && !any_link(r, hears_others)) {
+		withhold(r, TB_C_UNPROVEN);
+		return;
+	}
+	begin_claim(r, TB_C_COLD);
+}
+
+/* The peer's agent is heard: claim when asked to, when nobody serves (R8), or when it is deaf and shut (R9). */
+static void claim_beside_living(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_peer *peer = &r->in->peer;
+	tb_u64 idle = r->s->idle_claim;
+
+	if (permitted(r, TB_MAY_CLAIM_YIELD) && (peer->flags & TB_F_YIELD) && (peer->flags & TB_F_OPEN)) {
+		begin_claim(r, TB_C_YIELDED);
+		return;
+	}
+	if (permitted(r, TB_CLAIM_NOW) && e->ordered_generation != r->in->order.generation) {
+		e->ordered_generation = r->in->order.generation;
+		begin_claim(r, TB_C_ORDERED);
+		return;
+	}
+	if (!permitted(r, TB_MAY_CLAIM_IDLE))
+		return;
+	if (!permitted(r, TB_PREFERRED))
+		idle = 2 * idle + r->s->timers.verify;
+	if (e->idle_since_ns != 0) {
+		if (since(r->now, e->idle_since_ns) >= idle) {
+			tb_u64 deaf = r->s->timers.lease + 3 * r->s->timers.verify;
+
+			begin_claim(r, e->deaf_since_ns != 0 && since(r->now, e->deaf_since_ns) >= deaf ? TB_C_DEAF
+													 : TB_C_IDLE);
+			return;
+		}
+		wake_by(r, e->idle_since_ns + idle);
+	}
+}
+
+static void consider_claim(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (r->now < e->backoff_until_ns) {
+		wake_by(r, e->backoff_until_ns);
+		return;
+	}
+	if (!order_stands(r) || permitted(r, TB_PAUSED)) {
+		if (e->watch == TB_DEAD || e->watch == TB_STALLED)
+			withhold(r, r->isolated ? TB_C_ISOLATED : TB_C_ORDER_VOID);
+		return;
+	}
+	switch ((enum tb_watch)e->watch) {
+	case TB_UNKNOWN:
+		claim_cold(r);
+		break;
+	case TB_DEAD:
+		claim_on_silence(r);
+		break;
+	case TB_STALLED:
+		claim_on_stall(r);
+		break;
+	case TB_ALIVE:
+		claim_beside_living(r);
+		break;
+	case TB_SUSPECT:
+		break;
+	}
+}
+
+/* ------------------------------------------------------------------------------------ watch ---- */
+
+static void begin_window(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	e->window_ns = r->now;
+	e->window_probes = 0;
+	e->next_probe_ns = r->now;
+}
+
+static void suspect(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	e->watch = TB_SUSPECT;
+	e->suspect_ns = r->now;
+	e->window_restarts = 0;
+	e->withheld = TB_C_NONE;
+	e->answer_open = false;
+	e->probe_from = r->in->gate.counter + 1;
+	begin_window(r);
+	tell(r, TB_E_SUSPECT, TB_C_NONE, since(r->now, e->heard_ns), 0);
+}
+
+static void alive(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->watch == TB_SUSPECT || e->watch == TB_STALLED)
+		tell(r, TB_E_CLEARED, TB_C_NONE, since(r->now, e->suspect_ns), e->window_restarts);
+	else
+		tell(r, TB_E_HEARD, TB_C_NONE, r->in->peer.counter, 0);
+	e->watch = TB_ALIVE;
+	e->heard_since_ns = r->now;
+	e->withheld = TB_C_NONE;
+	e->answer_open = false;
+	e->probe_from = 0;
+}
+
+/* R11: N probes on time, unanswered, on every processor's receive path, on a node that isn't cut off itself. */
+static void judge_silence(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	r->out->want_carrier = true;
+	if (r->late && e->window_restarts < WINDOW_RESTARTS) {
+		e->window_restarts++;
+		begin_window(r);
+	}
+	if (since(r->now, e->window_ns) < r->s->timers.verify || e->window_probes < r->s->probes) {
+		wake_by(r, e->window_ns + r->s->timers.verify);
+		return;
+	}
+	if (r->in->control_ns < e->window_ns) {
+		withhold(r, TB_C_NO_CONTROL);
+		return;
+	}
+	if (r->isolated) {
+		withhold(r, TB_C_ISOLATED);
+		return;
+	}
+	e->watch = TB_DEAD;
+	e->verdict_ns = r->now;
+	tell(r, TB_E_DEAD, TB_C_NONE, since(r->now, e->heard_ns), e->window_probes);
+}
+
+static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
+{
+	struct tb_engine *e = r->e;
+	bool spoke = heard > e->heard_ns;
+	bool kernel_spoke = answered > e->answered_ns;
+
+	e->heard_ns = later(heard, e->heard_ns);
+	e->answered_ns = later(answered, e->answered_ns);
+	switch ((enum tb_watch)e->watch) {
+	case TB_UNKNOWN:
+		if (spoke) {
+			alive(r);
+		} else if (kernel_spoke && since(r->now, e->started_ns) >= r->s->listen) {
+			/* Never heard, but its kernel is there: by receipt only. */
+			e->watch = TB_STALLED;
+			e->suspect_ns = r->now;
+			e->verdict_ns = r->now;
+			tell(r, TB_E_STALLED, TB_C_NONE, (r->in->peer.flags & TB_F_OPEN) != 0, 0);
+		}
+		return;
+	case TB_ALIVE:
+		if (since(r->now, e->heard_ns) > r->s->timers.dead)
+			suspect(r);
+		else
+			wake_by(r, e->heard_ns + r->s->timers.dead + 1);
+		return;
+	case TB_DEAD:
+	case TB_SUSPECT:
+	case TB_STALLED:
+		break;
+	}
+	if (spoke) {
+		alive(r);
+		return;
+	}
+	if (kernel_spoke) {
+		bool open = r->in->peer.type == TB_ANSWER && (r->in->peer.flags & TB_F_OPEN);
+
+		e->answer_open |= open;
+		if (e->watch != TB_STALLED) {
+			e->watch = TB_STALLED;
+			e->verdict_ns = r->now;
+			tell(r, TB_E_STALLED, TB_C_NONE, open, since(r->now, e->heard_ns));
+		}
+		return;
+	}
+	if (e->watch == TB_STALLED && since(r->now, e->answered_ns) > r->s->timers.dead) {
+		bool open = e->answer_open;
+
+		suspect(r); /* now the kernel is silent as well */
+		e->answer_open = open;
+	}
+	if (e->watch == TB_SUSPECT)
+		judge_silence(r);
+}
+
+/* What the newest frame says of the peer's serving. */
+static void read_peer(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_peer *peer = &r->in->peer;
+	bool open = (peer->flags & TB_F_OPEN) != 0;
+	bool idle, deaf;
+	tb_u64 told;
+
+	if (peer->epoch == 0 || peer->counter == 0 || peer->arrived_ns < e->started_ns)
+		return;
+	e->highest = later(e->highest, later(later(peer->term, peer->claim), later(peer->fence_below, peer->highest)));
+	if (open)
+		e->open_until_ns = peer->arrived_ns + (tb_u64)peer->lease_us * 1000;
+	else if (peer->claim != 0)
+		/* It may have opened since, by our own kernel's receipt. */
+		e->open_until_ns = later(e->open_until_ns, peer->arrived_ns + (tb_u64)peer->lease_full_us * 1000);
+	else
+		e->open_until_ns = 0;
+	if ((peer->flags & TB_F_KNOWN) && peer->echo_ns > r->in->gate.counter && peer->counter != e->peer_counter) {
+		r->out->jump = true;
+		r->out->jump_to = ((peer->echo_ns >> 32) + 1) << 32;
+		tell(r, TB_E_COUNTER_JUMP, TB_C_NONE, r->out->jump_to, 0);
+	}
+	e->peer_counter = peer->counter;
+
+	idle = e->watch == TB_ALIVE && !open && peer->claim == 0 && !(peer->flags & TB_F_CLAIMING);
+	deaf = idle && !(peer->flags & TB_F_HEARS_YOU);
+	if (!idle)
+		e->idle_since_ns = 0;
+	else if (e->idle_since_ns == 0)
+		e->idle_since_ns = r->now;
+	if (!deaf)
+		e->deaf_since_ns = 0;
+	else if (e->deaf_since_ns == 0)
+		e->deaf_since_ns = r->now;
+
+	if (peer->type == TB_ANSWER)
+		return;
+	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^ (tb_u64)peer->role ^
+	       (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
+	if (told != e->told) {
+		e->told = told;
+		tell(r, TB_E_PEER_CHANGED, TB_C_NONE, peer->term, peer->flags);
+	}
+}
+
+static void watch_links(struct round *r, tb_u64 *heard, tb_u64 *answered)
+{
+	struct tb_engine *e = r->e;
+
+	for (unsigned i = 0; i < TB_LINKS; i++) {
+		const struct tb_link *link = &r->in->link[i];
+		tb_u32 bit = 1u << i;
+		bool silent;
+
+		if (!(r->s->links & bit))
+			continue;
+		/* Stamps from before the start are another agent's. */
+		if (link->hello_ns > e->started_ns)
+			*heard = later(*heard, link->hello_ns);
+		if (link->answer_ns > e->started_ns) {
+			*answered = later(*answered, link->answer_ns);
+			e->two_way |= bit;
+		}
+		silent = since(r->now, later(link->hello_ns, e->started_ns)) >
+			 r->s->timers.dead + r->s->timers.verify + ((e->link_silent & bit) ? 0 : r->s->timers.dead);
+		if (silent == ((e->link_silent & bit) != 0))
+			continue;
+		e->link_silent ^= bit;
+		tell_link(r, silent ? TB_E_LINK_SILENT : TB_E_LINK_HEARD, i, since(r->now, link->hello_ns));
+	}
+}
+
+static bool is_isolated(const struct round *r)
+{
+	const struct tb_settings *s = r->s;
+	tb_u32 switched = s->links & ~s->direct;
+
+	if (r->in->order.flags & TB_F_ISOLATED)
+		return true;
+	if (switched == 0 && s->ports == 0)
+		return false; /* only cables: nothing to judge by */
+	return (r->in->link_carrier & switched) == 0 && r->in->port_carrier == 0;
+}
+
+/* ------------------------------------------------------------------------------------- time ---- */
+
+static void mind_lateness(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	tb_u64 behind = e->expected_ns != 0 ? since(r->now, e->expected_ns) : 0;
+
+	r->late = behind > r->s->late;
+	if (!r->late)
+		return;
+	e->late_ticks++;
+	e->late_untold++;
+	if (since(r->now, e->late_told_ns) < LATE_EVENT_EVERY_NS)
+		return;
+	tell(r, TB_E_LATE, TB_C_NONE, behind, e->late_untold);
+	e->late_told_ns = r->now;
+	e->late_untold = 0;
+}
+
+/* First own counter drawn within the last dead interval, from the ring; a too early one is never given. */
+static tb_u64 fresh_from(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	tb_u64 every = r->s->timers.dead / (TB_RING / 2);
+	tb_u64 horizon = r->now > r->s->timers.dead ? r->now - r->s->timers.dead : 0;
+	tb_u32 newest = e->ring_at;
+	tb_u64 from;
+
+	if (e->ring_ns[newest] == 0 || since(r->now, e->ring_ns[newest]) >= every) {
+		newest = (newest + 1) % TB_RING;
+		e->ring_counter[newest] = r->in->gate.counter;
+		e->ring_ns[newest] = r->now;
+		e->ring_at = newest;
+	}
+	from = e->ring_counter[newest];
+	for (tb_u32 i = 0; i < TB_RING; i++) {
+		tb_u32 at = (newest + TB_RING - i) % TB_RING;
+
+		if (e->ring_ns[at] == 0 || e->ring_ns[at] < horizon)
+			break;
+		from = e->ring_counter[at];
+	}
+	return from + 1;
+}
+
+/* ----------------------------------------------------------------------------------- frames ---- */
+
+static void choose_frames(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	struct tb_actions *out = r->out;
+	bool urgent = e->watch == TB_SUSPECT || e->claim != 0 || e->contest_told_ns != 0;
+	/* A PROBE counts as HELLO too and brings the kernel's word: asked while there is something to learn. */
+	bool asking = e->watch != TB_ALIVE || (e->phase == TB_SERVING && !e->receipted);
+
+	if (r->now >= e->next_hello_ns) {
+		tb_u64 hello = r->s->timers.hello;
+
+		e->next_hello_ns += hello;
+		if (e->next_hello_ns <= r->now)
+			e->next_hello_ns = r->now + hello;
+		if (asking || urgent)
+			out->probe |= r->s->links;
+		else
+			out->hello |= r->s->links;
+	}
+	if (urgent && r->now >= e->next_probe_ns)
+		out->probe |= r->s->links;
+	if (!asking && !urgent && r->now >= e->next_ping_ns && out->hello != 0) {
+		e->next_ping_ns = r->now + PING_EVERY_NS;
+		e->probe_from = r->in->gate.counter + 1;
+		out->probe = out->hello;
+	}
+	if (out->probe != 0) {
+		out->hello = 0;
+		e->next_probe_ns = r->now + probe_interval(r);
+		if (e->probe_from == 0)
+			e->probe_from = r->in->gate.counter + 1;
+		if (e->watch == TB_SUSPECT) {
+			if (!r->late || e->window_restarts >= WINDOW_RESTARTS)
+				e->window_probes++;
+			out->control = r->in->control_ns < e->window_ns;
+		}
+	}
+	if (urgent)
+		wake_by(r, e->next_probe_ns);
+	wake_by(r, e->next_hello_ns);
+	out->echo = r->in->peer.epoch != 0 ? r->in->peer.counter : 0;
+	out->echo_ns = r->in->peer.sent_ns;
+	out->echo_arrived_ns = r->in->peer.arrived_ns;
+}
+
+static void write_self(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_order *order = &r->in->order;
+	const struct tb_timers *timers = &r->s->timers;
+	struct tb_self *self = &r->out->self;
+	tb_u32 flags = order->flags & ~(tb_u32)(TB_F_OPEN | TB_F_CONTESTED | TB_F_KNOWN);
+
+	if (e->watch == TB_ALIVE)
+		flags |= TB_F_HEARS_YOU;
+	if (e->phase == TB_CLAIMING)
+		flags |= TB_F_CLAIMING;
+	if (e->phase == TB_SERVING && !e->receipted)
+		flags |= TB_F_STRANDED;
+	if (e->phase == TB_SERVING && permitted(r, TB_YIELD))
+		flags |= TB_F_YIELD;
+	r->out->write_self = true;
+	self->probe_from = e->probe_from;
+	self->fresh_from = fresh_from(r);
+	self->highest = later(e->highest, e->term);
+	/* R6: until the receipt every frame carries the claim, for as long as it takes. */
+	self->claim = e->claim != 0 ? e->claim : e->phase == TB_SERVING && !e->receipted ? e->term : 0;
+	self->flags = flags;
+	self->role = order->role;
+	if (e->phase == TB_SERVING)
+		self->role = TB_ROLE_PRIMARY;
+	else if (e->phase == TB_CLAIMING)
+		self->role = TB_ROLE_CLAIMING;
+	else if (order->role == TB_ROLE_PRIMARY || order->role == TB_ROLE_CLAIMING)
+		self->role = TB_ROLE_SECONDARY;
+	self->admin = order->admin;
+	self->health = order->health;
+	self->dead_us = (tb_u32)(timers->dead / 1000);
+	self->lease_full_us = (tb_u32)(later(timers->lease, order->lease_ns) / 1000);
+	self->hello_us = (tb_u32)(timers->hello / 1000);
+	self->verify_us = (tb_u32)(timers->verify / 1000);
+	self->generation = order->generation_shared;
+	self->digest = order->digest;
+}
+
+/* --------------------------------------------------------------------------------- the face ---- */
+
+void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings, tb_u64 now)
+{
+	memset(engine, 0, sizeof(*engine));
+	engine->settings = *settings;
+	engine->phase = TB_LISTENING;
+	engine->watch = TB_UNKNOWN;
+	engine->started_ns = now;
+	engine->next_hello_ns = now;
+	engine->next_ping_ns = now;
+	engine->link_silent = settings->links; /* heard when it is heard */
+}
+
+void tb_engine_configure(struct tb_engine *engine, const struct tb_settings *settings)
+{
+	tb_u32 gone = engine->settings.links & ~settings->links;
+
+	engine->settings = *settings;
+	engine->link_silent &= ~gone;
+	engine->two_way &= ~gone;
+}
+
+void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input *input, struct tb_actions *actions)
+{
+	struct round round = {.e = engine, .s = &engine->settings, .in = input, .out = actions, .now = now};
+	tb_u64 heard = 0, answered = 0;
+
+	memset(actions, 0, sizeof(*actions));
+	actions->wake_ns = now + engine->settings.timers.hello;
+	mind_lateness(&round);
+	round.isolated = is_isolated(&round);
+	engine->highest = later(engine->highest, input->gate.fence_below);
+
+	watch_links(&round, &heard, &answered);
+	watch_peer(&round, heard, answered);
+	read_peer(&round);
+	take_order(&round);
+
+	if (engine->phase == TB_SERVING && !actions->shut) {
+		keep_reign(&round);
+		if (engine->phase == TB_SERVING && engine->claim == 0)
+			earn_again(&round);
+	} else if (engine->phase == TB_LISTENING && engine->order_seen && !actions->shut) {
+		consider_claim(&round);
+	}
+	if (engine->claim != 0)
+		pursue_claim(&round);
+
+	choose_frames(&round);
+	write_self(&round);
+	if (actions->wake_ns <= now)
+		actions->wake_ns = now + 1000;
+	engine->expected_ns = actions->again ? 0 : actions->wake_ns;
+}
