@@ -97,14 +97,44 @@ class Refusal(Struct, frozen=True, kw_only=True, tag="refusal", tag_field="kind"
     """Option of the command that would carry it out all the same, if there is one."""
 
 
+class OutcomeState(enum.StrEnum):
+    """How far a command came."""
+
+    DONE = "done"
+    ACCEPTED = "accepted"
+    """Under way: `status` and the event stream tell how it ends."""
+    FAILED = "failed"
+    """It was tried; the sentence says what is the case now."""
+
+
 class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"):
-    """A command was carried out (`done`), or accepted and is under way."""
+    """A command was carried out, is under way, or was tried in vain."""
 
     operation: str
     """The request's `request_id`: the same request again gets the same answer."""
-    done: bool
+    state: OutcomeState
+    code: str
     sentence: str
     term: int | None = None
+
+
+POLICY_REFUSALS: Final = frozenset(
+    {
+        "both_stay_primary",
+        "digest_differs",
+        "not_permitted",
+        "paused",
+        "peer_never_claims",
+        "peer_paused",
+        "peer_stays_primary",
+        "peer_unfit",
+        "self_unfit",
+        "stay_primary",
+        "stay_secondary",
+        "unhealthy",
+    }
+)
+"""Refusals by a rule that somebody set, or by unfitness; the others are the state of the moment."""
 
 
 # -------------------------------------------------------------------------------- status ---------
@@ -311,16 +341,18 @@ class Timeline(Struct, frozen=True, kw_only=True):
     """Routes and rules were in place: the slow path is done."""
 
 
-PHASES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("suspect", "last_heard_ns", "suspect_ns"),
-    ("verify", "suspect_ns", "verdict_ns"),
-    ("claim", "verdict_ns", "claim_ns"),
-    ("gate", "claim_ns", "gate_ns"),
-    ("announce", "gate_ns", "announced_ns"),
-    ("routes", "announced_ns", "routes_ns"),
-    ("total", "last_heard_ns", "announced_ns"),
+PHASES: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = (
+    ("suspect", ("last_heard_ns",), ("suspect_ns",)),
+    ("verify", ("suspect_ns",), ("verdict_ns",)),
+    ("claim", ("verdict_ns", "suspect_ns"), ("claim_ns",)),
+    ("receipt", ("claim_ns",), ("receipt_ns",)),
+    ("gate", ("receipt_ns", "claim_ns"), ("gate_ns",)),
+    ("announce", ("gate_ns",), ("announced_ns",)),
+    ("routes", ("announced_ns", "gate_ns"), ("routes_ns",)),
+    ("total", ("last_heard_ns", "claim_ns"), ("announced_ns", "gate_ns")),
 )
-"""Phases of a takeover and the two moments each lies between; labels of the failover histogram."""
+"""Phases of a takeover: each from the first moment known of the one to that of the other. The names
+are the labels of the failover histogram; `total` leaves out the routes, for which nobody waits."""
 
 
 class Transition(Struct, frozen=True, kw_only=True):
@@ -337,7 +369,7 @@ class Transition(Struct, frozen=True, kw_only=True):
     from_role: Role
     to_role: Role
     reason: str
-    """Code: peer_dead, peer_stalled, peer_idle, switchover, forced, cold_start, resumed, …"""
+    """Code of the core's registry of reasons: peer_dead, peer_yielded, ordered, fenced, …"""
     sentence: str
     term: int
     timeline: Timeline = Timeline()
@@ -346,13 +378,19 @@ class Transition(Struct, frozen=True, kw_only=True):
 
 
 def durations(timeline: Timeline) -> dict[str, int]:
-    """Length of each phase whose two moments are known and in order."""
+    """Length of each phase whose moments are known and in order."""
     found: dict[str, int] = {}
-    for phase, begin, end in PHASES:
-        start, stop = getattr(timeline, begin), getattr(timeline, end)
+    for phase, begins, ends in PHASES:
+        start = _first(timeline, begins)
+        stop = _first(timeline, ends)
         if start is not None and stop is not None and stop >= start:
             found[phase] = stop - start
     return found
+
+
+def _first(timeline: Timeline, names: tuple[str, ...]) -> int | None:
+    moments = (getattr(timeline, name) for name in names)
+    return next((moment for moment in moments if moment is not None), None)
 
 
 def with_durations(transition: Transition) -> Transition:
@@ -516,6 +554,8 @@ class SetAdmin(_Command, frozen=True, kw_only=True, tag="admin"):
     """Set what the operator wants of this node."""
 
     admin: Admin
+    even_if_unfit: bool = False
+    """Leave the role though nobody takes it over."""
 
 
 class Reload(_Command, frozen=True, kw_only=True, tag="reload"):
