@@ -246,9 +246,10 @@ struct tb_port {
 	tb_u8 link;	/* number of the link */
 	tb_u8 ttl_min;	/* TTL or hop limit below it: refused */
 	tb_u8 control;	/* 1 = receiving end of the private pair, takes CONTROL only */
-	tb_u8 reserved;
+	tb_u8 family;	/* 4 or 6: only frames to `local` are ours, others to our port pass; 0 = to any address */
+	tb_u32 local[4];/* own address on the link, network order; IPv4 in the first word */
 };
-TB_ASSERT(sizeof(struct tb_port) == 4, "port size");
+TB_ASSERT(sizeof(struct tb_port) == 20, "port size");
 
 /* Maps "vips4" (key: address, network order) and "vips6" (16 bytes): the addresses behind the gate. */
 struct tb_vip {
@@ -258,7 +259,7 @@ struct tb_vip {
 };
 TB_ASSERT(sizeof(struct tb_vip) == 4, "vip size");
 
-/* Map "vrids", 256 entries: bit 0 = the IPv4 virtual MAC of that number is ours, bit 1 = the IPv6 one. */
+/* Map "vrids", 256 words of 32 bits: bit 0 = the IPv4 virtual MAC of that number is ours, bit 1 = the IPv6 one. */
 enum tb_vrid_bit { TB_VRID_V4 = 1, TB_VRID_V6 = 2 };
 
 /* Map "counters", per CPU: one word for each reason. Names: lower case, without the prefix, are metric labels. */
