@@ -133,6 +133,37 @@ static bool still_permitted(const struct round *r, enum tb_cause cause)
 	}
 }
 
+/* -------------------------------------------------------------------------------- suspicion ---- */
+
+static void begin_window(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	e->window_ns = r->now;
+	e->window_probes = 0;
+	e->next_probe_ns = r->now;
+}
+
+/* A verdict that is about to be used again after a doubt is made anew. */
+static void look_again(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	e->watch = TB_SUSPECT;
+	e->suspect_ns = r->now;
+	e->window_restarts = 0;
+	e->withheld = TB_C_NONE;
+	e->answer_open = false;
+	e->probe_from = r->in->gate.counter + 1;
+	begin_window(r);
+}
+
+static void suspect(struct round *r)
+{
+	look_again(r);
+	tell(r, TB_E_SUSPECT, TB_C_NONE, since(r->now, r->e->heard_ns), 0);
+}
+
 /* ------------------------------------------------------------------------------------ reign ---- */
 
 static void end_reign(struct round *r, enum tb_cause cause, tb_u64 by)
@@ -148,8 +179,11 @@ static void end_reign(struct round *r, enum tb_cause cause, tb_u64 by)
 	e->term = 0;
 	e->claim = 0;
 	e->idle_since_ns = 0;
-	/* Whoever lost a reign lets the other node go first. */
-	e->backoff_until_ns = r->now + 2 * r->s->timers.verify;
+	if (e->watch == TB_DEAD)
+		look_again(r);
+	else if (e->watch != TB_UNKNOWN)
+		/* Whoever lost a reign lets the other node go first. */
+		e->backoff_until_ns = r->now + 2 * r->s->timers.verify;
 }
 
 static void begin_reign(struct round *r, tb_u64 term, enum tb_cause how, enum tb_cause why)
@@ -259,6 +293,7 @@ static void keep_reign(struct round *r)
 	}
 	if (!e->receipted && r->in->peer.fence_below >= e->term && r->in->peer.epoch != 0) {
 		e->receipted = true;
+		r->out->announce = true; /* somebody was there after all: the winner announces again at once */
 		tell(r, TB_E_RECEIPT, TB_C_NONE, e->term, since(r->now, e->opened_ns));
 	}
 	if (e->by_silence && !e->receipted && since(r->now, e->opened_ns) < STRANDED_CHECK_NS) {
@@ -419,15 +454,8 @@ static void earn_again(struct round *r)
 		return;
 	if (!permitted(r, TB_MAY_SERVE) || !order_stands(r) || r->now < e->backoff_until_ns)
 		return;
-	if (e->watch == TB_DEAD) {
-		/* Nobody can give a receipt: look once more whether there really is nobody. */
-		e->watch = TB_SUSPECT;
-		e->suspect_ns = r->now;
-		e->window_ns = r->now;
-		e->window_probes = 0;
-		e->answer_open = false;
-		e->probe_from = r->in->gate.counter + 1;
-	}
+	if (e->watch == TB_DEAD)
+		look_again(r); /* nobody can give a receipt: is there really nobody? */
 	begin_claim(r, TB_C_RENEW);
 }
 
@@ -578,29 +606,6 @@ static void consider_claim(struct round *r)
 
 /* ------------------------------------------------------------------------------------ watch ---- */
 
-static void begin_window(struct round *r)
-{
-	struct tb_engine *e = r->e;
-
-	e->window_ns = r->now;
-	e->window_probes = 0;
-	e->next_probe_ns = r->now;
-}
-
-static void suspect(struct round *r)
-{
-	struct tb_engine *e = r->e;
-
-	e->watch = TB_SUSPECT;
-	e->suspect_ns = r->now;
-	e->window_restarts = 0;
-	e->withheld = TB_C_NONE;
-	e->answer_open = false;
-	e->probe_from = r->in->gate.counter + 1;
-	begin_window(r);
-	tell(r, TB_E_SUSPECT, TB_C_NONE, since(r->now, e->heard_ns), 0);
-}
-
 static void alive(struct round *r)
 {
 	struct tb_engine *e = r->e;
@@ -718,13 +723,12 @@ static void read_peer(struct round *r)
 		e->open_until_ns = later(e->open_until_ns, peer->arrived_ns + (tb_u64)peer->lease_full_us * 1000);
 	else
 		e->open_until_ns = 0;
-	if ((peer->flags & TB_F_KNOWN) && peer->echo_ns > r->in->gate.counter && peer->counter != e->peer_counter) {
+	if (peer->taught > r->in->gate.counter) {
+		/* R13: the storage was lost or the clock set back; the peer remembers more of us than we do. */
 		r->out->jump = true;
-		r->out->jump_to = ((peer->echo_ns >> 32) + 1) << 32;
+		r->out->jump_to = ((peer->taught >> 32) + 1) << 32;
 		tell(r, TB_E_COUNTER_JUMP, TB_C_NONE, r->out->jump_to, 0);
 	}
-	e->peer_counter = peer->counter;
-
 	idle = e->watch == TB_ALIVE && !open && peer->claim == 0 && !(peer->flags & TB_F_CLAIMING);
 	deaf = idle && !(peer->flags & TB_F_HEARS_YOU);
 	if (!idle)
@@ -764,8 +768,8 @@ static void watch_links(struct round *r, tb_u64 *heard, tb_u64 *answered)
 			*answered = later(*answered, link->answer_ns);
 			e->two_way |= bit;
 		}
-		silent = since(r->now, later(link->hello_ns, e->started_ns)) >
-			 r->s->timers.dead + r->s->timers.verify + ((e->link_silent & bit) ? 0 : r->s->timers.dead);
+		silent = link->hello_ns <= e->started_ns ||
+			 since(r->now, link->hello_ns) > r->s->timers.dead + r->s->timers.verify + ((e->link_silent & bit) ? 0 : r->s->timers.dead);
 		if (silent == ((e->link_silent & bit) != 0))
 			continue;
 		e->link_silent ^= bit;

@@ -212,7 +212,6 @@ struct tb_engine {
 	tb_u64 deaf_since_ns;	/* says that it doesn't hear us and serves nothing, 0 = not so */
 	tb_u64 open_until_ns;	/* by our clock: the last end of a lease that it told or could have begun */
 	tb_u64 told;		/* role, flags, health and term as last told by an event */
-	tb_u64 peer_counter;	/* newest frame looked at */
 
 	/* suspicion */
 	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;

@@ -180,6 +180,7 @@ struct tb_peer {
 	tb_u64 epoch;	     /* boot epoch of the peer adopted since this map was made (counter >> 32), 0 = none yet */
 	tb_u64 base;	     /* counter at adoption: nothing at or below it is accepted on any link */
 	tb_u64 known;	     /* newest counter of the peer ever known, that of earlier boots included (agent restores it) */
+	tb_u64 taught;	     /* newest counter of ours that the peer said it knows: we must be above it (R13) */
 	tb_u64 counter;	     /* of the frame below */
 	tb_u64 arrived_ns;   /* when it was stamped */
 	tb_u64 echo;
@@ -209,7 +210,7 @@ struct tb_peer {
 	tb_u8 two_way; /* the newest HELLO or PROBE echoed a counter of ours that was fresh when it arrived */
 	tb_u8 reserved;
 };
-TB_ASSERT(sizeof(struct tb_peer) == 152, "peer size");
+TB_ASSERT(sizeof(struct tb_peer) == 160, "peer size");
 
 /* Map "links", TB_LINKS entries, mmapable: the kernel's stamps. XDP writes, the engine reads. */
 struct tb_link {

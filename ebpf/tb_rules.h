@@ -369,13 +369,15 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 		else
 			TB_WRITE(c->link->hello_counter, counter);
 	}
-	tb_raise(&c->peer->known, counter);
+	(void)tb_raise(&c->peer->known, counter);
 	TB_WRITE(c->link->cpu, c->cpu + 1);
 	TB_WRITE(c->link->accepted, c->link->accepted + 1);
 	if (f->type == TB_ANSWER) {
 		TB_WRITE(c->link->answer_echo, echo);
 		TB_WRITE(c->link->answer_ns, c->now);
-		if (!(TB_BE32(f->flags) & TB_F_KNOWN))
+		if (TB_BE32(f->flags) & TB_F_KNOWN)
+			(void)tb_raise(&c->peer->taught, TB_BE64(f->echo_ns));
+		else
 			TB_WRITE(c->link->round_trip_ns, c->now - TB_BE64(f->echo_ns));
 		return TB_R_ANSWER;
 	}
