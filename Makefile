@@ -16,11 +16,14 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-C_SOURCES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
-SHELL_SCRIPTS = $(shell git ls-files --cached --others --exclude-standard deploy .ci | \
-	while read -r file; do [ -f "$$file" ] && head -n 1 "$$file" | grep -qE '^\#!.*\b(ba)?sh\b' && echo "$$file"; done; true)
+# What git tracks or would track, so that a new file is checked before it is committed.
+FILES = git ls-files --cached --others --exclude-standard
+C_SOURCES = $(wildcard $(shell $(FILES) '*.c' '*.h'))
+SHELL_SCRIPTS = $(shell awk 'FNR == 1 && /^\#!.*[/ ](ba)?sh$$/ { print FILENAME }' \
+	$(wildcard $(shell $(FILES) deploy .ci)))
+EXPOSURE = systemd-analyze security --offline=true
 
-.PHONY: help setup build demo test test-c bench lint format clean
+.PHONY: help setup build demo test bench lint format clean
 
 help: ## list what can be made
 	@printf 'Twinbeat: a pair of gateways that answers as one\n\n'
@@ -50,8 +53,8 @@ lint: build ## check style, types, scripts, alert rules and the units
 	shellcheck $(SHELL_SCRIPTS)
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules deploy/prometheus/tests/*.yml
-	systemd-analyze security --offline=true --threshold=25 deploy/systemd/twinbeatd.service | tail -n 1
-	systemd-analyze security --offline=true --threshold=15 deploy/systemd/twinbeat-worker.service | tail -n 1
+	$(EXPOSURE) --threshold=25 deploy/systemd/twinbeatd.service | tail -n 1
+	$(EXPOSURE) --threshold=15 deploy/systemd/twinbeat-worker.service | tail -n 1
 
 format: build ## bring Python and C into the house format
 	ruff check --fix-only --quiet

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom (deploy/docs/architecture.md, "Layers").
+
+The core decides without touching anything, the parts that touch things never know each other, and
+the command line starts fast because it knows only the schema. A new package needs a line in LAYERS;
+without one its first module fails here.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from repo import project
+from repo.project import Import
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a package may import, beside the standard library and itself."""
+
+    ours: frozenset[str] = frozenset()
+    """Names below `twinbeat`."""
+    others: frozenset[str] = frozenset()
+    """Packages from elsewhere."""
+    deferred: frozenset[str] = frozenset()
+    """Names below `twinbeat` that only a function may import, when it is called."""
+
+
+def layer(ours: str = "", others: str = "", deferred: str = "") -> Layer:
+    return Layer(*(frozenset(names.split()) for names in (ours, others, deferred)))
+
+
+# The longest name that a module lies below decides.
+LAYERS = {
+    "twinbeat": layer(),
+    "twinbeat.__main__": layer("runtime.main"),
+    "twinbeat.core": layer(),
+    "twinbeat.config": layer("core", "msgspec"),
+    "twinbeat.engine": layer("core", "bcc cffi"),
+    "twinbeat.net": layer("core", "pyroute2"),
+    "twinbeat.worker": layer("core config", "msgspec"),
+    "twinbeat.api": layer("core", "aiohttp msgspec"),
+    "twinbeat.api.schema": layer("", "msgspec"),
+    "twinbeat.observe": layer(
+        "core api.schema api.agent config engine", "msgspec prometheus_client"
+    ),
+    "twinbeat.runtime": layer(
+        "api config core engine net observe worker", "aiohttp msgspec prometheus_client pyroute2"
+    ),
+    "twinbeat.cli": layer("api.schema", "click msgspec", "config"),
+}
+
+HEAVY = (
+    "aiohttp",
+    "asyncio",
+    "bcc",
+    "cffi",
+    "prometheus_client",
+    "pyroute2",
+    "twinbeat.config",
+    "twinbeat.core",
+    "twinbeat.engine",
+    "twinbeat.net",
+    "twinbeat.runtime",
+)
+"""What a command line that is only asked for help has no business loading."""
+
+
+def owner(module: str) -> str:
+    """The entry of LAYERS that rules a module."""
+    while module not in LAYERS:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def violation(found: Import) -> str | None:
+    """Why an import is not allowed, or None."""
+    name = owner(found.module)
+    if name == "twinbeat" and found.module != "twinbeat":
+        return f"{found.module} lies in a package that LAYERS does not name"
+    rule = LAYERS[name]
+    if found.top in sys.stdlib_module_names:
+        return None
+    where = f"{found.module}:{found.line} imports {found.target}"
+    if found.top != "twinbeat":
+        allowed = found.top in rule.others
+        return None if allowed else f"{where}; {name} may use {sorted(rule.others) or 'nothing'}"
+    package = "twinbeat.schema" if name == "twinbeat.api.schema" else name
+    if found.target == "twinbeat.__version__" or found.is_of(package):
+        return None
+    permitted = rule.ours | rule.deferred if found.deferred else rule.ours
+    if any(found.is_of(f"twinbeat.{target}") for target in permitted):
+        return None
+    return f"{where}; {name} may know {sorted(permitted) or 'nothing'} of ours"
+
+
+def violations(found: Iterator[Import]) -> list[str]:
+    return [sentence for one in found if (sentence := violation(one)) is not None]
+
+
+def test_every_import_keeps_to_its_layer() -> None:
+    assert violations(project.all_imports()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("twinbeat.core.machine", "import msgspec"),
+        ("twinbeat.core.machine", "from twinbeat.net import vmac"),
+        ("twinbeat.core.machine", "def f():\n    from ..engine import engine"),
+        ("twinbeat.core.machine", "if TYPE_CHECKING:\n    from twinbeat.config import Config"),
+        ("twinbeat.net.vmac", "from twinbeat.worker import main"),
+        ("twinbeat.net.vmac", "from twinbeat import engine"),
+        ("twinbeat.worker.main", "import twinbeat.net.vmac"),
+        ("twinbeat.api.schema", "from twinbeat.core.types import Role"),
+        ("twinbeat.cli.main", "from twinbeat.config import Config"),
+        ("twinbeat.cli.main", "def f():\n    from twinbeat.runtime import app"),
+        ("twinbeat.cli.main", "from twinbeat.api import server"),
+        ("twinbeat.runtime.app", "from twinbeat.cli.main import main"),
+        ("twinbeat.novel.thing", "import os"),
+    ],
+)
+def test_an_import_across_layers_is_found(module: str, source: str) -> None:
+    assert len(violations(project.imports(module, source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("twinbeat.core.machine", "import enum\nfrom .types import Role"),
+        ("twinbeat.net.vmac", "from pyroute2 import AsyncIPRoute\nfrom twinbeat.core import types"),
+        ("twinbeat.cli.main", "def f():\n    from twinbeat.config import Config"),
+        ("twinbeat.cli.main", "import click\nfrom twinbeat import __version__"),
+        ("twinbeat.runtime.app", "from twinbeat.net import vmac"),
+    ],
+)
+def test_an_import_within_the_rules_is_not(module: str, source: str) -> None:
+    assert violations(project.imports(module, source)) == []
+
+
+def test_third_party_packages_are_declared() -> None:
+    declared = {
+        dependency.partition(">")[0].replace("-", "_")
+        for dependency in project.pyproject()["project"]["dependencies"]
+    }
+    used = {name for rule in LAYERS.values() for name in rule.others}
+    # Debian's, by way of the system site packages; see pyproject.toml.
+    assert used - {"bcc"} <= declared
+
+
+def test_only_the_loader_knows_the_compiler() -> None:
+    users = {found.module for found in project.all_imports() if found.top == "bcc"}
+    # A one-shot process compiles and exits; anywhere else LLVM would stay in the agent's memory.
+    assert users <= {"twinbeat.engine.loader", "twinbeat.engine.bpf"}
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, twinbeat.cli.main\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert result.stdout.split() == []
