@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the types can't say: how keys must relate to each other, and to the machine.
+
+Each rule names the sections it reads and runs when their structure is sound, so that one wrong
+value neither brings a dozen complaints after it nor hides those about other sections.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from twinbeat.config.keys import check_keys
+from twinbeat.config.model import (
+    LINKS_MAX,
+    VIPS_MAX,
+    AnnounceSection,
+    KeysSection,
+    LinkSection,
+    MetricsSection,
+    NodeSection,
+    PeerSection,
+    PolicySection,
+    RouteSection,
+    TimersSection,
+    VridSection,
+    resolve_timers,
+)
+from twinbeat.config.problems import Findings, did_you_mean
+from twinbeat.config.system import System
+
+Sections = dict[str, Any]
+
+OWN_INTERFACES: Final = ("tbv", "tbw", "tbctl")
+"""Beginnings of the names of interfaces that the agent itself makes."""
+
+_VIPS_FILE_MAX: Final = 4 << 20
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def normalise(sections: Sections, base: Path, sound: set[str], findings: Findings) -> None:
+    """Fill what follows from other keys, in place: names, TTLs, addresses in canonical form."""
+    if "links" in sound:
+        sections["links"] = tuple(_filled(link) for link in sections["links"])
+    if "vrids" in sound:
+        before = len(findings.problems)
+        sections["vrids"] = tuple(
+            _with_addresses(vrid, f"vrid[{number}]", base, findings)
+            for number, vrid in enumerate(sections["vrids"])
+        )
+        if len(findings.problems) > before:
+            sound.discard("vrids")
+
+
+def meaning(sections: Sections, sound: set[str], findings: Findings) -> None:
+    """Check how keys relate to each other."""
+    for needs, rule in _RULES:
+        if sound.issuperset(needs):
+            rule(*(sections[need] for need in needs), findings)
+
+
+def machine(sections: Sections, sound: set[str], findings: Findings, system: System) -> None:
+    """Check what only the machine can answer."""
+    if sound.issuperset({"links", "vrids", "routes"}):
+        _interfaces(sections["links"], sections["vrids"], sections["routes"], findings, system)
+    if sound.issuperset({"links", "vrids"}):
+        _addresses(sections["links"], sections["vrids"], findings, system)
+    if "keys" in sound:
+        keys: KeysSection = sections["keys"]
+        check_keys(keys.directory, keys.send, findings)
+
+
+# ---------------------------------------------------------------------------- normalising --------
+
+
+def _filled(link: LinkSection) -> LinkSection:
+    ttl_min = link.ttl_min or (255 if link.mode == "ethernet" else 1)
+    canonical = {}
+    for side in ("local", "peer"):
+        address = parse_address(getattr(link, side))
+        canonical[side] = getattr(link, side) if address is None else str(address)
+    return replace(link, name=link.name or link.interface, ttl_min=ttl_min, **canonical)
+
+
+def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings) -> VridSection:
+    """The same with the addresses of the file behind its own, all in canonical form."""
+    addresses = [
+        canonical
+        for number, text in enumerate(vrid.vips)
+        if (canonical := _vip(text, f"{path}.vips[{number}]", findings, None)) is not None
+    ]
+    if vrid.vips_file:
+        file = base / vrid.vips_file
+        addresses.extend(_vips_of(file, f"{path}.vips_file", vrid.vips_file, findings))
+    return replace(vrid, vips=tuple(addresses))
+
+
+def _vips_of(file: Path, key: str, written: str, findings: Findings) -> list[str]:
+    try:
+        if file.stat().st_size > _VIPS_FILE_MAX:
+            findings.add(key, written, "is larger than any list of addresses can be.")
+            return []
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        findings.add(key, written, f"{file} can't be read: {error.strerror}.")
+        return []
+    except UnicodeDecodeError:
+        findings.add(key, written, f"{file} is not text.")
+        return []
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if text:
+            canonical = _vip(text, f"line {number}", findings, str(file))
+            if canonical is not None:
+                found.append(canonical)
+    return found
+
+
+def _vip(text: str, key: str, findings: Findings, file: str | None) -> str | None:
+    address = parse_address(text)
+    if address is None:
+        wrong = "should be an IPv4 or IPv6 address."
+        if parse_address(text.partition("/")[0]) is not None:
+            wrong = "should be without a prefix length: a shared address stands for itself."
+        findings.add(key, text, wrong, file=file)
+        return None
+    kind = _useless(address)
+    if kind:
+        findings.add(key, text, f"is {kind} and can't be a shared address.", file=file)
+        return None
+    return str(address)
+
+
+def parse_address(text: str) -> IpAddress | None:
+    """An address without prefix or zone, or None."""
+    if "%" in text:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _useless(address: IpAddress) -> str:
+    """Why nobody could be reached at it, or an empty string."""
+    kinds = (
+        (address.is_unspecified, "the unspecified address"),
+        (address.is_loopback, "a loopback address"),
+        (address.is_multicast, "a multicast address"),
+        (address == ipaddress.IPv4Address("255.255.255.255"), "the broadcast address"),
+    )
+    return next((name for applies, name in kinds if applies), "")
+
+
+# --------------------------------------------------------------------------------- meaning -------
+
+
+def _names(node: NodeSection, peer: PeerSection, findings: Findings) -> None:
+    if node.name == peer.name:
+        findings.add("peer.name", peer.name, "is this node's own name; the two nodes need two.")
+
+
+def _timers(section: TimersSection, findings: Findings) -> None:
+    """Relations without which detection or lease would contradict themselves."""
+    timers = resolve_timers(section)
+
+    def value(key: str) -> int:
+        return int(getattr(timers, key))
+
+    def must(holds: bool, key: str, relation: str, *others: str) -> None:
+        if holds:
+            return
+        # Blame a key that was set by hand where there is one: the profiles are sound.
+        blamed = key
+        for other in (key, *others):
+            if getattr(section, other) is not None:
+                blamed = other
+                break
+        facts = ", ".join(
+            f"{other} = {value(other)}" for other in (key, *others) if other != blamed
+        )
+        findings.add(f"timers.{blamed}", value(blamed), f"{relation} (now {facts}).")
+
+    t = timers
+    must(
+        t.dead_us >= 3 * t.hello_us,
+        "dead_us",
+        "dead_us must be at least three times hello_us: one lost heartbeat is no death",
+        "hello_us",
+    )
+    must(
+        t.verify_us >= 100 and 8 * t.verify_us >= t.hello_us,
+        "verify_us",
+        "verify_us must be at least an eighth of hello_us: the peer gets time to answer",
+        "hello_us",
+    )
+    must(
+        t.lease_us > t.dead_us + t.verify_us,
+        "lease_us",
+        "lease_us must be longer than dead_us + verify_us: a peer that only stalls for a moment "
+        "would lose its gate before anybody could verify it",
+        "dead_us",
+        "verify_us",
+    )
+    must(
+        t.stall_us <= t.lease_us,
+        "stall_us",
+        "stall_us must not be longer than lease_us: the lease ends first",
+        "lease_us",
+    )
+    must(
+        2 * t.attest_ms * 1000 >= 3 * t.lease_us,
+        "attest_ms",
+        "attest_ms must be at least one and a half times lease_us: a claim begins only while the "
+        "attestation outlasts a whole lease",
+        "lease_us",
+    )
+    must(
+        t.boot_wait_ms * 1000 >= t.lease_us + t.dead_us + t.verify_us,
+        "boot_wait_ms",
+        "boot_wait_ms must be at least lease_us + dead_us + verify_us: a reign that still runs "
+        "must be heard or over before a starting node claims",
+        "lease_us",
+        "dead_us",
+        "verify_us",
+    )
+
+
+def _links(links: tuple[LinkSection, ...], policy: PolicySection, findings: Findings) -> None:
+    if not links:
+        findings.add("link", None, "no link is configured: add a [[link]] for each of two paths.")
+    if len(links) > LINKS_MAX:
+        findings.add("link", len(links), f"a pair has {LINKS_MAX} links at most.")
+    if len(links) == 1 and not policy.accept_single_link:
+        findings.add(
+            "link",
+            None,
+            f"only {links[0].name} is configured, so its failure looks like the peer's death. Add "
+            "a second link, or set policy.accept_single_link = true.",
+        )
+    for number, link in enumerate(links):
+        path = f"link[{number}]"
+        _link_addresses(link, path, findings)
+        if link.mode == "ethernet" and link.ttl_min != 255:
+            findings.add(
+                f"{path}.ttl_min",
+                link.ttl_min,
+                "must be 255 on an ethernet link: nothing there may have passed a router.",
+            )
+        if link.mode == "udp" and (link.direct or link.vlan):
+            key = "direct" if link.direct else "vlan"
+            findings.add(
+                f"{path}.{key}",
+                getattr(link, key),
+                'needs mode = "ethernet": a routed link has no cable of its own and tags nothing.',
+            )
+    _once(links, findings)
+    if links and all(link.direct for link in links):
+        findings.warn(
+            "link",
+            None,
+            "every link is direct: losing that cable alone can't be told from the peer's death.",
+        )
+
+
+def _link_addresses(link: LinkSection, path: str, findings: Findings) -> None:
+    addresses = {}
+    for side in ("local", "peer"):
+        text = getattr(link, side)
+        address = parse_address(text)
+        if address is None:
+            findings.add(
+                f"{path}.{side}", text, "should be an IPv4 or IPv6 address without a prefix length."
+            )
+        elif kind := _useless(address):
+            findings.add(f"{path}.{side}", text, f"is {kind}; heartbeats can't come from there.")
+        else:
+            addresses[side] = address
+    if len(addresses) < 2:
+        return
+    if addresses["local"].version != addresses["peer"].version:
+        findings.add(
+            f"{path}.peer", link.peer, f"should be of the same family as local = {link.local}."
+        )
+    elif addresses["local"] == addresses["peer"]:
+        findings.add(f"{path}.peer", link.peer, "is the link's own local address.")
+
+
+def _once(links: tuple[LinkSection, ...], findings: Findings) -> None:
+    """Names, (interface, VLAN) and addresses belong to one link each."""
+    for what, keys in (
+        ("name", ("name",)),
+        ("interface", ("interface", "vlan")),
+        ("local", ("local",)),
+        ("peer", ("peer",)),
+    ):
+        seen: dict[tuple[object, ...], int] = {}
+        for number, link in enumerate(links):
+            value = tuple(getattr(link, key) for key in keys)
+            if value in seen:
+                findings.add(
+                    f"link[{number}].{what}",
+                    getattr(link, what),
+                    f"is that of link[{seen[value]}] already.",
+                )
+            seen.setdefault(value, number)
+    interfaces = {link.interface for link in links}
+    if len(links) > 1 and len(interfaces) == 1:
+        findings.warn(
+            "link",
+            None,
+            f"all links run over {links[0].interface}: they fail together.",
+        )
+
+
+def _vrids(vrids: tuple[VridSection, ...], findings: Findings) -> None:
+    if not vrids:
+        findings.warn("vrid", None, "no shared address is configured: the pair serves nothing.")
+    ids: dict[int, int] = {}
+    owners: dict[str, str] = {}
+    for number, vrid in enumerate(vrids):
+        path = f"vrid[{number}]"
+        if vrid.id in ids:
+            findings.add(f"{path}.id", vrid.id, f"is that of vrid[{ids[vrid.id]}] already.")
+        ids.setdefault(vrid.id, number)
+        if not vrid.vips:
+            findings.add(f"{path}.vips", None, "holds no address, and no vips_file gives any.")
+        for vip in vrid.vips:
+            if vip in owners:
+                findings.add(f"{path}.vips", vip, f"stands in {owners[vip]} already.")
+            owners.setdefault(vip, path)
+    for version in (4, 6):
+        count = sum((":" in vip) == (version == 6) for vip in owners)
+        if count > VIPS_MAX:
+            findings.add(
+                "vrid", count, f"IPv{version} addresses; the kernel's map holds {VIPS_MAX}."
+            )
+
+
+def _vip_is_node(
+    links: tuple[LinkSection, ...], vrids: tuple[VridSection, ...], findings: Findings
+) -> None:
+    own = {
+        address: f"link[{number}].{side}"
+        for number, link in enumerate(links)
+        for side, address in (("local", link.local), ("peer", link.peer))
+    }
+    for number, vrid in enumerate(vrids):
+        for vip in vrid.vips:
+            if vip in own:
+                findings.add(
+                    f"vrid[{number}].vips",
+                    vip,
+                    f"is a node's own address ({own[vip]}); a shared address must be another one.",
+                )
+
+
+def _routes(routes: tuple[RouteSection, ...], findings: Findings) -> None:
+    for number, route in enumerate(routes):
+        path = f"route[{number}]"
+        version = 0
+        if route.destination != "default":
+            try:
+                version = ipaddress.ip_network(route.destination).version
+            except ValueError as error:
+                findings.add(
+                    f"{path}.destination",
+                    route.destination,
+                    f'should be a network such as 192.0.2.0/24, or "default" ({error}).',
+                )
+        gateway = parse_address(route.gateway) if route.gateway else None
+        if route.gateway and gateway is None:
+            findings.add(f"{path}.gateway", route.gateway, "should be an IPv4 or IPv6 address.")
+        elif gateway is not None and version and gateway.version != version:
+            findings.add(
+                f"{path}.gateway", route.gateway, f"is not of the family of {route.destination}."
+            )
+        if not route.gateway and not route.interface:
+            findings.add(path, None, "needs a gateway or an interface.")
+
+
+def _announce(announce: AnnounceSection, findings: Findings) -> None:
+    repeats = announce.repeats_ms
+    if list(repeats) != sorted(set(repeats)):
+        findings.add("announce.repeats_ms", repeats, "should grow from each value to the next.")
+
+
+def _metrics(metrics: MetricsSection, findings: Findings) -> None:
+    if metrics.listen and parse_listen(metrics.listen) is None:
+        findings.add(
+            "metrics.listen",
+            metrics.listen,
+            "should be ADDRESS:PORT, for example 127.0.0.1:9703 or [::1]:9703, or empty.",
+        )
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Address and port of `metrics.listen`, or None where it is no such thing."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    address = parse_address(host)
+    if not colon or address is None or not (port.isascii() and port.isdecimal()):
+        return None
+    return (str(address), int(port)) if 1 <= int(port) <= 65535 else None
+
+
+_RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
+    (("node", "peer"), _names),
+    (("timers_set",), _timers),
+    (("links", "policy"), _links),
+    (("vrids",), _vrids),
+    (("links", "vrids"), _vip_is_node),
+    (("routes",), _routes),
+    (("announce",), _announce),
+    (("metrics",), _metrics),
+)
+
+
+# --------------------------------------------------------------------------------- machine -------
+
+
+def _interfaces(
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    routes: tuple[RouteSection, ...],
+    findings: Findings,
+    system: System,
+) -> None:
+    present = system.interfaces()
+    used = [(f"link[{number}]", link.interface) for number, link in enumerate(links)]
+    used += [(f"vrid[{number}]", vrid.interface) for number, vrid in enumerate(vrids)]
+    used += [(f"route[{number}]", route.interface) for number, route in enumerate(routes)]
+    for path, name in used:
+        if name and name not in present:
+            others = [other for other in present if not other.startswith(OWN_INTERFACES)]
+            hint = did_you_mean(name, others) or f" There are: {', '.join(others)}."
+            findings.add(f"{path}.interface", name, f"there is no such interface here.{hint}")
+    macs: dict[str, tuple[int, str]] = {}
+    for number, link in enumerate(links):
+        mac = present.get(link.interface, "")
+        if not mac.strip("0:"):
+            continue
+        first, interface = macs.setdefault(mac, (number, link.interface))
+        if interface != link.interface:
+            findings.warn(
+                f"link[{number}].interface",
+                link.interface,
+                f"has the MAC of {interface} (link[{first}]): if they are the same hardware, they "
+                "fail together.",
+            )
+
+
+def _addresses(
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    findings: Findings,
+    system: System,
+) -> None:
+    """A shared address may be here as /32 or /128 from the agent itself, but not as the node's."""
+    assigned = system.addresses()
+    own = {
+        entry.address: entry.interface
+        for entry in assigned
+        if not entry.interface.startswith(OWN_INTERFACES)
+        and entry.prefix < (128 if ":" in entry.address else 32)
+    }
+    for number, vrid in enumerate(vrids):
+        for vip in vrid.vips:
+            if vip in own:
+                findings.add(
+                    f"vrid[{number}].vips",
+                    vip,
+                    f"is this node's own address on {own[vip]}; a shared address must be another.",
+                )
+    here = {(entry.interface, entry.address) for entry in assigned}
+    present = system.interfaces()
+    for number, link in enumerate(links):
+        missing = link.vlan == 0 and (link.interface, link.local) not in here
+        if assigned and link.interface in present and missing:
+            findings.warn(
+                f"link[{number}].local",
+                link.local,
+                f"is not assigned to {link.interface} at the moment.",
+            )

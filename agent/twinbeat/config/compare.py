@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between two configurations, and what of it only a restart puts into force.
+
+A reload is all or nothing: the new file is loaded and checked as a whole before anything changes,
+and where it can't be used the old configuration stays in force untouched.
+"""
+
+import hashlib
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from twinbeat.config.model import SECTIONS, Config
+from twinbeat.config.problems import show
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One key whose value differs. None stands for a table that is only in the other file."""
+
+    key: str
+    before: str | None
+    after: str | None
+    restart: bool
+    """Takes effect only when the agent is started again."""
+
+    def __str__(self) -> str:
+        how = "after a restart" if self.restart else "now"
+        return f"{self.key}: {self.before or 'absent'} -> {self.after or 'absent'} ({how})"
+
+
+def compare(before: Config, after: Config) -> list[Change]:
+    """Every key that differs, in the order of the file.
+
+    Links, VRIDs and routes are matched by what identifies them, so that reordering VRIDs is no
+    change. Links are numbered by their order, on the wire too, so reordering those is one.
+    """
+    changes = []
+    old, new = _flat(before), _flat(after)
+    for key in dict.fromkeys([*old, *new]):
+        was, is_ = old.get(key), new.get(key)
+        if was != is_:
+            restart = (was or is_ or ("", True))[1]
+            changes.append(
+                Change(
+                    key=key,
+                    before=was[0] if was else None,
+                    after=is_[0] if is_ else None,
+                    restart=restart,
+                )
+            )
+    if [link.name for link in before.links] != [link.name for link in after.links]:
+        order = [show([link.name for link in config.links]) for config in (before, after)]
+        changes.append(Change(key="link", before=order[0], after=order[1], restart=True))
+    return changes
+
+
+def digest(config: Config) -> int:
+    """32 bits over all that must be the same on both nodes; travels in every heartbeat.
+
+    Names, addresses and interfaces of the nodes differ by nature and are left out.
+    """
+    shared = {
+        "pair": config.pair.id,
+        "timers": msgspec.to_builtins(config.timers),
+        "vrids": sorted((vrid.id, vrid.vmac, sorted(vrid.vips)) for vrid in config.vrids),
+        "policy": [
+            config.policy.strict,
+            config.policy.fail_safe,
+            config.policy.stall,
+            config.policy.claim_alone,
+        ],
+    }
+    packed = msgspec.json.encode(shared, order="deterministic")
+    return int.from_bytes(hashlib.blake2s(packed, digest_size=4).digest(), "big")
+
+
+def _flat(config: Config) -> dict[str, tuple[str, bool]]:
+    """Key path -> (value as shown, whether it needs a restart)."""
+    flat: dict[str, tuple[str, bool]] = {}
+    for section, (attribute, model, many) in SECTIONS.items():
+        value = getattr(config, attribute)
+        tables = [(f"{section}[{_identity(table)}]", table) for table in value] if many else []
+        for path, table in tables or ([] if many else [(section, value)]):
+            for field in fields(model):
+                content = getattr(table, field.name)
+                # Hashed besides, as a long list is shown shortened.
+                shown = show(list(content) if isinstance(content, tuple) else content)
+                mark = "" if len(shown) < 80 else f" #{_mark(content)}"
+                flat[f"{path}.{field.encode_name}"] = (shown + mark, needs_restart(field.type))
+    return flat
+
+
+def _mark(content: Any) -> str:
+    return hashlib.blake2s(repr(content).encode(), digest_size=4).hexdigest()
+
+
+def _identity(table: Any) -> str:
+    match table:
+        case Struct(name=name):  # type: ignore[misc]
+            return str(name)
+        case Struct(id=number):  # type: ignore[misc]
+            return str(number)
+        case _:
+            return f"{table.destination} table {table.table}"
+
+
+def needs_restart(type_: Any) -> bool:
+    """Whether the model says so of a key of this type."""
+    if get_origin(type_) is Annotated:
+        metas = [meta for meta in get_args(type_)[1:] if isinstance(meta, Meta)]
+        return any(bool(meta.extra and meta.extra.get("restart")) for meta in metas)
+    return any(needs_restart(part) for part in get_args(type_))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key files: finding, checking, reading and making them.
+
+A key never appears in a message, a repr or an exception.
+"""
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from twinbeat.config.model import KEYS_MAX, Config
+from twinbeat.config.problems import ConfigError, Findings
+
+KEY_BYTES: Final = 16
+_HEX: Final = re.compile(rb"[0-9a-fA-F]{32}")
+
+
+class Key:
+    """One key: its id and its sixteen bytes, which no repr shows."""
+
+    __slots__ = ("id", "secret")
+
+    def __init__(self, id: int, secret: bytes) -> None:  # noqa: A002 - it is what frames call it
+        assert 1 <= id <= 255
+        assert len(secret) == KEY_BYTES
+        self.id = id
+        self.secret = secret
+
+    def __repr__(self) -> str:
+        return f"Key(id={self.id})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and (self.id, self.secret) == (other.id, other.secret)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def load_keys(config: Config) -> tuple[Key, ...]:
+    """The accepted keys, that to send under first.
+
+    Raises ConfigError with everything that is wrong with the files.
+    """
+    findings = Findings(config.path)
+    keys = check_keys(config.keys.directory, config.keys.send, findings)
+    if findings.failed:
+        raise ConfigError(findings.problems)
+    return keys
+
+
+def check_keys(directory: str, send: int, findings: Findings) -> tuple[Key, ...]:
+    """Read every key file, noting what is wrong; those that can be used are returned."""
+    where = Path(directory)
+    try:
+        files = sorted(where.glob("*.key")) if where.is_dir() else None
+    except OSError:
+        files = None
+    if files is None:
+        findings.add(
+            "keys.directory",
+            directory,
+            f"there is no such directory. `twinbeat keys generate --id {send}` makes it and a key.",
+        )
+        return ()
+    if not os.access(where, os.R_OK | os.X_OK):
+        findings.warn(
+            "keys.directory", directory, "this user can't read it, so the keys were not checked."
+        )
+        return ()
+    found: dict[int, Key] = {}
+    for file in files:
+        key = _check_key(file, findings)
+        if key is not None and key.id in found:
+            findings.add("", None, f"holds key {key.id} a second time. Remove one.", file=str(file))
+        elif key is not None:
+            found[key.id] = key
+    present = {int(file.stem) for file in files if file.stem.isdecimal()}
+    if send not in present:
+        findings.add(
+            "keys.send",
+            send,
+            f"there is no {where / f'{send}.key'}. `twinbeat keys generate --id {send}` makes it; "
+            "copy it to the other node.",
+        )
+    if len(files) > KEYS_MAX:
+        names = ", ".join(file.name for file in files)
+        findings.add(
+            "keys.directory",
+            directory,
+            f"holds {len(files)} keys ({names}), and {KEYS_MAX} can be accepted at once. "
+            "Remove those that neither node sends under.",
+        )
+    if len({key.secret for key in found.values()}) < len(found):
+        findings.add("keys.directory", directory, "two ids hold the same key. Make a new one.")
+    return tuple(sorted(found.values(), key=lambda key: (key.id != send, key.id)))
+
+
+def _check_key(file: Path, findings: Findings) -> Key | None:
+    """One file. Its name is its id; its mode keeps it private; its content is 32 hex digits."""
+    name = str(file)
+    id_ = int(file.stem) if file.stem.isdecimal() and len(file.stem) <= 3 else 0
+    if not 1 <= id_ <= 255:
+        findings.add("", None, "a key's name is its id, 1.key to 255.key.", file=name)
+        return None
+    try:
+        with file.open("rb") as stream:
+            state = os.fstat(stream.fileno())
+            content = stream.read(1024)
+    except PermissionError:
+        findings.warn("", None, "this user can't read it, so it was not checked.", file=name)
+        return None
+    except OSError as error:
+        findings.add("", None, f"can't be read: {error.strerror}.", file=name)
+        return None
+    good = True
+    if not stat.S_ISREG(state.st_mode):
+        findings.add("", None, "is not a regular file.", file=name)
+        return None
+    if state.st_mode & 0o077:
+        findings.add(
+            "",
+            None,
+            f"others can read or change it (mode {stat.S_IMODE(state.st_mode):04o}). "
+            f"Make it private (chmod 0600 {name}), and if anybody else could log in here, "
+            "make a new key.",
+            file=name,
+        )
+        good = False
+    if state.st_uid not in {0, os.geteuid()}:
+        findings.add(
+            "", None, f"belongs to user {state.st_uid}. It should belong to root.", file=name
+        )
+        good = False
+    if _HEX.fullmatch(content.strip()) is None:
+        findings.add(
+            "",
+            None,
+            f"does not hold exactly 32 hexadecimal digits on one line ({len(content.strip())} "
+            f"characters found). `twinbeat keys generate --id {id_}` shows how.",
+            file=name,
+        )
+        return None
+    secret = bytes.fromhex(content.strip().decode("ascii"))
+    if len(set(secret)) < 4:
+        findings.add("", None, "holds no random key. Make one from random bytes.", file=name)
+        return None
+    return Key(id_, secret) if good else None
+
+
+def generate_key(directory: Path, id_: int) -> Path:
+    """Make a new key file, private from its first instant. Never overwrites.
+
+    Raises FileExistsError, or OSError when the directory can't be written.
+    """
+    assert 1 <= id_ <= 255
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = directory / f"{id_}.key"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(new_key() + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return file
+
+
+def new_key() -> str:
+    """Sixteen bytes of os.urandom in hexadecimal, as a key file holds them."""
+    return secrets.token_hex(KEY_BYTES)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the checks need to know of this machine: its interfaces and its addresses. Reads only.
+
+A plain netlink dump with the standard library, so that checking a file costs no netlink library.
+"""
+
+import ipaddress
+import socket
+import struct
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+_RTM_GETADDR: Final = 22
+_NLM_F_REQUEST_DUMP: Final = 0x301
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+
+
+class Address(Struct, frozen=True, kw_only=True):
+    """One address that is assigned here."""
+
+    interface: str
+    address: str
+    prefix: int
+
+
+class System(Protocol):
+    """The machine that a configuration is checked against."""
+
+    def interfaces(self) -> dict[str, str]:
+        """Name and MAC address of every interface."""
+
+    def addresses(self) -> list[Address]:
+        """Every address assigned."""
+
+
+class Host:
+    """This machine."""
+
+    def interfaces(self) -> dict[str, str]:
+        """Name and MAC address of every interface; no MAC is an empty string."""
+        found = {}
+        for _, name in socket.if_nameindex():
+            try:
+                with open(f"/sys/class/net/{name}/address", encoding="ascii") as file:
+                    found[name] = file.read().strip()
+            except OSError:
+                found[name] = ""
+        return found
+
+    def addresses(self) -> list[Address]:
+        """Every address assigned, or none where netlink can't be asked."""
+        names = dict(socket.if_nameindex())
+        found = []
+        try:
+            for index, prefix, packed in _dump_addresses():
+                address = str(ipaddress.ip_address(packed))
+                interface = names.get(index, "")
+                found.append(Address(interface=interface, address=address, prefix=prefix))
+        except OSError:
+            return []
+        return found
+
+
+def _dump_addresses() -> list[tuple[int, int, bytes]]:
+    """Interface index, prefix length and packed address of each address."""
+    found = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(2)
+        netlink.bind((0, 0))
+        body = struct.pack("=BBBBi", socket.AF_UNSPEC, 0, 0, 0, 0)
+        header = struct.pack("=IHHII", 16 + len(body), _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0)
+        netlink.send(header + body)
+        done = False
+        while not done:
+            data = netlink.recv(1 << 16)
+            while len(data) >= 16:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind in {_NLMSG_DONE, _NLMSG_ERROR} or length < 16:
+                    done = True
+                    break
+                entry = _address(data[16:length])
+                if entry is not None:
+                    found.append(entry)
+                data = data[(length + 3) & ~3 :]
+    return found
+
+
+def _address(message: bytes) -> tuple[int, int, bytes] | None:
+    """One RTM_NEWADDR. IFA_LOCAL is the own address; of a tunnel IFA_ADDRESS is the far end."""
+    _, prefix, _, _, index = struct.unpack_from("=BBBBi", message)
+    attributes: dict[int, bytes] = {}
+    rest = message[8:]
+    while len(rest) >= 4:
+        length, kind = struct.unpack_from("=HH", rest)
+        if length < 4:
+            break
+        attributes[kind] = rest[4:length]
+        rest = rest[(length + 3) & ~3 :]
+    packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+    return None if packed is None else (index, prefix, packed)
