@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop that decides: events into the core, effects out of it, one timer for its next deadline.
+
+Nothing else calls the core, so a hang of this loop is seen by all who should see it: the
+attestation lapses, the engine stops renewing, and systemd's watchdog isn't pinged.  The engine's
+fast path waits for none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from twinbeat.core.effects import Effects
+from twinbeat.core.events import EngineEvent, EngineSeen, Event, PeerSeen, Tick
+from twinbeat.core.types import EngineEventKind, EngineView, PeerView
+from twinbeat.runtime.histogram import Histogram
+
+_PEER_NEWS: Final = frozenset({EngineEventKind.HEARD, EngineEventKind.PEER_CHANGED})
+
+
+class Decider(Protocol):
+    """The core, as the loop needs it."""
+
+    def step(self, event: Event, now_ns: int) -> Effects: ...
+
+    def next_deadline(self) -> int: ...
+
+
+class Senses(Protocol):
+    """The engine, as the loop needs it."""
+
+    def fileno(self) -> int: ...
+
+    def events(self) -> list[EngineEvent]: ...
+
+    def look(self) -> tuple[EngineView, PeerView | None]:
+        """The engine's state and the peer's newest frame (None = never heard)."""
+
+
+class Loop:
+    """Feeds one core. All methods are for the thread of the event loop."""
+
+    def __init__(
+        self,
+        *,
+        decider: Decider,
+        submit: Callable[[Effects], None],
+        now_ns: Callable[[], int],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._decider = decider
+        self._submit = submit
+        self._now_ns = now_ns
+        self._failed = failed
+        self._senses: Senses | None = None
+        self._queue: deque[Event] = deque()
+        self._stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline_ns = 0
+        self._stopped = False
+        self.listeners: list[Callable[[EngineEvent], None]] = []
+        """Called with each event of the engine after the core has seen it."""
+        self.on_tick: list[Callable[[int], None]] = []
+        """Called with the time after each turn of the timer: pings and housekeeping."""
+        self.lag = Histogram()
+        """How late the timer fired."""
+
+    def start(self, senses: Senses) -> None:
+        """Listen to the engine and arm the timer."""
+        self._senses = senses
+        asyncio.get_running_loop().add_reader(senses.fileno(), self._guarded, self._on_events)
+        self._arm()
+
+    def stop(self) -> None:
+        """Decide nothing more."""
+        self._stopped = True
+        if self._senses is not None:
+            asyncio.get_running_loop().remove_reader(self._senses.fileno())
+            self._senses = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def feed(self, *events: Event) -> None:
+        """Hand events to the core, in order; safe to call from within an effect."""
+        self._queue.extend(events)
+        if self._stepping or self._stopped:
+            return
+        self._stepping = True
+        try:
+            while self._queue and not self._stopped:
+                effects = self._decider.step(self._queue.popleft(), self._now_ns())
+                if effects:
+                    self._submit(effects)
+        finally:
+            self._stepping = False
+        if self._senses is not None:
+            self._arm()
+
+    def drain(self) -> None:
+        """Take in what the engine has to say, now."""
+        assert self._senses is not None
+        events = self._senses.events()
+        if not events:
+            return
+        engine, peer = self._senses.look()
+        if peer is not None and any(event.kind in _PEER_NEWS for event in events):
+            # The frame that is told of comes first: what follows may rest on it.
+            self.feed(PeerSeen(view=peer), *events, EngineSeen(view=engine))
+        else:
+            self.feed(*events, EngineSeen(view=engine))
+        for event in events:
+            for listener in self.listeners:
+                listener(event)
+
+    def _on_events(self) -> None:
+        self.drain()
+
+    def _on_timer(self) -> None:
+        assert self._senses is not None
+        self._timer = None
+        now_ns = self._now_ns()
+        self.lag.add(max(0, now_ns - self._deadline_ns))
+        self.drain()
+        engine, peer = self._senses.look()
+        facts: list[Event] = [EngineSeen(view=engine)]
+        if peer is not None:
+            facts.append(PeerSeen(view=peer))
+        self.feed(*facts, Tick())
+        for call in self.on_tick:
+            call(now_ns)
+
+    def _arm(self) -> None:
+        deadline_ns = self._decider.next_deadline()
+        if self._timer is not None:
+            if deadline_ns == self._deadline_ns:
+                return
+            self._timer.cancel()
+        self._deadline_ns = deadline_ns
+        wait_s = max(0, deadline_ns - self._now_ns()) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._guarded, self._on_timer)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """The supervisor's line: a broken invariant ends the agent in an orderly way."""
+        if self._stopped:
+            return
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gate has to be shut
+            self.stop()
+            self._failed(error)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What survives a restart and a power cut: terms, epochs, the operator's will.
+
+Each file is replaced whole: written beside, synced, renamed, and the directory synced, so that a
+cut at any moment leaves the old content or the new one.  A file that can't be read is set aside,
+never overwritten unseen, and counts as absent; what that means is decided where it is known: a lost
+epoch is healed by the wall clock and the peer's echo (protocol R13), a lost block of terms by a
+floor above everything seen (R2).  Everything here may block on the disk; callers in the loop use a
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from twinbeat.core.types import Admin, Durable, TermBlock
+
+STATE_DIRECTORY: Final = Path("/var/lib/twinbeat")
+SCHEMA: Final = 1
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_TEMPORARY: Final = ".new"
+
+
+class TermsFile(msgspec.Struct, frozen=True, kw_only=True):
+    """terms.json."""
+
+    schema: int = SCHEMA
+    reserved_to: int
+    """Every term up to this one may have been used."""
+
+
+class EpochFile(msgspec.Struct, frozen=True, kw_only=True):
+    """epoch.json."""
+
+    schema: int = SCHEMA
+    epoch: int
+    """The newest boot epoch under which this node ever sent."""
+
+
+class PeerFile(msgspec.Struct, frozen=True, kw_only=True):
+    """peer.json."""
+
+    schema: int = SCHEMA
+    epoch: int
+    """The peer's boot epoch as adopted."""
+    counter: int
+    """The highest counter ever accepted from it."""
+
+
+class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
+    """operator.json: `Durable` of the core, and the boot that its times belong to."""
+
+    schema: int = SCHEMA
+    admin: str = Admin.ENABLED.name
+    last_primary: bool = False
+    peer_known: bool = False
+    paused_until_ns: int = 0
+    boot: str = ""
+
+
+_File = TypeVar("_File", bound=msgspec.Struct)
+
+
+class StoreError(Exception):
+    """The disk refused; the sentence names the file."""
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is."""
+    return _BOOT_ID.read_text().strip()
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace a file so that a power cut leaves the old content or the new one.
+
+    Raises StoreError naming the file.
+    """
+    temporary = path.with_name(path.name + _TEMPORARY)
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
+        )
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StoreError(f"writing {path}: {error.strerror}") from error
+
+
+class Store:
+    """The files of one node."""
+
+    def __init__(
+        self,
+        directory: Path = STATE_DIRECTORY,
+        *,
+        wall_s: Callable[[], int] = lambda: int(time.time()),
+        boot: Callable[[], str] = boot_id,
+    ) -> None:
+        self._directory = directory
+        self._wall_s = wall_s
+        self._boot = boot
+        self.complaints: list[str] = []
+        """Sentences about files that could not be read and were set aside."""
+
+    # -- terms -----------------------------------------------------------------------------------
+
+    def terms_reserved_to(self) -> int:
+        """The last term that may have been used, 0 if nothing is known."""
+        file = self._read("terms.json", TermsFile)
+        return file.reserved_to if file is not None and file.reserved_to >= 0 else 0
+
+    def reserve_terms(self, first: int, last: int) -> TermBlock:
+        """Reserve `first`..`last`; numbers that an earlier run may have used are left out.
+
+        Returns the block that may be used from now on, which is safely on disk.  Raises StoreError;
+        then nothing may be used that wasn't reserved before.
+        """
+        assert 0 < first <= last, (first, last)
+        write_whole(
+            self._directory / "terms.json",
+            msgspec.json.encode(TermsFile(reserved_to=max(last, self.terms_reserved_to()))) + b"\n",
+        )
+        return TermBlock(first=first, last=last)
+
+    # -- epochs ----------------------------------------------------------------------------------
+
+    def raise_epoch(self, *, at_least: int = 0) -> int:
+        """A boot epoch above every one used before, on disk before it is returned.
+
+        The wall clock makes it grow even where the disk was lost; a clock set back is made up for
+        by the persisted number.  Raises StoreError.
+        """
+        file = self._read("epoch.json", EpochFile)
+        before = file.epoch if file is not None else 0
+        epoch = max(before + 1, self._wall_s(), at_least)
+        self.keep_epoch(epoch)
+        return epoch
+
+    def keep_epoch(self, epoch: int) -> None:
+        """Persist an epoch in use already (the gate map outlived the agent, or it jumped)."""
+        content = msgspec.json.encode(EpochFile(epoch=epoch)) + b"\n"
+        write_whole(self._directory / "epoch.json", content)
+
+    # -- the peer --------------------------------------------------------------------------------
+
+    def peer(self) -> PeerFile | None:
+        """The peer's epoch and highest counter, None if it was never heard."""
+        return self._read("peer.json", PeerFile)
+
+    def keep_peer(self, *, epoch: int, counter: int) -> None:
+        """Persist the peer's position; raises StoreError."""
+        content = msgspec.json.encode(PeerFile(epoch=epoch, counter=counter)) + b"\n"
+        write_whole(self._directory / "peer.json", content)
+
+    # -- the operator's will -----------------------------------------------------------------------
+
+    def durable(self) -> Durable:
+        """What the core must find again after a restart; a pause ends with the boot it began in."""
+        file = self._read("operator.json", DurableFile)
+        if file is None:
+            return Durable()
+        same_boot = file.boot == self._boot()
+        return Durable(
+            admin=Admin[file.admin] if file.admin in Admin.__members__ else Admin.ENABLED,
+            last_primary=file.last_primary,
+            peer_known=file.peer_known,
+            paused_until_ns=file.paused_until_ns if same_boot else 0,
+        )
+
+    def save(self, durable: Durable) -> None:
+        """Persist it; raises StoreError."""
+        file = DurableFile(
+            admin=durable.admin.name,
+            last_primary=durable.last_primary,
+            peer_known=durable.peer_known,
+            paused_until_ns=durable.paused_until_ns,
+            boot=self._boot(),
+        )
+        write_whole(self._directory / "operator.json", msgspec.json.encode(file) + b"\n")
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the directory and remove what a power cut left half-written; raises StoreError."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for leftover in self._directory.glob(f"*{_TEMPORARY}"):
+                leftover.unlink()
+        except OSError as error:
+            raise StoreError(f"preparing {self._directory}: {error.strerror}") from error
+
+    def _read(self, name: str, kind: type[_File]) -> _File | None:
+        path = self._directory / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"reading {path}: {error.strerror}") from error
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.DecodeError as error:
+            aside = path.with_name(f"{name}.broken-{self._wall_s()}")
+            try:
+                path.replace(aside)
+            except OSError as cause:
+                raise StoreError(f"setting {path} aside: {cause.strerror}") from cause
+            self.complaints.append(f"{path} can't be read ({error}); it was set aside as {aside}")
+            return None

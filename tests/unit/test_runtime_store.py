@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk: what a power cut at any step leaves behind, and what a run makes of it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinbeat.core.types import Admin, Durable, TermBlock
+from twinbeat.runtime.store import PeerFile, Store, StoreError, write_whole
+
+
+class PowerCut(BaseException):
+    """Ends a write in the middle, as a cut does: nothing after it runs."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return at(tmp_path)
+
+
+def at(directory: Path, *, wall_s: int = 1_000, boot: str = "first") -> Store:
+    store = Store(directory, wall_s=lambda: wall_s, boot=lambda: boot)
+    store.prepare()
+    return store
+
+
+class TestPowerCut:
+    """A cut before the rename leaves the old content, one after it the new."""
+
+    @pytest.mark.parametrize(
+        ("call", "survives"), [("write", "old"), ("fsync", "old"), ("replace", "old")]
+    )
+    def test_at_each_step(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, survives: str
+    ) -> None:
+        path = tmp_path / "file"
+        write_whole(path, b"old")
+
+        def cut(*_args: Any, **_kwargs: Any) -> None:
+            raise PowerCut
+
+        with monkeypatch.context() as patch:
+            patch.setattr(*((Path, "replace") if call == "replace" else (os, call)), cut)
+            with pytest.raises(PowerCut):
+                write_whole(path, b"new")
+        assert path.read_bytes().decode() == survives
+
+    def test_leftovers_are_removed_and_never_read(self, tmp_path: Path) -> None:
+        at(tmp_path).reserve_terms(1, 100)
+        (tmp_path / "terms.json.new").write_text('{"reserved_to": 7')
+        store = at(tmp_path)
+        assert store.terms_reserved_to() == 100
+        assert [file.name for file in tmp_path.iterdir()] == ["terms.json"]
+
+    def test_the_content_is_synced_before_it_gets_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        fsync, replace = os.fsync, Path.replace
+        monkeypatch.setattr(os, "fsync", lambda fd: (done.append("fsync"), fsync(fd))[1])
+        monkeypatch.setattr(
+            Path, "replace", lambda self, to: (done.append("rename"), replace(self, to))[1]
+        )
+        write_whole(tmp_path / "file", b"new")
+        assert done == ["fsync", "rename", "fsync"], "content, name, directory"
+
+
+class TestBrokenFiles:
+    @pytest.mark.parametrize(
+        "content", [b"", b"{", b'{"reserved_to": "many"}', b"\0" * 4096, b'{"schema": 1}']
+    )
+    def test_are_set_aside_and_count_as_absent(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "terms.json").write_bytes(content)
+        store = at(tmp_path)
+        assert store.terms_reserved_to() == 0
+        assert (tmp_path / "terms.json.broken-1000").read_bytes() == content
+        assert len(store.complaints) == 1
+        assert "set aside" in store.complaints[0]
+        assert store.reserve_terms(1, 8) == TermBlock(first=1, last=8)
+
+    def test_a_disk_that_refuses_is_an_error_with_the_file_in_it(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "gone")
+        with pytest.raises(StoreError, match=r"terms\.json"):
+            store.reserve_terms(1, 8)
+
+
+class TestTerms:
+    def test_a_reservation_only_grows(self, store: Store) -> None:
+        store.reserve_terms(1, 100)
+        store.reserve_terms(1, 50)
+        assert store.terms_reserved_to() == 100
+
+    def test_survives_a_restart(self, tmp_path: Path) -> None:
+        at(tmp_path).reserve_terms(1, 1024)
+        assert at(tmp_path).terms_reserved_to() == 1024
+
+
+class TestEpoch:
+    def test_grows_with_the_clock(self, tmp_path: Path) -> None:
+        assert at(tmp_path, wall_s=1_000).raise_epoch() == 1_000
+        assert at(tmp_path, wall_s=2_000).raise_epoch() == 2_000
+
+    def test_grows_though_the_clock_was_set_back(self, tmp_path: Path) -> None:
+        assert at(tmp_path, wall_s=1_000).raise_epoch() == 1_000
+        assert at(tmp_path, wall_s=10).raise_epoch() == 1_001
+
+    def test_grows_though_the_disk_was_lost(self, tmp_path: Path) -> None:
+        before = at(tmp_path / "old", wall_s=1_000).raise_epoch()
+        assert at(tmp_path / "new", wall_s=1_060).raise_epoch() > before
+
+    def test_lies_above_what_the_gate_map_holds(self, store: Store) -> None:
+        assert store.raise_epoch(at_least=5_000) == 5_000
+
+    def test_is_on_disk_before_it_is_used(self, tmp_path: Path) -> None:
+        epoch = at(tmp_path).raise_epoch()
+        assert f'"epoch":{epoch}' in (tmp_path / "epoch.json").read_text()
+
+
+def test_the_peers_position(store: Store) -> None:
+    assert store.peer() is None
+    store.keep_peer(epoch=7, counter=7 << 32 | 9)
+    assert store.peer() == PeerFile(epoch=7, counter=7 << 32 | 9)
+
+
+class TestDurable:
+    WILL = Durable(
+        admin=Admin.STAY_SECONDARY, last_primary=True, peer_known=True, paused_until_ns=99
+    )
+
+    def test_survives_a_restart_of_the_agent(self, tmp_path: Path) -> None:
+        at(tmp_path).save(self.WILL)
+        assert at(tmp_path).durable() == self.WILL
+
+    def test_a_pause_ends_with_the_boot_whose_clock_it_was_told_by(self, tmp_path: Path) -> None:
+        at(tmp_path).save(self.WILL)
+        after = at(tmp_path, boot="second").durable()
+        assert (after.admin, after.paused_until_ns) == (Admin.STAY_SECONDARY, 0)
+
+    def test_nothing_known_is_the_default(self, store: Store) -> None:
+        assert store.durable() == Durable()
+
+    def test_is_private(self, tmp_path: Path) -> None:
+        at(tmp_path).save(self.WILL)
+        assert (tmp_path / "operator.json").stat().st_mode & 0o077 == 0
