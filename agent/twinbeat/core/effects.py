@@ -95,12 +95,13 @@ class Effects:
     """All outstanding work of one step, to be carried out in the order of the fields."""
 
     save: Durable | None = None
-    """Write to disk, synced, BEFORE ``order``: the peer must never hear what a power cut would
-    take back. Answer `StateSaved` or ``EffectFailed(effect="save")``; ``order`` goes out in both
-    cases, since it never permits more than the state that is not yet saved."""
+    """Write to disk, synced, off the deciding loop; answer `StateSaved` or
+    ``EffectFailed(effect="save")``. Whoever asked for it is answered only after that, so ``order``
+    needn't wait."""
 
     order: Order | None = None
-    """Set with the engine, whole. The engine confirms the generation with an ORDER event."""
+    """Set with the engine, whole. The engine confirms a new generation with an ORDER event; where
+    only facts for the frames changed, the generation is the same."""
 
     attest_until_ns: int | None = None
     """Renew the attestation (and only that) with the engine. Where ``order`` is set as well, it
@@ -137,6 +138,7 @@ class Effects:
     """Write to the log, in this order."""
 
     notify: Notify | None = None
+    """Tell systemd."""
 
     replies: tuple[Reply, ...] = ()
     """Answer the operator. LAST: what is answered as done is done."""

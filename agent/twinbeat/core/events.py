@@ -191,6 +191,7 @@ class Pause(Command):
     """Nobody claims until the pause ends; gates that are open stay open."""
 
     for_ns: int
+    """0 = until resumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

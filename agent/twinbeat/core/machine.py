@@ -1,25 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine (interface; the rules follow)."""
+"""The pure state machine of one node: events in, effects out.
+
+Theory of operation
+-------------------
+`Machine.step` takes in one event and then *settles*: whatever follows from all that is now known is
+worked out anew, from levels and never from edges. So a lost or doubled event costs time, not
+correctness.
+
+    event -> facts change -> settle: deadlines, commands under way, terms, standing order -> effects
+
+* The role follows the engine, by the rows of `twinbeat.core.table`.
+* The standing order follows the facts, by the rows of `twinbeat.core.election`; it gets a new
+  generation whenever what it permits changes, and none when only what the frames say changes.
+* A command is refused at once with code and sentence, or accepted; at most one that moves the role
+  is under way (`Operation`), and every command is answered finally after the engine confirmed the
+  generation that carries it out. Withdrawals say whether a claim came first.
+* The attestation is renewed by every step that finds a quarter of it used: whoever calls `step` is
+  the loop that decides, so if it hangs, the gate shuts one attestation and one lease later.
+
+It reads no clock and does no I/O, and doesn't know how its effects are carried out.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
 
-from twinbeat.core.effects import Effects, Transition
-from twinbeat.core.events import Event
-from twinbeat.core.reasons import Reason, Refusal
+from twinbeat.core import election, table
+from twinbeat.core.effects import (
+    Effects,
+    Level,
+    Log,
+    Notify,
+    Outcome,
+    Reply,
+    Transition,
+)
+from twinbeat.core.events import (
+    AdminCommand,
+    ConfigReloaded,
+    EffectFailed,
+    EngineEvent,
+    EngineSeen,
+    Event,
+    ForceFailover,
+    ForceYield,
+    GateLost,
+    GateRestored,
+    HealthChanged,
+    IsolationChanged,
+    Pause,
+    PeerSeen,
+    PortLost,
+    PortRestored,
+    Resume,
+    Started,
+    StateSaved,
+    Stopping,
+    TermsFailed,
+    TermsReserved,
+    Tick,
+)
+from twinbeat.core.reasons import CAUSES, Code, Reason, Refusal, because, duration, refuse
+from twinbeat.core.table import Turn
+from twinbeat.core.terms import Terms
+from twinbeat.core.timeline import follow
 from twinbeat.core.types import (
+    FOREVER,
+    MILLISECOND,
+    NO_FLAGS,
+    SECOND,
     Admin,
+    Cause,
     Durable,
+    EngineEventKind,
     EngineView,
+    Flag,
     Order,
     PeerView,
+    Permit,
+    Phase,
     Policy,
     Role,
     TermBlock,
+    Timeline,
     Timers,
     TrackedHealth,
+    Watch,
 )
+
+REQUESTS_REMEMBERED: Final = 128
+"""Commands whose answers are kept, so that one repeated under its id is answered, not repeated."""
+
+CONFIRM_NS: Final = 2 * SECOND
+"""An order that the engine has not confirmed by then is answered as unconfirmed."""
+
+ABSTAIN_NS: Final = 5 * SECOND
+"""How long a node that gave up the role by order lets its peer go first."""
+
+ANNOUNCED_WITHIN_NS: Final = 20 * MILLISECOND
+"""A takeover is recorded so long after its gate opened at the latest, announced or not."""
+
+LATE_LOG_NS: Final = 10 * SECOND
+"""Late wake-ups are logged at most so often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,46 +119,1118 @@ class Status:
     """What the node does now, and why."""
     admin: Admin
     health: TrackedHealth
-    able: bool
-    """Could serve: gates stand, terms reserved, not stopping."""
+    score: int
+    """As the frames carry it: 0 for a node that can't serve."""
+    fit: bool
+    unfit: tuple[Refusal, ...]
+    """Why it isn't fit: every reason."""
+    withheld: tuple[Refusal, ...]
+    """What the standing order withholds, and why."""
     engine: EngineView | None
+    block: TermBlock
+    terms_left: int
     peer: PeerView | None
     peer_heard: bool
     isolated: bool
     paused_until_ns: int
+    """0 = not paused."""
+    paused_both: bool
+    """The peer has said that it knows."""
     peer_paused: bool
-    claims_at_ns: int
-    """Alone at boot: when this node claims; 0 = no countdown."""
-    withheld: tuple[Refusal, ...]
-    """Why the standing order permits no claim."""
+    waiting: Reason | None
+    """What this node waits for before it acts, if anything; counted down by `waiting_until_ns`."""
+    waiting_until_ns: int
+    contested: bool
+    """Another open gate was heard, and the kernel shut this one until that is decided."""
     last: Transition | None
     """Newest record of the history of this run."""
 
 
+class Kind(enum.Enum):
+    """What an operation is to bring about."""
+
+    HAND_OVER = "hand over"
+    """Primary: say YIELD until the peer's claim shuts the gate."""
+    TAKE_OVER = "take over"
+    """Secondary: claim by receipt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A change of role under way."""
+
+    kind: Kind
+    request_id: str
+    """Whom to answer; empty = the node's own wish."""
+    begun_ns: int
+    deadline_ns: int
+    then_admin: Admin | None = None
+    """Taken on when the role is given up."""
+    resign_at_last: bool = False
+    """Shut the gate at the deadline even if nobody took over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """A command whose order is out and that is answered when it is in effect."""
+
+    request_id: str
+    generation: int
+    deadline_ns: int
+    answer: Code
+    needs_save: bool
+    needs_peer: bool = False
+    """A pause: the peer should say that it knows."""
+    claim_came_first: bool = False
+
+
+class _Draft:
+    """The effects of the step under way."""
+
+    def __init__(self) -> None:
+        self.close_gate: Reason | None = None
+        self.withdraw_vips: str | None = None
+        self.announce = False
+        self.destroy_vip_sockets = False
+        self.remove_routes = False
+        self.install_routes = False
+        self.records: list[Transition] = []
+        self.logs: list[Log] = []
+        self.replies: list[Reply] = []
+        self.status_changed = False
+
+
 class Machine:
-    """The pure state machine of one node."""
+    """The state machine of one node."""
 
     def __init__(
-        self, *, policy: Policy, timers: Timers, durable: Durable, block: TermBlock, now_ns: int
+        self,
+        *,
+        policy: Policy,
+        timers: Timers,
+        durable: Durable,
+        reserved_last: int,
+        now_ns: int,
     ) -> None:
-        """Begin in INIT. ``block`` is empty or was reserved for this run; nothing is sent before
-        `Started`."""
-        raise NotImplementedError
+        """Begin in INIT. ``reserved_last`` is the last term that any run ever reserved on disk.
+
+        Health and missing gates may be told before `Started`; nothing is ordered before it.
+        """
+        self._policy = policy
+        self._timers = timers
+        self._durable = durable
+        self._saved = durable
+        self._saving: Durable | None = None
+        self._save_failed = ""
+        self._save_retry_ns = 0
+        self._now = now_ns
+        self._started_ns = 0
+        self._role = Role.INIT
+        self._since_ns = now_ns
+        self._reason = self._because(Code.STARTED)
+        self._health = TrackedHealth()
+        self._gates_missing: dict[str, None] = {}
+        self._ports_lost: dict[str, None] = {}
+        self._isolated = False
+        self._stopping = False
+        self._restarting = False
+        self._stopped = False
+        self._stop_at_ns = 0
+        self._engine: EngineView | None = None
+        self._watch = Watch.UNKNOWN
+        self._highest = reserved_last
+        self._peer: PeerView | None = None
+        self._peer_pause_overridden = False
+        self._contested = False
+        self._term = 0
+        self._terms = Terms(size=policy.terms_per_block, reserved_last=reserved_last)
+        self._order = Order(
+            generation=0, expires_ns=0, attested_until_ns=0, term_first=1, term_last=0
+        )
+        self._confirmed = 0
+        self._resign_of = 0
+        self._resigned_reign = 0
+        self._attested_until_ns = 0
+        self._attest_next_ns = 0
+        self._operation: Operation | None = None
+        self._confirmations: list[Confirmation] = []
+        self._answers: OrderedDict[str, Reply] = OrderedDict()
+        self._abstain_until_ns = 0
+        self._hold_since_ns = 0
+        self._line = Timeline()
+        self._claim_cause = Cause.NONE
+        self._probes = 0
+        self._pending: Transition | None = None
+        self._pending_until_ns = 0
+        self._last: Transition | None = None
+        self._late_logged_ns = 0
+        self._yielding_to_better = False
+        self._facts = self._gather()
+        self._out = _Draft()
+
+    # -- the face ------------------------------------------------------------------------------
 
     def step(self, event: Event, now_ns: int) -> Effects:
-        """Take in one event. ``now_ns`` never goes backwards."""
-        raise NotImplementedError
+        """Take in one event. ``now_ns`` never goes backwards.
+
+        Raises `StateError`, and changes nothing, if the event can't be: a broken invariant, after
+        which the agent has to step down.
+        """
+        assert now_ns >= self._now, "the clock of a machine never goes backwards"
+        self._check(event)
+        self._now = now_ns
+        self._out = _Draft()
+        self._take_in(event)
+        return self._settle()
 
     def next_deadline(self) -> int:
         """When a `Tick` is wanted at the latest."""
-        raise NotImplementedError
-
-    @property
-    def status(self) -> Status:
-        """What the machine knows, for people."""
-        raise NotImplementedError
+        wanted = [self._attest_next_ns or self._now]
+        if not self._started_ns:
+            return FOREVER
+        if self._role is Role.INIT and self._durable.admin is not Admin.DISABLED:
+            wanted.append(self._started_ns + self._timers.boot_wait_ns)
+        if self._operation is not None:
+            wanted.append(self._operation.deadline_ns)
+        wanted += [each.deadline_ns for each in self._confirmations]
+        for moment in (
+            self._durable.paused_until_ns,
+            self._pending_until_ns,
+            self._terms.retry_ns,
+            self._save_retry_ns,
+            self._stop_at_ns,
+            self._abstain_until_ns,
+            self._hold_since_ns and self._hold_since_ns + self._policy.preempt_hold_ns,
+        ):
+            if moment:
+                wanted.append(moment)
+        return min(wanted)
 
     @property
     def order(self) -> Order:
         """The standing order as last given."""
-        raise NotImplementedError
+        return self._order
+
+    @property
+    def role(self) -> Role:
+        """The role."""
+        return self._role
+
+    @property
+    def facts(self) -> election.Facts:
+        """What the standing order was computed from."""
+        return self._facts
+
+    @property
+    def status(self) -> Status:
+        """What the machine knows, for people."""
+        facts = self._facts
+        waiting, until = self._waiting()
+        return Status(
+            role=self._role,
+            since_ns=self._since_ns,
+            reason=self._reason,
+            sentence=self._sentence(),
+            admin=self._durable.admin,
+            health=self._health,
+            score=facts.health,
+            fit=facts.fit,
+            unfit=self._unfit(),
+            withheld=election.permitted(facts)[1],
+            engine=self._engine,
+            block=self._terms.block,
+            terms_left=self._terms.block.left_above(self._highest),
+            peer=self._peer,
+            peer_heard=facts.peer_heard,
+            isolated=self._isolated,
+            paused_until_ns=self._durable.paused_until_ns,
+            paused_both=bool(
+                self._durable.paused_until_ns
+                and self._peer is not None
+                and self._peer.flags & Flag.PAUSE_ACK
+            ),
+            peer_paused=facts.peer_paused,
+            waiting=waiting,
+            waiting_until_ns=until,
+            contested=self._contested,
+            last=self._pending or self._last,
+        )
+
+    # -- taking in -----------------------------------------------------------------------------
+
+    def _check(self, event: Event) -> None:
+        """Refuse what can't be before anything is touched."""
+        if isinstance(event, EngineEvent):
+            by = _TURNS.get(event.kind)
+            if by is not None:
+                table.turn(self._role, by)
+        elif isinstance(event, Started) and self._started_ns:
+            raise table.StateError("a machine starts once")
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case EngineEvent():
+                self._on_engine_event(event)
+            case EngineSeen(view=engine):
+                self._on_engine(engine)
+            case PeerSeen(view=peer):
+                self._on_peer(peer)
+            case Started(engine=engine):
+                self._started_ns = self._now
+                self._log(Level.INFO, self._because(Code.STARTED))
+                self._on_engine(engine)
+            case Tick():
+                pass
+            case TermsReserved(block=block):
+                self._terms = self._terms.reserved(block)
+                self._log(Level.DEBUG, self._because(Code.TERMS_RESERVED, last=block.last))
+            case TermsFailed(why=why):
+                if not self._terms.failed:
+                    self._log(Level.ERROR, self._because(Code.TERMS_FAILED, why=why))
+                self._terms = self._terms.refused(why, self._now)
+            case StateSaved():
+                if self._saving is not None:
+                    self._saved, self._saving = self._saving, None
+                self._save_failed = ""
+            case PortLost(interface=interface):
+                self._ports_lost[interface] = None
+                self._log(Level.WARNING, self._because(Code.PORT_LOST, interface=interface))
+            case PortRestored(interface=interface):
+                if interface in self._ports_lost:
+                    del self._ports_lost[interface]
+                    self._log(Level.INFO, self._because(Code.PORT_RESTORED, interface=interface))
+                    self._out.announce = self._role is Role.PRIMARY
+            case GateLost(interface=interface):
+                self._on_gate_lost(interface)
+            case GateRestored(interface=interface):
+                if interface in self._gates_missing:
+                    del self._gates_missing[interface]
+                    self._log(Level.INFO, self._because(Code.GATE_RESTORED, interface=interface))
+            case HealthChanged(health=health):
+                self._on_health(health)
+            case IsolationChanged(isolated=isolated):
+                if isolated and not self._isolated:
+                    self._log(Level.WARNING, self._because(Code.ISOLATED))
+                self._isolated = isolated
+            case ConfigReloaded(policy=policy, timers=timers):
+                assert policy.node == self._policy.node, "the index is fixed for a run"
+                self._policy, self._timers = policy, timers
+                self._terms = replace(self._terms, size=policy.terms_per_block)
+                self._log(Level.INFO, self._because(Code.RELOADED))
+            case EffectFailed(effect=effect, why=why):
+                self._on_effect_failed(effect, why)
+            case Stopping(restart=restart):
+                self._on_stopping(restart)
+            case AdminCommand() | ForceFailover() | ForceYield() | Pause() | Resume():
+                self._on_command(event)
+            case _:
+                assert_never(event)
+
+    def _on_engine_event(self, event: EngineEvent) -> None:
+        kind = EngineEventKind
+        self._line = follow(self._line, event)
+        match event.kind:
+            case kind.CLAIM:
+                self._claim_cause = event.cause
+                self._see_term(event.a)
+                if self._role is not Role.PRIMARY:
+                    self._term = event.a
+                self._turn(Turn.CLAIMED, self._because(CAUSES[event.cause]), event)
+            case kind.OPENED:
+                cause = Cause(event.b) if event.b else self._claim_cause
+                self._see_term(event.a)
+                self._turn(Turn.OPENED, self._because(CAUSES[cause]), event)
+            case kind.ABANDONED:
+                self._turn(Turn.ABANDONED, self._because(CAUSES[event.cause]), event)
+            case kind.CLOSED:
+                self._see_term(event.b)
+                self._turn(Turn.CLOSED, self._ended_by(event.cause), event)
+            case kind.ANNOUNCED:
+                if self._pending is not None:
+                    self._pending = replace(
+                        self._pending,
+                        timeline=replace(self._pending.timeline, announced_ns=event.at_ns),
+                    )
+                    self._flush()
+            case kind.ORDER:
+                self._confirm(event.a, claim_came_first=bool(event.b))
+            case kind.HEARD:
+                self._watch = Watch.ALIVE
+                self._log(Level.INFO, self._because(Code.PEER_WAS_HEARD))
+            case kind.CLEARED:
+                self._watch = Watch.ALIVE
+                self._log(Level.DEBUG, self._because(Code.PEER_CLEARED, silence=duration(event.a)))
+            case kind.SUSPECT:
+                self._watch = Watch.SUSPECT
+                self._log(
+                    Level.DEBUG, self._because(Code.PEER_SUSPECTED, silence=duration(event.a))
+                )
+            case kind.STALLED:
+                self._watch = Watch.STALLED
+                self._log(Level.WARNING, self._because(Code.PEER_STALLED))
+            case kind.DEAD:
+                self._watch = Watch.DEAD
+                self._probes = event.b
+                self._log(Level.WARNING, self._because(Code.PEER_DEAD))
+            case kind.WITHHELD:
+                self._log(
+                    Level.INFO,
+                    refuse(CAUSES[event.cause], **self._names()),
+                )
+            case kind.CONTESTED:
+                self._contested = True
+                self._log(Level.WARNING, self._because(Code.CONTESTED))
+            case kind.REOPENED:
+                self._contested = False
+                self._log(Level.WARNING, self._because(Code.REOPENED))
+            case kind.LINK_SILENT:
+                self._log(
+                    Level.WARNING,
+                    self._because(Code.LINK_SILENT, link=event.link, silence=duration(event.a)),
+                )
+            case kind.LINK_HEARD:
+                self._log(Level.INFO, self._because(Code.LINK_HEARD, link=event.link))
+            case kind.LATE:
+                if event.at_ns - self._late_logged_ns >= LATE_LOG_NS or not self._late_logged_ns:
+                    self._late_logged_ns = event.at_ns
+                    self._log(Level.WARNING, self._because(Code.LATE, silence=duration(event.a)))
+            case kind.COUNTER_JUMP:
+                self._log(Level.WARNING, self._because(Code.COUNTER_JUMP))
+            case kind.RECEIPT | kind.TERM_LOW | kind.PEER_CHANGED:
+                pass
+            case _:
+                assert_never(event.kind)
+
+    def _on_engine(self, view: EngineView) -> None:
+        """The engine's state itself: puts right what lost events left wrong."""
+        self._engine = view
+        self._watch = view.watch
+        self._see_term(view.highest)
+        self._confirm(view.order_generation, claim_came_first=False)
+        event = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
+        resynced = self._because(Code.RESYNCED)
+        serves = view.phase is Phase.SERVING
+        if serves and self._role is not Role.PRIMARY:
+            self._turn(Turn.OPENED, resynced, replace(event, a=view.term))
+        elif not serves and self._role is Role.PRIMARY:
+            self._turn(Turn.CLOSED, resynced, replace(event, a=self._term))
+        elif view.phase is Phase.LISTENING and self._role is Role.CLAIMING:
+            self._turn(Turn.ABANDONED, resynced, event)
+        elif view.phase is Phase.CLAIMING and self._role is Role.SECONDARY:
+            self._turn(Turn.CLAIMED, resynced, replace(event, a=view.term))
+
+    def _on_peer(self, view: PeerView) -> None:
+        if self._peer is None and not self._durable.peer_known:
+            self._durable = replace(self._durable, peer_known=True)
+        if self._peer is not None and view.counter < self._peer.counter:
+            return
+        if not view.flags & Flag.PAUSED:
+            self._peer_pause_overridden = False
+        if view.serves and self._role is not Role.PRIMARY and self._durable.last_primary:
+            self._durable = replace(self._durable, last_primary=False)
+        self._peer = view
+        for term in (view.term, view.claim, view.fence_below, view.highest):
+            self._see_term(term)
+
+    def _on_gate_lost(self, interface: str) -> None:
+        """R20: without its gate no address may stay."""
+        self._gates_missing[interface] = None
+        reason = self._because(Code.GATE_LOST, interface=interface)
+        self._log(Level.ERROR, reason)
+        self._out.close_gate = reason
+        self._out.withdraw_vips = interface
+
+    def _on_health(self, health: TrackedHealth) -> None:
+        if health != self._health:
+            level = Level.INFO if health.up else Level.WARNING
+            self._health = health
+            self._log(level, self._because(Code.HEALTH_CHANGED, score=health.score))
+            kept = self._role is Role.PRIMARY and not health.up and self._policy.fail_safe
+            if kept and not election.better_peer(self._gather()):
+                self._log(Level.WARNING, self._because(Code.FAIL_SAFE))
+
+    def _on_effect_failed(self, effect: str, why: str) -> None:
+        self._log(Level.ERROR, self._because(Code.EFFECT_FAILED, effect=effect, why=why))
+        if effect == "save":
+            self._saving = None
+            self._save_failed = why or "unknown"
+            self._save_retry_ns = self._now + SECOND
+
+    def _on_stopping(self, restart: bool) -> None:
+        if self._stopping or self._restarting:
+            return
+        if restart and self._role is Role.PRIMARY:
+            self._restarting = True
+            self._stop_at_ns = self._now + 200 * MILLISECOND
+            return
+        reachable = election.successor(self._gather()) is None
+        self._stopping = True
+        if self._role is not Role.PRIMARY:
+            self._stop_at_ns = self._now + 200 * MILLISECOND
+        elif reachable:
+            self._begin(Kind.HAND_OVER, "", resign_at_last=True)
+        else:
+            self._resign(self._because(Code.STOPPED))
+
+    # -- turning -------------------------------------------------------------------------------
+
+    def _turn(self, by: Turn, reason: Reason, event: EngineEvent) -> None:
+        """Turn the role by the table, record it, and ask for what follows on the slow path."""
+        before = self._role
+        after = table.turn(before, by)
+        if by is Turn.OPENED:
+            self._term = event.a
+            self._contested = False
+            if not self._durable.last_primary:
+                self._durable = replace(self._durable, last_primary=True)
+        if by is Turn.ABANDONED:
+            self._log(Level.WARNING, reason)
+            self._operation_failed(reason)
+        if before is not after or by is Turn.OPENED:
+            self._become(after, reason, event.at_ns or self._now)
+        if by is Turn.OPENED:
+            self._out.install_routes = before is not Role.PRIMARY
+        if by is Turn.CLOSED and before is Role.PRIMARY:
+            self._term = 0
+            self._contested = False
+            self._out.destroy_vip_sockets = True
+            self._out.remove_routes = True
+        if by is Turn.CLOSED and before is not Role.PRIMARY:
+            self._term = 0
+
+    def _become(self, role: Role, reason: Reason, at_ns: int) -> None:
+        """Take on a role: every field that goes with it, one record, one line of the log."""
+        self._flush()
+        ended = self._role is Role.PRIMARY and role is not Role.PRIMARY
+        record = Transition(
+            at_ns=at_ns,
+            before=self._role,
+            after=role,
+            reason=reason,
+            term=self._term,
+            timeline=self._line,
+        )
+        if self._role is not role:
+            self._since_ns = at_ns
+        self._role = role
+        self._reason = reason
+        self._out.status_changed = True
+        if role is Role.PRIMARY:
+            self._pending = record
+            self._pending_until_ns = self._now + ANNOUNCED_WITHIN_NS
+            self._line = Timeline()
+        else:
+            self._last = record
+            self._out.records.append(record)
+            if ended or role is Role.DISABLED:
+                self._line = Timeline()
+        self._log(Level.WARNING if ended or role is Role.PRIMARY else Level.INFO, reason)
+
+    def _flush(self) -> None:
+        """The takeover is complete: record it."""
+        if self._pending is not None:
+            self._out.records.append(self._pending)
+            self._last = self._pending
+        self._pending = None
+        self._pending_until_ns = 0
+
+    def _ended_by(self, cause: Cause) -> Reason:
+        """Why a reign ended; what the engine can't know is why it was told to resign."""
+        if self._gates_missing and cause not in (Cause.FENCED, Cause.CONTEST_LOST):
+            return self._because(Code.GATE_LOST, interface=", ".join(self._gates_missing))
+        if cause is Cause.RESIGNED and self._stopping:
+            return self._because(Code.STOPPED)
+        if cause is Cause.RESIGNED:
+            return self._because(Code.RESIGNED, why=self._resign_why)
+        return self._because(CAUSES[cause])
+
+    _resign_why = "told to"
+
+    def _see_term(self, term: int) -> None:
+        self._highest = max(self._highest, term)
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def _on_command(
+        self, command: AdminCommand | ForceFailover | ForceYield | Pause | Resume
+    ) -> None:
+        known = self._answers.get(command.request_id)
+        if known is not None:
+            self._out.replies.append(known)
+            return
+        refusal = self._refuse_command(command)
+        if refusal is not None:
+            self._answer(command.request_id, Outcome.REFUSED, refusal)
+            self._log(Level.INFO, refusal)
+            return
+        match command:
+            case AdminCommand():
+                self._set_admin(command)
+            case ForceFailover():
+                self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+                serving = self._role is Role.PRIMARY
+                self._begin(Kind.HAND_OVER if serving else Kind.TAKE_OVER, command.request_id)
+            case ForceYield():
+                self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+                self._begin(Kind.HAND_OVER, command.request_id, resign_at_last=True)
+                if election.successor(self._gather(), even_if_unfit=True) is not None:
+                    self._give_up_waiting()
+            case Pause(for_ns=for_ns):
+                until = self._now + for_ns if for_ns else FOREVER
+                self._durable = replace(self._durable, paused_until_ns=until)
+                self._await(command.request_id, Code.PAUSED_BOTH, needs_peer=True)
+            case Resume():
+                if self._facts.peer_paused and not self._facts.peer_heard:
+                    self._peer_pause_overridden = True
+                self._durable = replace(self._durable, paused_until_ns=0)
+                self._await(command.request_id, Code.DONE)
+            case _:
+                assert_never(command)
+
+    def _refuse_command(
+        self, command: AdminCommand | ForceFailover | ForceYield | Pause | Resume
+    ) -> Refusal | None:
+        """Why a command is refused, or None. The only place that refuses commands."""
+        facts = self._gather()
+        primary = self._role is Role.PRIMARY
+        if not self._started_ns:
+            return election.describe(Code.NOT_READY, facts)
+        if self._stopping or self._restarting:
+            return election.describe(Code.STOPPING, facts)
+        match command:
+            case AdminCommand(status=status, even_if_unfit=insists):
+                if self._operation is not None:
+                    return election.describe(Code.BUSY, facts)
+                peer_stays = facts.peer is not None and facts.peer.admin is Admin.STAY_PRIMARY
+                if status is Admin.STAY_PRIMARY and peer_stays:
+                    return election.describe(Code.BOTH_STAY_PRIMARY, facts)
+                if status.never_claims and primary and not insists:
+                    return election.successor(facts)
+                return None
+            case ForceFailover(even_if_unfit=insists):
+                if self._operation is not None:
+                    return election.describe(Code.BUSY, facts)
+                if primary:
+                    if facts.admin is Admin.STAY_PRIMARY and not insists:
+                        return election.describe(Code.STAY_PRIMARY, facts)
+                    return election.successor(facts, even_if_unfit=insists)
+                return election.may_take_over(facts, even_if_unfit=insists)
+            case ForceYield():
+                if self._operation is not None:
+                    return election.describe(Code.BUSY, facts)
+                return None if primary else election.describe(Code.NOT_PRIMARY, facts)
+            case Pause():
+                return None
+            case Resume():
+                if not facts.frozen:
+                    return election.describe(Code.NOT_PAUSED, facts)
+                if not facts.paused and facts.peer_heard:
+                    return election.describe(Code.PEER_PAUSED, facts)
+                return None
+            case _:
+                assert_never(command)
+
+    def _set_admin(self, command: AdminCommand) -> None:
+        if command.status is self._durable.admin:
+            self._answer(command.request_id, Outcome.DONE, self._because(Code.UNCHANGED))
+            return
+        leaving = command.status.never_claims and self._role is Role.PRIMARY
+        if leaving and not command.even_if_unfit:
+            self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+            self._begin(Kind.HAND_OVER, command.request_id, then_admin=command.status)
+            return
+        self._durable = replace(self._durable, admin=command.status)
+        if leaving:
+            self._resign(self._because(_ADMIN_CODES[command.status]))
+        self._await(command.request_id, Code.DONE)
+
+    def _begin(
+        self,
+        kind: Kind,
+        request_id: str,
+        *,
+        then_admin: Admin | None = None,
+        resign_at_last: bool = False,
+    ) -> None:
+        timers = self._timers
+        patience = max(SECOND // 2, 10 * timers.hello_ns + 4 * timers.verify_ns)
+        self._operation = Operation(
+            kind=kind,
+            request_id=request_id,
+            begun_ns=self._now,
+            deadline_ns=self._now + patience,
+            then_admin=then_admin,
+            resign_at_last=resign_at_last,
+        )
+
+    def _give_up_waiting(self) -> None:
+        """Nobody is going to take over: the operation under way is due now."""
+        assert self._operation is not None
+        self._operation = replace(self._operation, deadline_ns=self._now)
+
+    def _resign(self, why: Reason) -> None:
+        """Demand of the engine that it shut the gate at once."""
+        self._resign_why = why.sentence
+        self._resign_of = (self._order.generation + 1) & 0xFFFF_FFFF or 1
+        self._resigned_reign = self._term
+        self._out.close_gate = why
+        self._abstain_until_ns = self._now + ABSTAIN_NS
+
+    def _await(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
+        """Answer when the order that is about to go out is in effect and the state is saved."""
+        self._confirmations.append(
+            Confirmation(
+                request_id=request_id,
+                generation=-1,  # Known when the order has been derived.
+                deadline_ns=self._now + CONFIRM_NS,
+                answer=answer,
+                needs_save=True,
+                needs_peer=needs_peer,
+            )
+        )
+
+    def _answer(self, request_id: str, outcome: Outcome, reason: Reason | Refusal) -> None:
+        if not request_id:
+            return
+        reply = Reply(request_id=request_id, outcome=outcome, reason=reason)
+        self._out.replies.append(reply)
+        self._answers[request_id] = reply
+        self._answers.move_to_end(request_id)
+        while len(self._answers) > REQUESTS_REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def _confirm(self, generation: int, *, claim_came_first: bool) -> None:
+        if claim_came_first:
+            self._confirmations = [
+                replace(each, claim_came_first=True)
+                if self._confirmed < each.generation <= generation
+                else each
+                for each in self._confirmations
+            ]
+        self._confirmed = max(self._confirmed, generation)
+
+    def _operation_failed(self, why: Reason) -> None:
+        """A claim was given up: if an operator asked for it, tell him."""
+        operation = self._operation
+        if operation is None or operation.kind is not Kind.TAKE_OVER:
+            return
+        self._operation = None
+        reason = self._because(Code.CLAIM_FAILED, why=why.sentence)
+        self._answer(operation.request_id, Outcome.FAILED, reason)
+
+    # -- settling ------------------------------------------------------------------------------
+
+    def _settle(self) -> Effects:
+        """Everything that follows from what is now known."""
+        if self._pending is not None and self._now >= self._pending_until_ns:
+            self._flush()
+        if not self._started_ns:
+            return self._effects(order=None, attest=None)
+        self._settle_pause()
+        self._settle_listening()
+        self._settle_operation()
+        self._settle_admin()
+        self._settle_hold()
+        self._facts = self._gather()
+        order = self._settle_order()
+        attest = self._settle_attestation(order is not None)
+        if order is not None:
+            order = self._order = replace(order, attested_until_ns=self._attested_until_ns)
+        self._settle_confirmations()
+        self._settle_stop()
+        return self._effects(order=order, attest=attest)
+
+    def _settle_pause(self) -> None:
+        until = self._durable.paused_until_ns
+        if until and self._now >= until:
+            self._durable = replace(self._durable, paused_until_ns=0)
+            self._log(Level.WARNING, self._because(Code.PAUSE_EXPIRED))
+        if self._abstain_until_ns and (self._now >= self._abstain_until_ns or self._peer_serves()):
+            self._abstain_until_ns = 0
+
+    def _peer_serves(self) -> bool:
+        return (
+            self._peer is not None
+            and self._peer.serves
+            and self._peer_heard()
+            and self._role is not Role.PRIMARY
+        )
+
+    def _settle_listening(self) -> None:
+        """INIT ends when the peer was found, or when listening was long enough."""
+        if self._role is not Role.INIT:
+            return
+        peer = self._peer
+        moment = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
+        if self._durable.admin is Admin.DISABLED:
+            return
+        if (
+            peer is not None
+            and self._peer_heard()
+            and peer.two_way
+            and not self._terms.spent(self._highest)
+        ):
+            said = "serving" if peer.serves else "not serving"
+            self._turn(Turn.LISTENED, self._because(Code.PEER_FOUND, peer_role=said), moment)
+        elif self._now >= self._started_ns + self._timers.boot_wait_ns:
+            waited = duration(self._now - self._started_ns)
+            self._turn(Turn.LISTENED, self._because(Code.LISTENED, waited=waited), moment)
+
+    def _settle_operation(self) -> None:
+        operation = self._operation
+        if operation is None:
+            return
+        serving = self._role is Role.PRIMARY
+        winner = self._policy.name if serving else self._policy.peer_name
+        match operation.kind:
+            case Kind.HAND_OVER if not serving:
+                self._operation = None
+                if operation.then_admin is not None:
+                    self._durable = replace(self._durable, admin=operation.then_admin)
+                    self._await(operation.request_id, Code.DONE)
+                elif self._reason.code is Code.FENCED:
+                    reason = self._because(Code.SWITCHED_OVER, winner=winner)
+                    self._answer(operation.request_id, Outcome.DONE, reason)
+                else:
+                    self._answer(operation.request_id, Outcome.DONE, self._reason)
+                if not self._peer_serves() and self._reason.code is Code.FENCED:
+                    # The peer's claim shut our gate; its opening is on its way.
+                    self._abstain_until_ns = self._now + ABSTAIN_NS
+            case Kind.TAKE_OVER if serving:
+                self._operation = None
+                reason = self._because(Code.SWITCHED_OVER, winner=winner)
+                self._answer(operation.request_id, Outcome.DONE, reason)
+            case Kind.HAND_OVER | Kind.TAKE_OVER:
+                if self._now >= operation.deadline_ns:
+                    self._operation_late(operation)
+            case _:
+                assert_never(operation.kind)
+
+    def _operation_late(self, operation: Operation) -> None:
+        waited = duration(self._now - operation.begun_ns)
+        late = self._because(Code.PEER_DID_NOT_CLAIM, waited=waited)
+        if operation.resign_at_last and self._resigned_reign != self._term:
+            # Stays under way until the gate is shut.
+            self._resign(self._because(Code.STOPPED) if self._stopping else late)
+            self._operation = replace(operation, deadline_ns=self._now + CONFIRM_NS)
+            return
+        self._operation = None
+        if operation.kind is Kind.TAKE_OVER:
+            self._operation_expired(operation)
+        else:
+            self._answer(operation.request_id, Outcome.FAILED, late)
+            self._log(Level.WARNING, late)
+
+    def _operation_expired(self, operation: Operation) -> None:
+        refusals = election.permitted(self._gather())[1]
+        why = refusals[0].sentence if refusals else "the engine began no claim"
+        reason = self._because(Code.CLAIM_FAILED, why=why)
+        self._answer(operation.request_id, Outcome.FAILED, reason)
+        self._log(Level.WARNING, reason)
+
+    def _settle_admin(self) -> None:
+        """DISABLED is a role as well: taken on once the engine confirmed that it claims nothing."""
+        disabled = self._durable.admin is Admin.DISABLED
+        moment = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
+        if self._role is Role.DISABLED and not disabled:
+            self._turn(Turn.ADMITTED, self._because(Code.ENABLED), moment)
+        elif (
+            disabled
+            and self._role in (Role.INIT, Role.SECONDARY)
+            and self._order.admin is Admin.DISABLED
+            and self._confirmed >= self._order.generation > 0
+            and not (self._engine is not None and self._engine.phase is not Phase.LISTENING)
+        ):
+            self._turn(Turn.WITHDRAWN, self._because(Code.DISABLED), moment)
+
+    def _settle_hold(self) -> None:
+        """A fit node that was told to stay primary takes the role back after a hold-down."""
+        facts = self._gather()
+        wants = (
+            self._durable.admin is Admin.STAY_PRIMARY
+            and self._role is Role.SECONDARY
+            and self._operation is None
+            and facts.fit
+            and facts.peer is not None
+            and facts.peer.serves
+            and facts.health >= facts.peer.health
+            and election.may_take_over(facts) is None
+        )
+        if not wants:
+            self._hold_since_ns = 0
+        elif not self._hold_since_ns:
+            self._hold_since_ns = self._now
+        elif self._now >= self._hold_since_ns + self._policy.preempt_hold_ns:
+            self._hold_since_ns = 0
+            self._log(Level.WARNING, self._because(Code.TAKES_BACK))
+            self._begin(Kind.TAKE_OVER, "")
+
+    def _settle_order(self) -> Order | None:
+        """The standing order that follows from the facts; None if it is the one that stands."""
+        facts = self._facts
+        permits = election.permitted(facts)[0]
+        serving = self._role is Role.PRIMARY
+        if not serving:
+            self._resigned_reign = 0
+        elif not permits & Permit.MAY_SERVE and self._resigned_reign != self._term:
+            code = Code.GATE_MISSING if facts.gates_missing else Code.UNHEALTHY
+            self._resign(election.describe(code, facts).reason())
+            facts = self._facts = self._gather()
+            permits = election.permitted(facts)[0]
+        operation = self._operation
+        taking = operation is not None and operation.kind is Kind.TAKE_OVER
+        handing = operation is not None and operation.kind is Kind.HAND_OVER
+        if not taking:
+            permits &= ~Permit.CLAIM_NOW
+        better = serving and not handing and election.better_peer(facts)
+        if better and not self._yielding_to_better:
+            assert facts.peer is not None
+            self._log(
+                Level.WARNING,
+                self._because(Code.PEER_BETTER, peer_score=facts.peer.health, score=facts.health),
+            )
+        self._yielding_to_better = better
+        if serving and (handing or better):
+            permits |= Permit.YIELD
+        said = election.flags(facts)
+        if self._restarting:
+            said |= Flag.RESTART
+        block = self._terms.block
+        order = Order(
+            generation=self._order.generation,
+            expires_ns=FOREVER,
+            attested_until_ns=self._order.attested_until_ns,
+            term_first=block.first,
+            term_last=block.last,
+            lease_ns=self._policy.restart_lease_ns if self._restarting else 0,
+            permits=permits,
+            resign_of=self._resign_of,
+            flags=said,
+            role=self._role,
+            admin=self._durable.admin,
+            health=facts.health,
+            generation_shared=self._policy.generation,
+            digest=self._policy.digest,
+        )
+        if order == self._order:
+            return None
+        if _permits_of(order) != _permits_of(self._order):
+            order = replace(order, generation=self._order.generation + 1)
+        self._order = order
+        return order
+
+    def _settle_attestation(self, order_out: bool) -> int | None:
+        if self._now < self._attest_next_ns and not order_out:
+            return None
+        # R6 asks for more than a lease to be left whenever a claim is made, so an attestation is
+        # never shorter than what leaves that much of it when it is renewed.
+        length = max(self._timers.attest_ns, self._timers.lease_ns * 3 // 2)
+        if self._now >= self._attest_next_ns:
+            self._attested_until_ns = self._now + length
+            self._attest_next_ns = self._now + length // 4
+        return self._attested_until_ns
+
+    def _settle_confirmations(self) -> None:
+        waiting: list[Confirmation] = []
+        for each in self._confirmations:
+            confirmation = each
+            if confirmation.generation < 0:
+                confirmation = replace(confirmation, generation=self._order.generation)
+            if not self._settled(confirmation):
+                waiting.append(confirmation)
+        self._confirmations = waiting
+
+    def _settled(self, each: Confirmation) -> bool:
+        """Answer a command if it is in effect, or can't wait any longer."""
+        in_effect = self._confirmed >= each.generation
+        unsaved = each.needs_save and self._durable != self._saved
+        late = self._now >= each.deadline_ns
+        peer_knows = (
+            not each.needs_peer
+            or not self._peer_heard()
+            or (self._peer is not None and bool(self._peer.flags & Flag.PAUSE_ACK))
+        )
+        if unsaved and (self._save_failed or late):
+            why = self._save_failed or "the disk hangs"
+            reason = self._because(Code.DISK_REFUSES, why=why)
+            self._answer(each.request_id, Outcome.FAILED, reason)
+        elif not in_effect and late:
+            self._answer(each.request_id, Outcome.FAILED, self._because(Code.UNCONFIRMED))
+        elif unsaved or not in_effect or (not peer_knows and not late):
+            return False
+        else:
+            answer = each.answer
+            heard = self._peer_heard()
+            if each.needs_peer and not (heard and peer_knows):
+                answer = Code.PAUSED_ONE_SIDED
+            elif each.claim_came_first:
+                answer = Code.DONE_AFTER_CLAIM
+            self._answer(each.request_id, Outcome.DONE, self._because(answer))
+        return True
+
+    def _settle_stop(self) -> None:
+        if self._restarting:
+            done = self._confirmed >= self._order.generation and self._now >= (
+                self._stop_at_ns - 200 * MILLISECOND + 2 * self._timers.hello_ns
+            )
+        elif self._stopping:
+            done = self._role is not Role.PRIMARY and self._confirmed >= self._order.generation
+            if self._role is not Role.PRIMARY and not self._stop_at_ns:
+                self._stop_at_ns = self._now + 200 * MILLISECOND
+        else:
+            return
+        if done or (self._stop_at_ns and self._now >= self._stop_at_ns):
+            self._stopped = True
+            self._stop_at_ns = FOREVER
+
+    def _effects(self, *, order: Order | None, attest: int | None) -> Effects:
+        out = self._out
+        save = None
+        if (
+            self._durable != self._saved
+            and self._saving is None
+            and self._started_ns
+            and self._now >= self._save_retry_ns
+        ):
+            self._save_retry_ns = 0
+            self._saving = save = self._durable
+        reserve = self._terms.wanted(self._highest, self._now) if self._started_ns else None
+        if reserve is not None:
+            self._terms = self._terms.asking(reserve)
+        notify = None
+        if out.status_changed:
+            notify = Notify(status=self._sentence(), ready=self._role is not Role.INIT)
+        return Effects(
+            save=save,
+            order=order,
+            attest_until_ns=attest,
+            close_gate=out.close_gate,
+            withdraw_vips=out.withdraw_vips,
+            announce=out.announce,
+            destroy_vip_sockets=out.destroy_vip_sockets,
+            remove_routes=out.remove_routes,
+            install_routes=out.install_routes,
+            reserve_terms=reserve,
+            records=tuple(out.records),
+            logs=tuple(out.logs),
+            notify=notify,
+            replies=tuple(out.replies),
+            stopped=self._stopped,
+        )
+
+    # -- knowing -------------------------------------------------------------------------------
+
+    def _peer_heard(self) -> bool:
+        return self._peer is not None and self._watch in (Watch.ALIVE, Watch.SUSPECT)
+
+    def _gather(self) -> election.Facts:
+        operation = self._operation
+        spent = ""
+        if self._terms.spent(self._highest):
+            spent = self._terms.failed or "none are reserved yet"
+        return election.Facts(
+            policy=self._policy,
+            role=self._role,
+            admin=self._durable.admin,
+            highest=self._highest,
+            score=self._health.score,
+            checks=self._health.failed,
+            gates_missing=tuple(self._gates_missing),
+            terms_spent=spent,
+            isolated=self._isolated,
+            stopping=self._stopping,
+            paused=bool(self._durable.paused_until_ns),
+            last_primary=self._durable.last_primary,
+            peer_known=self._durable.peer_known,
+            peer=self._peer,
+            peer_heard=self._peer_heard(),
+            handing_over=operation is not None and operation.kind is Kind.HAND_OVER,
+            abstaining=bool(self._abstain_until_ns),
+            peer_pause_overridden=self._peer_pause_overridden,
+        )
+
+    def _unfit(self) -> tuple[Refusal, ...]:
+        facts = self._facts
+        rows = (
+            (Code.NOT_READY, facts.role is Role.INIT),
+            (Code.DISABLED, facts.admin is Admin.DISABLED),
+            (Code.STOPPING, facts.stopping),
+            (Code.GATE_MISSING, bool(facts.gates_missing)),
+            (Code.NO_TERMS, bool(facts.terms_spent)),
+            (Code.CHECKS_FAIL, not facts.up),
+            (Code.ISOLATED, facts.isolated),
+        )
+        return tuple(election.describe(code, facts) for code, holds in rows if holds)
+
+    def _waiting(self) -> tuple[Reason | None, int]:
+        """What the node waits for, and until when."""
+        if self._role is Role.INIT and self._started_ns and self._peer is None:
+            until = self._started_ns + self._timers.boot_wait_ns
+            return self._because(Code.STARTING), until
+        if self._hold_since_ns:
+            return (
+                self._because(Code.TAKES_BACK),
+                self._hold_since_ns + self._policy.preempt_hold_ns,
+            )
+        if self._abstain_until_ns:
+            return self._because(Code.ABSTAINING), self._abstain_until_ns
+        return None, 0
+
+    def _names(self) -> dict[str, object]:
+        return {
+            "node": self._policy.name,
+            "peer": self._policy.peer_name,
+            "probes": self._probes or "the",
+            "interface": ", ".join(self._gates_missing),
+            "checks": ", ".join(self._health.failed),
+        }
+
+    def _because(self, code: Code, **facts: object) -> Reason:
+        return because(code, **{**self._names(), **facts})
+
+    def _log(self, level: Level, reason: Reason | Refusal) -> None:
+        self._out.logs.append(Log(level=level, reason=reason))
+
+    def _sentence(self) -> str:
+        """What the node does now, and why: one line."""
+        name = self._policy.name
+        match self._role:
+            case Role.PRIMARY if self._contested:
+                doing = f"{name} is primary under term {self._term}, its gate shut by a contest"
+            case Role.PRIMARY:
+                doing = f"{name} is primary under term {self._term}"
+            case Role.CLAIMING:
+                doing = f"{name} claims term {self._term}"
+            case Role.SECONDARY | Role.INIT | Role.DISABLED:
+                doing = f"{name} is {self._role.name.lower()}"
+            case _:
+                assert_never(self._role)
+        return f"{doing}: {self._reason.sentence}"
+
+
+_TURNS: Final = {
+    EngineEventKind.CLAIM: Turn.CLAIMED,
+    EngineEventKind.OPENED: Turn.OPENED,
+    EngineEventKind.ABANDONED: Turn.ABANDONED,
+    EngineEventKind.CLOSED: Turn.CLOSED,
+}
+
+_ADMIN_CODES: Final = {
+    Admin.STAY_SECONDARY: Code.STAY_SECONDARY,
+    Admin.DISABLED: Code.DISABLED,
+}
+
+
+def _permits_of(order: Order) -> Order:
+    """The part of an order that the engine has to confirm: all but what the frames say."""
+    return replace(
+        order,
+        generation=0,
+        attested_until_ns=0,
+        flags=NO_FLAGS,
+        role=Role.INIT,
+        admin=Admin.ENABLED,
+        health=0,
+        generation_shared=0,
+        digest=0,
+    )

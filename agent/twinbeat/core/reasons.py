@@ -54,6 +54,7 @@ class Code(enum.Enum):
     NOT_PERMITTED = "not_permitted"
     PEER_LEASE = "peer_lease"
     MISMATCH = "mismatch"
+    UNPROVEN = "unproven"
     # -- a standing order withholds a permit ----------------------------------------------------
     STAY_SECONDARY = "stay_secondary"
     PAUSED = "paused"
@@ -62,9 +63,11 @@ class Code(enum.Enum):
     GATE_MISSING = "gate_missing"
     NO_TERMS = "no_terms"
     UNHEALTHY = "unhealthy"
+    CHECKS_FAIL = "checks_fail"
     STOPPING = "stopping"
     NEVER_PAIRED = "never_paired"
     YIELDING = "yielding"
+    ABSTAINING = "abstaining"
     # -- a command was refused ------------------------------------------------------------------
     PEER_UNKNOWN = "peer_unknown"
     PEER_UNFIT = "peer_unfit"
@@ -80,6 +83,7 @@ class Code(enum.Enum):
     BOTH_STAY_PRIMARY = "both_stay_primary"
     BUSY = "busy"
     NOT_PAUSED = "not_paused"
+    NOT_READY = "not_ready"
     DISK_REFUSES = "disk_refuses"
     # -- how a command went on ------------------------------------------------------------------
     ACCEPTED = "accepted"
@@ -89,6 +93,7 @@ class Code(enum.Enum):
     DONE = "done"
     DONE_AFTER_CLAIM = "done_after_claim"
     PAUSED_BOTH = "paused_both"
+    UNCONFIRMED = "unconfirmed"
     PAUSED_ONE_SIDED = "paused_one_sided"
     UNCHANGED = "unchanged"
     # -- worth a line in the log ----------------------------------------------------------------
@@ -110,6 +115,7 @@ class Code(enum.Enum):
     PEER_BETTER = "peer_better"
     FAIL_SAFE = "fail_safe"
     TAKES_BACK = "takes_back"
+    PEER_WAS_HEARD = "peer_was_heard"
     RELOADED = "reloaded"
     EFFECT_FAILED = "effect_failed"
 
@@ -148,6 +154,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.NOT_PERMITTED: "the standing order of {node} doesn't allow it",
     Code.PEER_LEASE: "the last lease of {peer} may still run",
     Code.MISMATCH: "{peer} speaks under a key or version that {node} doesn't accept",
+    Code.UNPROVEN: "{node} never heard {peer}, and no link is proven to carry anything",
     Code.STAY_SECONDARY: "{node} was told to stay secondary",
     Code.PAUSED: "{node} is paused: nobody takes over",
     Code.PEER_PAUSED: "{peer} is paused: nobody takes over",
@@ -155,9 +162,11 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.GATE_MISSING: "a gate program is missing on {interface}",
     Code.NO_TERMS: "the disk of {node} reserves no terms: {why}",
     Code.UNHEALTHY: "{node} isn't healthy ({checks}), and fail-safe is off",
+    Code.CHECKS_FAIL: "checks of {node} fail: {checks}",
     Code.STOPPING: "{node} is being stopped",
     Code.NEVER_PAIRED: "{node} never heard {peer}, and claim_alone is off",
     Code.YIELDING: "{node} is handing the role over",
+    Code.ABSTAINING: "{node} gave up the role a moment ago and lets {peer} go first",
     Code.PEER_UNKNOWN: "{peer} isn't heard, so its state is unknown",
     Code.PEER_UNFIT: "{peer} isn't fit to serve",
     Code.PEER_NEVER_CLAIMS: "{peer} was told to stay secondary or is disabled",
@@ -172,6 +181,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.BOTH_STAY_PRIMARY: "{peer} was already told to stay primary",
     Code.BUSY: "another command is under way",
     Code.NOT_PAUSED: "{node} isn't paused",
+    Code.NOT_READY: "{node} has only just started",
     Code.DISK_REFUSES: "the state could not be saved: {why}",
     Code.ACCEPTED: "the command was accepted and is under way",
     Code.SWITCHED_OVER: "{winner} is primary",
@@ -181,6 +191,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.DONE_AFTER_CLAIM: "done, but a claim of {node} came before it",
     Code.PAUSED_BOTH: "both nodes are paused",
     Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows",
+    Code.UNCONFIRMED: "the engine of {node} has not confirmed it; the outcome isn't known",
     Code.UNCHANGED: "nothing to change",
     Code.PEER_SUSPECTED: "{peer} was silent for {silence}",
     Code.PEER_CLEARED: "{peer} speaks again after {silence}",
@@ -200,6 +211,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_BETTER: "{peer} is healthier ({peer_score} against {score})",
     Code.FAIL_SAFE: "{node} isn't healthy, but {peer} is no better",
     Code.TAKES_BACK: "{node} was told to stay primary and is fit again",
+    Code.PEER_WAS_HEARD: "{peer} is heard",
     Code.RELOADED: "the configuration was reloaded",
     Code.EFFECT_FAILED: "{effect} failed: {why}",
 }
@@ -222,6 +234,10 @@ class Refusal:
 
     code: Code
     sentence: str
+
+    def reason(self) -> Reason:
+        """The same as the reason of something that was done because of it."""
+        return Reason(self.code, self.sentence)
 
     def __str__(self) -> str:
         return self.sentence
@@ -258,7 +274,7 @@ CAUSES: Final[dict[Cause, Code]] = {
     Cause.NOT_PERMITTED: Code.NOT_PERMITTED,
     Cause.PEER_LEASE: Code.PEER_LEASE,
     Cause.MISMATCH: Code.MISMATCH,
-    Cause.PAUSED: Code.PAUSED,
+    Cause.UNPROVEN: Code.UNPROVEN,
 }
 """Every cause of the engine has its code; a test walks the enumeration."""
 
@@ -283,6 +299,16 @@ def because(code: Code, **facts: object) -> Reason:
 def refuse(code: Code, **facts: object) -> Refusal:
     """The refusal ``code`` with its sentence."""
     return Refusal(code, sentence(code, **facts))
+
+
+OVERRIDES: Final[dict[Code, str]] = {
+    Code.PEER_UNFIT: "--even-if-unfit",
+    Code.SELF_UNFIT: "--even-if-unfit",
+    Code.DIGEST_DIFFERS: "--even-if-unfit",
+    Code.STAY_PRIMARY: "--even-if-unfit",
+    Code.PEER_STAYS_PRIMARY: "--even-if-unfit",
+}
+"""The option with which an operator may insist against a refusal."""
 
 
 def duration(ns: int) -> str:

@@ -17,6 +17,8 @@ from typing import Final
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
+FOREVER = 2**63 - 1
+"""A moment that never comes."""
 
 
 class Role(enum.IntEnum):
@@ -179,7 +181,7 @@ class Cause(enum.IntEnum):
     NOT_PERMITTED = 27
     PEER_LEASE = 28
     MISMATCH = 29
-    PAUSED = 30
+    UNPROVEN = 30
 
 
 NO_FLAGS: Final = Flag(0)
@@ -342,7 +344,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durable:
-    """What must survive a restart of the agent; saved whole, before the order that needs it."""
+    """What must survive a restart of the agent; saved whole."""
 
     admin: Admin = Admin.ENABLED
     last_primary: bool = False
@@ -350,7 +352,8 @@ class Durable:
     peer_known: bool = False
     """The peer was heard at least once under this state directory."""
     paused_until_ns: int = 0
-    """0 = not paused. Boot-time clock: the runtime drops it if the machine was rebooted."""
+    """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
+    runtime sets it to `FOREVER` or to what is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

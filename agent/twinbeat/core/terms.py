@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Terms: reserved on disk in blocks, well before the engine needs one.
+
+A term is the number of a reign. It only ever grows, is used for one claim only, and never again
+after a restart; so what the disk says is reserved is burnt for every later run. The low bit of a
+term is its node's index, so two nodes can't pick the same. Nothing is written on the fast path:
+the block is in the standing order, and the next one is reserved while the old one lasts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from twinbeat.core.effects import ReserveTerms
+from twinbeat.core.types import SECOND, TermBlock
+
+RETRY_NS = SECOND
+"""A disk that failed is asked again so often."""
+
+NEEDED = 4
+"""A claim and the peer's answer to it use so many numbers: with fewer the block counts as spent."""
+
+
+NO_BLOCK: Final = TermBlock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is reserved, and whether more is on its way."""
+
+    size: int
+    """Numbers per block."""
+    reserved_last: int
+    """The last number ever reserved on disk, by whatever run."""
+    block: TermBlock = NO_BLOCK
+    asked: ReserveTerms | None = None
+    """Under way."""
+    failed: str = ""
+    """Why the disk refused the last time."""
+    retry_ns: int = 0
+
+    def wanted(self, highest: int, now_ns: int) -> ReserveTerms | None:
+        """What to reserve now, if anything: a quarter of a block has to be left."""
+        if self.asked is not None or (self.failed and now_ns < self.retry_ns):
+            return None
+        if self.block.left_above(highest) >= self.size // 4:
+            return None
+        if self.block.left_above(highest) > 0:
+            first = self.block.first  # Go on where the block ends, wasting nothing.
+            begin = self.block.last
+        else:
+            begin = max(self.reserved_last, highest)
+            first = begin + 1
+        return ReserveTerms(first=first, up_to=begin + self.size)
+
+    def asking(self, request: ReserveTerms) -> Terms:
+        """The request was handed out."""
+        return replace(self, asked=request, retry_ns=0)
+
+    def reserved(self, block: TermBlock) -> Terms:
+        """The block is on disk."""
+        assert block.last >= self.reserved_last, "a disk never gives back what it reserved"
+        return replace(
+            self, block=block, reserved_last=block.last, asked=None, failed="", retry_ns=0
+        )
+
+    def refused(self, why: str, now_ns: int) -> Terms:
+        """The disk refused; ask again later."""
+        return replace(self, asked=None, failed=why or "unknown", retry_ns=now_ns + RETRY_NS)
+
+    def spent(self, highest: int) -> bool:
+        """Too few are left to claim with. A disk that refuses counts as spent before the end."""
+        reserve = self.size // 8 if self.failed else 0
+        return self.block.left_above(highest) < max(NEEDED, reserve)
