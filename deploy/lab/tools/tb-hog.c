@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * tb-hog: burns one CPU for a given time and then ends, whatever happens.
+ *
+ * For the tests that ask what load does: many at normal priority, or one under SCHED_FIFO on a chosen
+ * CPU.  The time limit is not optional: two real-time hogs would take a small machine away.
+ */
+#include "tool.h"
+
+#define SECONDS_MAX 900
+
+static const char usage_text[] = "usage: tb-hog --seconds N [--fifo PRIORITY] [--cpu N]";
+
+int main(int argc, char **argv)
+{
+	int64_t seconds = 0;
+	int priority = 0;
+	int64_t cpu = -1;
+
+	for (int i = 1; i < argc; i++) {
+		if (i + 1 == argc)
+			usage(usage_text);
+		if (!strcmp(argv[i], "--seconds"))
+			seconds = parse_number(argv[++i], "--seconds", 1, SECONDS_MAX);
+		else if (!strcmp(argv[i], "--fifo"))
+			priority = (int)parse_number(argv[++i], "--fifo", 0, 98);
+		else if (!strcmp(argv[i], "--cpu"))
+			cpu = parse_number(argv[++i], "--cpu", 0, CPU_SETSIZE - 1);
+		else
+			usage(usage_text);
+	}
+	if (!seconds)
+		usage(usage_text);
+	tool_stop_on_signals();
+	if (cpu >= 0) {
+		cpu_set_t only;
+
+		CPU_ZERO(&only);
+		CPU_SET((size_t)cpu, &only);
+		if (sched_setaffinity(0, sizeof(only), &only))
+			die("sched_setaffinity");
+	}
+	int64_t until = clock_ns(TOOL_CLOCK) + seconds * NS_PER_S;
+	set_fifo(priority);
+	while (!tool_stopped && clock_ns(TOOL_CLOCK) < until)
+		;
+	return 0;
+}

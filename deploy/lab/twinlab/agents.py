@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Twinbeat in the nodes: its configuration and key, its processes, what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import time
+from typing import Any
+
+from twinlab import netns, plan, processes
+from twinlab.shell import LabError, wait_for
+
+DAEMON = plan.VENV_DIR / "bin" / "twinbeatd"
+WORKER = plan.VENV_DIR / "bin" / "twinbeat-worker"
+TOOL = plan.VENV_DIR / "bin" / "twinbeat"
+
+KEY_ID = 1
+FIT_TIMEOUT_S = 60.0
+"""A pair has come up, or a node is fit again, long before; a boot waits for the longest lease."""
+
+
+def process_name(node: str) -> str:
+    return f"agent-{node}"
+
+
+def installed() -> bool:
+    return DAEMON.exists()
+
+
+# ------------------------------------------------------------------- configuration -----------
+
+
+def configuration(node: str, options: plan.Options) -> str:
+    """The node's twinbeat.toml, in the words of the shipped documentation."""
+    peer = plan.peer(node)
+    vmac = str(options.vmac).lower()
+    vips_file = 'vips_file = "/etc/twinbeat/vips-lan.txt"\n' if options.vips > 1 else ""
+    tables: dict[str, list[str]] = {
+        "node": [f'name = "{node}"', f"index = {plan.node_index(node)}"],
+        "pair": [f"id = {plan.PAIR_ID}"],
+        "peer": [f'name = "{peer}"'],
+        "keys": [f"send = {KEY_ID}"],
+        "timers": [f'profile = "{options.profile}"'],
+    }
+    for setting in options.settings:
+        key, equals, value = setting.partition("=")
+        table, dot, name = key.strip().partition(".")
+        if not (equals and dot):
+            raise LabError(f"--set {setting}: not of the form table.key=value")
+        lines = tables.setdefault(table, [])
+        lines[:] = [line for line in lines if line.partition(" ")[0] != name]
+        lines.append(f"{name} = {value.strip()}")
+    text = "".join(f"[{table}]\n" + "\n".join(lines) + "\n\n" for table, lines in tables.items())
+    for link in options.links:
+        text += (
+            f'[[link]]\nname = "{link}"\ninterface = "{link}"\n'
+            f"direct = {str(link == 'ha0').lower()}\n"
+            f'local = "{plan.node_address(node, link)}"\n'
+            f'peer = "{plan.node_address(peer, link)}"\n\n'
+        )
+    lan = [plan.LAN_VIP, plan.LAN_VIP6] if options.ipv6 else [plan.LAN_VIP]
+    text += (
+        f'[[vrid]]\nid = {plan.LAN_VRID}\ninterface = "lan0"\nvmac = {vmac}\n'
+        f"vips = {json.dumps(lan)}\n{vips_file}\n"
+        f'[[vrid]]\nid = {plan.WAN_VRID}\ninterface = "wan0"\nvmac = {vmac}\n'
+        f"vips = {json.dumps(options.wan_vips())}\n"
+    )
+    return text
+
+
+def configure(options: plan.Options) -> None:
+    """Write both nodes' /etc/twinbeat: configuration, key, and the file of further VIPs."""
+    key = secrets.token_hex(16)
+    for node in plan.NODES:
+        etc = netns.node_dir(node, "/etc/twinbeat")
+        (etc / "twinbeat.toml").write_text(configuration(node, options))
+        (etc / "vips-lan.txt").write_text("\n".join(plan.more_vips(options.vips - 1)) + "\n")
+        keys = etc / "keys"
+        keys.mkdir(mode=0o700, exist_ok=True)
+        key_file = keys / f"{KEY_ID}.key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(key + "\n")
+        (netns.node_dir(node, "/var/lib") / "twinbeat").mkdir(mode=0o750, exist_ok=True)
+        (netns.node_dir(node, "/run") / "twinbeat").mkdir(mode=0o750, exist_ok=True)
+
+
+# ----------------------------------------------------------------------- processes -----------
+
+
+def start(node: str) -> int:
+    """Start the node's agent (and its worker, where one is installed); returns the agent's pid."""
+    if not installed():
+        raise LabError(f"{DAEMON} is missing; `make setup` builds it")
+    pid = processes.spawn(process_name(node), plan.namespace(node), [str(DAEMON)])
+    worker = f"worker-{node}"
+    if WORKER.exists() and processes.pid_of(worker) is None:
+        processes.spawn(worker, plan.namespace(node), [str(WORKER)])
+    return pid
+
+
+def stop(node: str) -> int:
+    """SIGSTOP, and wait until the kernel has stopped it: from then on nothing of it runs."""
+    pid = processes.send_signal(process_name(node), signal.SIGSTOP)
+    wait_for(lambda: processes.state_of(pid) == "T", f"agent of {node} to stop", timeout_s=5)
+    return pid
+
+
+def cont(node: str) -> int:
+    return processes.send_signal(process_name(node), signal.SIGCONT)
+
+
+def kill(node: str) -> int:
+    """SIGKILL, and wait until it is gone."""
+    pid = processes.send_signal(process_name(node), signal.SIGKILL)
+    name = process_name(node)
+    wait_for(lambda: processes.pid_of(name) is None, f"agent of {node} to end", timeout_s=5)
+    return pid
+
+
+def terminate(node: str) -> None:
+    """SIGTERM, as systemd does it, and wait for the orderly end."""
+    processes.end(process_name(node))
+
+
+def reload(node: str) -> int:
+    """SIGHUP: read the configuration again."""
+    return processes.send_signal(process_name(node), signal.SIGHUP)
+
+
+# ------------------------------------------------------------------------ answers ------------
+
+
+def cli(node: str, *arguments: str, timeout_s: float = 20.0) -> subprocess.CompletedProcess[str]:
+    """Run `twinbeat ARGUMENTS` against a node, inside it; the result with both outputs."""
+    if not TOOL.exists():
+        raise LabError(f"{TOOL} is missing; `make setup` builds it")
+    return subprocess.run(
+        [*netns.enter(plan.namespace(node)), str(TOOL), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def socket_path(node: str) -> str:
+    """Where the host finds the node's control socket."""
+    return str(netns.node_dir(node, "/run") / "twinbeat" / "control.sock")
+
+
+def show(node: str) -> dict[str, Any] | None:
+    """What the node's agent says about itself (`show --json`); None if it doesn't answer.
+
+    Asked over its socket, which is what the command does too, without starting a Python for it.
+    """
+    return _get(node, "/v1/status")
+
+
+def counters(node: str) -> dict[str, Any] | None:
+    return _get(node, "/v1/counters")
+
+
+def history(node: str) -> list[dict[str, Any]]:
+    """The node's transitions, oldest first; empty if its agent doesn't answer."""
+    answer = _get(node, "/v1/history")
+    return list(answer["transitions"]) if answer else []
+
+
+def _get(node: str, path: str) -> dict[str, Any] | None:
+    """GET over the node's unix socket; None if nothing useful came back within two seconds.
+
+    A stopped agent accepts nothing, yet its socket still queues: hence the timeout, and no question
+    to a process that is known not to run.
+    """
+    import http.client
+    import socket
+
+    pid = processes.pid_of(process_name(node))
+    if pid is None or processes.state_of(pid) == "T":
+        return None
+
+    class Connection(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(2.0)
+            self.sock.connect(socket_path(node))
+
+    connection = Connection("localhost")
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return dict(json.loads(body)) if response.status == http.HTTPStatus.OK else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+def roles() -> dict[str, str | None]:
+    """Each node's role as it says itself; None where no agent answers."""
+    return {node: (said["node"]["role"] if (said := show(node)) else None) for node in plan.NODES}
+
+
+def primary() -> str | None:
+    """The node that serves; None if there is none, or (a partition) more than one."""
+    serving = []
+    for node in plan.NODES:
+        said = show(node)
+        if said and said["node"]["role"] == "primary" and said["gate"]["open"]:
+            serving.append(node)
+    return serving[0] if len(serving) == 1 else None
+
+
+def pair_is_fit() -> str | None:
+    """The primary's name if the pair is whole: one serves, the other is fit and hears it."""
+    said = {node: show(node) for node in plan.NODES}
+    serving = primary()
+    if serving is None or not all(said.values()):
+        return None
+    for answer in said.values():
+        assert answer is not None
+        if answer["peer"]["watch"] != "alive" or not answer["node"]["fit"]:
+            return None
+    other = said[plan.peer(serving)]
+    assert other is not None
+    ready = other["node"]["role"] == "secondary" and not other["node"]["starting"]
+    return serving if ready and not other.get("waiting") else None
+
+
+def wait_fit(*, timeout_s: float = FIT_TIMEOUT_S) -> str:
+    """Wait until the pair is whole; returns the primary. The error says what was missing."""
+    try:
+        return wait_for(pair_is_fit, "the pair is fit", timeout_s=timeout_s, interval_s=0.1)
+    except LabError as error:
+        parts = [str(error)]
+        for node in plan.NODES:
+            said = show(node)
+            words = said["sentence"] if said else "its agent does not answer"
+            parts.append(f"{node}: {words}\n{processes.log_tail(process_name(node), 8)}")
+        raise LabError("\n".join(parts)) from error
+
+
+def boot_ns() -> int:
+    """Now, on the clock of the agents' timelines."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

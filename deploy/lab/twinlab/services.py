@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lab serves: nginx and the UDP echo on both servers; and the building of the tools."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from twinlab import netns, plan, processes
+from twinlab.shell import LabError, run, wait_for
+
+
+def build_tools() -> None:
+    """Compile the tools in C; nothing happens if they are newer than their sources."""
+    run(["make", "-s", "-C", str(plan.LAB_DIR / "tools"), f"BUILD={plan.BUILD_DIR}"])
+
+
+def tool(name: str) -> str:
+    return str(plan.BUILD_DIR / name)
+
+
+def start(options: plan.Options) -> None:
+    """Start nginx and tb-echo in both servers and wait until both answer there."""
+    for server in plan.SERVERS:
+        _start_nginx(server, options)
+        processes.spawn(f"echo-{server}", plan.namespace(server), [tool("tb-echo"), "--fifo", "10"])
+    for server in plan.SERVERS:
+        wait_for(
+            lambda server=server: _listens(plan.namespace(server)),
+            f"nginx and echo in {plan.namespace(server)} "
+            f"({processes.log_tail(f'nginx-{server}', 3)})",
+            timeout_s=10,
+        )
+
+
+def _start_nginx(server: str, options: plan.Options) -> None:
+    prefix = plan.RUN_DIR / f"nginx-{server}"
+    prefix.mkdir()
+    listen6 = f"listen [::]:{plan.HTTP_PORT};" if options.ipv6 else ""
+    (prefix / "nginx.conf").write_text(
+        f"""
+daemon off;
+worker_processes 1;
+pid {prefix}/pid;
+error_log stderr warn;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {prefix}/body;
+    proxy_temp_path {prefix}/proxy;
+    fastcgi_temp_path {prefix}/fastcgi;
+    uwsgi_temp_path {prefix}/uwsgi;
+    scgi_temp_path {prefix}/scgi;
+    server {{
+        listen {plan.HTTP_PORT};
+        {listen6}
+        default_type text/plain;
+        location / {{ return 200 "{server}\\n"; }}
+    }}
+}}
+"""
+    )
+    command = ["nginx", "-p", str(prefix), "-c", str(prefix / "nginx.conf")]
+    processes.spawn(f"nginx-{server}", plan.namespace(server), command)
+
+
+def _listens(name: str) -> bool:
+    """Whether both ports are open in a server, asked from its own kernel's tables."""
+    shown = run([*netns.enter(name), "ss", "-Hlntu"])
+    return all(f":{port} " in shown for port in (plan.HTTP_PORT, plan.PROBE_PORT))
+
+
+def http_get(address: str, *, timeout_s: float = 1.0) -> str:
+    """The body of http://ADDRESS/ as the client gets it; LabError if there is no answer."""
+    said = run([*web_client(address), "--count", "1", "--timeout-s", str(timeout_s)])
+    answer = json.loads(said)
+    if answer["error"]:
+        raise LabError(f"http://{address}/: {answer['error']}")
+    return str(answer["body"])
+
+
+def web_client(address: str) -> list[str]:
+    """The command of the client that fetches a page again and again (see `web`)."""
+    script = str(plan.LAB_DIR / "twinlab" / "web.py")
+    return [*netns.enter(plan.CLIENT_NS), sys.executable, "-I", script, address]
