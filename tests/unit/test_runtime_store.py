@@ -2,12 +2,13 @@
 """The disk: what a power cut at any step leaves behind, and what a run makes of it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from twinbeat.core.types import Admin, Durable, TermBlock
+from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, TermBlock
 from twinbeat.runtime.store import PeerFile, Store, StoreError, write_whole
 
 
@@ -125,22 +126,36 @@ def test_the_peers_position(store: Store) -> None:
 
 
 class TestDurable:
+    NOW = 50 * SECOND
     WILL = Durable(
-        admin=Admin.STAY_SECONDARY, last_primary=True, peer_known=True, paused_until_ns=99
+        admin=Admin.STAY_SECONDARY,
+        last_primary=True,
+        peer_known=True,
+        paused_until_ns=NOW + 100 * SECOND,
     )
 
     def test_survives_a_restart_of_the_agent(self, tmp_path: Path) -> None:
-        at(tmp_path).save(self.WILL)
-        assert at(tmp_path).durable() == self.WILL
+        at(tmp_path).save(self.WILL, now_ns=self.NOW)
+        assert at(tmp_path).durable(now_ns=self.NOW + 1) == self.WILL
 
-    def test_a_pause_ends_with_the_boot_whose_clock_it_was_told_by(self, tmp_path: Path) -> None:
-        at(tmp_path).save(self.WILL)
-        after = at(tmp_path, boot="second").durable()
-        assert (after.admin, after.paused_until_ns) == (Admin.STAY_SECONDARY, 0)
+    def test_what_is_left_of_a_pause_survives_a_reboot(self, tmp_path: Path) -> None:
+        at(tmp_path, wall_s=1_000).save(self.WILL, now_ns=self.NOW)
+        after = at(tmp_path, boot="second", wall_s=1_040).durable(now_ns=7 * SECOND)
+        assert after == replace(self.WILL, paused_until_ns=(7 + 60) * SECOND)
+
+    def test_a_pause_that_ran_out_while_rebooting_is_over(self, tmp_path: Path) -> None:
+        at(tmp_path, wall_s=1_000).save(self.WILL, now_ns=self.NOW)
+        after = at(tmp_path, boot="second", wall_s=1_101).durable(now_ns=7 * SECOND)
+        assert after == replace(self.WILL, paused_until_ns=0)
+
+    def test_a_pause_without_end_has_none(self, tmp_path: Path) -> None:
+        will = replace(self.WILL, paused_until_ns=FOREVER)
+        at(tmp_path).save(will, now_ns=self.NOW)
+        assert at(tmp_path, boot="second").durable(now_ns=self.NOW) == will
 
     def test_nothing_known_is_the_default(self, store: Store) -> None:
-        assert store.durable() == Durable()
+        assert store.durable(now_ns=1) == Durable()
 
     def test_is_private(self, tmp_path: Path) -> None:
-        at(tmp_path).save(self.WILL)
+        at(tmp_path).save(self.WILL, now_ns=self.NOW)
         assert (tmp_path / "operator.json").stat().st_mode & 0o077 == 0

@@ -3,8 +3,8 @@
 
 What the engine has to know (the order, the attestation, a shut gate) is handed over within the step
 that decided it.  What takes milliseconds follows on one lane, step after step, so that an answer to
-the operator comes after what it speaks of.  Routes and the reservation of terms have lanes of their
-own, since nobody waits for them and a slow disk must hold up nothing else.
+the operator comes after what it speaks of.  The disk and the routes have lanes of their own, since
+nobody waits for them here and a slow disk must hold up nothing.
 
 A failure becomes an event; no exception of the environment gets past this module.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Protocol
 
 from twinbeat.core.effects import Effects, Log, Notify, Reply, ReserveTerms, Transition
@@ -102,18 +101,15 @@ class Executor:
         self._lane_task: asyncio.Task[None] | None = None
         self._routes: deque[bool] = deque()
         self._routes_task: asyncio.Task[None] | None = None
-        self._reserve_task: asyncio.Task[None] | None = None
+        self._writes: deque[Durable | ReserveTerms] = deque()
+        self._disk_task: asyncio.Task[None] | None = None
 
     def submit(self, effects: Effects) -> None:
         """Take over the effects of one step; those of earlier steps come first."""
-        if effects.attest_until_ns is not None:
-            # A full lane must not let the attestation lapse: it says that the loop turns, no more.
-            self._engine.attest(effects.attest_until_ns)
-        if self._lane_task is None and effects.save is None:
-            effects = self._at_once(effects)
-            if not _waits(effects):
-                self._tell(effects)
-                return
+        self._at_once(effects)
+        if self._lane_task is None and not _waits(effects):
+            self._tell(effects)
+            return
         self._lane.append(effects)
         if self._lane_task is None:
             self._lane_task = self._start(self._run_lane())
@@ -122,7 +118,7 @@ class Executor:
         """Return when nothing is left to do."""
         while tasks := [
             task
-            for task in (self._lane_task, self._routes_task, self._reserve_task)
+            for task in (self._lane_task, self._routes_task, self._disk_task)
             if task is not None
         ]:
             await asyncio.wait(tasks)
@@ -136,17 +132,33 @@ class Executor:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
-    # -- the lane --------------------------------------------------------------------------------
+    def _at_once(self, effects: Effects) -> None:
+        """Hand over to the engine, and to the lanes that nobody waits for."""
+        if effects.save is not None:
+            self._write(effects.save)
+        if effects.attest_until_ns is not None:
+            self._engine.attest(effects.attest_until_ns)
+        if effects.order is not None:
+            self._engine.set_order(effects.order)
+        if effects.close_gate is not None:
+            self._engine.close_gate(effects.close_gate)
+        if effects.announce:
+            self._engine.announce()
+        if effects.remove_routes:
+            self._routes.append(False)
+        if effects.install_routes:
+            self._routes.append(True)
+        if self._routes and self._routes_task is None:
+            self._routes_task = self._start(self._run_routes())
+        if effects.reserve_terms is not None:
+            self._write(effects.reserve_terms)
+
+    # -- the lanes -------------------------------------------------------------------------------
 
     async def _run_lane(self) -> None:
         try:
             while self._lane:
                 effects = self._lane.popleft()
-                if effects.save is not None:
-                    await self._save(effects.save)
-                    effects = self._at_once(replace(effects, save=None))
-                elif effects.order is not None or effects.close_gate is not None:
-                    effects = self._at_once(effects)
                 interface = effects.withdraw_vips
                 if interface is not None:
                     await self._try("withdraw_vips", self._network.withdraw_vips(interface))
@@ -155,48 +167,6 @@ class Executor:
                 self._tell(effects)
         finally:
             self._lane_task = None
-
-    async def _save(self, durable: Durable) -> None:
-        try:
-            await self._disk.save(durable)
-        except EffectError as error:
-            self._teller.effect_failed("save", str(error))
-            self._feed(EffectFailed(effect="save", why=str(error)))
-        else:
-            self._feed(StateSaved())
-
-    def _at_once(self, effects: Effects) -> Effects:
-        """Hand over what can't wait; what is left of the effects."""
-        if effects.order is not None:
-            self._engine.set_order(effects.order)
-        if effects.close_gate is not None:
-            self._engine.close_gate(effects.close_gate)
-        if effects.announce:
-            self._engine.announce()
-        if effects.remove_routes or effects.install_routes:
-            self._routes.extend(
-                installing
-                for installing, wanted in (
-                    (False, effects.remove_routes),
-                    (True, effects.install_routes),
-                )
-                if wanted
-            )
-            if self._routes_task is None:
-                self._routes_task = self._start(self._run_routes())
-        if effects.reserve_terms is not None:
-            assert self._reserve_task is None, "the core asks for one block at a time"
-            self._reserve_task = self._start(self._reserve(effects.reserve_terms))
-        return replace(
-            effects,
-            order=None,
-            attest_until_ns=None,
-            close_gate=None,
-            announce=False,
-            remove_routes=False,
-            install_routes=False,
-            reserve_terms=None,
-        )
 
     def _tell(self, effects: Effects) -> None:
         for transition in effects.records:
@@ -210,13 +180,10 @@ class Executor:
         if effects.stopped:
             self._teller.stopped()
 
-    # -- the other lanes -------------------------------------------------------------------------
-
     async def _run_routes(self) -> None:
         try:
             while self._routes:
-                installing = self._routes.popleft()
-                if installing:
+                if self._routes.popleft():
                     await self._try("install_routes", self._network.install_routes())
                     self._teller.routes_done()
                 else:
@@ -224,16 +191,36 @@ class Executor:
         finally:
             self._routes_task = None
 
-    async def _reserve(self, request: ReserveTerms) -> None:
+    def _write(self, what: Durable | ReserveTerms) -> None:
+        self._writes.append(what)
+        if self._disk_task is None:
+            self._disk_task = self._start(self._run_disk())
+
+    async def _run_disk(self) -> None:
         try:
-            block = await self._disk.reserve(request)
+            while self._writes:
+                what = self._writes.popleft()
+                outcome = await (
+                    self._reserve(what) if isinstance(what, ReserveTerms) else self._save(what)
+                )
+                self._feed(outcome)
+        finally:
+            self._disk_task = None
+
+    async def _save(self, durable: Durable) -> Event:
+        try:
+            await self._disk.save(durable)
         except EffectError as error:
-            outcome: Event = TermsFailed(why=str(error))
+            self._teller.effect_failed("save", str(error))
+            return EffectFailed(effect="save", why=str(error))
+        return StateSaved()
+
+    async def _reserve(self, request: ReserveTerms) -> Event:
+        try:
+            return TermsReserved(block=await self._disk.reserve(request))
+        except EffectError as error:
             self._teller.effect_failed("reserve_terms", str(error))
-        else:
-            outcome = TermsReserved(block=block)
-        self._reserve_task = None
-        self._feed(outcome)
+            return TermsFailed(why=str(error))
 
     async def _try(self, effect: str, doing: Awaitable[None]) -> None:
         try:

@@ -15,10 +15,11 @@ from typing import Final, Protocol
 
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent, EngineSeen, Event, PeerSeen, Tick
-from twinbeat.core.types import EngineEventKind, EngineView, PeerView
+from twinbeat.core.types import EngineView, PeerView
 from twinbeat.runtime.histogram import Histogram
 
-_PEER_NEWS: Final = frozenset({EngineEventKind.HEARD, EngineEventKind.PEER_CHANGED})
+LOOKS_MAX: Final = 4
+"""So often a busy engine is looked at again; after that its state waits for the timer."""
 
 
 class Decider(Protocol):
@@ -71,7 +72,7 @@ class Loop:
     def start(self, senses: Senses) -> None:
         """Listen to the engine and arm the timer."""
         self._senses = senses
-        asyncio.get_running_loop().add_reader(senses.fileno(), self._guarded, self._on_events)
+        asyncio.get_running_loop().add_reader(senses.fileno(), self._guarded, self.drain)
         self._arm()
 
     def stop(self) -> None:
@@ -104,32 +105,37 @@ class Loop:
         """Take in what the engine has to say, now."""
         assert self._senses is not None
         events = self._senses.events()
-        if not events:
-            return
-        engine, peer = self._senses.look()
-        if peer is not None and any(event.kind in _PEER_NEWS for event in events):
-            # The frame that is told of comes first: what follows may rest on it.
-            self.feed(PeerSeen(view=peer), *events, EngineSeen(view=engine))
-        else:
-            self.feed(*events, EngineSeen(view=engine))
+        if events:
+            self._take_in(events)
+
+    def _take_in(self, events: list[EngineEvent], *more: Event) -> None:
+        """Events, then the state they led to.
+
+        The engine goes on meanwhile: a state newer than the last event fetched would tell the core
+        of a change before its event does, and so without its reason.  Such a state is not used.
+        """
+        assert self._senses is not None
+        facts: list[Event] = []
+        for _ in range(LOOKS_MAX):
+            engine, peer = self._senses.look()
+            later = self._senses.events()
+            if not later:
+                facts = [EngineSeen(view=engine)]
+                break
+            events += later
+        # The peer's frame comes first: what the events tell of may rest on it.
+        told = [] if peer is None else [PeerSeen(view=peer)]
+        self.feed(*told, *events, *facts, *more)
         for event in events:
             for listener in self.listeners:
                 listener(event)
-
-    def _on_events(self) -> None:
-        self.drain()
 
     def _on_timer(self) -> None:
         assert self._senses is not None
         self._timer = None
         now_ns = self._now_ns()
         self.lag.add(max(0, now_ns - self._deadline_ns))
-        self.drain()
-        engine, peer = self._senses.look()
-        facts: list[Event] = [EngineSeen(view=engine)]
-        if peer is not None:
-            facts.append(PeerSeen(view=peer))
-        self.feed(*facts, Tick())
+        self._take_in(self._senses.events(), Tick())
         for call in self.on_tick:
             call(now_ns)
 

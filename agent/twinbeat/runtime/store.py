@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from twinbeat.core.types import Admin, Durable, TermBlock
+from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, TermBlock
 
 STATE_DIRECTORY: Final = Path("/var/lib/twinbeat")
 SCHEMA: Final = 1
@@ -61,6 +61,9 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     last_primary: bool = False
     peer_known: bool = False
     paused_until_ns: int = 0
+    """Of the boot-time clock; 0 = not paused, FOREVER = until resumed."""
+    paused_until_wall_ns: int = 0
+    """The same moment by the wall clock, for the time after a reboot."""
     boot: str = ""
 
 
@@ -171,26 +174,32 @@ class Store:
 
     # -- the operator's will -----------------------------------------------------------------------
 
-    def durable(self) -> Durable:
-        """What the core must find again after a restart; a pause ends with the boot it began in."""
+    def durable(self, *, now_ns: int) -> Durable:
+        """What the core must find again after a restart; a pause goes on over a reboot."""
         file = self._read("operator.json", DurableFile)
         if file is None:
             return Durable()
-        same_boot = file.boot == self._boot()
+        until_ns = file.paused_until_ns
+        if 0 < until_ns < FOREVER and file.boot != self._boot():
+            left_ns = file.paused_until_wall_ns - self._wall_s() * SECOND
+            until_ns = now_ns + left_ns if left_ns > 0 else 0
         return Durable(
             admin=Admin[file.admin] if file.admin in Admin.__members__ else Admin.ENABLED,
             last_primary=file.last_primary,
             peer_known=file.peer_known,
-            paused_until_ns=file.paused_until_ns if same_boot else 0,
+            paused_until_ns=until_ns,
         )
 
-    def save(self, durable: Durable) -> None:
+    def save(self, durable: Durable, *, now_ns: int) -> None:
         """Persist it; raises StoreError."""
+        until_ns = durable.paused_until_ns
+        ends = 0 < until_ns < FOREVER
         file = DurableFile(
             admin=durable.admin.name,
             last_primary=durable.last_primary,
             peer_known=durable.peer_known,
-            paused_until_ns=durable.paused_until_ns,
+            paused_until_ns=until_ns,
+            paused_until_wall_ns=self._wall_s() * SECOND + until_ns - now_ns if ends else 0,
             boot=self._boot(),
         )
         write_whole(self._directory / "operator.json", msgspec.json.encode(file) + b"\n")

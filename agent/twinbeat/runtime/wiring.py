@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one vocabulary into another: configuration, core and engine each have their own types.
+
+Pure functions; the numbers of the enumerations are the same everywhere (a test compares them with
+the headers), so values are carried over by number.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from twinbeat.config.compare import digest
+from twinbeat.config.keys import Key
+from twinbeat.config.model import NS_PER_MS, Config, LinkSection, RouteSection, VridSection
+from twinbeat.core import types as core
+from twinbeat.core.events import EngineEvent
+from twinbeat.engine import types as engine
+from twinbeat.net.interfaces import Address, Interface
+from twinbeat.net.routes import Route
+from twinbeat.net.vmac import vmac_address
+
+NS_PER_S: Final = 1_000_000_000
+PROBES: Final = 3
+"""On-time unanswered probes that a verdict of DEAD takes; a window of verify has room for eight."""
+PORT: Final = 3003
+
+
+# -- the configuration, as the core wants it ----------------------------------------------------
+
+
+def policy(config: Config) -> core.Policy:
+    return core.Policy(
+        node=config.node.index,
+        name=config.node.name,
+        peer_name=config.peer.name,
+        fail_safe=config.policy.fail_safe,
+        claim_alone=config.policy.claim_alone,
+        preferred=config.policy.preferred,
+        digest=digest(config),
+    )
+
+
+def timers(config: Config) -> core.Timers:
+    ns = config.timers.ns
+    return core.Timers(
+        hello_ns=ns.hello_ns,
+        dead_ns=ns.dead_ns,
+        verify_ns=ns.verify_ns,
+        stall_ns=ns.stall_ns,
+        lease_ns=ns.lease_ns,
+        attest_ns=ns.attest_ns,
+        boot_wait_ns=ns.boot_wait_ns,
+    )
+
+
+# -- the configuration, as the engine wants it --------------------------------------------------
+
+
+def settings(config: Config, *, ports: int) -> engine.Settings:
+    ns = config.timers.ns
+    return engine.Settings(
+        timers=engine.Timers(
+            hello_ns=ns.hello_ns,
+            dead_ns=ns.dead_ns,
+            verify_ns=ns.verify_ns,
+            stall_ns=ns.stall_ns,
+            lease_ns=ns.lease_ns,
+        ),
+        node=config.node.index,
+        links=(1 << len(config.links)) - 1,
+        direct=sum(1 << number for number, link in enumerate(config.links) if link.direct),
+        ports=ports,
+        late_ns=ns.late_ns,
+        idle_claim_ns=ns.idle_claim_ns,
+        listen_ns=ns.listen_ns,
+        probes=PROBES,
+        strict=config.policy.strict,
+        wait_lease=config.policy.stall == "wait-lease",
+        claim_alone=config.policy.claim_alone,
+    )
+
+
+def wire(config: Config, keys: Sequence[Key]) -> engine.WireConfig:
+    """Keys come with that to send under first, so it is in slot 0."""
+    return engine.WireConfig(
+        pair=config.pair.id,
+        node=config.node.index,
+        keys=tuple((key.id, key.secret) for key in keys),
+        send_key=0,
+        port=PORT,
+    )
+
+
+def link(number: int, section: LinkSection, interface: Interface, mac: str) -> engine.Link:
+    """`mac` is the peer's, empty while it isn't known."""
+    return engine.Link(
+        number=number,
+        ifindex=interface.index,
+        local=ipaddress.ip_address(section.local),
+        peer=ipaddress.ip_address(section.peer),
+        mode=engine.LinkMode.ETHERNET if section.mode == "ethernet" else engine.LinkMode.UDP,
+        vlan=section.vlan,
+        local_mac=mac_bytes(interface.mac),
+        peer_mac=mac_bytes(mac),
+        ttl=255,
+    )
+
+
+def announcements(
+    config: Config, ports: Mapping[str, Interface]
+) -> tuple[list[engine.Announcement], engine.AnnounceSchedule]:
+    """Virtual MACs first: one frame each moves the switch, whatever the number of addresses.
+
+    Interfaces that are missing are left out; they have no gate to announce through.
+    """
+    virtual: list[engine.Announcement] = []
+    plain: list[engine.Announcement] = []
+    for section in config.vrids:
+        port = ports.get(section.interface)
+        if port is None:
+            continue
+        for version in (4, 6):
+            addresses = vips(section, version)
+            if section.vmac:
+                mac = mac_bytes(vmac_address(section.id, version))
+                virtual += _announce(port, mac, addresses[:1], config.announce.garp_reply)
+            else:
+                plain += _announce(port, mac_bytes(port.mac), addresses, config.announce.garp_reply)
+    schedule = engine.AnnounceSchedule(
+        repeats_ns=tuple(ms * NS_PER_MS for ms in config.announce.repeats_ms),
+        refresh_ns=config.announce.refresh_s * NS_PER_S,
+        rate_per_second=config.announce.rate_per_s,
+    )
+    return virtual + plain, schedule
+
+
+def _announce(
+    port: Interface, mac: bytes, addresses: Iterable[Address], also_reply: bool
+) -> list[engine.Announcement]:
+    found = []
+    for address in addresses:
+        found.append(engine.Announcement(ifindex=port.index, mac=mac, address=address))
+        if also_reply and address.version == 4:
+            found.append(
+                engine.Announcement(ifindex=port.index, mac=mac, address=address, reply=True)
+            )
+    return found
+
+
+# -- the configuration, as the network wants it -------------------------------------------------
+
+
+def vips(section: VridSection, version: int | None = None) -> list[Address]:
+    """The addresses of a VRID, of one IP version or of both."""
+    addresses = [ipaddress.ip_address(text) for text in section.vips]
+    return [one for one in addresses if version is None or one.version == version]
+
+
+def route(section: RouteSection) -> Route:
+    gateway = ipaddress.ip_address(section.gateway) if section.gateway else None
+    destination = section.destination
+    if destination == "default":
+        destination = "::/0" if gateway is not None and gateway.version == 6 else "0.0.0.0/0"
+    return Route(
+        destination=ipaddress.ip_network(destination),
+        gateway=gateway,
+        interface=section.interface or None,
+        table=section.table,
+    )
+
+
+def mac_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+# -- between core and engine --------------------------------------------------------------------
+
+
+def order(wanted: core.Order) -> engine.Order:
+    return engine.Order(
+        generation=wanted.generation,
+        expires_ns=wanted.expires_ns,
+        term_first=wanted.term_first,
+        term_last=wanted.term_last,
+        permits=engine.Permit(int(wanted.permits)),
+        lease_ns=wanted.lease_ns,
+        resign_of=wanted.resign_of,
+        facts=engine.Facts(
+            flags=engine.Flag(int(wanted.flags)),
+            role=engine.Role(int(wanted.role)),
+            admin=engine.Admin(int(wanted.admin)),
+            health=wanted.health,
+            generation=wanted.generation_shared,
+            digest=wanted.digest,
+        ),
+    )
+
+
+def event(happened: engine.Event) -> EngineEvent:
+    return EngineEvent(
+        kind=core.EngineEventKind(int(happened.kind)),
+        at_ns=happened.at_ns,
+        cause=core.Cause(int(happened.cause)),
+        a=happened.a,
+        b=happened.b,
+        link=happened.link,
+    )
+
+
+def engine_view(words: engine.EngineWords) -> core.EngineView:
+    return core.EngineView(
+        phase=core.Phase(int(words.phase)),
+        watch=core.Watch(int(words.watch)),
+        term=words.term,
+        highest=words.highest,
+        lease_until_ns=words.lease_until_ns,
+        order_generation=words.order_generation,
+    )
+
+
+def peer_view(words: engine.PeerWords) -> core.PeerView | None:
+    """None as long as no frame of the peer was accepted."""
+    if not words.epoch or not words.arrived_ns:
+        return None
+    return core.PeerView(
+        counter=words.counter,
+        arrived_ns=words.arrived_ns,
+        term=words.term,
+        claim=words.claim,
+        fence_below=words.fence_below,
+        highest=words.highest,
+        lease_us=words.lease_us,
+        flags=core.Flag(int(words.flags)),
+        role=core.Role(words.role),
+        admin=core.Admin(words.admin),
+        health=words.health,
+        dead_us=words.dead_us,
+        lease_full_us=words.lease_full_us,
+        hello_us=words.hello_us,
+        verify_us=words.verify_us,
+        generation=words.generation,
+        digest=words.digest,
+        two_way=words.two_way,
+    )
