@@ -23,7 +23,7 @@ SHELL_SCRIPTS = $(shell awk 'FNR == 1 && /^\#!.*[/ ](ba)?sh$$/ { print FILENAME 
 	$(wildcard $(shell $(FILES) deploy .ci)))
 EXPOSURE = systemd-analyze security --offline=true
 
-.PHONY: help setup build demo test bench lint format clean
+.PHONY: help setup build demo test bench lint format docs clean
 
 help: ## list what can be made
 	@printf 'Twinbeat: a pair of gateways that answers as one\n\n'
@@ -60,6 +60,9 @@ format: build ## bring Python and C into the house format
 	ruff check --fix-only --quiet
 	ruff format
 	clang-format-14 -i $(C_SOURCES)
+
+docs: build ## write into the documentation what the code knows better
+	@$(PYTHON) deploy/docs/reference
 
 clean: ## remove what the build and the tests made, keep .venv
 	rm -rf .build .setup .mypy_cache .pytest_cache .ruff_cache .hypothesis deploy/lab/out

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation says what the code does: links lead somewhere, tables are the code's own."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from repo import project
+
+SAFETY = (
+    "ONE-OWNER",
+    "LEASE",
+    "GATE-FIRST",
+    "TERM",
+    "NO-SURPRISE",
+    "SOMEONE",
+    "FAIL-SAFE",
+    "REASON",
+    "NO-LOSS",
+    "FORGE",
+    "INERT",
+)
+
+PAGES = sorted(path for path in project.files() if path.suffix == ".md")
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+RULE = re.compile(r"\bR([1-9][0-9]?)\b")
+
+
+def prose(markdown: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(markdown: str) -> set[str]:
+    """The anchors that a page's headings make."""
+    headings = re.findall(r"^#+ (.+)$", prose(markdown), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path, markdown: str) -> list[str]:
+    dead = []
+    for target in LINK.findall(prose(markdown)):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text())):
+            dead.append(target)
+    return dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=project.name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page, page.read_text()) == []
+
+
+def test_a_dead_link_would_be_seen() -> None:
+    page = project.DOCS / "protocol.md"
+    text = "[a](limits.md) [b](gone.md) [c](limits.md#gone) [d](limits.md#limits)\n"
+    text += "```\n[e](not-a-link.md)\n```\n"
+    assert dead_links(page, text) == ["gone.md", "limits.md#gone"]
+
+
+def test_tables_are_the_code_s_own() -> None:
+    result = subprocess.run(
+        [sys.executable, project.DOCS / "reference", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_every_key_is_documented() -> None:
+    from twinbeat.config import model
+
+    page = (project.DOCS / "configuration.md").read_text()
+    for section, (_, struct, _) in model.SECTIONS.items():
+        found = re.search(rf"^### `\[\[?{section}\]\]?`$(.*?)(?=^### |^<!--)", page, re.M | re.S)
+        assert found is not None, section
+        documented = set(re.findall(r"^\| `(\w+)` \|", found.group(1), re.MULTILINE))
+        assert documented == set(struct.__struct_fields__), section
+
+
+def test_rules_and_safety_properties_have_their_sections() -> None:
+    page = (project.DOCS / "protocol.md").read_text()
+    headings = re.findall(r"^### (\S+)", page, re.MULTILINE)
+    assert headings == [*(f"R{number}" for number in range(1, 21)), *SAFETY]
+
+
+def test_rules_that_the_code_refers_to_exist() -> None:
+    unknown = {
+        (project.name_of(path), f"R{number}")
+        for path in project.files()
+        if path.suffix in {".c", ".h", ".py"} and path.is_relative_to(project.ROOT)
+        for number in RULE.findall(project.text(path) or "")
+        if int(number) > 20
+    }
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "deploy/docs/configuration.md"])
+def test_example_configurations_hold(name: str, tmp_path: Path) -> None:
+    from twinbeat.config import model
+
+    examples = re.findall(r"^```toml\n(.*?)^```", (project.ROOT / name).read_text(), re.M | re.S)
+    assert examples
+    for example in examples:
+        tables = tomllib.loads(example)
+        assert set(tables) <= set(model.SECTIONS)
+        for section, content in tables.items():
+            _, struct, repeated = model.SECTIONS[section]
+            for entry in content if repeated else [content]:
+                assert set(entry) <= set(struct.__struct_fields__)
+
+
+def test_verbs_that_the_documentation_names_exist() -> None:
+    makefile = (project.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {verb for page in PAGES for verb in re.findall(r"`make ([a-z-]+)`", page.read_text())}
+    assert named
+    assert named <= targets
