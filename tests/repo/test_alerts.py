@@ -57,7 +57,9 @@ def test_a_rule_that_never_fires_would_be_seen(tmp_path: Path) -> None:
     rules = RULES.read_text().replace("sum by (pair) (twinbeat_primary) > 1", "vector(0) > 1")
     (tmp_path / "alerts.yml").write_text(rules)
     (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "alerts.yml").write_text((UNIT_TESTS[0]).read_text())
+    (tmp_path / "tests" / "alerts.yml").write_text(
+        (PROMETHEUS / "tests" / "alerts.yml").read_text()
+    )
     result = promtool("test", "rules", tmp_path / "tests" / "alerts.yml")
     assert result.returncode == 1
     assert "TwinbeatTwoPrimaries" in result.stdout + result.stderr

@@ -151,18 +151,30 @@ def test_third_party_packages_are_declared() -> None:
     assert used - {"bcc"} <= declared
 
 
-def test_only_the_loader_knows_the_compiler() -> None:
-    users = {found.module for found in project.all_imports() if found.top == "bcc"}
-    # A one-shot process compiles and exits; anywhere else LLVM would stay in the agent's memory.
-    assert users <= {"twinbeat.engine.loader", "twinbeat.engine.bpf"}
-
-
-def test_the_command_line_loads_nothing_heavy() -> None:
-    program = (
-        "import sys, twinbeat.cli.main\n"
-        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    )
+def loaded(module: str, names: tuple[str, ...]) -> list[str]:
+    """Which of the names a fresh interpreter has loaded after it imported the module."""
+    program = f"import sys, {module}\nprint(*[name for name in {names!r} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert result.stdout.split() == []
+    return result.stdout.split()
+
+
+def test_only_the_one_shot_loader_uses_the_compiler() -> None:
+    users = {
+        (found.module, found.deferred) for found in project.all_imports() if found.top == "bcc"
+    }
+    assert users == {("twinbeat.engine.compile", True)}
+
+
+def test_the_agent_never_loads_the_compiler() -> None:
+    # LLVM would stay in the agent's memory: the loader compiles in a process of its own and exits.
+    assert loaded("twinbeat.runtime.main", ("bcc",)) == []
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    assert loaded("twinbeat.cli.main", HEAVY) == []
+
+
+def test_what_is_loaded_is_seen() -> None:
+    assert loaded("bcc", ("bcc", "aiohttp")) == ["bcc"]
