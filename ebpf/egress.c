@@ -11,8 +11,8 @@
 #include "maps_kern.h"
 #include "parse_kern.h"
 
-#define TB_PASS 0 /* TC_ACT_OK */
-#define TB_DROP 2 /* TC_ACT_SHOT */
+#define TB_PASS (-1) /* TC_ACT_UNSPEC: whatever filters come after this one decide */
+#define TB_DROP 2    /* TC_ACT_SHOT */
 
 /* Longest stretch of headers that is looked at: Ethernet, one tag, IPv6, neighbour discovery up to the target. */
 #define TB_HEADERS 82
