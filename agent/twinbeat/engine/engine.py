@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine in production: one SCHED_FIFO thread in C that beats, watches, claims and announces.
 
-Python hands over orders, facts and announcements and drains events; the thread never takes the GIL and is
-never made to wait for Python. All methods are for one thread (the loop that decides); none of them blocks
-longer than the timeout it names, and none needs the thread to be scheduled unless it says that it waits.
-What an order may say, and what to do about an event, is not known here.
+Python hands over orders, facts and announcements and drains events; the thread never takes the GIL
+and is never made to wait for Python. All methods are for one thread (the loop that decides); none
+of them blocks longer than the timeout it names, and none needs the thread to be scheduled unless it
+says that it waits. What an order may say, and what to do about an event, is not known here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.convert import (
-    announcement_to_c,
+    announcements_to_c,
     config_to_c,
     engine_words,
     event_from_c,
@@ -25,15 +26,16 @@ from twinbeat.engine.convert import (
     histogram_from_c,
     link_counters,
     link_words,
-    mac_from_c,
+    mac_from_python,
     order_to_c,
     peer_words,
+    schedule_to_c,
     settings_to_c,
     setup_to_c,
 )
 from twinbeat.engine.types import (
-    AnnounceSchedule,
     Announcement,
+    AnnounceSchedule,
     Counters,
     Event,
     Facts,
@@ -77,22 +79,22 @@ class Engine:
     """One engine on one set of maps. Open, hand over an order, start, stop, close."""
 
     def __init__(self, setup: Setup) -> None:
-        """Map the maps and open every socket; nothing is sent and no gate is touched before start().
+        """Map the maps and open every socket; nothing is sent and no gate is touched before
+        start().
 
         Raises EngineError naming what the host refused.
         """
-        out = ffi.new("struct tb_thread **")
-        keep, c_setup = setup_to_c(setup)
-        stage = ffi.new("int *")
-        code = lib.tb_thread_open(c_setup, out, stage)
-        del keep
+        out: Any = ffi.new("struct tb_thread **")
+        stage: Any = ffi.new("int *")
+        code = lib.tb_thread_open(setup_to_c(setup), out, stage)
         if code < 0:
-            _check(code, ffi.string(lib.tb_stage_name(stage[0])).decode())
+            name: Any = ffi.string(lib.tb_stage_name(stage[0]))
+            _check(code, name.decode())
         self._thread: Any = out[0]
         self._setup = setup
         self._order = Order(generation=0, expires_ns=0)
         self._attested_until_ns = 0
-        self._events = ffi.new("struct tb_event[]", _DRAIN)
+        self._events: Any = ffi.new("struct tb_event[]", _DRAIN)
 
     def __enter__(self) -> Self:
         """Use as a context: closed at the end, the gate left to lapse unless stop() was called."""
@@ -105,8 +107,10 @@ class Engine:
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> StartReport:
-        """Start the thread and its helpers; says what the host refused (it works without, only later)."""
-        report = ffi.new("struct tb_start_report *")
+        """Start the thread and its helpers; says what the host refused (it works without, only
+        later).
+        """
+        report: Any = ffi.new("struct tb_start_report *")
         _check(lib.tb_thread_start(self._thread, report), "starting the engine's thread")
         return StartReport(
             real_time=report.real_time or None,
@@ -116,13 +120,16 @@ class Engine:
         )
 
     def stop(self, *, close_gate: bool, timeout_s: float = 1.0) -> None:
-        """End the thread and wait for it. With `close_gate` the gate is shut when this returns, whatever
-        the thread does; without it the lease runs on for a successor to resume."""
+        """End the thread and wait for it. With `close_gate` the gate is shut when this returns,
+        whatever the thread does; without it the lease runs on for a successor to resume.
+        """
         code = lib.tb_thread_stop(self._thread, close_gate, int(timeout_s * 1e9))
         _check(code, "stopping the engine's thread")
 
     def close(self) -> None:
-        """Stop without touching the gate if still running, and give everything back. May be repeated."""
+        """Stop without touching the gate if still running, and give everything back. May be
+        repeated.
+        """
         if self._thread is not None:
             lib.tb_thread_close(self._thread)
             self._thread = None
@@ -135,8 +142,8 @@ class Engine:
     # -- what the engine may do --------------------------------------------------------------------
 
     def set_order(self, order: Order, *, wait: bool = False, timeout_s: float = 0.1) -> bool:
-        """Replace the standing order. With `wait`: returns when the thread has confirmed its generation
-        (R17), True, or after the timeout, False; the GIL is released meanwhile.
+        """Replace the standing order. With `wait`: returns when the thread has confirmed its
+        generation (R17), True, or after the timeout, False; the GIL is released meanwhile.
 
         Whether a claim came first is in the ORDER event's `b`.
         """
@@ -146,7 +153,7 @@ class Engine:
     def set_facts(self, facts: Facts) -> None:
         """Replace what the frames say of this node; the order stays the same one."""
         facts_to_c(facts)  # refuses what doesn't fit before anything changes
-        self._order = _with_facts(self._order, facts)
+        self._order = replace(self._order, facts=facts)
         self._hand_over(wait=False, timeout_s=0)
 
     def _hand_over(self, *, wait: bool, timeout_s: float) -> bool:
@@ -172,22 +179,20 @@ class Engine:
 
     def set_peer_mac(self, link: int, mac: bytes) -> None:
         """The peer's MAC on an Ethernet link, as resolved; empty = unknown, broadcast again."""
-        _check(lib.tb_thread_set_peer_mac(self._thread, link, mac_from_c(mac)), "setting a MAC")
+        _check(
+            lib.tb_thread_set_peer_mac(self._thread, link, mac_from_python(mac)), "setting a MAC"
+        )
 
     def set_announcements(
         self, announcements: Sequence[Announcement], schedule: AnnounceSchedule
     ) -> None:
-        """Prebuild every announcement frame. The running schedule goes on with the new frames."""
-        frames = announcement_to_c(announcements)
-        c_schedule = ffi.new("struct tb_schedule *")
-        if len(schedule.repeats_ns) > lib.TB_ANNOUNCE_REPEATS:
-            raise ValueError(f"at most {lib.TB_ANNOUNCE_REPEATS} repeats")
-        c_schedule.repeats = len(schedule.repeats_ns)
-        for i, repeat_ns in enumerate(schedule.repeats_ns):
-            c_schedule.repeat_ns[i] = repeat_ns
-        c_schedule.refresh_ns = schedule.refresh_ns
-        c_schedule.rate = schedule.rate_per_second
-        code = lib.tb_thread_set_announcements(self._thread, frames, len(announcements), c_schedule)
+        """Prebuild every announcement frame. A schedule that runs begins anew with them."""
+        code = lib.tb_thread_set_announcements(
+            self._thread,
+            announcements_to_c(announcements),
+            len(announcements),
+            schedule_to_c(schedule),
+        )
         _check(code, "building the announcements")
 
     def announce(self) -> None:
@@ -209,7 +214,7 @@ class Engine:
 
     def counters(self) -> Counters:
         """Read without a lock; each number is exact, two of them may be of neighbouring rounds."""
-        c = ffi.new("struct tb_counters *")
+        c: Any = ffi.new("struct tb_counters *")
         lib.tb_thread_counters(self._thread, c)
         return Counters(
             links={link.number: link_counters(c.link[link.number]) for link in self._setup.links},
@@ -226,7 +231,7 @@ class Engine:
 
     def histograms(self) -> dict[str, Histogram]:
         """By the names of HISTOGRAMS."""
-        c = ffi.new("struct tb_histogram *")
+        c: Any = ffi.new("struct tb_histogram *")
         result = {}
         for number, name in enumerate(HISTOGRAMS):
             lib.tb_thread_histogram(self._thread, number, c)
@@ -234,11 +239,13 @@ class Engine:
         return result
 
     def snapshot(self, *, timeout_s: float = 0.05) -> Snapshot:
-        """Gate, peer and links as they are in the maps; the engine's own words from a round made for it.
+        """Gate, peer and links as they are in the maps; the engine's own words from a round made
+        for it.
 
-        If the thread makes none within the timeout the engine's words are those of the last snapshot.
+        If the thread makes none within the timeout the engine's words are those of the last
+        snapshot.
         """
-        c = ffi.new("struct tb_view *")
+        c: Any = ffi.new("struct tb_view *")
         lib.tb_thread_view(self._thread, c, int(timeout_s * 1e9))
         at_ns = now_ns()
         return Snapshot(
@@ -252,16 +259,3 @@ class Engine:
             ),
             control_ns=c.control_ns,
         )
-
-
-def _with_facts(order: Order, facts: Facts) -> Order:
-    return Order(
-        generation=order.generation,
-        expires_ns=order.expires_ns,
-        term_first=order.term_first,
-        term_last=order.term_last,
-        permits=order.permits,
-        lease_ns=order.lease_ns,
-        resign_of=order.resign_of,
-        facts=facts,
-    )

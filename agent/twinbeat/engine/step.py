@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's decision and the kernel's rules in plain memory, for tests and the simulator.
 
-`Step` is the real csrc/engine.c, `Kernel` the real ebpf/tb_rules.h (what XDP does with a heartbeat and how
-frames are made), both with a clock of the caller's; `Node` drives them the way the thread does in production.
-Nothing here opens a socket, starts a thread or reads a clock, and none of it needs root. Not used in production.
+`Step` is the real csrc/engine.c, `Kernel` the real ebpf/tb_rules.h (what XDP does with a heartbeat
+and how frames are made), both with a clock of the caller's; `Node` drives them the way the thread
+does in production. Nothing here opens a socket, starts a thread or reads a clock, and none of it
+needs root. Not used in production.
 
-C structures are handed out as they are: their fields are attributes with the names of tb_abi.h and engine.h,
-to be read and written, valid as long as their owner is.
+C structures are handed out as they are: their fields are attributes with the names of tb_abi.h and
+engine.h, to be read and written, valid as long as their owner is.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Kernel:
     def __init__(self, config: WireConfig) -> None:
         """Empty maps, but for the configuration."""
         self.maps: Any = ffi.new("struct tb_plain *")
-        """Maps as C structures: gate, self, peer, link[], control[], config, counters[], gaps[]."""
+        """Maps as C structures: gate, self, peer, link[], control[], config, counters[]."""
         self.set_config(config)
 
     def set_config(self, config: WireConfig) -> None:
@@ -88,7 +89,14 @@ class Kernel:
         return bool(lib.tb_plain_gate_open(self.maps, now_ns))
 
     def receive(
-        self, link: int, frame: bytes, now_ns: int, *, cpu: int = 0, ttl: int = 255, ttl_min: int = 255
+        self,
+        link: int,
+        frame: bytes,
+        now_ns: int,
+        *,
+        cpu: int = 0,
+        ttl: int = 255,
+        ttl_min: int = 255,
     ) -> Received:
         """What XDP does with a payload that arrives on a link."""
         buffer = ffi.new("uint8_t[]", frame)
@@ -105,7 +113,14 @@ class Kernel:
         return int(lib.tb_plain_receive_control(self.maps, buffer, len(frame), now_ns, cpu))
 
     def frame(
-        self, kind: FrameType, link: int, now_ns: int, *, echo: int = 0, echo_ns: int = 0, hold_ns: int = 0
+        self,
+        kind: FrameType,
+        link: int,
+        now_ns: int,
+        *,
+        echo: int = 0,
+        echo_ns: int = 0,
+        hold_ns: int = 0,
     ) -> bytes:
         """Make a frame from the maps, drawing a counter."""
         frame = ffi.new("struct tb_frame *")
@@ -126,7 +141,6 @@ class Round:
     events: list[Event] = field(default_factory=list)
     announce: bool = False
     announce_stop: bool = False
-    shutdown_sockets: bool = False
     opened: bool = False
     closed: bool = False
     again: bool = False
@@ -135,7 +149,9 @@ class Round:
 
 
 class Node:
-    """A whole node but for its Python: the real engine on the real rules, driven as thread.c does it."""
+    """A whole node but for its Python: the real engine on the real rules, driven as thread.c does
+    it.
+    """
 
     def __init__(self, settings: Settings, config: WireConfig, now_ns: int) -> None:
         """A node that knows nothing; give it an order before the first round."""
@@ -147,7 +163,8 @@ class Node:
         """Mask of links with carrier."""
         self.port_carrier = (1 << settings.ports) - 1
         self.control_works = True
-        """Whether a control frame that the engine asks for comes through (its receive path runs)."""
+        """Whether a control frame that the engine asks for comes through (its receive path runs).
+        """
 
     def restart_agent(self, settings: Settings, now_ns: int) -> None:
         """The agent dies and starts anew; the kernel's maps stay."""
@@ -160,7 +177,9 @@ class Node:
         return self.kernel.gate_open(now_ns)
 
     def look(self, now_ns: int) -> None:
-        """First half of a round: read the maps at `now_ns` and decide. A node may be stalled after it."""
+        """First half of a round: read the maps at `now_ns` and decide. A node may be stalled after
+        it.
+        """
         step = self.engine
         step.set_order(self.order, attested_until_ns=self.attested_until_ns)
         lib.tb_plain_look(self.kernel.maps, step.input, step.engine.settings.links)
@@ -169,9 +188,9 @@ class Node:
         step.step(now_ns)
 
     def act(self, now_ns: int) -> Round:
-        """Second half: carry the last actions out at `now_ns`, which a stall may have made later."""
+        """Second half: carry the last actions out at `now_ns`, made later by a stall perhaps."""
         actions, maps = self.engine.actions, self.kernel.maps
-        lib.tb_plain_act(maps, actions)
+        lib.tb_plain_act(maps, actions, self.engine.engine.term)
         links = self.engine.engine.settings.links
         frames = []
         for link in range(lib.TB_LINKS):
@@ -201,7 +220,6 @@ class Node:
             events=self.engine.events(),
             announce=bool(actions.announce),
             announce_stop=bool(actions.announce_stop),
-            shutdown_sockets=bool(actions.shutdown_sockets),
             opened=bool(actions.open),
             closed=bool(actions.shut),
             again=bool(actions.again),

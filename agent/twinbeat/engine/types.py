@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the engine is told and what it tells, as Python values.
 
-Every number here comes out of the C headers through the compiled module; nothing is typed twice, and a
-test compares the names below with those of the headers. Times are integer nanoseconds of CLOCK_BOOTTIME
-(`now_ns()`), unless a name says otherwise. What decides anything is not known here.
+Every number here comes out of the C headers through the compiled module; nothing is typed twice,
+and a test compares the names below with those of the headers. Times are integer nanoseconds of
+CLOCK_BOOTTIME (`now_ns()`), unless a name says otherwise. What decides anything is not known here.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Cause(IntEnum):
     NOT_PERMITTED = lib.TB_C_NOT_PERMITTED
     PEER_LEASE = lib.TB_C_PEER_LEASE
     MISMATCH = lib.TB_C_MISMATCH
-    PAUSED = lib.TB_C_PAUSED
+    UNPROVEN = lib.TB_C_UNPROVEN
 
 
 class EventKind(IntEnum):
@@ -179,6 +179,10 @@ class LinkMode(IntEnum):
     """A socket, the kernel routes."""
 
 
+NO_FLAGS = Flag(0)
+NO_PERMITS = Permit(0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timers:
     """Durations of the profile, in nanoseconds."""
@@ -192,7 +196,7 @@ class Timers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the engine detects and claims; set at start, and by a reload without forgetting anything."""
+    """How the engine detects and claims; a reload replaces them and nothing is forgotten."""
 
     timers: Timers
     node: int
@@ -218,7 +222,7 @@ class Settings:
 class Facts:
     """What Python says of this node in every frame."""
 
-    flags: Flag = Flag(0)
+    flags: Flag = NO_FLAGS
     role: Role = Role.INIT
     admin: Admin = Admin.ENABLED
     health: int = 0
@@ -236,11 +240,11 @@ class Order:
     term_first: int = 1
     term_last: int = 0
     """Block of terms reserved on disk, both ends included; first > last: none."""
-    permits: Permit = Permit(0)
+    permits: Permit = NO_PERMITS
     lease_ns: int = 0
     """0 = the settings' lease; longer during a planned restart."""
     resign_of: int = 0
-    """A number that wasn't used for it before: shut the gate at once; 0 = don't."""
+    """A number other than the last order's: shut the gate at once. Stays in the orders after it."""
     facts: Facts = field(default_factory=Facts)
 
 
@@ -294,7 +298,8 @@ class Setup:
     settings: Settings
     config: WireConfig
     control_ifindex: int = 0
-    """The sending end of the private pair (tbctl0); 0: no control frames, hence no verdict of DEAD."""
+    """The sending end of the private pair (tbctl0); 0: no control frames, hence no verdict of DEAD.
+    """
     port_ifindexes: tuple[int, ...] = ()
     """VIP ports, for their carrier; bit n of the port mask = n-th of these."""
     priority: int = 60
@@ -318,8 +323,8 @@ class StartReport:
 class Announcement:
     """One GARP (IPv4) or unsolicited neighbour advertisement (IPv6) to be repeated by the schedule.
 
-    With a virtual MAC one per (VMAC, port) moves the switch; plain addresses need one each. The order of the
-    list is the order on the wire, so virtual MACs go first.
+    With a virtual MAC one per (VMAC, port) moves the switch; plain addresses need one each. The
+    order of the list is the order on the wire, so virtual MACs go first.
     """
 
     ifindex: int
@@ -350,7 +355,7 @@ class AnnounceSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in the engine; the header says what `a` and `b` hold for each kind."""
+    """Something that happened in the engine; the header says what `a` and `b` hold."""
 
     kind: EventKind
     cause: Cause
@@ -362,8 +367,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """Counts by powers of two: `buckets[i]` counts values below 2^i microseconds (and not below 2^(i-1));
-    the last one all that were longer."""
+    """Counts by powers of two: `buckets[i]` counts values below 2^i microseconds (and not below
+    2^(i-1)); the last one all that were longer.
+    """
 
     buckets: tuple[int, ...]
     count: int
@@ -472,6 +478,8 @@ class EngineWords:
     term: int
     last_term: int
     highest: int
+    claim: int
+    """The term claimed right now, 0 = none."""
     heard_ns: int
     suspect_ns: int
     lease_until_ns: int
@@ -479,6 +487,8 @@ class EngineWords:
     window_probes: int
     window_restarts: int
     withheld: Cause
+    """Why nothing is claimed though the peer is silent."""
+    receipted: bool
     two_way: int
     link_silent: int
 

@@ -1,0 +1,856 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Theory of operation. Everything that the thread touches is opened, mapped, locked and faulted in before it
+ * starts. Then it does nothing but rounds (engine.h), each ended by one futex sleep until the next is due, or
+ * until Python rings the bell because an order has to take effect now. Received frames don't wake it: XDP
+ * stamps them into the maps, and a round looks there.
+ *
+ * Python hands values over through sequence locks (shared.h) and one pointer exchange (announcements). Back come
+ * the ring of events, counters and histograms of relaxed words, and a number that says which round is over.
+ */
+#include "thread.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <linux/if_packet.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "control.h"
+#include "ring.h"
+#include "shared.h"
+#include "tb_rules.h"
+
+enum {
+	STACK_SIZE = 256 * 1024,
+	STACK_TOUCHED = 64 * 1024, /* more than the deepest round needs */
+	AGAIN_MAX = 8, /* rounds at once; then a short sleep, whatever the engine asks */
+	SLEEP_MIN_NS = 1000,
+	SLEEP_MAX_NS = 1000000000,
+	CARRIER_EVERY_NS = 100000000,
+	ANNOUNCE_BUFFER = 4 * 1024 * 1024,
+};
+
+_Static_assert(sizeof(struct tb_order) % sizeof(tb_word) == 0, "handed over by words");
+_Static_assert(sizeof(struct tb_settings) % sizeof(tb_word) == 0, "handed over by words");
+_Static_assert(sizeof(struct tb_config) % sizeof(tb_word) == 0, "handed over by words");
+_Static_assert(sizeof(struct tb_engine) % sizeof(tb_word) == 0, "handed over by words");
+
+/* A name to ask the carrier of. */
+struct watched {
+	char name[IFNAMSIZ];
+	tb_u32 bit;
+};
+
+struct tb_thread {
+	/* Python writes, the thread reads. */
+	struct {
+		_Alignas(64) tb_u64 order_seq;
+		struct tb_order order;
+		tb_u64 settings_seq;
+		struct tb_settings settings;
+		tb_u64 config_seq;
+		struct tb_config config;
+		tb_u64 attested_until_ns;
+		struct tb_arena *arena; /* to be taken over, NULL = none new */
+		tb_u32 announce;	/* grows: say everything again */
+		tb_u32 view_wanted;	/* grows */
+		tb_u32 stop;
+		tb_u32 bell; /* the thread sleeps on it */
+	} in;
+
+	/* The thread writes, Python reads. */
+	struct {
+		_Alignas(64) tb_u64
+			generation; /* of the order that a whole round was carried out under */
+		tb_u64 engine_seq;
+		struct tb_engine engine;
+		struct tb_arena *retired; /* list, to be freed by Python */
+		struct tb_counters counters;
+		struct tb_histogram histogram[TB_HISTOGRAMS];
+		tb_u32 view_made;
+		tb_u32 link_carrier;
+		tb_u32 port_carrier;
+		tb_u32 running;
+		tb_u32 bell;	/* Python sleeps on it */
+		tb_u32 waiting; /* Python sets it before it sleeps there */
+	} out;
+
+	/* The thread's own. */
+	_Alignas(64) struct tb_engine engine;
+	struct tb_input input;
+	struct tb_actions actions;
+	struct tb_order order;
+	struct tb_config config;
+	struct tb_announcer announcer;
+	struct tb_arena *arena;
+	tb_u64 order_seq, settings_seq, config_seq; /* as last taken */
+	tb_u64 planned_ns;			    /* when the next round is due, 0 = at once */
+	tb_u64 carrier_ns;			    /* last looked up */
+	tb_u64 suspect_ns, verdict_ns, opened_ns;   /* of the failover under way */
+	tb_u64 round_trip_counter[TB_LINKS];
+	tb_u32 announce_seen, view_seen;
+	bool want_carrier;
+	bool first_announced;
+	bool told; /* events were pushed in this round */
+
+	/* Fixed after opening. */
+	struct tb_maps maps;
+	struct tb_ring ring;
+	struct tb_sender sender[TB_LINKS];
+	struct watched link[TB_LINKS];
+	struct watched port[TB_PORTS];
+	tb_u32 links, ports;
+	struct tb_helpers *helpers;
+	struct tb_setup setup;
+	int announce_fd;
+	int carrier_fd;
+	pthread_t pthread;
+	bool started;
+};
+
+/* ------------------------------------------------------------------------- taking from Python ---- */
+
+/* Take what Python handed over since the last round. A value being written right now is taken in the next. */
+static void take_over(struct tb_thread *t, tb_u64 now)
+{
+	tb_u64 seq = __atomic_load_n(&t->in.order_seq, __ATOMIC_ACQUIRE);
+	struct tb_arena *arena;
+	tb_u32 announce;
+
+	if (seq != t->order_seq) {
+		struct tb_order order;
+
+		if (tb_shared_read(&t->in.order_seq, &order, &t->in.order, sizeof(order))) {
+			t->order = order;
+			t->order_seq = seq;
+		}
+	}
+	seq = __atomic_load_n(&t->in.settings_seq, __ATOMIC_ACQUIRE);
+	if (seq != t->settings_seq) {
+		struct tb_settings settings;
+
+		if (tb_shared_read(&t->in.settings_seq, &settings, &t->in.settings,
+				   sizeof(settings))) {
+			tb_engine_configure(&t->engine, &settings);
+			t->settings_seq = seq;
+		}
+	}
+	seq = __atomic_load_n(&t->in.config_seq, __ATOMIC_ACQUIRE);
+	if (seq != t->config_seq) {
+		struct tb_config config;
+
+		if (tb_shared_read(&t->in.config_seq, &config, &t->in.config, sizeof(config))) {
+			t->config = config;
+			t->config_seq = seq;
+		}
+	}
+	arena = __atomic_exchange_n(&t->in.arena, NULL, __ATOMIC_ACQ_REL);
+	if (arena) {
+		struct tb_arena *old = t->arena;
+
+		t->arena = arena;
+		tb_announcer_load(&t->announcer, arena, now);
+		if (old) {
+			old->next = __atomic_load_n(&t->out.retired, __ATOMIC_RELAXED);
+			while (!__atomic_compare_exchange_n(&t->out.retired, &old->next, old, false,
+							    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+				;
+		}
+	}
+	announce = __atomic_load_n(&t->in.announce, __ATOMIC_ACQUIRE);
+	if (announce != t->announce_seen) {
+		t->announce_seen = announce;
+		if (t->announcer.active)
+			tb_announcer_start(&t->announcer, now);
+	}
+	t->order.attested_until_ns = __atomic_load_n(&t->in.attested_until_ns, __ATOMIC_RELAXED);
+}
+
+static bool has_carrier(struct tb_thread *t, const struct watched *watched)
+{
+	struct ifreq request;
+
+	memset(&request, 0, sizeof(request));
+	memcpy(request.ifr_name, watched->name, sizeof(request.ifr_name));
+	if (ioctl(t->carrier_fd, SIOCGIFFLAGS, &request) < 0)
+		return false;
+	return (request.ifr_flags & IFF_RUNNING) != 0;
+}
+
+static void look_for_carrier(struct tb_thread *t, tb_u64 now)
+{
+	tb_u32 links = 0, ports = 0;
+
+	if (!t->want_carrier && t->carrier_ns != 0 && now - t->carrier_ns < CARRIER_EVERY_NS)
+		return;
+	t->carrier_ns = now;
+	for (tb_u32 i = 0; i < t->links; i++)
+		links |= has_carrier(t, &t->link[i]) ? t->link[i].bit : 0;
+	for (tb_u32 i = 0; i < t->ports; i++)
+		ports |= has_carrier(t, &t->port[i]) ? t->port[i].bit : 0;
+	t->input.link_carrier = links;
+	t->input.port_carrier = ports;
+	__atomic_store_n(&t->out.link_carrier, links, __ATOMIC_RELAXED);
+	__atomic_store_n(&t->out.port_carrier, ports, __ATOMIC_RELAXED);
+}
+
+/* --------------------------------------------------------------------------- carrying out ---- */
+
+static void push(struct tb_thread *t, const struct tb_event *event)
+{
+	if (!tb_ring_push(&t->ring, event))
+		tb_add(&t->out.counters.events_lost, 1);
+	t->told = true;
+}
+
+/* The first frame of a reign is in the driver's hands: the end of the failover's timeline. */
+static void first_announced(struct tb_thread *t)
+{
+	struct tb_event event = {.at_ns = tb_now(), .kind = TB_E_ANNOUNCED};
+
+	event.a = t->arena->count;
+	event.b = event.at_ns - t->opened_ns;
+	t->first_announced = true;
+	tb_record(&t->out.histogram[TB_H_OPEN_TO_ANNOUNCE], event.b);
+	push(t, &event);
+}
+
+/* R19: a bounded chunk of announcements, the gate looked at before each. */
+static void announce(struct tb_thread *t)
+{
+	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_halen = 6};
+
+	for (int i = 0; i < TB_ANNOUNCE_CHUNK; i++) {
+		tb_u64 now = tb_now();
+		const struct tb_announce_frame *frame = tb_announcer_next(&t->announcer, now);
+
+		if (!frame)
+			return;
+		if (!tb_gate_open(t->maps.gate, now)) {
+			/* Contested or fenced: the engine says when it's over, and starts again then. */
+			tb_announcer_stop(&t->announcer);
+			tb_add(&t->out.counters.announce_blocked, 1);
+			return;
+		}
+		to.sll_ifindex = (int)frame->ifindex;
+		to.sll_protocol = frame->protocol;
+		if (sendto(t->announce_fd, frame->bytes, frame->size, MSG_DONTWAIT,
+			   (struct sockaddr *)&to, sizeof(to)) >= 0) {
+			tb_add(&t->out.counters.announced, 1);
+			if (!t->first_announced)
+				first_announced(t);
+		} else if (errno == EAGAIN) {
+			tb_announcer_retry(&t->announcer, now);
+			return;
+		} else {
+			tb_add(&t->out.counters.announce_refused, 1);
+		}
+		tb_announcer_sent(&t->announcer, now);
+	}
+}
+
+static void send_frames(struct tb_thread *t)
+{
+	const struct tb_actions *actions = &t->actions;
+	tb_u32 mask = (actions->hello | actions->probe) & t->engine.settings.links;
+	struct tb_frame frame;
+	tb_u64 now = 0;
+
+	for (tb_u32 i = 0; i < TB_LINKS && mask >> i; i++) {
+		bool probe = (actions->probe >> i & 1) != 0;
+		tb_u64 hold;
+
+		if (!(mask >> i & 1))
+			continue;
+		now = tb_now();
+		hold = actions->echo && now > actions->echo_arrived_ns
+			       ? now - actions->echo_arrived_ns
+			       : 0;
+		tb_make_frame(&frame, t->maps.gate, t->maps.self, &t->config,
+			      probe ? TB_PROBE : TB_HELLO, i, now, actions->echo, actions->echo_ns,
+			      hold);
+		(void)tb_sender_send(&t->sender[i], &frame, probe);
+	}
+	if (mask != 0 && t->planned_ns != 0 && now >= t->planned_ns)
+		tb_record(&t->out.histogram[TB_H_SEND_LATENESS], tb_now() - t->planned_ns);
+}
+
+/* The failover's phases, taken from the events that tell of them. */
+static void note_phase(struct tb_thread *t, struct tb_event *event, tb_u64 gate_ns)
+{
+	struct tb_histogram *histogram = t->out.histogram;
+
+	switch ((enum tb_event_kind)event->kind) {
+	case TB_E_SUSPECT:
+		t->suspect_ns = event->at_ns;
+		t->verdict_ns = 0;
+		break;
+	case TB_E_DEAD:
+		tb_record(&histogram[TB_H_SILENCE], event->a);
+		/* fall through */
+	case TB_E_STALLED:
+		t->verdict_ns = event->at_ns;
+		if (t->suspect_ns != 0)
+			tb_record(&histogram[TB_H_SUSPECT_TO_VERDICT],
+				  event->at_ns - t->suspect_ns);
+		t->suspect_ns = 0;
+		break;
+	case TB_E_CLEARED:
+		t->suspect_ns = 0;
+		t->verdict_ns = 0;
+		break;
+	case TB_E_OPENED:
+		event->at_ns = gate_ns; /* the moment of the store, not that of the decision */
+		if (t->verdict_ns != 0)
+			tb_record(&histogram[TB_H_VERDICT_TO_OPEN], gate_ns - t->verdict_ns);
+		t->verdict_ns = 0;
+		t->opened_ns = gate_ns;
+		break;
+	default:
+		break;
+	}
+}
+
+static void note_round_trips(struct tb_thread *t)
+{
+	for (tb_u32 i = 0; i < TB_LINKS; i++) {
+		const struct tb_link *link = &t->input.link[i];
+
+		if (link->answer_counter == t->round_trip_counter[i])
+			continue;
+		t->round_trip_counter[i] = link->answer_counter;
+		if (link->round_trip_ns != 0)
+			tb_record(&t->out.histogram[TB_H_ROUND_TRIP], link->round_trip_ns);
+	}
+}
+
+/* What tb_engine_step() asks for, in the order of the fields of tb_actions. */
+static void carry_out(struct tb_thread *t, tb_u64 now)
+{
+	struct tb_actions *actions = &t->actions;
+	tb_u64 gate_ns = now;
+
+	tb_maps_act_gate(&t->maps, actions, t->engine.term);
+	if (actions->open) {
+		gate_ns = tb_now();
+		t->first_announced = false;
+	}
+	for (tb_u32 i = 0; i < actions->events; i++)
+		note_phase(t, &actions->event[i], gate_ns);
+	if (actions->announce_stop)
+		tb_announcer_stop(&t->announcer);
+	if (actions->announce)
+		tb_announcer_start(&t->announcer, now);
+	for (tb_u32 i = 0; i < actions->events; i++)
+		push(t, &actions->event[i]);
+	announce(t);
+	tb_maps_act_self(&t->maps, actions);
+	if ((actions->hello | actions->probe) != 0)
+		send_frames(t);
+	if (actions->control && t->helpers) {
+		tb_u64 mask[TB_CPUS / 64];
+
+		tb_maps_processors(&t->maps, t->engine.settings.links, mask);
+		tb_helpers_ask(t->helpers, mask, sched_getcpu());
+	}
+	if (t->told) {
+		tb_ring_notify(&t->ring);
+		t->told = false;
+	}
+	t->want_carrier = actions->want_carrier;
+}
+
+/* Tell whoever waits in Python that a round is over. */
+static void confirm(struct tb_thread *t)
+{
+	tb_u32 wanted = __atomic_load_n(&t->in.view_wanted, __ATOMIC_ACQUIRE);
+
+	if (wanted != t->view_seen) {
+		t->view_seen = wanted;
+		tb_shared_write(&t->out.engine_seq, &t->out.engine, &t->engine, sizeof(t->engine));
+		__atomic_store_n(&t->out.view_made, wanted, __ATOMIC_RELEASE);
+	}
+	if (t->out.generation != t->order.generation)
+		__atomic_store_n(&t->out.generation, t->order.generation, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&t->out.waiting, __ATOMIC_SEQ_CST))
+		tb_ring_bell(&t->out.bell);
+}
+
+/* ------------------------------------------------------------------------------- the thread ---- */
+
+static void round_once(struct tb_thread *t)
+{
+	tb_u64 now = tb_now();
+
+	if (t->planned_ns != 0 && now >= t->planned_ns) {
+		tb_record(&t->out.histogram[TB_H_LATENESS], now - t->planned_ns);
+		if (now - t->planned_ns > t->engine.settings.late)
+			tb_add(&t->out.counters.late, 1);
+	}
+	tb_add(&t->out.counters.rounds, 1);
+	take_over(t, now);
+	look_for_carrier(t, now);
+	if (!tb_maps_look(&t->maps, t->engine.settings.links, &t->input))
+		tb_add(&t->out.counters.peer_busy, 1);
+	t->input.order = t->order;
+	tb_engine_step(&t->engine, now, &t->input, &t->actions);
+	carry_out(t, now);
+	note_round_trips(t);
+	confirm(t);
+	tb_record(&t->out.histogram[TB_H_ROUND_DURATION], tb_now() - now);
+}
+
+/* Sleep until the engine or the announcements are due, or the bell rings. */
+static void sleep_until_due(struct tb_thread *t, tb_u32 bell)
+{
+	tb_u64 wake = t->actions.wake_ns;
+	tb_u64 announce_wake = tb_announcer_wake(&t->announcer);
+	tb_u64 now = tb_now();
+	tb_u64 left;
+
+	if (announce_wake < wake)
+		wake = announce_wake;
+	t->planned_ns = wake;
+	left = wake > now + SLEEP_MIN_NS ? wake - now : SLEEP_MIN_NS;
+	tb_wait(&t->in.bell, bell, left < SLEEP_MAX_NS ? left : SLEEP_MAX_NS);
+}
+
+static void touch_stack(void)
+{
+	volatile char stack[STACK_TOUCHED];
+
+	for (size_t i = 0; i < sizeof(stack); i += 1024)
+		stack[i] = 0;
+}
+
+static void *thread_main(void *argument)
+{
+	struct tb_thread *t = argument;
+	tb_u32 again = 0;
+
+	touch_stack();
+	/* An ordinary thread would be woken 50 us late by design; a real-time one is exempt anyway. */
+	(void)prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+	while (!__atomic_load_n(&t->in.stop, __ATOMIC_ACQUIRE)) {
+		/* Read before the round: what is handed over after it rings once more. */
+		tb_u32 bell = __atomic_load_n(&t->in.bell, __ATOMIC_ACQUIRE);
+
+		round_once(t);
+		if (t->actions.again && again++ < AGAIN_MAX) {
+			t->planned_ns = 0;
+			continue;
+		}
+		again = 0;
+		sleep_until_due(t, bell);
+	}
+	__atomic_store_n(&t->out.running, 0, __ATOMIC_RELEASE);
+	tb_ring_bell(&t->out.bell);
+	tb_ring_notify(&t->ring);
+	return NULL;
+}
+
+int tb_thread_start(struct tb_thread *t, struct tb_start_report *report)
+{
+	struct sched_param priority = {.sched_priority = t->setup.priority};
+	struct tb_helpers_setup helpers = {
+		.ifindex = t->setup.control_ifindex,
+		.priority = t->setup.priority,
+		.port = t->setup.config.port,
+		.gate = t->maps.gate,
+		.config_seq = &t->in.config_seq,
+		.config = &t->in.config,
+	};
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	cpu_set_t processors;
+	int err;
+
+	memset(report, 0, sizeof(*report));
+	if (t->started)
+		return -EALREADY;
+	/* On fault: what is never touched stays out of memory, what was touched once never leaves it. */
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+		report->locked = errno;
+
+	/* Signals are Python's. */
+	(void)sigfillset(&all);
+	(void)pthread_sigmask(SIG_BLOCK, &all, &before);
+	err = t->setup.control_ifindex ? tb_helpers_start(&helpers, &t->helpers) : 0;
+	if (err)
+		goto out;
+	report->helpers = tb_helpers_count(t->helpers);
+	tb_engine_init(&t->engine, &t->in.settings, tb_now());
+	err = -pthread_attr_init(&attributes);
+	if (err)
+		goto out;
+	err = -pthread_attr_setstacksize(&attributes, STACK_SIZE);
+	__atomic_store_n(&t->out.running, 1, __ATOMIC_RELEASE);
+	if (!err)
+		err = -pthread_create(&t->pthread, &attributes, thread_main, t);
+	(void)pthread_attr_destroy(&attributes);
+	if (err) {
+		__atomic_store_n(&t->out.running, 0, __ATOMIC_RELEASE);
+		goto out;
+	}
+	t->started = true;
+	(void)pthread_setname_np(t->pthread, "tb-engine");
+	report->real_time = pthread_setschedparam(t->pthread, SCHED_FIFO, &priority);
+	if (t->setup.cpu >= 0) {
+		CPU_ZERO(&processors);
+		CPU_SET((size_t)t->setup.cpu, &processors);
+		report->pinned =
+			pthread_setaffinity_np(t->pthread, sizeof(processors), &processors);
+	}
+out:
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (err) {
+		tb_helpers_stop(t->helpers);
+		t->helpers = NULL;
+	}
+	return err;
+}
+
+int tb_thread_stop(struct tb_thread *t, bool close_gate, tb_u64 timeout_ns)
+{
+	struct timespec deadline;
+	int err = 0;
+
+	if (t->started) {
+		tb_u64 at;
+
+		(void)clock_gettime(CLOCK_REALTIME, &deadline);
+		at = (tb_u64)deadline.tv_nsec + timeout_ns;
+		deadline.tv_sec += (time_t)(at / 1000000000ull);
+		deadline.tv_nsec = (long)(at % 1000000000ull);
+		__atomic_store_n(&t->in.stop, 1, __ATOMIC_RELEASE);
+		tb_ring_bell(&t->in.bell);
+		err = -pthread_timedjoin_np(t->pthread, NULL, &deadline);
+		if (!err)
+			t->started = false;
+	}
+	if (close_gate) {
+		struct tb_actions shut = {.shut = true};
+
+		tb_maps_act_gate(&t->maps, &shut, 0);
+	}
+	if (!err) {
+		tb_helpers_stop(t->helpers);
+		t->helpers = NULL;
+	}
+	return err;
+}
+
+bool tb_thread_running(const struct tb_thread *t)
+{
+	return __atomic_load_n(&t->out.running, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* ---------------------------------------------------------------------------------- opening ---- */
+
+static int name_of(struct tb_thread *t, tb_u32 ifindex, struct watched *watched)
+{
+	struct ifreq request;
+
+	memset(&request, 0, sizeof(request));
+	request.ifr_ifindex = (int)ifindex;
+	if (ioctl(t->carrier_fd, SIOCGIFNAME, &request) < 0)
+		return -errno;
+	memcpy(watched->name, request.ifr_name, sizeof(watched->name));
+	return 0;
+}
+
+static int open_links(struct tb_thread *t)
+{
+	for (tb_u32 i = 0; i < TB_LINKS; i++) {
+		int err;
+
+		if (t->setup.link[i].ifindex == 0)
+			continue;
+		err = tb_sender_open(&t->sender[i], &t->setup.link[i]);
+		if (err)
+			return err;
+		memcpy(t->link[t->links].name, t->sender[i].name, IFNAMSIZ);
+		t->link[t->links++].bit = 1u << i;
+	}
+	return 0;
+}
+
+static int open_announcements(struct tb_thread *t)
+{
+	int size = ANNOUNCE_BUFFER;
+
+	t->announce_fd = tb_packet_socket(0, false);
+	if (t->announce_fd < 0)
+		return t->announce_fd;
+	/* Room for a burst; without the right to force it the system's own limit does, and EAGAIN paces. */
+	if (setsockopt(t->announce_fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
+		(void)setsockopt(t->announce_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	return 0;
+}
+
+static int open_ports(struct tb_thread *t)
+{
+	t->ports = t->setup.ports;
+	for (tb_u32 i = 0; i < t->ports; i++) {
+		int err = name_of(t, t->setup.port_ifindex[i], &t->port[i]);
+
+		if (err)
+			return err;
+		t->port[i].bit = 1u << i;
+	}
+	return 0;
+}
+
+int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *stage)
+{
+	struct tb_thread *t = NULL;
+	int err;
+
+	*stage = TB_STAGE_SETUP;
+	if (setup->ports > TB_PORTS || setup->settings.node > 1 || setup->cpu >= CPU_SETSIZE)
+		return -EINVAL;
+	*stage = TB_STAGE_MEMORY;
+	t = aligned_alloc(64, (sizeof(*t) + 63) / 64 * 64);
+	if (!t)
+		return -ENOMEM;
+	memset(t, 0, sizeof(*t)); /* faults every page in */
+	t->setup = *setup;
+	t->in.settings = setup->settings;
+	t->in.config = setup->config;
+	t->config = setup->config;
+	t->ring.eventfd = -1;
+	t->announce_fd = -1;
+	t->carrier_fd = -1;
+	for (tb_u32 i = 0; i < TB_LINKS; i++)
+		for (int k = 0; k < TB_UDP_SOCKETS; k++)
+			t->sender[i].fd[k] = -1;
+
+	*stage = TB_STAGE_MAPS;
+	err = tb_maps_open(&t->maps, &setup->maps);
+	if (err)
+		goto out;
+	*stage = TB_STAGE_RING;
+	err = tb_ring_open(&t->ring);
+	if (err)
+		goto out;
+	*stage = TB_STAGE_LINK;
+	err = open_links(t);
+	if (err)
+		goto out;
+	*stage = TB_STAGE_ANNOUNCE;
+	err = open_announcements(t);
+	if (err)
+		goto out;
+	*stage = TB_STAGE_PORT;
+	t->carrier_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	err = t->carrier_fd < 0 ? -errno : open_ports(t);
+out:
+	if (err) {
+		tb_thread_close(t);
+		return err;
+	}
+	*out = t;
+	return 0;
+}
+
+const char *tb_stage_name(int stage)
+{
+	switch ((enum tb_stage)stage) {
+	case TB_STAGE_SETUP:
+		return "checking the engine's setup";
+	case TB_STAGE_MEMORY:
+		return "getting memory for the engine";
+	case TB_STAGE_MAPS:
+		return "mapping the kernel's maps";
+	case TB_STAGE_RING:
+		return "making the ring of events";
+	case TB_STAGE_LINK:
+		return "opening a link's socket";
+	case TB_STAGE_ANNOUNCE:
+		return "opening the socket for announcements";
+	case TB_STAGE_PORT:
+		return "looking up a port's interface";
+	}
+	return "opening the engine";
+}
+
+static void free_arenas(struct tb_arena *arena)
+{
+	while (arena) {
+		struct tb_arena *next = arena->next;
+
+		tb_arena_free(arena);
+		arena = next;
+	}
+}
+
+void tb_thread_close(struct tb_thread *t)
+{
+	if (!t)
+		return;
+	/* A thread that hangs in the kernel can't be freed under its feet; it is left to it. */
+	if (tb_thread_stop(t, false, 1000000000ull) != 0)
+		return;
+	for (tb_u32 i = 0; i < TB_LINKS; i++)
+		tb_sender_close(&t->sender[i]);
+	if (t->announce_fd >= 0)
+		(void)close(t->announce_fd);
+	if (t->carrier_fd >= 0)
+		(void)close(t->carrier_fd);
+	tb_ring_close(&t->ring);
+	tb_maps_close(&t->maps);
+	free_arenas(t->in.arena);
+	free_arenas(t->out.retired);
+	free_arenas(t->arena);
+	free(t);
+}
+
+/* ------------------------------------------------------------------------------ from Python ---- */
+
+/* Wait until `done` says so, at most `timeout_ns`. */
+static int wait_for(struct tb_thread *t, bool (*done)(const struct tb_thread *, tb_u64),
+		    tb_u64 argument, tb_u64 timeout_ns)
+{
+	tb_u64 until = tb_now() + timeout_ns;
+	int err = 0;
+
+	__atomic_store_n(&t->out.waiting, 1, __ATOMIC_SEQ_CST);
+	for (;;) {
+		tb_u32 bell = __atomic_load_n(&t->out.bell, __ATOMIC_ACQUIRE);
+		tb_u64 now = tb_now();
+
+		if (done(t, argument))
+			break;
+		if (now >= until || !tb_thread_running(t)) {
+			err = -ETIMEDOUT;
+			break;
+		}
+		tb_wait(&t->out.bell, bell, until - now);
+	}
+	__atomic_store_n(&t->out.waiting, 0, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+static bool generation_confirmed(const struct tb_thread *t, tb_u64 generation)
+{
+	return __atomic_load_n(&t->out.generation, __ATOMIC_ACQUIRE) == generation;
+}
+
+static bool view_made(const struct tb_thread *t, tb_u64 number)
+{
+	return __atomic_load_n(&t->out.view_made, __ATOMIC_ACQUIRE) == (tb_u32)number;
+}
+
+int tb_thread_set_order(struct tb_thread *t, const struct tb_order *order, tb_u64 timeout_ns)
+{
+	__atomic_store_n(&t->in.attested_until_ns, order->attested_until_ns, __ATOMIC_RELAXED);
+	tb_shared_write(&t->in.order_seq, &t->in.order, order, sizeof(*order));
+	tb_ring_bell(&t->in.bell);
+	return timeout_ns ? wait_for(t, generation_confirmed, order->generation, timeout_ns) : 0;
+}
+
+void tb_thread_attest(struct tb_thread *t, tb_u64 until_ns)
+{
+	__atomic_store_n(&t->in.attested_until_ns, until_ns, __ATOMIC_RELAXED);
+}
+
+void tb_thread_set_settings(struct tb_thread *t, const struct tb_settings *settings)
+{
+	tb_shared_write(&t->in.settings_seq, &t->in.settings, settings, sizeof(*settings));
+	tb_ring_bell(&t->in.bell);
+}
+
+void tb_thread_set_config(struct tb_thread *t, const struct tb_config *config)
+{
+	tb_shared_write(&t->in.config_seq, &t->in.config, config, sizeof(*config));
+}
+
+int tb_thread_set_peer_mac(struct tb_thread *t, tb_u32 link, const tb_u8 mac[6])
+{
+	if (link >= TB_LINKS || t->setup.link[link].ifindex == 0)
+		return -ENOENT;
+	tb_sender_set_peer_mac(&t->sender[link], mac);
+	return 0;
+}
+
+int tb_thread_set_announcements(struct tb_thread *t, const struct tb_announcement *announcements,
+				tb_u32 count, const struct tb_schedule *schedule)
+{
+	struct tb_arena *arena = NULL;
+	int err = tb_arena_build(announcements, count, schedule, &arena);
+
+	if (err)
+		return err;
+	free_arenas(__atomic_exchange_n(&t->out.retired, NULL, __ATOMIC_ACQUIRE));
+	/* What the thread hasn't taken yet it never will. */
+	tb_arena_free(__atomic_exchange_n(&t->in.arena, arena, __ATOMIC_ACQ_REL));
+	tb_ring_bell(&t->in.bell);
+	return 0;
+}
+
+void tb_thread_announce(struct tb_thread *t)
+{
+	__atomic_fetch_add(&t->in.announce, 1, __ATOMIC_RELEASE);
+	tb_ring_bell(&t->in.bell);
+}
+
+int tb_thread_eventfd(const struct tb_thread *t)
+{
+	return t->ring.eventfd;
+}
+
+tb_u32 tb_thread_events(struct tb_thread *t, struct tb_event *events, tb_u32 max)
+{
+	return tb_ring_drain(&t->ring, events, max);
+}
+
+void tb_thread_counters(const struct tb_thread *t, struct tb_counters *counters)
+{
+	tb_copy_words(counters, &t->out.counters, sizeof(*counters));
+	for (tb_u32 i = 0; i < TB_LINKS; i++)
+		tb_copy_words(&counters->link[i], &t->sender[i].counters,
+			      sizeof(counters->link[i]));
+	tb_helpers_counters(t->helpers, &counters->control_sent, &counters->control_errors);
+}
+
+int tb_thread_histogram(const struct tb_thread *t, tb_u32 which, struct tb_histogram *out)
+{
+	if (which >= TB_HISTOGRAMS)
+		return -ENOENT;
+	tb_copy_words(out, &t->out.histogram[which], sizeof(*out));
+	return 0;
+}
+
+int tb_thread_view(struct tb_thread *t, struct tb_view *view, tb_u64 timeout_ns)
+{
+	tb_u32 number = __atomic_add_fetch(&t->in.view_wanted, 1, __ATOMIC_RELEASE);
+	struct tb_input input;
+	int err = 0;
+
+	memset(&input, 0, sizeof(input));
+	memset(view, 0, sizeof(*view));
+	if (timeout_ns) {
+		tb_ring_bell(&t->in.bell);
+		err = wait_for(t, view_made, number, timeout_ns);
+	}
+	(void)tb_shared_read(&t->out.engine_seq, &view->engine, &t->out.engine,
+			     sizeof(view->engine));
+	(void)tb_maps_look(&t->maps, t->in.settings.links, &input);
+	view->gate = input.gate;
+	view->peer = input.peer;
+	memcpy(view->link, input.link, sizeof(view->link));
+	view->control_ns = input.control_ns;
+	view->link_carrier = __atomic_load_n(&t->out.link_carrier, __ATOMIC_RELAXED);
+	view->port_carrier = __atomic_load_n(&t->out.port_carrier, __ATOMIC_RELAXED);
+	return err;
+}
