@@ -4,8 +4,9 @@
 One request per connection in HTTP/1.0, whose answer ends with the connection: no chunks, no
 keep-alive, no HTTP library to load. It knows bytes and status codes, not what they mean.
 
-What matters most is told apart with care: whether a request was never delivered (`UnreachableError`,
-`ForbiddenError`) or may have been carried out though its answer is missing (`UnknownOutcomeError`).
+What matters most is told apart with care: whether a request was never delivered
+(`UnreachableError`, `ForbiddenError`) or may have been carried out though its answer is missing
+(`UnknownOutcomeError`).
 """
 
 import socket

@@ -1,0 +1,489 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prometheus metrics: one collector that reads `Status` and `Counters` when it is scraped.
+
+A scrape costs the fast path nothing. What stands is a gauge; what happens is a counter, a moment or
+a histogram, as a failover is over long before the next scrape. Every metric has the label `pair`.
+
+NetScaler users: hacurmasterstate is twinbeat_state, hacurstate is twinbeat_health and
+twinbeat_peer_state, hatotpktrx and hatotpkttx are twinbeat_heartbeats_received_total and
+_sent_total, haErrMasterDispute is twinbeat_dual_primary_total.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from twinbeat.api.schema import Counters, Histogram, Role, Status, Watch
+
+BUCKETS_SHOWN: Final = 25
+"""Buckets from 1 µs to 2^24 µs, 16.8 s; what is longer is in +Inf."""
+
+REJECTED: Final = (
+    "length",
+    "malformed",
+    "version",
+    "pair",
+    "ttl",
+    "own",
+    "key",
+    "auth",
+    "replay",
+    "stranger",
+    "window",
+    "link",
+)
+"""Verdicts of the kernel that refuse a heartbeat (`enum tb_reason`)."""
+
+KERNEL_EVENTS: Final = (
+    "fenced",
+    "contested",
+    "cleared",
+    "expired",
+    "adopted",
+    "challenged",
+    "snapshot_busy",
+)
+"""What the kernel programs did by themselves."""
+
+GATE_VERDICTS: Final = {
+    direction: tuple(f"{direction}_{verdict}" for verdict in verdicts)
+    for direction, verdicts in {
+        "in": ("open", "vmac", "vip", "arp", "nd"),
+        "out": ("open", "vmac", "vip", "arp", "nd", "leak"),
+    }.items()
+}
+"""Verdicts of the gate by direction: open lets through, the others drop. They add up."""
+
+PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Role))
+"""What is known of the peer; while it is heard, its role."""
+
+HISTOGRAMS: Final = {
+    "send_lateness": (
+        "twinbeat_heartbeat_send_lateness_seconds",
+        "How late own heartbeats were handed to the driver.",
+    ),
+    "round_trip": (
+        "twinbeat_round_trip_seconds",
+        "To the peer and back, without the time a frame lay there.",
+    ),
+    "silence": (
+        "twinbeat_silence_seconds",
+        "How long the peer had been silent when it was found dead.",
+    ),
+    "loop_lag": (
+        "twinbeat_loop_lag_seconds",
+        "How late the deciding loop ran what was due.",
+    ),
+}
+"""Name in `Counters.histograms` -> metric and help. Others have no metric."""
+
+
+def bucket_bounds() -> list[float]:
+    """Upper bounds of the buckets shown, in seconds."""
+    return [2**number / 1e6 for number in range(BUCKETS_SHOWN)]
+
+
+class TwinbeatCollector(Collector):
+    """Reads the agent when it is asked, and keeps nothing."""
+
+    def __init__(self, status: Callable[[], Status], counters: Callable[[], Counters]) -> None:
+        self._status = status
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, whole, from one status and one set of counters."""
+        status, counters = self._status(), self._counters()
+        yield from _node(status)
+        yield from _peer(status)
+        yield from _links(status, counters)
+        yield from _addresses(status, counters)
+        yield from _happenings(status, counters)
+        yield from _histograms(status, counters)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance, so that registering reads no status."""
+        return []
+
+
+def exposition(
+    status: Callable[[], Status], counters: Callable[[], Counters]
+) -> Callable[[], bytes]:
+    """A function that gives the exposition text, from a registry of its own."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(TwinbeatCollector(status, counters))
+    return lambda: generate_latest(registry)
+
+
+# ----------------------------------------------------------------------------------- gauges ------
+
+
+class _Family:
+    """Adds the pair's label to every sample."""
+
+    def __init__(self, status: Status) -> None:
+        self._pair = str(status.pair)
+
+    def gauge(self, name: str, text: str, value: float | None) -> Iterator[Metric]:
+        """One number; nothing where it is not known."""
+        if value is not None:
+            family = GaugeMetricFamily(name, text, labels=["pair"])
+            family.add_metric([self._pair], value)
+            yield family
+
+    def gauges(
+        self, name: str, text: str, label: str, values: Iterable[tuple[str, float | None]]
+    ) -> Iterator[Metric]:
+        """Numbers by one label."""
+        family = GaugeMetricFamily(name, text, labels=["pair", label])
+        for key, value in values:
+            if value is not None:
+                family.add_metric([self._pair, key], value)
+        yield family
+
+    def counter(self, name: str, text: str, value: float) -> Iterator[Metric]:
+        """One count; `name` without _total."""
+        family = CounterMetricFamily(name, text, labels=["pair"])
+        family.add_metric([self._pair], value)
+        yield family
+
+    def counters(
+        self, name: str, text: str, labels: list[str], values: Iterable[tuple[list[str], float]]
+    ) -> Iterator[Metric]:
+        """Counts by labels; `name` without _total."""
+        family = CounterMetricFamily(name, text, labels=["pair", *labels])
+        for keys, value in values:
+            family.add_metric([self._pair, *keys], value)
+        yield family
+
+    def states(self, name: str, text: str, states: Iterable[str], now: str) -> Iterator[Metric]:
+        """1 for the state that holds, 0 for the others."""
+        family = StateSetMetricFamily(name, text, labels=["pair"])
+        family.add_metric([self._pair], {state: state == now for state in states})
+        yield family
+
+    def info(self, name: str, text: str, labels: dict[str, str]) -> Iterator[Metric]:
+        """What is said in labels; `name` without _info."""
+        family = InfoMetricFamily(name, text, labels=["pair"])
+        family.add_metric([self._pair], labels)
+        yield family
+
+    def histograms(
+        self, name: str, text: str, label: str, values: Iterable[tuple[str, Histogram]]
+    ) -> Iterator[Metric]:
+        """Histograms by one label, or by none where it is empty."""
+        labels = ["pair", label] if label else ["pair"]
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for key, histogram in values:
+            buckets, sum_s = cumulative(histogram)
+            family.add_metric(
+                [self._pair, key] if label else [self._pair], buckets=buckets, sum_value=sum_s
+            )
+        yield family
+
+
+def cumulative(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Buckets as Prometheus has them, and the sum in seconds.
+
+    Where no sum was kept it is estimated: every value counts as three quarters of its bucket's
+    bound, the middle between two powers of two.
+    """
+    bounds = bucket_bounds()
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for number, count in enumerate(histogram.counts):
+        total += count
+        if number < len(bounds):
+            buckets.append((repr(bounds[number]), total))
+    buckets.append(("+Inf", total))
+    if histogram.sum_ns is not None:
+        return buckets, histogram.sum_ns / 1e9
+    estimate = sum(count * 0.75 * 2**number for number, count in enumerate(histogram.counts))
+    return buckets, estimate / 1e6
+
+
+def _node(status: Status) -> Iterator[Metric]:
+    family, node = _Family(status), status.node
+    process = status.process
+    yield from family.info(
+        "twinbeat_build",
+        "Versions.",
+        {
+            "version": process.version,
+            "commit": process.commit,
+            "python": process.python or sys.version.split()[0],
+            "bpf": process.bpf,
+        },
+    )
+    yield from family.info("twinbeat_node", "Names.", {"node": node.name, "peer": status.peer.name})
+    yield from family.states(
+        "twinbeat_state", "Role of this node.", [role.value for role in Role], node.role.value
+    )
+    serving = node.role is Role.PRIMARY and status.gate.open
+    yield from family.gauge(
+        "twinbeat_primary", "1 while this node serves: primary, its gate open.", serving
+    )
+    yield from family.gauge("twinbeat_gate_open", "1 while the gate is open.", status.gate.open)
+    yield from family.gauge("twinbeat_fit", "1 while this node could serve.", node.fit)
+    yield from family.gauges(
+        "twinbeat_health",
+        "1 per tracked check that holds.",
+        "component",
+        [(component.name, component.healthy) for component in node.components],
+    )
+    yield from family.gauge("twinbeat_term", "Term served or claimed, 0 = none.", node.term)
+    yield from family.gauge(
+        "twinbeat_paused", "1 while nobody may claim.", status.pause is not None
+    )
+    pause = status.pause
+    if pause is not None and pause.until_ns is not None:
+        expires = (pause.until_ns + status.realtime_offset_ns) / 1e9
+        yield from family.gauge(
+            "twinbeat_pause_expires_timestamp_seconds", "When the pause ends by itself.", expires
+        )
+    last = status.last_transition
+    if last is not None:
+        yield from family.gauge(
+            "twinbeat_last_transition_timestamp_seconds",
+            "When the role changed last.",
+            (last.at_ns + last.realtime_offset_ns) / 1e9,
+        )
+    timers = status.timers
+    yield from family.gauges(
+        "twinbeat_timer_seconds",
+        "Timers in force.",
+        "timer",
+        [
+            ("hello", timers.hello_us / 1e6),
+            ("dead", timers.dead_us / 1e6),
+            ("verify", timers.verify_us / 1e6),
+            ("stall", timers.stall_us / 1e6),
+            ("lease", timers.lease_us / 1e6),
+            ("attest", timers.attest_ms / 1e3),
+            ("boot_wait", timers.boot_wait_ms / 1e3),
+        ],
+    )
+    yield from family.gauge(
+        "twinbeat_config_mismatch",
+        "1 while the peer's shared configuration differs.",
+        status.configuration.mismatch,
+    )
+    yield from family.gauge(
+        "twinbeat_resident_memory_bytes", "Resident memory of the agent.", process.rss_bytes or None
+    )
+
+
+def peer_state(status: Status) -> str:
+    """The one word for the peer: its role while it is heard, else why it isn't."""
+    peer = status.peer
+    if peer.watch in {Watch.DEAD, Watch.STALLED, Watch.UNKNOWN}:
+        return peer.watch.value
+    return "unknown" if peer.role is None else peer.role.value
+
+
+def _peer(status: Status) -> Iterator[Metric]:
+    family = _Family(status)
+    yield from family.states(
+        "twinbeat_peer_state",
+        "What is known of the peer; while it is heard, its role.",
+        PEER_STATES,
+        peer_state(status),
+    )
+    yield from family.gauge(
+        "twinbeat_peer_fit",
+        "1 while the peer is heard and says it could serve.",
+        status.peer.watch is Watch.ALIVE and status.peer.fit,
+    )
+
+
+def _links(status: Status, counters: Counters) -> Iterator[Metric]:
+    family = _Family(status)
+    yield from family.gauges(
+        "twinbeat_link_up",
+        "1 while the link has carrier and carries heartbeats.",
+        "link",
+        [(link.name, link.up) for link in status.links],
+    )
+    yield from family.gauges(
+        "twinbeat_heartbeat_age_seconds",
+        "Since the newest accepted heartbeat on the link.",
+        "link",
+        [(link.name, None if link.age_ns is None else link.age_ns / 1e9) for link in status.links],
+    )
+    for what, text in (("sent", "sent"), ("received", "accepted")):
+        yield from family.counters(
+            f"twinbeat_heartbeats_{what}",
+            f"Heartbeats {text}.",
+            ["link"],
+            [([link.name], getattr(link, what)) for link in counters.links],
+        )
+    yield from family.counters(
+        "twinbeat_heartbeats_missed",
+        "Heartbeats of the peer that did not come when they were due.",
+        ["link"],
+        [([link.name], link.missed) for link in counters.links if link.missed is not None],
+    )
+    yield from family.counters(
+        "twinbeat_heartbeats_rejected",
+        "Heartbeats refused by the kernel, on all links.",
+        ["reason"],
+        [([reason], counters.reasons.get(reason, 0)) for reason in REJECTED],
+    )
+
+
+def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
+    pair = str(status.pair)
+    vips = GaugeMetricFamily(
+        "twinbeat_vips", "Shared addresses by what they are here.", labels=["pair", "vrid", "state"]
+    )
+    for vrid in status.vrids:
+        for state in ("serving", "ready", "absent"):
+            vips.add_metric(
+                [pair, str(vrid.id), state], vrid.vips_total if vrid.state == state else 0
+            )
+    yield vips
+    family = _Family(status)
+    yield from family.counters(
+        "twinbeat_announcements_sent",
+        "Announcements of addresses sent.",
+        ["family"],
+        [([name], count) for name, count in sorted(counters.announcements.items())],
+    )
+    yield from family.counters(
+        "twinbeat_gate_packets",
+        "Packets judged by the gate: open = let through, others dropped.",
+        ["direction", "verdict"],
+        [
+            ([direction, name.removeprefix(f"{direction}_")], counters.reasons.get(name, 0))
+            for direction, names in GATE_VERDICTS.items()
+            for name in names
+        ],
+    )
+
+
+# ------------------------------------------------------------------------------- happenings ------
+
+
+def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
+    family = _Family(status)
+    yield from family.counters(
+        "twinbeat_transitions",
+        "Changes of role.",
+        ["from", "to", "reason"],
+        [
+            ([entry.from_role.value, entry.to_role.value, entry.reason], entry.count)
+            for entry in counters.transitions
+        ],
+    )
+    yield from family.counters(
+        "twinbeat_claims_refused",
+        "Claims refused or abandoned.",
+        ["reason"],
+        [([reason], count) for reason, count in sorted(counters.claims_refused.items())],
+    )
+    yield from family.counters(
+        "twinbeat_suspicions",
+        "Suspicions by how they ended.",
+        ["outcome"],
+        [([outcome], count) for outcome, count in sorted(counters.suspicions.items())],
+    )
+    yield from family.counter(
+        "twinbeat_dual_primary",
+        "How often another open gate was heard while this one was open.",
+        counters.dual_primary,
+    )
+    yield from family.counters(
+        "twinbeat_kernel_events",
+        "What the kernel programs did by themselves.",
+        ["event"],
+        [([event], counters.reasons.get(event, 0)) for event in KERNEL_EVENTS],
+    )
+    yield from family.counters(
+        "twinbeat_effect_failures",
+        "Effects that the host refused.",
+        ["effect"],
+        [([effect], count) for effect, count in sorted(counters.effect_failures.items())],
+    )
+    yield from family.counter(
+        "twinbeat_late_ticks", "Rounds of the engine that began late.", counters.late_ticks
+    )
+    yield from family.counter(
+        "twinbeat_events_lost", "Events that found no room.", counters.events_lost
+    )
+
+
+def _histograms(status: Status, counters: Counters) -> Iterator[Metric]:
+    family = _Family(status)
+    yield from family.histograms(
+        "twinbeat_heartbeat_interarrival_seconds",
+        "Time between two heartbeats, stamped by the kernel; the sum is estimated.",
+        "link",
+        [(link.name, link.gaps) for link in counters.links if link.gaps is not None],
+    )
+    yield from family.histograms(
+        "twinbeat_failover_duration_seconds",
+        "Takeovers of this node by phase; total is from the last heartbeat to the announcement.",
+        "phase",
+        sorted(counters.phases.items()),
+    )
+    for key, (name, text) in HISTOGRAMS.items():
+        histogram = counters.histograms.get(key)
+        if histogram is not None:
+            yield from family.histograms(name, text, "", [("", histogram)])
+
+
+METRIC_NAMES: Final = frozenset(
+    {
+        "twinbeat_announcements_sent_total",
+        "twinbeat_build_info",
+        "twinbeat_claims_refused_total",
+        "twinbeat_config_mismatch",
+        "twinbeat_dual_primary_total",
+        "twinbeat_effect_failures_total",
+        "twinbeat_events_lost_total",
+        "twinbeat_failover_duration_seconds",
+        "twinbeat_fit",
+        "twinbeat_gate_open",
+        "twinbeat_gate_packets_total",
+        "twinbeat_health",
+        "twinbeat_heartbeat_age_seconds",
+        "twinbeat_heartbeat_interarrival_seconds",
+        "twinbeat_heartbeat_send_lateness_seconds",
+        "twinbeat_heartbeats_missed_total",
+        "twinbeat_heartbeats_received_total",
+        "twinbeat_heartbeats_rejected_total",
+        "twinbeat_heartbeats_sent_total",
+        "twinbeat_kernel_events_total",
+        "twinbeat_last_transition_timestamp_seconds",
+        "twinbeat_late_ticks_total",
+        "twinbeat_link_up",
+        "twinbeat_loop_lag_seconds",
+        "twinbeat_node_info",
+        "twinbeat_pause_expires_timestamp_seconds",
+        "twinbeat_paused",
+        "twinbeat_peer_fit",
+        "twinbeat_peer_state",
+        "twinbeat_primary",
+        "twinbeat_resident_memory_bytes",
+        "twinbeat_round_trip_seconds",
+        "twinbeat_silence_seconds",
+        "twinbeat_state",
+        "twinbeat_suspicions_total",
+        "twinbeat_term",
+        "twinbeat_timer_seconds",
+        "twinbeat_transitions_total",
+        "twinbeat_vips",
+    }
+)
+"""Every name that can be exposed, for dashboards, alert rules and their test. Histograms appear by
+their base name; their series end in _bucket, _sum and _count."""

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From facts to what a person should know: the warnings and the sentence of a status.
+
+The runtime fills a `Status` with facts. `finish` adds what follows from them, in one place, so that
+the command line, systemd, the log and the metrics say the same.
+"""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from twinbeat.api.schema import Role, Severity, Status, Warn, Watch
+from twinbeat.api.text import age, length
+
+FEW_TERMS = 16
+"""So few terms left in the block are worth a warning: each claim uses one."""
+
+
+def finish(status: Status) -> Status:
+    """The same status with its warnings and its sentence. Warnings it had already stay first."""
+    known = {warning.code for warning in status.warnings}
+    added = [warning for warning in _warnings(status) if warning.code not in known]
+    finished = replace(status, warnings=[*status.warnings, *added])
+    return replace(finished, sentence=sentence(finished))
+
+
+# -------------------------------------------------------------------------------- sentence -------
+
+
+def sentence(status: Status) -> str:
+    """The whole state in one line: role, peer, links, what is special, the last failover."""
+    node = status.node
+    parts = [f"{node.role.value.upper()} since {age(status.now_ns - node.role_since_ns)}"]
+    if node.role is Role.PRIMARY and not status.gate.open:
+        parts[0] += " with its gate SHUT"
+    if node.admin.value != "enabled" and node.role is not Role.DISABLED:
+        parts[0] += f" ({node.admin.value})"
+    if status.waiting is not None:
+        parts.append(f"{status.waiting.sentence} (in {length(max(status.waiting.left_ns, 0))})")
+    if not node.fit and node.role is not Role.DISABLED:
+        why = f": {node.unfit[0].code}" if node.unfit else ""
+        parts.append(f"unfit{why}")
+    parts.append(_peer(status))
+    up = sum(link.up for link in status.links)
+    parts.append(f"{up}/{len(status.links)} links")
+    if status.pause is not None:
+        left = ""
+        if status.pause.until_ns is not None:
+            left = f" for another {age(status.pause.until_ns - status.now_ns)}"
+        parts.append(f"PAUSED{left}")
+    parts.extend(
+        warning.code.upper().replace("_", " ")
+        for warning in status.warnings
+        if warning.severity is Severity.CRITICAL and warning.code in _IN_SENTENCE
+    )
+    parts.append(_failover(status))
+    return ", ".join(parts)
+
+
+_IN_SENTENCE = frozenset({"contested", "dual_primary", "stranded", "isolated", "gate_missing"})
+
+
+def _peer(status: Status) -> str:
+    peer = status.peer
+    role = peer.role.value.upper() if peer.role is not None else ""
+    heard = "" if peer.age_ns is None else f" for {age(peer.age_ns)}"
+    match peer.watch:
+        case Watch.UNKNOWN:
+            return "peer speaks under another key" if peer.mismatch else "peer never heard"
+        case Watch.DEAD:
+            return f"peer DEAD, silent{heard}"
+        case Watch.STALLED:
+            return f"peer STALLED, its agent silent{heard}"
+        case Watch.SUSPECT:
+            return "peer suspected"
+        case Watch.ALIVE:
+            fit = "healthy" if peer.fit else "starting" if peer.starting else "UNFIT"
+            return f"peer {role} {fit}"
+
+
+def _failover(status: Status) -> str:
+    last = status.last_failover
+    if last is None:
+        return "no failover yet"
+    wall_ns = status.now_ns + status.realtime_offset_ns
+    ago = wall_ns - (last.at_ns + last.realtime_offset_ns)
+    return f"last failover {age(ago)} ago: {last.reason}"
+
+
+# -------------------------------------------------------------------------------- warnings -------
+
+
+def _warnings(status: Status) -> Iterator[Warn]:
+    yield from _about_service(status)
+    yield from _about_node(status)
+    yield from _about_redundancy(status)
+
+
+def _about_service(status: Status) -> Iterator[Warn]:
+    node, gate, peer = status.node, status.gate, status.peer
+    serving_peer = peer.watch is Watch.ALIVE and peer.gate_open
+    if gate.contested:
+        yield Warn(
+            code="contested",
+            severity=Severity.CRITICAL,
+            sentence="another open gate was heard: the kernel shut this one until the other is "
+            "known to be shut",
+        )
+    elif gate.open and serving_peer and peer.term != gate.term:
+        yield Warn(
+            code="dual_primary",
+            severity=Severity.CRITICAL,
+            sentence=f"{peer.name} says its gate is open too, under term {peer.term}",
+        )
+    if "stranded" in peer.flags:
+        yield Warn(
+            code="peer_stranded",
+            sentence=f"{peer.name} serves without a receipt for its claim from this node",
+        )
+    if not gate.open and not serving_peer and not node.starting:
+        yield Warn(
+            code="no_primary",
+            severity=Severity.CRITICAL,
+            sentence="no node is known to serve the shared addresses",
+        )
+    if status.pause is not None:
+        sided = "" if status.pause.both else f"; {peer.name} has not confirmed it"
+        yield Warn(
+            code="paused",
+            sentence=f"paused, nobody takes over ({status.pause.reason or 'no reason given'})"
+            f"{sided}",
+        )
+
+
+def _about_node(status: Status) -> Iterator[Warn]:
+    node, gate = status.node, status.gate
+    if not gate.attached:
+        yield Warn(
+            code="gate_missing",
+            severity=Severity.CRITICAL,
+            sentence="a gate program is missing: the shared addresses are withdrawn here",
+        )
+    if node.isolated:
+        yield Warn(
+            code="isolated",
+            severity=Severity.CRITICAL,
+            sentence="this node is cut off from the network and claims nothing",
+        )
+    for reason in node.unfit:
+        yield Warn(code=f"unfit_{reason.code}", sentence=f"unfit: {reason.sentence}")
+    for component in node.components:
+        if not component.healthy:
+            why = component.sentence or "not healthy"
+            yield Warn(code=f"unhealthy_{component.name}", sentence=f"{component.name}: {why}")
+    if node.terms_left is not None and node.terms_left < FEW_TERMS:
+        yield Warn(
+            code="terms_low",
+            sentence=f"{node.terms_left} terms are left in the block reserved on disk",
+        )
+    if not status.process.realtime:
+        yield Warn(
+            code="no_realtime",
+            sentence="the engine runs without real-time priority; `twinbeat doctor` says why",
+        )
+    for reason in status.timers.raised:
+        yield Warn(code=f"timer_{reason.code}", sentence=reason.sentence)
+    if status.configuration.needs_restart:
+        keys = ", ".join(status.configuration.needs_restart)
+        yield Warn(code="needs_restart", sentence=f"only a restart puts into force: {keys}")
+
+
+def _about_redundancy(status: Status) -> Iterator[Warn]:
+    peer = status.peer
+    if peer.mismatch:
+        yield Warn(
+            code="key_mismatch",
+            severity=Severity.CRITICAL,
+            sentence=f"frames of {peer.name} are refused for their key or version",
+        )
+    if peer.watch in {Watch.DEAD, Watch.UNKNOWN} and not status.node.starting:
+        yield Warn(
+            code="peer_lost",
+            severity=Severity.CRITICAL,
+            sentence=f"{peer.name} isn't heard: there is no second node",
+        )
+    elif peer.watch is Watch.STALLED:
+        yield Warn(
+            code="peer_stalled",
+            sentence=f"the agent of {peer.name} hangs; its kernel still answers",
+        )
+    elif peer.watch is Watch.ALIVE and not peer.fit and not peer.starting:
+        yield Warn(code="peer_unfit", sentence=f"{peer.name} could not take over: it isn't fit")
+    if peer.watch is Watch.ALIVE and not peer.hears_us:
+        yield Warn(code="peer_deaf", sentence=f"{peer.name} does not hear this node")
+    if peer.watch is Watch.ALIVE:
+        for link in status.links:
+            if not link.up:
+                why = "carries no heartbeats" if link.carrier else "has no carrier"
+                yield Warn(code=f"link_{link.name}", sentence=f"link {link.name} {why}")
+    if status.configuration.mismatch:
+        yield Warn(
+            code="config_mismatch",
+            sentence=f"the shared configuration of {peer.name} differs",
+        )
+    for vrid in status.vrids:
+        if vrid.vmac is None and vrid.vips_total:
+            yield Warn(
+                code=f"ungated_{vrid.id}",
+                sentence=f"VRID {vrid.id} has no virtual MAC: traffic to its addresses is gated, "
+                "forwarding through this node is not",
+            )
