@@ -200,18 +200,22 @@ class Capture:
         self._heartbeats = heartbeats
 
     def __enter__(self) -> Capture:
-        for link, path in zip(self._links, self.paths, strict=True):
-            command = [services.tool("tb-capture"), "--out", str(path), "--label", link]
-            for port in self._ports:
-                command += ["--port", port]
-            if not self._heartbeats:
-                command.append("--without-heartbeats")
-            processes.log_file(self._names[link]).unlink(missing_ok=True)
-            processes.spawn(self._names[link], plan.SWITCHES[link], command)
-        for name in self._names.values():
-            wait_for(
-                lambda name=name: _is_ready(name), "the capture", timeout_s=5, interval_s=0.005
-            )
+        try:
+            for link, path in zip(self._links, self.paths, strict=True):
+                command = [services.tool("tb-capture"), "--out", str(path), "--label", link]
+                for port in self._ports:
+                    command += ["--port", port]
+                if not self._heartbeats:
+                    command.append("--without-heartbeats")
+                processes.log_file(self._names[link]).unlink(missing_ok=True)
+                processes.spawn(self._names[link], plan.SWITCHES[link], command)
+            for name in self._names.values():
+                wait_for(
+                    lambda name=name: _is_ready(name), "the capture", timeout_s=5, interval_s=0.005
+                )
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -57,7 +57,7 @@ def up(wanted: plan.Options) -> str:
         for node in missing:
             agents.start(node)
         return f"started the agents of {', '.join(missing)}" if missing else "already up"
-    netns.remove()
+    down()
     services.build_tools()
     try:
         topology.build(wanted)
@@ -79,6 +79,7 @@ def down() -> None:
     """Take away everything that is ours: processes, namespaces, mounts, pins, directories."""
     need_root()
     _restore_neighbours()
+    processes.end_all()
     netns.remove()
 
 

@@ -99,6 +99,13 @@ def send_signal(name: str, number: signals.Signals) -> int:
     return pid
 
 
+def end_all() -> None:
+    """End every process that has a record, whatever became of the namespace it was started in."""
+    if RECORDS_DIR.exists():
+        for record in RECORDS_DIR.iterdir():
+            end(record.name)
+
+
 def end(name: str, *, timeout_s: float = 5.0) -> None:
     """End a process in good order and wait until it is gone; killed after the timeout."""
     pid = pid_of(name)

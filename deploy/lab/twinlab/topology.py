@@ -8,8 +8,10 @@ and therefore forgets at once.
 
 from __future__ import annotations
 
+import json
+
 from twinlab import cutter, netns, plan
-from twinlab.shell import run
+from twinlab.shell import run, wait_for
 
 SERVERS_NET = "10.88.0.0/24"
 SHIPPED_SYSCTLS = plan.REPO_DIR / "deploy" / "sysctl" / "90-twinbeat.conf"
@@ -192,6 +194,19 @@ def set_port(node: str, link: str, *, up: bool) -> None:
     ports = plan.NODES if link == "ha0" else (node,)
     state = "up" if up else "down"
     _ip(plan.SWITCHES[link], [f"link set dev {port} {state}" for port in ports])
+    if up:
+        # The kernel tells the bridge of a carrier up to a second late, as a real link trains.
+        wait_for(
+            lambda: all(_forwards(port, link) for port in ports),
+            f"the ports {', '.join(ports)} of {plan.SWITCHES[link]} to forward",
+            timeout_s=10,
+        )
+
+
+def _forwards(port: str, link: str) -> bool:
+    """Whether the bridge sends frames through a port."""
+    shown = json.loads(_in(plan.SWITCHES[link], "bridge", "-j", "link", "show", "dev", port))
+    return bool(shown) and shown[0].get("state") == "forwarding"
 
 
 def port_is_up(node: str, link: str) -> bool:
