@@ -67,11 +67,9 @@ static __always_inline tb_u16 tb_ipv4_checksum(const struct tb_ipv4 *ip)
 static __always_inline int tb_send_back(struct tb_arrival *a)
 {
 	struct tb_udp *udp = a->udp;
-	tb_u16 port = udp->from;
 
 	tb_swap_mac(a->eth);
-	udp->from = udp->to;
-	udp->to = port;
+	/* The ports stay: PROBEs come from many source ports (R12), and only what is sent to ours is a heartbeat. */
 	udp->checksum = 0;
 	if (a->family == 4) {
 		struct tb_ipv4 *ip = a->ip;
