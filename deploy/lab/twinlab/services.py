@@ -72,7 +72,8 @@ def _listens(name: str) -> bool:
 
 def http_get(address: str, *, timeout_s: float = 1.0) -> str:
     """The body of http://ADDRESS/ as the client gets it; LabError if there is no answer."""
-    said = run([*web_client(address), "--count", "1", "--timeout-s", str(timeout_s)])
+    enter = netns.enter(plan.CLIENT_NS)
+    said = run([*enter, *web_client(address), "--count", "1", "--timeout-s", str(timeout_s)])
     answer = json.loads(said)
     if answer["error"]:
         raise LabError(f"http://{address}/: {answer['error']}")
@@ -80,6 +81,5 @@ def http_get(address: str, *, timeout_s: float = 1.0) -> str:
 
 
 def web_client(address: str) -> list[str]:
-    """The command of the client that fetches a page again and again (see `web`)."""
-    script = str(plan.LAB_DIR / "twinlab" / "web.py")
-    return [*netns.enter(plan.CLIENT_NS), sys.executable, "-I", script, address]
+    """The client that fetches a page again and again (see `web`); to be run in tb-client."""
+    return [sys.executable, "-I", str(plan.LAB_DIR / "twinlab" / "web.py"), address]

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: bring the pair up, break it three ways under a client's eyes, say what was seen.
+
+The client's times come from its probes (kernel stamps), the nodes' from their own history; both
+are on one clock because the lab runs on one machine.  What is printed was measured, as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twinlab import agents, capture, lab, measure, netns, plan, plot, probe, processes, services
+from twinlab import timeline as timelines
+from twinlab.cli import add_options, options_of
+from twinlab.shell import LabError
+
+SLOW_REQUEST_NS = 200_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """One way to lose the primary, and what came of it."""
+
+    title: str
+    old: str
+    new: str
+    seen: measure.Failure
+    transition: dict[str, Any]
+    overlap: int
+    """Frames for a shared address from the old owner after the new one's first."""
+    moments: list[timelines.Moment]
+
+    @property
+    def outage_us(self) -> float | None:
+        return None if self.seen.outage_ns is None else self.seen.outage_ns / 1000
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def heading(text: str) -> None:
+    say(f"\n── {text} " + "─" * max(0, 92 - len(text)))
+
+
+def show_pair() -> None:
+    """The pair's state in its own words."""
+    for node in plan.NODES:
+        said = agents.show(node)
+        say(f"  {node}: {said['sentence'] if said else 'its agent does not answer'}")
+
+
+class Stage:
+    """The running demo: the client that probes, the acts played so far."""
+
+    def __init__(self, running: probe.Probe, options: plan.Options) -> None:
+        self._running = running
+        self._options = options
+        self.acts: list[Act] = []
+
+    def play(self, title: str, event: str, cause: Callable[[str], object]) -> Act:
+        """Cause one failover, wait until the client is served by the other node, and tell."""
+        old = agents.wait_fit()
+        new = plan.peer(old)
+        heading(f"{len(self.acts) + 1}. {title}")
+        show_pair()
+        self._running.wait_served()
+        with capture.Capture(name="demo") as recorder:
+            before = agents.boot_ns()
+            cause(old)
+            after = agents.boot_ns()
+            transition = timelines.takeover(new, before)
+            self._running.wait_served(since_ns=max(after, int(transition["at_ns"])))
+            self._running.wait_for_time(0.05)
+        overlap = recorder.finish().overlap(
+            old,
+            new,
+            vips=[*self._options.lan_vips(), *self._options.wan_vips()],
+            vmacs=[plan.vmac(plan.LAN_VRID), plan.vmac(plan.WAN_VRID)],
+            since_ns=before,
+        )
+        record = self._running.record()
+        seen = measure.Failure(
+            before_ns=before,
+            after_ns=after,
+            outage=record.outage_around(before),
+            lost=0,
+            record=record,
+        )
+        act = Act(
+            title=title,
+            old=old,
+            new=new,
+            seen=seen,
+            transition=transition,
+            overlap=len(overlap),
+            moments=timelines.moments(
+                seen, transition, node=new, peer=old, event=event.format(node=old)
+            ),
+        )
+        self.acts.append(act)
+        say()
+        say(timelines.table(act.moments, before))
+        say()
+        say(f"  {outage_sentence(act)}")
+        say(f"  Why, in {new}'s words: {transition['sentence']}")
+        return act
+
+
+def outage_sentence(act: Act) -> str:
+    """What the client noticed, in plain words."""
+    outage = act.seen.outage
+    if outage is None:
+        return "The client noticed nothing: every probe was answered."
+    if outage.duration_ns is None:
+        return "The client was not served again while the demo looked."
+    words = (
+        f"The client waited {outage.duration_ns / 1000:,.0f} µs, from the last good reply to the "
+        f"first; {outage.lost} probe{'s' if outage.lost != 1 else ''} got lost."
+    )
+    if outage.sender_gap_ns > 2 * act.seen.record.interval_ns:
+        words += (
+            f" (For {outage.sender_gap_ns / 1000:,.0f} µs of that it did not get the CPU to ask.)"
+        )
+    return words
+
+
+def hand_over(node: str) -> None:
+    """The planned switch-over, by the operator's own command."""
+    done = agents.cli(node, "force", "failover", "--yes", "--reason", "demo")
+    if done.returncode != 0:
+        raise LabError(f"twinbeat force failover: {(done.stderr or done.stdout).strip()}")
+
+
+def web_requests() -> list[dict[str, Any]]:
+    """What became of the HTTP requests, one object for each."""
+    lines = processes.log_file("web").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def web_sentence(requests: list[dict[str, Any]]) -> str:
+    """How the web fared."""
+    failed = [request for request in requests if request["error"]]
+    slow = [
+        request
+        for request in requests
+        if not request["error"] and request["ended_ns"] - request["began_ns"] > SLOW_REQUEST_NS
+    ]
+    return (
+        f"{len(requests):,} HTTP requests, each on a new connection: {len(failed)} failed, "
+        f"{len(slow)} took longer than {SLOW_REQUEST_NS // 1_000_000} ms (a lost SYN is repeated "
+        f"by TCP after a second)."
+    )
+
+
+def result(acts: list[Act], record: probe.Record) -> dict[str, Any]:
+    """The whole demo as one object."""
+    return {
+        "machine": machine(),
+        "probes": len(record.sent_ns),
+        "lost": record.lost(),
+        "interval_us": record.interval_ns / 1000,
+        "acts": [
+            {
+                "title": act.title,
+                "from": act.old,
+                "to": act.new,
+                "outage_us": act.outage_us,
+                "lost": act.seen.outage.lost if act.seen.outage else 0,
+                "overlap_frames": act.overlap,
+                "reason": act.transition["reason"],
+                "moments": {
+                    moment.key: (moment.at_ns - act.seen.before_ns) / 1000 for moment in act.moments
+                },
+            }
+            for act in acts
+        ],
+    }
+
+
+def machine() -> str:
+    """Which machine the figures are from."""
+    import os
+
+    model = ""
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{os.cpu_count()} × {model or platform.machine()}, Linux {platform.release()}"
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """The whole demo; returns the exit code."""
+    began = time.monotonic()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    options = options_of(arguments)
+    heading("Twinbeat: two gateways that answer as one")
+    say(f"  {machine()}")
+    say("  Building a client, two gateways, two web servers and three switches in namespaces …")
+    lab.up(options)
+    say("  Waiting until the pair is fit …")
+    agents.wait_fit()
+    with probe.Probe(interval_us=arguments.interval_us, name="demo") as running:
+        processes.log_file("web").unlink(missing_ok=True)
+        processes.spawn("web", plan.CLIENT_NS, services.web_client(plan.LAN_VIP))
+        say(
+            f"  A client in {plan.CLIENT_NS} now sends a UDP probe through {plan.LAN_VIP} every "
+            f"{arguments.interval_us} µs, and fetches a page beside it."
+        )
+        stage = Stage(running, options)
+        dead = stage.play(
+            "The primary dies without a word",
+            "all cables of {node} are cut at once; no carrier falls",
+            lambda node: lab.cut(node, silent=True),
+        )
+        lab.heal(dead.old)
+        say(f"  {dead.old}'s cables are mended; waiting until it is fit again …")
+        hung = stage.play(
+            "The primary's agent hangs",
+            "the agent of {node} is stopped (SIGSTOP); its kernel runs on",
+            agents.stop,
+        )
+        agents.cont(hung.old)
+        say(f"  {hung.old}'s agent may go on (SIGCONT); waiting until it is fit again …")
+        stage.play(
+            "A planned switch-over, by command",
+            "`twinbeat force failover` is run on {node}",
+            hand_over,
+        )
+        agents.wait_fit()
+        processes.end("web")
+        record = running.finish()
+    return finish(stage.acts, record, out, began)
+
+
+def finish(acts: list[Act], record: probe.Record, out: Path, began: float) -> int:
+    """The summary, the picture and the object; exit code 1 if the client was left alone."""
+    heading("What was seen")
+    show_pair()
+    say()
+    for number, act in enumerate(acts, 1):
+        took = f"{act.outage_us:,.0f} µs" if act.outage_us is not None else "never served again"
+        say(f"  {number}. {act.title:<38} {act.old} → {act.new}   outage {took:>12}")
+    say()
+    say(
+        f"  Of {len(record.sent_ns):,} probes {record.lost():,} got no answer; "
+        f"{record.duplicates} were answered twice."
+    )
+    say(f"  {web_sentence(web_requests())}")
+    say(
+        "  On the switches, frames for a shared address from the old owner after the new one's "
+        f"first: {sum(act.overlap for act in acts)}."
+    )
+    picture = out / "demo.png"
+    plot.draw(
+        picture,
+        record,
+        [
+            plot.Act(
+                title=f"{number}. {act.title}", zero_ns=act.seen.before_ns, moments=act.moments
+            )
+            for number, act in enumerate(acts, 1)
+        ],
+    )
+    (out / "demo.json").write_text(json.dumps(result(acts, record), indent=2) + "\n")
+    say(
+        f"  The probes' fate as a picture: {shown(picture)}; as figures: {shown(out / 'demo.json')}"
+    )
+    say(f"  All this took {time.monotonic() - began:.0f} seconds.")
+    return 0 if all(act.outage_us is not None for act in acts) else 1
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo and take the lab down again, whatever happens."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    add_options(parser)
+    parser.add_argument("--interval-us", type=int, default=200, help="between two probes")
+    parser.add_argument("--out", type=Path, default=plan.OUT_DIR, help="where the picture goes")
+    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    arguments = parser.parse_args(argv)
+    try:
+        lab.need_root()
+        netns.refuse_foreign()
+        lab.down()
+        try:
+            return run_demo(arguments)
+        finally:
+            if not arguments.keep:
+                lab.down()
+    except LabError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
