@@ -204,6 +204,14 @@ class TimersSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ]
         | None
     ) = None
+    accept_host: Annotated[
+        bool,
+        _key(
+            "Keep timers that this host was measured to wake up too late for, instead of "
+            "raising them or refusing to start. For laboratories.",
+            restart=True,
+        ),
+    ] = False
 
 
 class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host can hold: how late a real-time thread wakes up here, and what timers that allows.
+
+A heartbeat is only worth as much as the host's punctuality.  Timers below what was measured would not
+make a takeover faster, only suspicion more frequent, so they are raised, with a warning, by a whole
+factor that keeps their relations; a host that misses by more than FACTOR_MAX is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from twinbeat.config.model import Config
+
+ROUNDS: Final = 400
+PAUSE_NS: Final = 250_000
+"""ROUNDS of it take a tenth of a second: short enough for every start."""
+
+FACTOR_MAX: Final = 16
+_PRIORITY: Final = 60
+"""That of the engine's thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lateness:
+    """How late the wake-ups were."""
+
+    median_ns: int
+    p90_ns: int
+    p99_ns: int
+    max_ns: int
+    realtime: bool
+    """Measured under SCHED_FIFO; otherwise the host refused it."""
+
+
+def measure(*, rounds: int = ROUNDS, pause_ns: int = PAUSE_NS) -> Lateness:
+    """Sleep and wake in a thread like the engine's; blocks for `rounds * pause_ns`."""
+    late: list[int] = []
+    realtime = False
+
+    def sleeper() -> None:
+        nonlocal realtime
+        try:
+            # Zero means this very thread; the rest of the process keeps its ordinary schedule.
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+            realtime = True
+        except OSError:
+            realtime = False
+        for _ in range(rounds):
+            due_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + pause_ns
+            time.sleep(pause_ns / 1e9)
+            late.append(max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - due_ns))
+
+    thread = threading.Thread(target=sleeper, name="tb-lateness")
+    thread.start()
+    thread.join()
+    late.sort()
+    return Lateness(
+        median_ns=late[len(late) // 2],
+        p90_ns=late[len(late) * 90 // 100],
+        p99_ns=late[len(late) * 99 // 100],
+        max_ns=late[-1],
+        realtime=realtime,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """What becomes of a configuration on this host."""
+
+    config: Config
+    """With timers that the host can hold."""
+    raised: str = ""
+    """What was raised and why, as a sentence; empty: nothing."""
+    refused: str = ""
+    """Why the host can't hold even raised timers; empty: it can."""
+
+
+def fit(config: Config, lateness: Lateness) -> Fitting:
+    """Raise hello, dead, verify, stall and lease together until nine wake-ups of ten come in time.
+
+    In time means within a hello interval: then a dead interval of three has room for a late one.
+    """
+    if config.timers_set.accept_host:
+        return Fitting(config=config)
+    timers = config.timers
+    hello_ns = timers.ns.hello_ns
+    factor = -(-lateness.p90_ns // hello_ns)
+    if factor <= 1:
+        return Fitting(config=config)
+    measured = f"one wake-up in ten comes {lateness.p90_ns // 1000} µs late or later on this host"
+    if factor > FACTOR_MAX:
+        return Fitting(
+            config=config,
+            refused=f"timers.profile = {timers.profile}: {measured}, and heartbeats are due every "
+            f"{timers.hello_us} µs. Choose a slower profile, free the host, or set "
+            "timers.accept_host = true to run all the same",
+        )
+    raised = {
+        key: getattr(timers, key) * factor
+        for key in ("hello_us", "dead_us", "verify_us", "stall_us", "lease_us")
+    }
+    return Fitting(
+        config=msgspec.structs.replace(
+            config, timers_set=msgspec.structs.replace(config.timers_set, **raised)
+        ),
+        raised=f"{measured}, so hello, dead, verify, stall and lease are {factor} times what "
+        f"profile {timers.profile} says",
+    )

@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to stand before a node may serve, and comes down when its gate is lost.
+
+The order is the rule (GATE-FIRST): programs and maps, then both gate programs on every port, then
+the virtual MACs and the addresses; down in reverse.  Each step is idempotent, so a start after a
+crash finds what is there and adds the rest.  A port whose gate was lost (protocol R20) loses its
+addresses at once and gets both back only as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from twinbeat.engine import abi, bpf
+from twinbeat.engine import maps as bpf_maps
+from twinbeat.engine.bpf import BpfError
+from twinbeat.engine.maps import Maps
+from twinbeat.net import addresses, control, monitor, sysctls, vmac, xdp
+from twinbeat.net.errors import NetError
+from twinbeat.net.groups import Groups
+from twinbeat.net.interfaces import Address, Assigned, Interface, interface, interfaces, mark
+from twinbeat.net.monitor import Monitor, Notice
+from twinbeat.runtime import wiring
+
+if TYPE_CHECKING:
+    from pyroute2 import AsyncIPRoute
+
+    from twinbeat.config.model import Config, VridSection
+
+log = logging.getLogger("twinbeat.stage")
+
+RESTORE_FIRST_S: Final = 5.0
+RESTORE_LAST_S: Final = 60.0
+"""A lost gate is put back after so long, doubling with each failure."""
+
+
+REFUSALS: Final = (NetError, BpfError)
+"""What the environment answers when it can't; the text of each is a sentence for people."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Guarded:
+    """One interface with our programs on it."""
+
+    name: str
+    index: int = 0
+    mode: str = "none"
+    """How XDP runs there: native, generic or none."""
+    standing: bool = False
+    """Both programs are in place."""
+    serves: bool = False
+    """It has virtual addresses; otherwise it only carries heartbeats."""
+    carrier: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watchers:
+    """Whom the stage tells. All are called in the loop."""
+
+    gate_lost: Callable[[str, str], None]
+    """Interface, and what happened to it."""
+    gate_restored: Callable[[str], None]
+    port_lost: Callable[[str], None]
+    port_restored: Callable[[str], None]
+    failed: Callable[[str, str], None]
+    """What could not be done, and the sentence why; rate-limited by the caller."""
+
+
+class Stage:
+    """The ports, gates and addresses of one node."""
+
+    def __init__(
+        self, *, config: Config, ipr: AsyncIPRoute, maps: Maps, watchers: Watchers
+    ) -> None:
+        self._config = config
+        self._ipr = ipr
+        self._maps = maps
+        self._watchers = watchers
+        self._monitor = Monitor(self._noticed)
+        self._groups = Groups()
+        self._vmacs: dict[str, VridSection] = {}
+        self._link_program = _program(maps, "prog_link")
+        self._egress_program = _program(maps, "prog_egress")
+        self._lock = asyncio.Lock()
+        self._restoring: dict[str, asyncio.Task[None]] = {}
+        self.guarded: dict[str, Guarded] = {}
+        """By interface: every port and link."""
+        self.sysctls: list[sysctls.Finding] = []
+        """Settings of our own interfaces that could not be set."""
+        self.control_index = 0
+        """Sending end of the private pair."""
+
+    # -- up --------------------------------------------------------------------------------------
+
+    async def raise_gates(self) -> None:
+        """Maps filled, the private pair made, both programs on every port and link.
+
+        Raises one of REFUSALS; what stands by then stays, behind a gate that is shut.
+        """
+        self._fill_maps(self._config)
+        sender, receiver = await control.ensure_control(self._ipr, pair=self._config.pair.id)
+        self.control_index = sender.index
+        await asyncio.to_thread(
+            xdp.attach_xdp, receiver.index, self._link_program, name_of=_name_of
+        )
+        ports = {section.interface for section in self._config.vrids}
+        links = {section.interface for section in self._config.links}
+        for name in sorted(ports | links):
+            self.guarded[name] = Guarded(name=name, serves=name in ports)
+            await self._attach(self.guarded[name])
+        self._set_ports(receiver)
+        self._monitor.start()
+
+    async def raise_addresses(self) -> None:
+        """Virtual MACs and addresses on every port whose gate stands, ours of another time away.
+
+        Raises one of REFUSALS.
+        """
+        async with self._lock:
+            keep = {
+                vmac.vmac_name(section.id, version)
+                for section in self._config.vrids
+                for version in vmac.VERSIONS
+                if section.vmac and wiring.vips(section, version)
+            }
+            await vmac.remove_stale(self._ipr, pair=self._config.pair.id, keep=keep)
+            await self._assign(self._config)
+
+    async def change_addresses(self, config: Config) -> None:
+        """Serve the addresses of another configuration: those new come behind the gate first.
+
+        Raises one of REFUSALS after going back to the addresses of before.
+        """
+        async with self._lock:
+            before = self._config
+            try:
+                self._set_vips(before, config)
+                await self._assign(config)
+            except REFUSALS:
+                await self._assign(before)
+                self._set_vips(before)
+                raise
+            self._set_vips(config)
+            self._config = config
+
+    def configure_keys(self, send: int, keys: list[bpf_maps.Key]) -> None:
+        """Tell the kernel which keys count."""
+        self._maps.configure(
+            pair=self._config.pair.id,
+            node=self._config.node.index,
+            keys=keys,
+            send=send,
+            port=wiring.PORT,
+        )
+
+    def ports(self) -> dict[str, Interface]:
+        """The interfaces with virtual addresses, as they are now."""
+        now = interfaces()
+        return {name: now[name] for name, one in self.guarded.items() if one.serves and name in now}
+
+    # -- down ------------------------------------------------------------------------------------
+
+    async def withdraw(self, name: str) -> None:
+        """R20: virtual MACs down, addresses off this port.
+
+        Raises one of REFUSALS with the first refusal, after trying everything.
+        """
+        async with self._lock:
+            await self._withdraw(name)
+
+    async def strike(self) -> None:
+        """Take everything down, addresses first; leaves the node as if Twinbeat were not there.
+
+        Raises one of REFUSALS with the first refusal, after trying everything.
+        """
+        self._stop_watching()
+        failed: NetError | BpfError | None = None
+        async with self._lock:
+            for one in self.guarded.values():
+                try:
+                    if one.serves:
+                        await self._withdraw(one.name, remove=True)
+                    await self._detach(one)
+                except REFUSALS as error:
+                    failed = failed or error
+            try:
+                await control.remove_control(self._ipr)
+            except NetError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def leave(self) -> None:
+        """Let go without touching anything: a successor is about to take it over."""
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        self._monitor.stop()
+        for task in self._restoring.values():
+            task.cancel()
+        self._restoring.clear()
+        self._groups.close()
+
+    # -- gates -----------------------------------------------------------------------------------
+
+    async def _attach(self, one: Guarded) -> None:
+        port = interface(one.name)
+        one.mode = await asyncio.to_thread(
+            xdp.attach_xdp, port.index, self._link_program, name_of=_name_of
+        )
+        await asyncio.to_thread(xdp.attach_egress, port.index, self._egress_program)
+        one.index, one.standing = port.index, True
+        one.carrier = port.up and port.carrier
+        if one.serves and not one.carrier:
+            self._watchers.port_lost(one.name)
+
+    async def _detach(self, one: Guarded) -> None:
+        present = interfaces().get(one.name)
+        one.standing, one.mode = False, "none"
+        if present is not None:
+            await asyncio.to_thread(xdp.detach_egress, present.index)
+            await asyncio.to_thread(
+                xdp.detach_xdp, present.index, self._link_program, name_of=_name_of
+            )
+
+    def _stands(self, one: Guarded, port: Interface) -> bool:
+        return (
+            port.index == one.index
+            and port.xdp_program == self._link_program.id
+            and xdp.query_egress(port.index).program == self._egress_program.id
+        )
+
+    # -- maps ------------------------------------------------------------------------------------
+
+    def _fill_maps(self, config: Config) -> None:
+        self._set_vips(config)
+        bits: dict[int, abi.VridBit] = {}
+        for section in config.vrids:
+            if not section.vmac:
+                continue
+            for version, bit in ((4, abi.VridBit.V4), (6, abi.VridBit.V6)):
+                if wiring.vips(section, version):
+                    bits[section.id] = bits.get(section.id, abi.VridBit(0)) | bit
+        self._maps.set_vrids(bits)
+
+    def _set_vips(self, *configs: Config) -> None:
+        """The addresses of all these configurations are behind the gate."""
+        self._maps.set_vips(
+            {
+                text: bpf_maps.Vip(vrid=section.id, vmac=section.vmac)
+                for config in configs
+                for section in config.vrids
+                for text in section.vips
+            }
+        )
+
+    def _set_ports(self, receiver: Interface) -> None:
+        ports = [bpf_maps.Port(ifindex=receiver.index, control=True)]
+        for number, section in enumerate(self._config.links):
+            index = self.guarded[section.interface].index
+            ports.append(
+                bpf_maps.Port(
+                    ifindex=index,
+                    vlan=section.vlan,
+                    link=number,
+                    ttl_min=section.ttl_min or 255,
+                    local=section.local,
+                )
+            )
+            if self._maps.link(number).ifindex != index:
+                self._maps.write_link(number, abi.Link(ifindex=index))
+        self._maps.set_ports(ports)
+
+    # -- addresses -------------------------------------------------------------------------------
+
+    async def _assign(self, config: Config) -> None:
+        self._vmacs.clear()
+        plain: dict[str, list[Address]] = {}
+        all_of: dict[str, list[Address]] = {}
+        watched: set[int] = set()
+        for section in config.vrids:
+            one = self.guarded[section.interface]
+            if not one.standing:
+                continue
+            all_of.setdefault(one.name, []).extend(wiring.vips(section))
+            if not section.vmac:
+                plain.setdefault(one.name, []).extend(wiring.vips(section))
+                continue
+            for version in vmac.VERSIONS:
+                wanted = wiring.vips(section, version)
+                name = vmac.vmac_name(section.id, version)
+                if not wanted:
+                    await self._remove_vmac(name)
+                    continue
+                made, findings = await vmac.ensure_vmac(
+                    self._ipr,
+                    vrid=section.id,
+                    version=version,
+                    port=interface(one.name),
+                    pair=config.pair.id,
+                )
+                self.sysctls += findings
+                self._vmacs[name] = section
+                watched.add(made.index)
+                await self._put(made.index, wanted, name=name, own=True)
+        for one in self.guarded.values():
+            if one.serves and one.standing:
+                await self._put(one.index, plain.get(one.name, []), name=one.name, own=False)
+                if one.name in plain:
+                    watched.add(one.index)
+                self._groups.hold(one.index, all_of.get(one.name, []))
+        self._monitor.addresses_of = watched
+
+    async def _put(self, index: int, wanted: list[Address], *, name: str, own: bool) -> None:
+        # Thousands of addresses take a while; the loop goes on attesting meanwhile.
+        await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+
+    async def _remove_vmac(self, name: str) -> None:
+        present = interfaces().get(name)
+        if present is not None and present.alias == mark(self._config.pair.id):
+            await vmac.remove(self._ipr, present)
+
+    async def _withdraw(self, name: str, *, remove: bool = False) -> None:
+        failed: NetError | BpfError | None = None
+        for section in self._config.vrids:
+            if section.interface != name:
+                continue
+            for version in vmac.VERSIONS if section.vmac else ():
+                vmac_name = vmac.vmac_name(section.id, version)
+                self._vmacs.pop(vmac_name, None)
+                try:
+                    await vmac.set_down(self._ipr, vmac_name)
+                    await self._remove_vmac(vmac_name)
+                except REFUSALS as error:
+                    failed = failed or error
+        port = interfaces().get(name)
+        if port is not None:
+            try:
+                await self._put(port.index, [], name=name, own=False)
+                if remove:
+                    self._groups.hold(port.index, [])
+            except NetError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    # -- notices ---------------------------------------------------------------------------------
+
+    def _noticed(self, notice: Notice) -> None:
+        match notice:
+            case monitor.LinkChanged(interface=changed):
+                one = self.guarded.get(changed.name)
+                if one is not None:
+                    self._link_changed(one, changed)
+            case monitor.LinkGone(index=index, name=name):
+                one = self.guarded.get(name)
+                if one is not None and one.index == index:
+                    one.carrier = False
+                    self._lost(one, f"{name} was removed")
+                    if one.serves:
+                        self._watchers.port_lost(name)
+                elif name in self._vmacs:
+                    port = self._vmacs[name].interface
+                    self._addresses_lost(port, f"{name} was removed by hand")
+            case monitor.AddressGone(address=gone):
+                self._address_gone(gone)
+            case monitor.HookChanged(index=index):
+                for one in self.guarded.values():
+                    if one.index == index and one.standing:
+                        self._look(one)
+            case monitor.Missed():
+                for one in self.guarded.values():
+                    self._look(one)
+
+    def _link_changed(self, one: Guarded, now: Interface) -> None:
+        carrier = now.up and now.carrier
+        if carrier != one.carrier:
+            one.carrier = carrier
+            if one.serves:
+                tell = self._watchers.port_restored if carrier else self._watchers.port_lost
+                tell(one.name)
+        if not one.standing:
+            return
+        if now.index != one.index:
+            self._lost(one, f"{one.name} was replaced")
+        elif now.xdp_program != self._link_program.id:
+            self._lost(one, f"the XDP program was removed from {one.name}")
+
+    def _lost(self, one: Guarded, what: str) -> None:
+        """The gate is gone: say so at once, put it back in a while."""
+        if not one.standing:
+            return
+        one.standing = False
+        log.error("%s", what)
+        if one.serves:
+            self._watchers.gate_lost(one.name, what)
+        self._restore_later(one.name)
+
+    def _look(self, one: Guarded) -> None:
+        """Something changed that isn't known precisely: does the gate still stand?"""
+        if not one.standing:
+            return
+        present = interfaces().get(one.name)
+        if present is None:
+            self._lost(one, f"{one.name} was removed")
+        elif not self._stands(one, present):
+            self._lost(one, f"a gate program was removed from {one.name}")
+
+    def _address_gone(self, gone: Assigned) -> None:
+        """Somebody removed a VIP by hand: it is put back, for both nodes must have it."""
+        for section in self._config.vrids:
+            if str(gone.address) in section.vips and self.guarded[section.interface].standing:
+                self._addresses_lost(section.interface, f"{gone.address} was removed by hand")
+                return
+
+    def _addresses_lost(self, port: str, what: str) -> None:
+        if self.guarded[port].standing and not self._lock.locked():
+            log.warning("%s; it is put back", what)
+            self._restore_later(port, first_s=0.0)
+
+    def _restore_later(self, name: str, *, first_s: float = RESTORE_FIRST_S) -> None:
+        if name not in self._restoring:
+            self._restoring[name] = asyncio.get_running_loop().create_task(
+                self._restore(name, first_s)
+            )
+
+    async def _restore(self, name: str, pause_s: float) -> None:
+        one = self.guarded[name]
+        try:
+            while True:
+                await asyncio.sleep(pause_s)
+                pause_s = min(max(pause_s * 2, RESTORE_FIRST_S), RESTORE_LAST_S)
+                try:
+                    async with self._lock:
+                        if not one.standing:
+                            await self._attach(one)
+                            self._set_ports(interface(control.RECEIVER))
+                        if one.serves:
+                            await self._assign(self._config)
+                except REFUSALS as error:
+                    one.standing = False
+                    self._watchers.failed(f"restoring the gate of {name}", str(error))
+                    continue
+                log.warning("the gate stands on %s again", name)
+                if one.serves:
+                    self._watchers.gate_restored(name)
+                return
+        finally:
+            del self._restoring[name]
+
+
+def _program(maps: Maps, pin: str) -> xdp.Program:
+    info = maps.program(pin)
+    return xdp.Program(fd=maps.fd(pin), id=info.id, name=info.name)
+
+
+def _name_of(number: int) -> str:
+    info = bpf.program_by_id(number)
+    return info.name if info is not None else ""

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One `Status` and one `Counters` out of what core, engine, kernel and stage each know.
+
+Reads, and changes nothing; `twinbeat.observe.status.finish` adds the sentence and the warnings.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from twinbeat import __version__
+from twinbeat.api import schema
+from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.core.reasons import Reason, Refusal
+from twinbeat.core.types import FOREVER, Flag
+from twinbeat.engine.types import Histogram as EngineHistogram
+from twinbeat.engine.types import LinkWords, Snapshot, Watch
+from twinbeat.engine.types import now_ns as clock_ns
+from twinbeat.net.vmac import vmac_address
+from twinbeat.observe.status import finish
+from twinbeat.runtime.histogram import Histogram
+from twinbeat.runtime.teller import Teller, role_name
+
+if TYPE_CHECKING:
+    from twinbeat.config.model import Config, VridSection
+    from twinbeat.core.machine import Status as CoreStatus
+    from twinbeat.engine.engine import Engine
+    from twinbeat.engine.maps import Maps
+    from twinbeat.runtime.stage import Guarded
+
+_MISMATCH_FRESH_NS: Final = 2_000_000_000
+"""A refused frame of the pair is news for so long."""
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True, kw_only=True)
+class Facts:
+    """What only the app knows, for the status."""
+
+    started_ns: int
+    started: str
+    realtime: bool = False
+    bpf: str = ""
+    loaded: str = ""
+    """When the configuration in force was read."""
+    generation: int = 0
+    digest: int = 0
+    needs_restart: list[str] = field(default_factory=list)
+    raised: list[schema.Reason] = field(default_factory=list)
+    warnings: list[schema.Warn] = field(default_factory=list)
+    pause_reason: str = ""
+    pause_since_ns: int = 0
+    worker: bool = False
+    attested_until_ns: int = 0
+
+
+def status(
+    *,
+    config: Config,
+    core: CoreStatus,
+    snapshot: Snapshot,
+    guarded: Mapping[str, Guarded],
+    facts: Facts,
+    teller: Teller,
+) -> schema.Status:
+    """The node at this moment."""
+    now_ns = snapshot.at_ns
+    offset_ns = realtime_offset_ns()
+    return finish(
+        schema.Status(
+            time=moment(now_ns + offset_ns),
+            now_ns=now_ns,
+            realtime_offset_ns=offset_ns,
+            pair=config.pair.id,
+            node=_node(config, core, offset_ns),
+            gate=_gate(snapshot, guarded, facts),
+            peer=_peer(config, snapshot),
+            links=[
+                _link(config, words, now_ns, snapshot.engine.two_way, guarded)
+                for words in snapshot.links
+            ],
+            vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
+            timers=_timers(config, facts),
+            configuration=schema.Configuration(
+                path=config.path,
+                loaded=facts.loaded,
+                generation=facts.generation,
+                digest=facts.digest,
+                mismatch=_heard(snapshot) and snapshot.peer.digest != facts.digest,
+                needs_restart=facts.needs_restart,
+            ),
+            process=_process(facts),
+            waiting=_waiting(core, now_ns),
+            pause=_pause(core, facts, offset_ns),
+            warnings=list(facts.warnings),
+            last_transition=teller.last,
+            last_failover=teller.last_failover,
+        )
+    )
+
+
+def counters(
+    *, config: Config, engine: Engine, maps: Maps, lag: Histogram, teller: Teller, dropped: int
+) -> schema.Counters:
+    """Everything that only grows."""
+    counted = engine.counters()
+    reasons = {reason.label: count for reason, count in maps.counters().items()}
+    now_ns = clock_ns()
+    histograms = {
+        name: _engine_histogram(histogram)
+        for name, histogram in engine.histograms().items()
+        if name in {"send_lateness", "round_trip", "silence"}
+    }
+    histograms["loop_lag"] = _histogram(lag)
+    return schema.Counters(
+        time=moment(now_ns + realtime_offset_ns()),
+        now_ns=now_ns,
+        reasons=reasons,
+        links=[
+            schema.LinkCounters(
+                name=section.name,
+                sent=sum(counted.links[number].sent.values()),
+                received=maps.link(number).accepted,
+                gaps=schema.Histogram(counts=maps.gaps(number)),
+            )
+            for number, section in enumerate(config.links)
+        ],
+        suspicions=dict(teller.suspicions),
+        announcements={"any": counted.announcements_sent},
+        transitions=[
+            schema.TransitionCount(
+                from_role=schema.Role(before),
+                to_role=schema.Role(after),
+                reason=reason,
+                count=count,
+            )
+            for (before, after, reason), count in sorted(teller.transitions.items())
+        ],
+        claims_refused=dict(teller.claims_refused),
+        effect_failures=dict(teller.effect_failures),
+        dual_primary=reasons.get("contested", 0),
+        late_ticks=counted.late,
+        events_lost=counted.events_lost + dropped,
+        histograms=histograms,
+        phases={phase: _histogram(histogram) for phase, histogram in teller.phases.items()},
+    )
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _node(config: Config, core: CoreStatus, offset_ns: int) -> schema.Node:
+    engine = core.engine
+    return schema.Node(
+        name=config.node.name,
+        index=config.node.index,
+        role=role_name(core.role),
+        role_since_ns=core.since_ns,
+        role_since=moment(core.since_ns + offset_ns),
+        admin=schema.Admin(core.admin.name.lower().replace("_", "-")),
+        health=core.score,
+        fit=core.fit,
+        unfit=[reason(why) for why in core.unfit],
+        components=[
+            schema.Component(name=name, healthy=False) for name in sorted(core.health.failed)
+        ],
+        term=engine.term if engine is not None else 0,
+        term_highest=engine.highest if engine is not None else 0,
+        terms_left=core.terms_left,
+        starting=role_name(core.role) is schema.Role.INIT,
+        isolated=core.isolated,
+    )
+
+
+def _gate(snapshot: Snapshot, guarded: Mapping[str, Guarded], facts: Facts) -> schema.Gate:
+    gate = snapshot.gate
+    return schema.Gate(
+        attached=all(one.standing for one in guarded.values() if one.serves),
+        open=gate.open,
+        term=gate.term,
+        open_until_ns=gate.open_until_ns,
+        left_ns=max(0, gate.open_until_ns - snapshot.at_ns) if gate.open else 0,
+        fence_below=gate.fence_below,
+        contested=gate.contested != 0 and gate.contested == gate.term,
+        attested_left_ns=max(0, facts.attested_until_ns - snapshot.at_ns),
+    )
+
+
+def _heard(snapshot: Snapshot) -> bool:
+    return snapshot.peer.epoch != 0 and snapshot.peer.arrived_ns != 0
+
+
+def _peer(config: Config, snapshot: Snapshot) -> schema.Peer:
+    peer, now_ns = snapshot.peer, snapshot.at_ns
+    mismatch_ns = max((link.mismatch_ns for link in snapshot.links), default=0)
+    hello_ns = max((link.hello_ns for link in snapshot.links), default=0)
+    mismatch = mismatch_ns > hello_ns and now_ns - mismatch_ns < _MISMATCH_FRESH_NS
+    if not _heard(snapshot):
+        return schema.Peer(name=config.peer.name, watch=schema.Watch.UNKNOWN, mismatch=mismatch)
+    flags = Flag(int(peer.flags))
+    trips = [link.round_trip_ns for link in snapshot.links if link.round_trip_ns]
+    lease_left_ns = peer.arrived_ns + peer.lease_us * 1000 - now_ns
+    return schema.Peer(
+        name=config.peer.name,
+        watch=_watch(snapshot.engine.watch),
+        role=schema.Role(_ROLES[peer.role]) if peer.role < len(_ROLES) else None,
+        admin=schema.Admin(_ADMINS[peer.admin]) if peer.admin < len(_ADMINS) else None,
+        heard_ns=hello_ns or None,
+        age_ns=max(0, now_ns - hello_ns) if hello_ns else None,
+        health=peer.health,
+        fit=bool(flags & Flag.FIT),
+        starting=bool(flags & Flag.STARTING),
+        gate_open=bool(flags & Flag.OPEN) and lease_left_ns > 0,
+        term=peer.term,
+        hears_us=bool(flags & Flag.HEARS_YOU),
+        flags=[(one.name or "").lower() for one in Flag if one in flags],
+        round_trip_ns=min(trips) if trips else None,
+        lease_left_ns=max(0, lease_left_ns),
+        generation=peer.generation,
+        digest=peer.digest,
+        mismatch=mismatch,
+    )
+
+
+_ROLES: Final = tuple(role.value for role in schema.Role)
+_ADMINS: Final = tuple(admin.value for admin in schema.Admin)
+
+
+def _watch(watch: Watch) -> schema.Watch:
+    return schema.Watch(watch.name.lower())
+
+
+def _link(
+    config: Config,
+    words: LinkWords,
+    now_ns: int,
+    two_way: int,
+    guarded: Mapping[str, Guarded],
+) -> schema.Link:
+    section = config.links[words.number]
+    one = guarded.get(section.interface)
+    age_ns = max(0, now_ns - words.hello_ns) if words.hello_ns else None
+    fresh = age_ns is not None and age_ns <= config.timers.ns.dead_ns
+    return schema.Link(
+        name=section.name,
+        interface=section.interface,
+        index=words.number,
+        vlan=section.vlan,
+        mode=section.mode,
+        direct=section.direct,
+        local=section.local,
+        peer=section.peer,
+        carrier=words.carrier,
+        up=words.carrier and fresh,
+        two_way=bool(two_way >> words.number & 1),
+        age_ns=age_ns,
+        round_trip_ns=words.round_trip_ns or None,
+        xdp=one.mode if one is not None else "none",
+    )
+
+
+def _vrid(section: VridSection, snapshot: Snapshot, guarded: Mapping[str, Guarded]) -> schema.Vrid:
+    one = guarded.get(section.interface)
+    state = "absent"
+    if one is not None and one.standing:
+        state = "serving" if snapshot.gate.open else "ready"
+    return schema.Vrid(
+        id=section.id,
+        interface=section.interface,
+        vmac=vmac_address(section.id, 4) if section.vmac else None,
+        state=state,
+        carrier=one is not None and one.carrier,
+        vips_total=len(section.vips),
+        vips=list(section.vips[: schema.LISTED_VIPS]),
+        xdp=one.mode if one is not None else "none",
+    )
+
+
+def _timers(config: Config, facts: Facts) -> schema.Timers:
+    timers = config.timers
+    return schema.Timers(
+        profile=timers.profile,
+        hello_us=timers.hello_us,
+        dead_us=timers.dead_us,
+        verify_us=timers.verify_us,
+        stall_us=timers.stall_us,
+        lease_us=timers.lease_us,
+        attest_ms=timers.attest_ms,
+        boot_wait_ms=timers.boot_wait_ms,
+        raised=list(facts.raised),
+    )
+
+
+def _process(facts: Facts) -> schema.Process:
+    return schema.Process(
+        version=__version__,
+        pid=os.getpid(),
+        started=facts.started,
+        started_ns=facts.started_ns,
+        worker=facts.worker,
+        rss_bytes=_resident(),
+        realtime=facts.realtime,
+        python=platform.python_version(),
+        bpf=facts.bpf[:16],
+    )
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * _PAGE
+
+
+def _waiting(core: CoreStatus, now_ns: int) -> schema.Waiting | None:
+    if core.waiting is None:
+        return None
+    return schema.Waiting(
+        code=core.waiting.code.value,
+        sentence=core.waiting.sentence,
+        until_ns=core.waiting_until_ns,
+        left_ns=max(0, core.waiting_until_ns - now_ns),
+    )
+
+
+def _pause(core: CoreStatus, facts: Facts, offset_ns: int) -> schema.Pause | None:
+    until_ns = core.paused_until_ns
+    if not until_ns:
+        return None
+    ends = until_ns < FOREVER
+    return schema.Pause(
+        reason=facts.pause_reason,
+        since_ns=facts.pause_since_ns,
+        until_ns=until_ns if ends else None,
+        expires=moment(until_ns + offset_ns) if ends else None,
+        both=core.paused_both,
+    )
+
+
+def reason(why: Reason | Refusal) -> schema.Reason:
+    """A reason of the core, as the interface has it."""
+    return schema.Reason(code=why.code.value, sentence=why.sentence)
+
+
+def _histogram(histogram: Histogram) -> schema.Histogram:
+    return schema.Histogram(counts=list(histogram.counts), sum_ns=histogram.sum_ns)
+
+
+def _engine_histogram(histogram: EngineHistogram) -> schema.Histogram:
+    return schema.Histogram(counts=list(histogram.buckets), sum_ns=histogram.sum_ns)
