@@ -375,6 +375,9 @@ class Transition(Struct, frozen=True, kw_only=True):
     timeline: Timeline = Timeline()
     durations_ns: dict[str, int] = {}
     """By phase (PHASES); filled by `with_durations`."""
+    realtime_ns: dict[str, int] = {}
+    """The timeline on the wall clock, nanoseconds since 1970, by the names of its moments without
+    `_ns`; filled by `with_durations`."""
 
 
 def durations(timeline: Timeline) -> dict[str, int]:
@@ -394,8 +397,18 @@ def _first(timeline: Timeline, names: tuple[str, ...]) -> int | None:
 
 
 def with_durations(transition: Transition) -> Transition:
-    """The same transition with its phases measured from its timeline."""
-    return msgspec.structs.replace(transition, durations_ns=durations(transition.timeline))
+    """The same transition with what follows from its timeline: phases, wall-clock moments."""
+    timeline = transition.timeline
+    moments = {name: getattr(timeline, name) for name in Timeline.__struct_fields__}
+    return msgspec.structs.replace(
+        transition,
+        durations_ns=durations(timeline),
+        realtime_ns={
+            name.removesuffix("_ns"): moment + transition.realtime_offset_ns
+            for name, moment in moments.items()
+            if moment is not None
+        },
+    )
 
 
 class Status(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: exit codes, options, talking to the agent, writing answers.
+
+Data goes to standard output, talk to standard error. Exit codes tell a script what it has to know;
+above all that of a command whose answer got lost (UNKNOWN) from that of one that failed.
+"""
+
+import enum
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from twinbeat.api.client import (
+    Client,
+    ClientError,
+    ForbiddenError,
+    Response,
+    UnknownOutcomeError,
+    UnreachableError,
+)
+from twinbeat.api.schema import POLICY_REFUSALS, SOCKET, Answer, OutcomeState, Problem, Refusal
+
+CONFIG: Final = "/etc/twinbeat/twinbeat.toml"
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every command but `check`, which has those of monitoring plugins."""
+
+    OK = 0
+    NO = 1
+    """The answer is no, or the state of the moment refused it."""
+    USAGE = 2
+    """The command or the configuration is wrong."""
+    UNREACHABLE = 3
+    """No agent answers."""
+    POLICY = 4
+    """A rule refused it: peer unfit, paused, told to stay, hold-down."""
+    UNKNOWN = 5
+    """Sent, and no answer came: it may have been done."""
+    PERMISSION = 6
+    """This user may not."""
+
+
+class Stop(Exception):  # noqa: N818 - not an error, but the end of a command
+    """Ends a command with a code and a sentence on standard error."""
+
+    def __init__(self, code: Exit, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Settings:
+    """The options that every command has."""
+
+    socket: str = SOCKET
+    timeout_s: float = 10.0
+    json: bool = False
+    color: bool | None = None
+    """None = where a terminal is."""
+
+    @property
+    def client(self) -> Client:
+        """A client for the agent."""
+        return Client(self.socket, self.timeout_s)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None:
+            setattr(context.ensure_object(Settings), name, value)
+
+    return callback
+
+
+def shared(function: Command) -> Command:
+    """Options that may stand before or behind the command's name."""
+    options = (
+        click.option(
+            "--socket",
+            metavar="PATH",
+            default=None,
+            expose_value=False,
+            callback=_set("socket"),
+            help=f"Where the agent listens; {SOCKET} if not given.",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0.001, 3600),
+            metavar="SECONDS",
+            default=None,
+            expose_value=False,
+            callback=_set("timeout_s"),
+            help="How long to wait for an answer.",
+        ),
+        click.option(
+            "--no-color",
+            is_flag=True,
+            flag_value=False,
+            default=None,
+            expose_value=False,
+            callback=_set("color"),
+            help="No colours; NO_COLOR does the same.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def readable(function: Command) -> Command:
+    """The shared options and --json."""
+    option = click.option(
+        "--json",
+        is_flag=True,
+        flag_value=True,
+        default=None,
+        expose_value=False,
+        callback=_set("json"),
+        help="Print JSON (schema 1).",
+    )
+    return shared(option(function))
+
+
+def settings() -> Settings:
+    """Those of the running command."""
+    return click.get_current_context().ensure_object(Settings)
+
+
+# --------------------------------------------------------------------------------- writing -------
+
+
+def say(text: str) -> None:
+    """A line of data."""
+    color = settings().color
+    if os.environ.get("NO_COLOR"):
+        color = False
+    click.echo(text, color=color)
+
+
+def say_json(value: Any) -> None:
+    """Data as one line of JSON; bytes are JSON already."""
+    encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    click.echo(encoded.decode().rstrip("\n"))
+
+
+def talk(text: str) -> None:
+    """A line for the person, not for the pipe."""
+    click.echo(text, err=True)
+
+
+def paint(text: str, color: str | None = None, *, bold: bool = False) -> str:
+    """Text with a colour, which `say` takes away where there is no terminal."""
+    return click.style(text, fg=color, bold=bold) if color or bold else text
+
+
+# ------------------------------------------------------------------------------ the agent --------
+
+
+def fetch(target: str) -> Response:
+    """Ask the agent for something. Stops the command where there is no answer."""
+    response = reach(lambda: settings().client.get(target))
+    if response.status not in {200, 503}:
+        stop_for(response)
+    return response
+
+
+def read(target: str) -> bytes:
+    """The body of an answer that has to be 200."""
+    response = fetch(target)
+    if response.status != 200:
+        stop_for(response)
+    return response.body
+
+
+def reach(ask: Callable[[], Response]) -> Response:
+    """Turn what can go wrong on the way into exit codes."""
+    try:
+        return ask()
+    except UnreachableError as error:
+        raise Stop(Exit.UNREACHABLE, f"{error}. Is twinbeatd running?") from error
+    except ForbiddenError as error:
+        raise Stop(Exit.PERMISSION, f"{error}") from error
+    except UnknownOutcomeError as error:
+        raise Stop(Exit.UNKNOWN, f"{error}; the outcome is not known") from error
+    except ClientError as error:
+        raise Stop(Exit.UNREACHABLE, f"{error}") from error
+
+
+def stop_for(response: Response) -> NoReturn:
+    """End the command for an answer that is none."""
+    try:
+        sentence = msgspec.json.decode(response.body, type=Problem).sentence
+    except msgspec.DecodeError:
+        sentence = f"the agent answered {response.status}"
+    code = Exit.USAGE if 400 <= response.status < 500 else Exit.UNREACHABLE
+    raise Stop(code, sentence)
+
+
+def command(name: str, **arguments: Any) -> None:
+    """Tell the agent to do something, print what came of it, and end with the right code."""
+    body = {"request_id": f"cli-{os.urandom(12).hex()}"}
+    body |= {key: value for key, value in arguments.items() if value is not None}
+    response = reach(lambda: settings().client.post(f"/v1/{name}", msgspec.json.encode(body)))
+    try:
+        answer = msgspec.json.decode(response.body, type=Answer)
+    except msgspec.DecodeError:
+        stop_for(response)
+    if settings().json:
+        say_json(response.body)
+    result = answer.result
+    if isinstance(result, Refusal):
+        hint = f" ({result.override} does it all the same)" if result.override else ""
+        code = Exit.POLICY if result.code in POLICY_REFUSALS else Exit.NO
+        raise Stop(code, f"refused ({result.code}): {result.sentence}{hint}")
+    if result.state is OutcomeState.FAILED:
+        raise Stop(Exit.NO, f"failed ({result.code}): {result.sentence}")
+    if not settings().json:
+        under_way = "under way: " if result.state is OutcomeState.ACCEPTED else ""
+        say(f"{under_way}{result.sentence}")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, but only where somebody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Stop(Exit.USAGE, "there is nobody to ask here: add --yes")
+    if not click.confirm(question, default=False, err=True):
+        raise Stop(Exit.NO, "not done")

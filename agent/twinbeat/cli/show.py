@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`twinbeat show`: one screen, its first line the whole state in a sentence."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+import msgspec
+
+from twinbeat.api.schema import SCHEMA, Role, Severity, Status, Watch
+from twinbeat.api.text import age, length
+from twinbeat.cli.base import paint, read, readable, say, say_json, settings
+
+_ROLE_COLOR: Final = {
+    Role.PRIMARY: "green",
+    Role.SECONDARY: "cyan",
+    Role.CLAIMING: "yellow",
+    Role.INIT: "yellow",
+    Role.DISABLED: "magenta",
+}
+_WATCH_COLOR: Final = {
+    Watch.ALIVE: "green",
+    Watch.SUSPECT: "yellow",
+    Watch.STALLED: "yellow",
+    Watch.DEAD: "red",
+    Watch.UNKNOWN: "yellow",
+}
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["node", "peer", "links", "vips"]), required=False)
+@readable
+def show(what: str | None) -> None:
+    """Who is primary, how the peer is, what is wrong.
+
+    The first line says it all; WHAT shows one part in full.
+    """
+    body = read("/v1/status")
+    if settings().json:
+        say_json(_part(body, what))
+        return
+    status = msgspec.json.decode(body, type=Status)
+    if what is None:
+        for line in overview(status):
+            say(line)
+        return
+    parts: dict[str, Callable[[Status], Iterator[str]]] = {
+        "node": _node,
+        "peer": _peer,
+        "links": _links,
+        "vips": _vips,
+    }
+    for line in parts[what](status):
+        say(line)
+
+
+def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
+    """The whole answer as it came, or one part of it."""
+    if what is None:
+        return body
+    whole: dict[str, Any] = msgspec.json.decode(body)
+    keys = {
+        "node": ("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
+        "peer": ("peer",),
+        "links": ("links",),
+        "vips": ("vrids",),
+    }[what]
+    return {"schema": SCHEMA, **{key: whole[key] for key in keys}}
+
+
+def overview(status: Status) -> Iterator[str]:
+    """One screen."""
+    word, _, rest = status.sentence.partition(" ")
+    yield paint(word, _ROLE_COLOR[status.node.role], bold=True) + f" {rest}"
+    for warning in status.warnings:
+        color = "red" if warning.severity is Severity.CRITICAL else "yellow"
+        yield paint("  ! ", color) + warning.sentence
+    yield ""
+    yield from _labelled("node", _node(status))
+    yield from _labelled("peer", _peer(status))
+    yield from _labelled("links", _links(status))
+    yield from _labelled("vips", _vips(status))
+
+
+def _labelled(label: str, lines: Iterator[str]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        yield f"{label if number == 0 else '':<7}{line}"
+
+
+def _node(status: Status) -> Iterator[str]:
+    node, gate = status.node, status.gate
+    fit = "fit" if node.fit else paint("unfit", "red")
+    starting = ", starting" if node.starting else ""
+    yield (
+        f"{node.name} (index {node.index}, pair {status.pair}): "
+        f"{paint(node.role.value, _ROLE_COLOR[node.role])} since {node.role_since}, "
+        f"{node.admin.value}, {fit}, health {node.health}{starting}"
+    )
+    left = "" if node.terms_left is None else f", {node.terms_left} reserved"
+    yield f"term {node.term or 'none'}, highest seen {node.term_highest}{left}"
+    yield _gate(status)
+    if status.waiting is not None:
+        waiting = status.waiting
+        yield paint(f"waiting ({waiting.code}): {waiting.sentence}, ", "yellow") + (
+            f"{length(max(waiting.left_ns, 0))} left"
+        )
+    if status.pause is not None:
+        until = status.pause.expires or "resumed"
+        sides = "both nodes" if status.pause.both else "this node only"
+        yield paint(f"paused until {until}", "yellow") + f" ({sides}): {status.pause.reason}"
+    if gate.open or gate.term:
+        yield f"attested for another {length(max(gate.attested_left_ns, 0))}"
+    timers = status.timers
+    yield f"timers {timers.profile}: " + ", ".join(
+        f"{name} {length(value)}"
+        for name, value in (
+            ("hello", timers.hello_us * 1000),
+            ("dead", timers.dead_us * 1000),
+            ("verify", timers.verify_us * 1000),
+            ("stall", timers.stall_us * 1000),
+            ("lease", timers.lease_us * 1000),
+            ("attest", timers.attest_ms * 1_000_000),
+            ("boot wait", timers.boot_wait_ms * 1_000_000),
+        )
+    )
+    for component in node.components:
+        mark = paint("ok", "green") if component.healthy else paint("FAILED", "red")
+        yield f"check {component.name}: {mark} {component.sentence}".rstrip()
+    process = status.process
+    realtime = "real-time" if process.realtime else paint("not real-time", "yellow")
+    memory = f", {process.rss_bytes / 1e6:.1f} MB" if process.rss_bytes else ""
+    yield (
+        f"agent {process.version}, pid {process.pid}, up "
+        f"{age(status.now_ns - process.started_ns)}, {realtime}{memory}"
+    )
+
+
+def _gate(status: Status) -> str:
+    gate = status.gate
+    if not gate.attached:
+        return "gate " + paint("MISSING", "red")
+    if gate.contested:
+        return "gate " + paint("shut, contested", "red") + f", term {gate.term}"
+    if gate.open:
+        left = length(max(gate.left_ns, 0))
+        return "gate " + paint("open", "green") + f", term {gate.term}, {left} of the lease left"
+    return f"gate shut, fenced below {gate.fence_below}"
+
+
+def _peer(status: Status) -> Iterator[str]:
+    peer = status.peer
+    watch = paint(peer.watch.value, _WATCH_COLOR[peer.watch])
+    if peer.role is None:
+        mismatch = ", its frames are refused for their key or version" if peer.mismatch else ""
+        yield f"{peer.name}: {watch}, never heard{mismatch}"
+        return
+    role = paint(peer.role.value, _ROLE_COLOR[peer.role])
+    fit = "fit" if peer.fit else paint("unfit", "red")
+    admin = peer.admin.value if peer.admin is not None else "?"
+    heard = "never heard" if peer.age_ns is None else f"heard {_ago(peer.age_ns)}"
+    trip = "" if peer.round_trip_ns is None else f", round trip {length(peer.round_trip_ns)}"
+    yield f"{peer.name}: {watch}, {role}, {admin}, {fit}, health {peer.health}, {heard}{trip}"
+    gate = f"open under term {peer.term}" if peer.gate_open else "shut"
+    hears = "hears this node" if peer.hears_us else paint("does not hear this node", "yellow")
+    flags = f", flags {' '.join(peer.flags)}" if peer.flags else ""
+    yield f"gate {gate}, {hears}{flags}"
+
+
+def _links(status: Status) -> Iterator[str]:
+    for link in status.links:
+        state = paint("up", "green") if link.up else paint("DOWN", "red")
+        tag = f".{link.vlan}" if link.vlan else ""
+        kind = "direct" if link.direct else link.mode
+        facts = [
+            "carrier" if link.carrier else "no carrier",
+            "never heard" if link.age_ns is None else f"heard {_ago(link.age_ns)}",
+        ]
+        if link.round_trip_ns is not None:
+            facts.append(f"round trip {length(link.round_trip_ns)}")
+        if not link.two_way:
+            facts.append("not proven both ways")
+        if link.xdp:
+            facts.append(f"XDP {link.xdp}")
+        yield (
+            f"{link.name} ({link.interface}{tag}, {kind}): {state}, {', '.join(facts)}, "
+            f"{link.local} -> {link.peer}"
+        )
+
+
+def _vips(status: Status) -> Iterator[str]:
+    if not status.vrids:
+        yield "none"
+    for vrid in status.vrids:
+        color = {"serving": "green", "ready": "cyan"}.get(vrid.state, "red")
+        mac = vrid.vmac or "no virtual MAC: forwarding is not gated"
+        more = vrid.vips_total - len(vrid.vips)
+        carrier = "" if vrid.carrier else paint(", no carrier", "red")
+        yield (
+            f"VRID {vrid.id} on {vrid.interface}: {paint(vrid.state, color)}, "
+            f"{vrid.vips_total} addresses, {mac}{carrier}"
+        )
+        listed = " ".join(vrid.vips[:8])
+        rest = more + len(vrid.vips[8:])
+        yield f"  {listed}" + (f" and {rest} more" if rest else "")
+
+
+def _ago(ns: int) -> str:
+    return f"{length(max(ns, 0))} ago"

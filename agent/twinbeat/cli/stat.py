@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`twinbeat stat`: counters once, or rates like vmstat."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import click
+import msgspec
+
+from twinbeat.api.schema import Counters, Histogram
+from twinbeat.api.text import length
+from twinbeat.cli.base import read, readable, say, say_json, settings
+
+_QUANTILES: Final = (0.5, 0.99, 1.0)
+_HEADER_EVERY: Final = 20
+_REFUSED: Final = ("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay")
+_DROPPED_IN: Final = ("in_vmac", "in_vip", "in_arp", "in_nd")
+_DROPPED_OUT: Final = ("out_vmac", "out_vip", "out_arp", "out_nd", "out_leak")
+
+
+@click.command()
+@click.option(
+    "--watch", "-w", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Rates, repeated."
+)
+@click.option("--count", "-c", type=click.IntRange(1), help="So many times with --watch.")
+@readable
+def stat(watch: float | None, count: int | None) -> None:
+    """Counters since the agent began; with --watch what they grew by, per second."""
+    body = read("/v1/counters")
+    if watch is None:
+        if settings().json:
+            say_json(body)
+            return
+        for line in _table(msgspec.json.decode(body, type=Counters)):
+            say(line)
+        return
+    before = msgspec.json.decode(body, type=Counters)
+    shown = 0
+    while count is None or shown < count:
+        time.sleep(watch)
+        body = read("/v1/counters")
+        now = msgspec.json.decode(body, type=Counters)
+        if settings().json:
+            say_json(body)
+        else:
+            if shown % _HEADER_EVERY == 0:
+                say("".join(f"{name:>10}" for name, _ in _rates(before, now)))
+            say("".join(f"{value:>10}" for _, value in _rates(before, now)))
+        before = now
+        shown += 1
+
+
+def _rates(before: Counters, now: Counters) -> Iterator[tuple[str, str]]:
+    seconds = max(now.now_ns - before.now_ns, 1) / 1e9
+
+    def reasons(counters: Counters, names: tuple[str, ...]) -> int:
+        return sum(counters.reasons.get(name, 0) for name in names)
+
+    sums = [
+        {
+            "sent/s": sum(link.sent for link in counters.links),
+            "heard/s": sum(link.received for link in counters.links),
+            "refused/s": reasons(counters, _REFUSED),
+            "suspect/s": sum(counters.suspicions.values()),
+            "late/s": counters.late_ticks,
+            "in/s": reasons(counters, ("in_open",)),
+            "indrop/s": reasons(counters, _DROPPED_IN),
+            "out/s": reasons(counters, ("out_open",)),
+            "outdrop/s": reasons(counters, _DROPPED_OUT),
+        }
+        for counters in (before, now)
+    ]
+    for name, value in sums[1].items():
+        yield name, f"{(value - sums[0][name]) / seconds:.0f}"
+
+
+def _table(counters: Counters) -> Iterator[str]:
+    for link in counters.links:
+        missed = "" if link.missed is None else f", missed {link.missed}"
+        yield f"link {link.name}: sent {link.sent}, received {link.received}{missed}"
+        if link.gaps is not None:
+            yield f"  between two heartbeats: {_quantiles(link.gaps)}"
+    for name, histogram in counters.histograms.items():
+        yield f"{name.replace('_', ' ')}: {_quantiles(histogram)}"
+    for name, histogram in counters.phases.items():
+        yield f"takeover, {name}: {_quantiles(histogram)}"
+    for title, values in (
+        ("kernel verdicts", counters.reasons),
+        ("suspicions", counters.suspicions),
+        ("announcements", counters.announcements),
+        ("claims refused", counters.claims_refused),
+        ("effects failed", counters.effect_failures),
+    ):
+        counted = {name: value for name, value in values.items() if value}
+        if counted:
+            yield f"{title}: " + ", ".join(f"{name} {value}" for name, value in counted.items())
+    for entry in counters.transitions:
+        roles = f"{entry.from_role.value} -> {entry.to_role.value}"
+        yield f"transitions {roles}, {entry.reason}: {entry.count}"
+    yield (
+        f"dual primary {counters.dual_primary}, late ticks {counters.late_ticks}, "
+        f"events lost {counters.events_lost}"
+    )
+
+
+def _quantiles(histogram: Histogram) -> str:
+    """Upper bounds, as the buckets are powers of two."""
+    total = sum(histogram.counts)
+    if not total:
+        return "nothing yet"
+    parts = []
+    for quantile in _QUANTILES:
+        seen = 0
+        for number, count in enumerate(histogram.counts):
+            seen += count
+            if seen >= quantile * total:
+                name = "all" if quantile == 1 else f"{quantile:.0%}"
+                parts.append(f"{name} below {length(2**number * 1000)}")
+                break
+    return f"{', '.join(parts)} ({total})"
