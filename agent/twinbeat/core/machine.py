@@ -68,10 +68,9 @@ from twinbeat.core.table import Turn
 from twinbeat.core.terms import Terms
 from twinbeat.core.timeline import follow
 from twinbeat.core.types import (
+    DEFAULT_PATIENCE,
     FOREVER,
-    MILLISECOND,
     NO_FLAGS,
-    SECOND,
     Admin,
     Cause,
     Durable,
@@ -79,6 +78,7 @@ from twinbeat.core.types import (
     EngineView,
     Flag,
     Order,
+    Patience,
     PeerView,
     Permit,
     Phase,
@@ -93,18 +93,6 @@ from twinbeat.core.types import (
 
 REQUESTS_REMEMBERED: Final = 128
 """Commands whose answers are kept, so that one repeated under its id is answered, not repeated."""
-
-CONFIRM_NS: Final = 2 * SECOND
-"""An order that the engine has not confirmed by then is answered as unconfirmed."""
-
-ABSTAIN_NS: Final = 5 * SECOND
-"""How long a node that gave up the role by order lets its peer go first."""
-
-ANNOUNCED_WITHIN_NS: Final = 20 * MILLISECOND
-"""A takeover is recorded so long after its gate opened at the latest, announced or not."""
-
-LATE_LOG_NS: Final = 10 * SECOND
-"""Late wake-ups are logged at most so often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +199,7 @@ class Machine:
         durable: Durable,
         reserved_last: int,
         now_ns: int,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
         """Begin in INIT. ``reserved_last`` is the last term that any run ever reserved on disk.
 
@@ -218,6 +207,7 @@ class Machine:
         """
         self._policy = policy
         self._timers = timers
+        self._patience = patience
         self._durable = durable
         self._saved = durable
         self._saving: Durable | None = None
@@ -225,16 +215,18 @@ class Machine:
         self._save_retry_ns = 0
         self._now = now_ns
         self._started_ns = 0
+        self._probes = 0
         self._role = Role.INIT
         self._since_ns = now_ns
-        self._reason = self._because(Code.STARTED)
         self._health = TrackedHealth()
         self._gates_missing: dict[str, None] = {}
+        self._reason = self._because(Code.STARTED)
         self._ports_lost: dict[str, None] = {}
         self._isolated = False
         self._stopping = False
         self._restarting = False
         self._stopped = False
+        self._stop_from_ns = 0
         self._stop_at_ns = 0
         self._engine: EngineView | None = None
         self._watch = Watch.UNKNOWN
@@ -259,11 +251,11 @@ class Machine:
         self._hold_since_ns = 0
         self._line = Timeline()
         self._claim_cause = Cause.NONE
-        self._probes = 0
         self._pending: Transition | None = None
         self._pending_until_ns = 0
         self._last: Transition | None = None
         self._late_logged_ns = 0
+        self._ahead_since_ns = 0
         self._yielding_to_better = False
         self._facts = self._gather()
         self._out = _Draft()
@@ -378,7 +370,8 @@ class Machine:
             case Started(engine=engine):
                 self._started_ns = self._now
                 self._log(Level.INFO, self._because(Code.STARTED))
-                self._on_engine(engine)
+                self._engine, self._watch = engine, engine.watch
+                self._see_term(engine.highest)
             case Tick():
                 pass
             case TermsReserved(block=block):
@@ -387,7 +380,7 @@ class Machine:
             case TermsFailed(why=why):
                 if not self._terms.failed:
                     self._log(Level.ERROR, self._because(Code.TERMS_FAILED, why=why))
-                self._terms = self._terms.refused(why, self._now)
+                self._terms = self._terms.refused(why, self._now + self._patience.retry_ns)
             case StateSaved():
                 if self._saving is not None:
                     self._saved, self._saving = self._saving, None
@@ -491,7 +484,8 @@ class Machine:
             case kind.LINK_HEARD:
                 self._log(Level.INFO, self._because(Code.LINK_HEARD, link=event.link))
             case kind.LATE:
-                if event.at_ns - self._late_logged_ns >= LATE_LOG_NS or not self._late_logged_ns:
+                quiet = self._late_logged_ns + self._patience.late_log_ns
+                if not self._late_logged_ns or event.at_ns >= quiet:
                     self._late_logged_ns = event.at_ns
                     self._log(Level.WARNING, self._because(Code.LATE, silence=duration(event.a)))
             case kind.COUNTER_JUMP:
@@ -502,22 +496,44 @@ class Machine:
                 assert_never(event.kind)
 
     def _on_engine(self, view: EngineView) -> None:
-        """The engine's state itself: puts right what lost events left wrong."""
+        """The engine's state itself: puts right what lost events left wrong.
+
+        The copy may be newer than the events that were read with it, so only what stays wrong for a
+        while is put right.
+        """
         self._engine = view
         self._watch = view.watch
         self._see_term(view.highest)
+        by = self._missed(view)
+        if by is None and view.order_generation <= self._confirmed:
+            self._ahead_since_ns = 0
+            return
+        if not self._ahead_since_ns:
+            self._ahead_since_ns = self._now
+        if self._now < self._ahead_since_ns + self._patience.resync_ns:
+            return
+        self._ahead_since_ns = 0
         self._confirm(view.order_generation, claim_came_first=False)
-        event = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
-        resynced = self._because(Code.RESYNCED)
-        serves = view.phase is Phase.SERVING
-        if serves and self._role is not Role.PRIMARY:
-            self._turn(Turn.OPENED, resynced, replace(event, a=view.term))
-        elif not serves and self._role is Role.PRIMARY:
-            self._turn(Turn.CLOSED, resynced, replace(event, a=self._term))
-        elif view.phase is Phase.LISTENING and self._role is Role.CLAIMING:
-            self._turn(Turn.ABANDONED, resynced, event)
-        elif view.phase is Phase.CLAIMING and self._role is Role.SECONDARY:
-            self._turn(Turn.CLAIMED, resynced, replace(event, a=view.term))
+        if by is not None:
+            self._turn(by, self._because(Code.RESYNCED), self._moment(view.term or self._term))
+
+    def _missed(self, view: EngineView) -> Turn | None:
+        """The turn that would bring the role to what the engine is doing."""
+        match view.phase, self._role:
+            case Phase.SERVING, Role.INIT | Role.SECONDARY | Role.CLAIMING:
+                return Turn.OPENED
+            case Phase.LISTENING | Phase.CLAIMING, Role.PRIMARY:
+                return Turn.CLOSED
+            case Phase.LISTENING, Role.CLAIMING:
+                return Turn.ABANDONED
+            case Phase.CLAIMING, Role.SECONDARY:
+                return Turn.CLAIMED
+            case _:
+                return None
+
+    def _moment(self, term: int = 0) -> EngineEvent:
+        """Stands for an event of the engine where the core turns the role by itself."""
+        return EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now, a=term)
 
     def _on_peer(self, view: PeerView) -> None:
         if self._peer is None and not self._durable.peer_known:
@@ -554,19 +570,20 @@ class Machine:
         if effect == "save":
             self._saving = None
             self._save_failed = why or "unknown"
-            self._save_retry_ns = self._now + SECOND
+            self._save_retry_ns = self._now + self._patience.retry_ns
 
     def _on_stopping(self, restart: bool) -> None:
         if self._stopping or self._restarting:
             return
         if restart and self._role is Role.PRIMARY:
             self._restarting = True
-            self._stop_at_ns = self._now + 200 * MILLISECOND
+            self._stop_from_ns = self._now + 2 * self._timers.hello_ns
+            self._stop_at_ns = self._now + self._patience.stop_ns
             return
         reachable = election.successor(self._gather()) is None
         self._stopping = True
         if self._role is not Role.PRIMARY:
-            self._stop_at_ns = self._now + 200 * MILLISECOND
+            self._stop_at_ns = self._now + self._patience.stop_ns
         elif reachable:
             self._begin(Kind.HAND_OVER, "", resign_at_last=True)
         else:
@@ -617,7 +634,7 @@ class Machine:
         self._out.status_changed = True
         if role is Role.PRIMARY:
             self._pending = record
-            self._pending_until_ns = self._now + ANNOUNCED_WITHIN_NS
+            self._pending_until_ns = self._now + self._patience.announced_ns
             self._line = Timeline()
         else:
             self._last = record
@@ -753,7 +770,7 @@ class Machine:
         resign_at_last: bool = False,
     ) -> None:
         timers = self._timers
-        patience = max(SECOND // 2, 10 * timers.hello_ns + 4 * timers.verify_ns)
+        patience = self._patience.operation_ns + 10 * timers.hello_ns + 4 * timers.verify_ns
         self._operation = Operation(
             kind=kind,
             request_id=request_id,
@@ -774,7 +791,7 @@ class Machine:
         self._resign_of = (self._order.generation + 1) & 0xFFFF_FFFF or 1
         self._resigned_reign = self._term
         self._out.close_gate = why
-        self._abstain_until_ns = self._now + ABSTAIN_NS
+        self._abstain_until_ns = self._now + self._patience.abstain_ns
 
     def _await(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
         """Answer when the order that is about to go out is in effect and the state is saved."""
@@ -782,7 +799,7 @@ class Machine:
             Confirmation(
                 request_id=request_id,
                 generation=-1,  # Known when the order has been derived.
-                deadline_ns=self._now + CONFIRM_NS,
+                deadline_ns=self._now + self._patience.confirm_ns,
                 answer=answer,
                 needs_save=True,
                 needs_peer=needs_peer,
@@ -861,7 +878,7 @@ class Machine:
         if self._role is not Role.INIT:
             return
         peer = self._peer
-        moment = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
+        moment = self._moment()
         if self._durable.admin is Admin.DISABLED:
             return
         if (
@@ -895,7 +912,7 @@ class Machine:
                     self._answer(operation.request_id, Outcome.DONE, self._reason)
                 if not self._peer_serves() and self._reason.code is Code.FENCED:
                     # The peer's claim shut our gate; its opening is on its way.
-                    self._abstain_until_ns = self._now + ABSTAIN_NS
+                    self._abstain_until_ns = self._now + self._patience.abstain_ns
             case Kind.TAKE_OVER if serving:
                 self._operation = None
                 reason = self._because(Code.SWITCHED_OVER, winner=winner)
@@ -912,7 +929,7 @@ class Machine:
         if operation.resign_at_last and self._resigned_reign != self._term:
             # Stays under way until the gate is shut.
             self._resign(self._because(Code.STOPPED) if self._stopping else late)
-            self._operation = replace(operation, deadline_ns=self._now + CONFIRM_NS)
+            self._operation = replace(operation, deadline_ns=self._now + self._patience.confirm_ns)
             return
         self._operation = None
         if operation.kind is Kind.TAKE_OVER:
@@ -931,7 +948,7 @@ class Machine:
     def _settle_admin(self) -> None:
         """DISABLED is a role as well: taken on once the engine confirmed that it claims nothing."""
         disabled = self._durable.admin is Admin.DISABLED
-        moment = EngineEvent(kind=EngineEventKind.ORDER, at_ns=self._now)
+        moment = self._moment()
         if self._role is Role.DISABLED and not disabled:
             self._turn(Turn.ADMITTED, self._because(Code.ENABLED), moment)
         elif (
@@ -1070,13 +1087,11 @@ class Machine:
 
     def _settle_stop(self) -> None:
         if self._restarting:
-            done = self._confirmed >= self._order.generation and self._now >= (
-                self._stop_at_ns - 200 * MILLISECOND + 2 * self._timers.hello_ns
-            )
+            done = self._confirmed >= self._order.generation and self._now >= self._stop_from_ns
         elif self._stopping:
             done = self._role is not Role.PRIMARY and self._confirmed >= self._order.generation
             if self._role is not Role.PRIMARY and not self._stop_at_ns:
-                self._stop_at_ns = self._now + 200 * MILLISECOND
+                self._stop_at_ns = self._now + self._patience.stop_ns
         else:
             return
         if done or (self._stop_at_ns and self._now >= self._stop_at_ns):

@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from twinbeat.core.effects import ReserveTerms
-from twinbeat.core.types import SECOND, TermBlock
-
-RETRY_NS = SECOND
-"""A disk that failed is asked again so often."""
+from twinbeat.core.types import TermBlock
 
 NEEDED = 4
 """A claim and the peer's answer to it use so many numbers: with fewer the block counts as spent."""
@@ -65,9 +62,9 @@ class Terms:
             self, block=block, reserved_last=block.last, asked=None, failed="", retry_ns=0
         )
 
-    def refused(self, why: str, now_ns: int) -> Terms:
-        """The disk refused; ask again later."""
-        return replace(self, asked=None, failed=why or "unknown", retry_ns=now_ns + RETRY_NS)
+    def refused(self, why: str, retry_ns: int) -> Terms:
+        """The disk refused; ask again at ``retry_ns``."""
+        return replace(self, asked=None, failed=why or "unknown", retry_ns=retry_ns)
 
     def spent(self, highest: int) -> bool:
         """Too few are left to claim with. A disk that refuses counts as spent before the end."""

@@ -204,6 +204,32 @@ class Timers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the core waits for others. Nobody configures it; the simulator shortens it."""
+
+    operation_ns: int = SECOND // 2
+    """For a planned change of role, beside what the timers make of it."""
+    confirm_ns: int = 2 * SECOND
+    """For the engine to confirm an order and the disk to take the state: then it is answered as
+    unconfirmed."""
+    abstain_ns: int = 5 * SECOND
+    """For the peer to go first, after the role was given up by order."""
+    stop_ns: int = SECOND // 5
+    """For the engine to confirm the last order of a run."""
+    announced_ns: int = 20 * MILLISECOND
+    """For the announcement of a takeover: then it is recorded without."""
+    resync_ns: int = 50 * MILLISECOND
+    """For events of the engine that its state is already ahead of: then they count as lost."""
+    retry_ns: int = SECOND
+    """Before a disk that failed is asked again."""
+    late_log_ns: int = 10 * SECOND
+    """Between two lines about late wake-ups."""
+
+
+DEFAULT_PATIENCE: Final = Patience()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the configuration decides. Replaced whole by a reload."""
 

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong, drawn from the seed: wires, processes, machines, disks, operators and forgers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sim.invariants import check_forge
+from sim.network import MS, US
+from sim.node import SimNode
+from sim.world import World
+from twinbeat.core.events import (
+    AdminCommand,
+    ForceFailover,
+    ForceYield,
+    GateLost,
+    GateRestored,
+    HealthChanged,
+    IsolationChanged,
+    Pause,
+    Resume,
+    Stopping,
+)
+from twinbeat.core.types import Admin, TrackedHealth
+
+Fault = Callable[[World, SimNode], str]
+"""Does something to the world, for the most part to one node; says what, for the trace."""
+
+
+def _span(world: World, most_ns: int) -> int:
+    """A length, short ones more often: bugs live near the timers."""
+    return int(world.rng.choice((0.1, 0.3, 1.0)) * world.rng.random() * most_ns) + 10 * US
+
+
+def cut_one_way(world: World, node: SimNode) -> str:
+    """A node's frames are lost on one link or on all."""
+    links = world.rng.choice(((0,), (1,), (0, 1)))
+    for link in links:
+        world.cut(link, node.index)
+    return f"frames of {node.name} are lost on {links}"
+
+
+def cut_both_ways(world: World, node: SimNode) -> str:
+    """A link goes silent, or all do."""
+    links = world.rng.choice(((0,), (1,), (0, 1), (0, 1)))
+    for link in links:
+        world.cut(link, 0)
+        world.cut(link, 1)
+    return f"links {links} are silent"
+
+
+def unplug(world: World, node: SimNode) -> str:
+    """A node's cables are pulled."""
+    world.unplug(node.index)
+    return f"{node.name} is unplugged"
+
+
+def heal_wires(world: World, node: SimNode) -> str:
+    """Every wire is whole again."""
+    world.heal_wires()
+    return "the wires are whole"
+
+
+def heal_one_way(world: World, node: SimNode) -> str:
+    """Only one direction of a link comes back."""
+    link = world.links[world.rng.randrange(2)]
+    link.path[node.index].mend(world.now_ns)
+    link.plugged[:] = [True, True]
+    return f"frames of {node.name} get through on link {link.number}"
+
+
+def noise(world: World, node: SimNode) -> str:
+    """Loss, doubling and delay."""
+    rng = world.rng
+    for link in world.links:
+        for path in link.path:
+            path.loss = rng.choice((0.0, 0.05, 0.3, 0.7))
+            path.duplicates = rng.choice((0.0, 0.3))
+            path.jitter_ns = rng.choice((10, 100, 700)) * US
+    return "noise"
+
+
+def stall(world: World, node: SimNode) -> str:
+    """SIGSTOP and, some time later, SIGCONT."""
+    length = _span(world, 3 * world.setting.lease_ns)
+    node.stop()
+    world.at(world.now_ns + length, node.cont)
+    return f"{node.name} is stopped for {length // US} us"
+
+
+def stall_in_round(world: World, node: SimNode) -> str:
+    """The engine is held up between its decision and its acts."""
+    node.pause_in_round_ns = _span(world, 2 * world.setting.lease_ns)
+    return f"{node.name} is held up in its round for {node.pause_in_round_ns // US} us"
+
+
+def hang_python(world: World, node: SimNode) -> str:
+    """Python alone hangs for a while."""
+    length = _span(world, 2 * world.setting.attest_ns)
+    node.hang_python()
+    world.at(world.now_ns + length, node.unhang_python)
+    return f"the Python of {node.name} hangs for {length // US} us"
+
+
+def kill(world: World, node: SimNode) -> str:
+    """SIGKILL; the supervisor starts the agent again, or doesn't."""
+    node.kill()
+    again = world.rng.random() < 0.8
+    if again:
+        world.at(world.now_ns + _span(world, 2 * world.setting.lease_ns), start, world, node)
+    return f"the agent of {node.name} is killed{'' if again else ' and stays away'}"
+
+
+def start(world: World, node: SimNode) -> str:
+    """The agent or the machine comes back, if it was gone."""
+    if not node.powered:
+        node.boot()
+    elif node.agent is None:
+        node.start()
+    return f"{node.name} starts"
+
+
+def reboot(world: World, node: SimNode) -> str:
+    """Power is lost, perhaps with the state directory."""
+    node.power_off()
+    wiped = world.rng.random() < 0.2
+    if wiped:
+        node.wipe()
+    world.at(world.now_ns + _span(world, 4 * world.setting.lease_ns), start, world, node)
+    return f"{node.name} loses power{' and its disk' if wiped else ''}"
+
+
+def restart(world: World, node: SimNode) -> str:
+    """A planned restart: the gate stays open under a longer lease."""
+    node.tell(Stopping(restart=True))
+    world.at(world.now_ns + 2 * MS + _span(world, 4 * MS), start, world, node)
+    return f"{node.name} is restarted by plan"
+
+
+def stop_agent(world: World, node: SimNode) -> str:
+    """systemctl stop, and start again."""
+    node.tell(Stopping())
+    world.at(world.now_ns + 8 * MS + _span(world, 8 * MS), start, world, node)
+    return f"{node.name} is stopped by plan"
+
+
+def bad_disk(world: World, node: SimNode) -> str:
+    """The disk refuses or is slow for a while."""
+    node.disk.failing = world.rng.random() < 0.5
+    node.disk.latency_ns = world.rng.choice((300, 3000)) * US
+
+    def mend() -> None:
+        node.disk.failing = False
+        node.disk.latency_ns = 300 * US
+
+    world.at(world.now_ns + _span(world, 20 * MS), mend)
+    return f"the disk of {node.name} is {'failing' if node.disk.failing else 'slow'}"
+
+
+def sick(world: World, node: SimNode) -> str:
+    """The monitors find fault with a node."""
+    score = world.rng.choice((300, 700, 1000))
+    failed = () if score == 1000 else ("wan0",)
+    node.tell(HealthChanged(health=TrackedHealth(score=score, failed=failed)))
+    return f"the health of {node.name} is {score}"
+
+
+def lose_gate(world: World, node: SimNode) -> str:
+    """A gate program is removed by hand; an operator puts it back later."""
+    node.tell(GateLost(interface="lan0"))
+    world.at(world.now_ns + _span(world, 10 * MS), node.tell, GateRestored(interface="lan0"))
+    return f"a gate program of {node.name} is removed"
+
+
+def isolate(world: World, node: SimNode) -> str:
+    """The reference addresses don't answer for a while."""
+    node.tell(IsolationChanged(isolated=True))
+    world.at(world.now_ns + _span(world, 10 * MS), node.tell, IsolationChanged(isolated=False))
+    return f"{node.name} reaches none of its references"
+
+
+def deaf_to_itself(world: World, node: SimNode) -> str:
+    """No control frame comes through: the node's own receive path doesn't run."""
+    node.control_works = not node.control_works
+    return f"the receive path of {node.name} {'runs' if node.control_works else 'is stuck'}"
+
+
+def command(world: World, node: SimNode) -> str:
+    """The operator wants something."""
+    rng = world.rng
+    request = f"r{rng.randrange(40)}"
+    insists = rng.random() < 0.3
+    given = rng.choice(
+        (
+            ForceFailover(request_id=request, even_if_unfit=insists),
+            ForceFailover(request_id=request, even_if_unfit=insists),
+            ForceYield(request_id=request),
+            Pause(request_id=request, for_ns=_span(world, 20 * MS)),
+            Resume(request_id=request),
+            *(
+                AdminCommand(request_id=request, status=status, even_if_unfit=insists)
+                for status in Admin
+            ),
+        )
+    )
+    node.tell(given)
+    return f"{node.name} is told {type(given).__name__}{getattr(given, 'status', '')!s}"
+
+
+def forge(world: World, node: SimNode) -> str:
+    """Somebody sends what he made up or recorded."""
+    rng = world.rng
+    index, link = node.index, rng.randrange(2)
+    tapes = [path.tape for each in world.links for path in each.path]
+    frames = [frame for tape in tapes for frame in tape]
+    for _ in range(8):
+        kind = rng.randrange(4)
+        if kind == 0 or not frames:
+            payload = rng.randbytes(128)
+        else:
+            payload = rng.choice(frames)
+            if kind == 1:  # One bit of a real frame is changed.
+                at = rng.randrange(128 * 8)
+                changed = bytearray(payload)
+                changed[at // 8] ^= 1 << at % 8
+                payload = bytes(changed)
+            elif kind == 2:  # A node hears itself.
+                own = [frame for each in world.links for frame in each.path[index].tape]
+                if own:
+                    payload = rng.choice(own)
+            else:  # A recording, after the original was accepted.
+                accepted = world.checks.accepted[index, link]
+                if not accepted:
+                    continue
+                payload = rng.choice(accepted)
+        check_forge(world, index, link, payload)
+    return f"frames are forged at {node.name}"
+
+
+WEIGHTS: Final[dict[Fault, int]] = {
+    cut_one_way: 6,
+    cut_both_ways: 6,
+    unplug: 2,
+    heal_wires: 8,
+    heal_one_way: 3,
+    noise: 3,
+    stall: 8,
+    stall_in_round: 6,
+    hang_python: 3,
+    kill: 4,
+    start: 2,
+    reboot: 4,
+    restart: 2,
+    stop_agent: 1,
+    bad_disk: 2,
+    sick: 3,
+    lose_gate: 1,
+    isolate: 1,
+    deaf_to_itself: 1,
+    command: 6,
+    forge: 3,
+}
+"""How often each is drawn."""
+
+
+def draw(world: World) -> tuple[Fault, SimNode]:
+    """What goes wrong next."""
+    fault = world.rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+    # Most interesting is what happens to the one that serves.
+    serving = [node for node in world.nodes if node.gate_open()]
+    if serving and world.rng.random() < 0.4:
+        return fault, serving[0]
+    return fault, world.nodes[world.rng.randrange(2)]
+
+
+def make_well(world: World) -> None:
+    """Everything is mended and both operators let go."""
+    world.heal_wires()
+    for node in world.nodes:
+        node.cont()
+        node.unhang_python()
+        node.control_works = True
+        node.disk.failing = False
+        node.disk.latency_ns = 300 * US
+        start(world, node)
+        node.tell(GateRestored(interface="lan0"))
+        node.tell(IsolationChanged(isolated=False))
+        node.tell(HealthChanged(health=TrackedHealth()))
+        node.tell(Resume(request_id=f"well-r-{node.name}-{world.now_ns}"))
+        node.tell(AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED))

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The safety rules of the design, each a function that raises `Violation` with its name.
+
+Who is open is judged by the rule of the gate on each node's maps, as packets would see it: after
+everything that happens, for both nodes. A lease that runs out is seen with the next thing that happens,
+which is never later than the next round of a living engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim.network import US
+from twinbeat.core.effects import Effects, Outcome, Transition
+from twinbeat.core.events import AdminCommand, EngineEvent, Event, Pause, Resume
+from twinbeat.core.reasons import Code, Reason, Refusal
+from twinbeat.core.types import Admin, Cause, EngineEventKind, Flag, Role
+from twinbeat.engine._engine import ffi, lib
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.world import World
+
+ACCEPTED = (lib.TB_R_HELLO, lib.TB_R_PROBE, lib.TB_R_ANSWER)
+
+FORGE_MAY_TOUCH = frozenset({"mismatch_ns", "stranger_ns", "challenge_ns"})
+"""Stamps of refusals: they say that something was refused, and decide nothing but a state of its own."""
+
+
+class Violation(AssertionError):
+    """A safety rule was broken."""
+
+    def __init__(self, rule: str, what: str) -> None:
+        super().__init__(f"{rule}: {what}")
+        self.rule = rule
+
+
+@dataclass(slots=True)
+class Overlap:
+    """Both gates are open."""
+
+    since_ns: int
+    opener: int
+    """The node that opened last."""
+    cause: str
+
+
+class Checks:
+    """The rules, and what they have to remember."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.overlap: Overlap | None = None
+        self.overlaps = 0
+        self.opened_by: list[str] = ["", ""]
+        """By node: what its newest opening rested on."""
+        self.opened_ns = [0, 0]
+        self.was_open = [False, False]
+        self.terms_used: dict[int, int] = {}
+        self.bound: list[Admin | None] = [None, None]
+        """By node: a status that never claims and that the operator was told is in effect."""
+        self.pause_bound: list[bool] = [False, False]
+        """By node: the operator was told that it is paused."""
+        self.requests: dict[tuple[int, str], Event] = {}
+        self.powered_ns = [0, 0]
+        self.accepted: dict[tuple[int, int], deque[bytes]] = {
+            (node, link): deque(maxlen=16) for node in range(2) for link in range(2)
+        }
+        """By node and link: the newest frames that were accepted."""
+        self.transitions: list[tuple[int, Transition]] = []
+        self.covered: set[str] = set()
+        """Turns, causes and refusals that came up: what a run really tried."""
+
+    # -- what happened -----------------------------------------------------------------------------
+
+    def agent_started(self, node: SimNode) -> None:
+        """The kernel may just have been switched on as well."""
+        if node.plain.gate.counter == node.disk.epoch << 32:
+            self.powered_ns[node.index] = self.world.now_ns
+
+    def engine_event(self, node: SimNode, event: EngineEvent) -> None:
+        """The engine did something; the gate is already as the event says."""
+        i, kind = node.index, event.kind
+        self.covered.add(f"{kind.name.lower()} {event.cause.name.lower()}")
+        if kind is EngineEventKind.CLAIM:
+            check_term(self, node, event)
+            check_no_surprise(self, node, event)
+        elif kind is EngineEventKind.OPENED:
+            self.opened_by[i] = event.cause.name
+            self.opened_ns[i] = self.world.now_ns
+        elif kind is EngineEventKind.DEAD:
+            check_no_false_death(self, node)
+
+    def effects(self, node: SimNode, event: Event, effects: Effects) -> None:
+        """The core wants something."""
+        if isinstance(event, AdminCommand | Pause | Resume):
+            self.requests[node.index, event.request_id] = event
+            self._unbind(node.index, event)
+        check_reason(effects)
+        for record in effects.records:
+            self.transitions.append((node.index, record))
+            self.covered.add(f"{record.before.name} -> {record.after.name}")
+        for reply in effects.replies:
+            self.covered.add(f"{reply.outcome.value} {reply.reason.code.value}")
+            if reply.outcome is Outcome.DONE:
+                self._bind(node.index, reply.request_id, reply.reason.code)
+
+    def _unbind(self, index: int, event: Event) -> None:
+        """A new command: what was promised before holds no longer."""
+        match event:
+            case AdminCommand():
+                self.bound[index] = None
+            case Resume():
+                self.pause_bound[:] = [False, False]
+            case _:
+                pass
+
+    def _bind(self, index: int, request_id: str, code: Code) -> None:
+        """The operator was told that it is so."""
+        if code is Code.DONE_AFTER_CLAIM:
+            return
+        match self.requests.get((index, request_id)):
+            case AdminCommand(status=status) if status.never_claims:
+                self.bound[index] = status
+            case Pause():
+                self.pause_bound[index] = True
+                if code is Code.PAUSED_BOTH:
+                    self.pause_bound[1 - index] = True
+            case _:
+                pass
+
+    def announced(self, node: SimNode) -> None:
+        """A node wants to announce; the egress gate has the last word, so nothing is to be checked."""
+
+    def received(self, node: SimNode, link: int, payload: bytes, reason: int) -> None:
+        """A frame came off the wire."""
+        if reason in ACCEPTED:
+            self.accepted[node.index, link].append(payload)
+            check_one_owner_on_acceptance(self, node, payload)
+
+    def after(self) -> None:
+        """Something happened: look at both gates."""
+        check_one_owner(self)
+        check_lease(self)
+
+
+# -- ONE_OWNER -------------------------------------------------------------------------------------
+
+
+def check_one_owner_on_acceptance(checks: Checks, node: SimNode, payload: bytes) -> None:
+    """From the moment a frame from an open node is accepted at most one gate is open."""
+    frame = ffi.from_buffer("struct tb_frame *", payload)
+    says_open = bool(int.from_bytes(bytes(ffi.buffer(frame))[84:88], "big") & Flag.OPEN)
+    if not says_open:
+        return
+    world = checks.world
+    if world.a.gate_open() and world.b.gate_open():
+        raise Violation(
+            "ONE_OWNER",
+            f"{node.name} accepted a frame of its open peer, and both gates are open "
+            f"(terms {world.a.plain.gate.term}, {world.b.plain.gate.term})",
+        )
+
+
+def check_one_owner(checks: Checks) -> None:
+    """Two gates open at once only by silence, and only where nothing could get through."""
+    world = checks.world
+    now_open = [world.a.gate_open(), world.b.gate_open()]
+    both = now_open[0] and now_open[1]
+    if both and checks.overlap is None:
+        opener = 1 if not checks.was_open[1] else 0
+        cause = checks.opened_by[opener]
+        checks.overlap = Overlap(world.now_ns, opener, cause)
+        checks.overlaps += 1
+        checks.covered.add(f"overlap {cause.lower()}")
+        if checks.opened_ns[opener] != world.now_ns:
+            raise Violation("ONE_OWNER", f"the gate of {'ab'[opener]} reopened beside an open one")
+        if cause == Cause.RECEIPT.name:
+            raise Violation("ONE_OWNER", f"{'ab'[opener]} opened by receipt beside an open gate")
+        check_silence_was_real(checks, opener)
+    elif not both:
+        checks.overlap = None
+    if checks.overlap is not None:
+        check_overlap_ends(checks, checks.overlap)
+    checks.was_open = now_open
+
+
+def check_silence_was_real(checks: Checks, opener: int) -> None:
+    """Who opens beside an open gate must not have been able to hear of it."""
+    world = checks.world
+    setting = world.setting
+    other = world.nodes[1 - opener]
+    since = world.now_ns - setting.verify_ns
+    if other.powered and world.clean_loop(since):
+        raise Violation("ONE_OWNER", f"{'ab'[opener]} opened though its probes were answerable")
+
+
+def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
+    """An overlap ends when a frame of an open node gets through, so where a direction works, soon."""
+    world, setting = checks.world, checks.world.setting
+    patience = 2 * setting.hello_ns + 400 * US
+    if world.now_ns - overlap.since_ns <= patience:
+        return
+    for sender in world.nodes:
+        speaks = (
+            sender.agent is not None
+            and not sender.stopped
+            and world.now_ns - sender.last_act_ns <= setting.hello_ns
+        )
+        if speaks and world.clean_path(sender.index, world.now_ns - patience):
+            raise Violation(
+                "ONE_OWNER",
+                f"both gates open for {(world.now_ns - overlap.since_ns) // US} us though frames "
+                f"of {sender.name} get through",
+            )
+
+
+def check_no_false_death(checks: Checks, node: SimNode) -> None:
+    """DEAD is said of no node whose kernel answers: neither a busy agent nor a stalled one is dead."""
+    world = checks.world
+    setting = world.setting
+    other = world.nodes[1 - node.index]
+    since = world.now_ns - setting.verify_ns
+    if (
+        other.powered
+        and checks.powered_ns[other.index] < since
+        and world.clean_loop(since - setting.dead_ns)
+    ):
+        raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")
+
+
+# -- LEASE -----------------------------------------------------------------------------------------
+
+
+def check_lease(checks: Checks) -> None:
+    """An engine that is held up serves no longer than its lease; Python no longer than both."""
+    world, setting = checks.world, checks.world.setting
+    for node in world.nodes:
+        if not node.gate_open():
+            continue
+        lease = setting.lease_ns
+        agent = node.agent
+        if agent is None or agent.input.order.lease_ns:
+            lease = max(lease, 4 * setting.lease_ns)  # A planned restart asked for a longer one.
+        if world.now_ns - node.last_act_ns > lease:
+            raise Violation("LEASE", f"{node.name} serves without its engine")
+        if agent is None:
+            continue
+        attested = max(setting.attest_ns, setting.lease_ns * 3 // 2)
+        if node.clock() - agent.attested_at_ns > attested + lease:
+            raise Violation("LEASE", f"{node.name} serves without its Python")
+
+
+# -- TERM ------------------------------------------------------------------------------------------
+
+
+def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
+    """Terms are used once, by one node, after they were reserved on disk; and they grow."""
+    term = event.a
+    used_by = checks.terms_used.get(term)
+    if used_by is not None:
+        raise Violation("TERM", f"{node.name} claims {term}, which {'ab'[used_by]} used before")
+    checks.terms_used[term] = node.index
+    if term & 1 != node.index:
+        raise Violation("TERM", f"{node.name} claims {term}, a number of its peer")
+    if term > node.disk.reserved:
+        raise Violation("TERM", f"{node.name} claims {term}, which its disk has not reserved")
+    if term < node.plain.gate.fence_below:
+        raise Violation("TERM", f"{node.name} claims {term}, which is fenced")
+
+
+# -- NO_SURPRISE -----------------------------------------------------------------------------------
+
+
+def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None:
+    """What the operator was told is in effect is kept; nothing is claimed without a valid order."""
+    agent = node.agent
+    assert agent is not None
+    order = agent.input.order
+    if order.generation == 0 or node.clock() >= order.attested_until_ns:
+        raise Violation("NO_SURPRISE", f"{node.name} claims without a valid order")
+    if event.cause is Cause.RENEW:
+        return  # A reign that goes on isn't a takeover.
+    bound = checks.bound[node.index]
+    if bound is not None:
+        raise Violation("NO_SURPRISE", f"{node.name} claims though it was told {bound.name}")
+    if checks.pause_bound[node.index] and event.cause is not Cause.IDLE:
+        raise Violation("NO_SURPRISE", f"{node.name} claims while paused ({event.cause.name})")
+
+
+# -- REASON ----------------------------------------------------------------------------------------
+
+
+def check_reason(effects: Effects) -> None:
+    """Nothing changes and nothing is refused without a code and a whole sentence."""
+    reasons: list[Reason | Refusal] = [each.reason for each in effects.records]
+    reasons += [each.reason for each in effects.logs]
+    reasons += [each.reason for each in effects.replies]
+    for reason in reasons:
+        if not reason.sentence or "?" in reason.sentence or "{" in reason.sentence:
+            raise Violation("REASON", f"{reason.code.value}: {reason.sentence!r}")
+
+
+# -- SOMEONE ---------------------------------------------------------------------------------------
+
+
+def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
+    """Once all is well again exactly one node serves within the bound, and goes on doing so."""
+
+    def one() -> bool:
+        return world.a.gate_open() + world.b.gate_open() == 1
+
+    if not world.run_until(one, within_ns):
+        raise Violation("SOMEONE", f"nobody serves {within_ns // 1_000_000} ms after healing")
+    # Who is first may still be settled by a command under way or a better node; then it's quiet.
+    world.run(steady_ns)
+    if not one():
+        raise Violation("SOMEONE", "nobody serves though nothing is wrong any more")
+    serving = world.a.gate_open()
+    roles = [node.agent.machine.role if node.agent else None for node in world.nodes]
+    if (roles[0] is Role.PRIMARY) is not serving or (roles[1] is Role.PRIMARY) is serving:
+        raise Violation("SOMEONE", f"the roles {roles} don't say who serves")
+
+
+# -- FORGE -----------------------------------------------------------------------------------------
+
+
+def check_forge(world: World, index: int, link: int, payload: bytes) -> None:
+    """A frame that is forged or replayed changes nothing but counters and stamps of refusal."""
+    node = world.nodes[index]
+    if not node.powered:
+        return
+    before = _words(node)
+    reason = node.receive(link, payload)
+    changed = {
+        name for name, value in _words(node).items() if value != before[name]
+    } - FORGE_MAY_TOUCH
+    if changed:
+        raise Violation("FORGE", f"a forged frame (reason {reason}) changed {sorted(changed)}")
+
+
+def _words(node: SimNode) -> dict[str, bytes | int]:
+    """All that a frame could change, but the counters of refusals and the count of frames drawn."""
+    plain = node.plain
+    words: dict[str, bytes | int] = {
+        "term": plain.gate.term,
+        "open_until": plain.gate.open_until,
+        "fence_below": plain.gate.fence_below,
+        "contested": plain.gate.contested,
+        "peer": bytes(ffi.buffer(ffi.addressof(plain.peer))),
+        "self": bytes(ffi.buffer(ffi.addressof(plain.self))),
+    }
+    for i in range(2):
+        link = plain.link[i]
+        for field in ("hello_ns", "answer_ns", "hello_counter", "answer_counter", "answer_echo"):
+            words[f"link{i}.{field}"] = getattr(link, field)
+        words[f"link{i}.accepted"] = link.accepted
+    for field in ("mismatch_ns", "stranger_ns", "challenge_ns"):
+        words[field] = max(getattr(plain.link[i], field) for i in range(2))
+    return words

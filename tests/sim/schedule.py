@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One random schedule from one seed: the pair starts, things go wrong, all is mended, somebody serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sim import faults
+from sim.invariants import Violation, check_someone
+from sim.network import MS, US
+from sim.node import Setting
+from sim.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a schedule came to."""
+
+    seed: int
+    steps: int
+    faults: int
+    overlaps: int
+    covered: frozenset[str]
+    violation: str | None
+    trace: tuple[str, ...]
+
+
+def setting_of(world: World) -> Setting:
+    """The policy is drawn as well: every combination has to be safe."""
+    rng = world.rng
+    return replace(
+        world.setting,
+        strict=rng.random() < 0.2,
+        wait_lease=rng.random() < 0.3,
+        claim_alone=rng.random() < 0.3,
+        fail_safe=rng.random() < 0.8,
+    )
+
+
+def run(seed: int, length: int = 12) -> Result:
+    """Play the schedule of `seed` with `length` faults. Never raises for a broken rule: it tells."""
+    world = World(seed)
+    world.setting = setting_of(world)
+    rng = world.rng
+    trace: list[str] = []
+
+    def say(what: str) -> None:
+        trace.append(f"{world.now_ns / 1e6:9.3f}  {what}")
+
+    violation = None
+    count = 0
+    try:
+        world.a.boot()
+        world.at(rng.randrange(6 * MS), faults.start, world, world.b)
+        world.run(rng.choice((1, 8, 14)) * MS)
+        for _ in range(length):
+            fault, node = faults.draw(world)
+            say(fault(world, node))
+            count += 1
+            # Faults come in bunches: the worst is what happens while something else is going on.
+            world.run(
+                rng.choice((0, 50 * US, 300 * US, 900 * US, 2 * MS, 6 * MS)) + rng.randrange(200 * US)
+            )
+        world.run(rng.randrange(10 * MS))
+        faults.make_well(world)
+        say("all is made well")
+        check_someone(world, bound_ns(world), steady_ns=12 * MS)
+    except Violation as broken:
+        say(str(broken))
+        violation = str(broken)
+    return Result(
+        seed=seed,
+        steps=world.steps,
+        faults=count,
+        overlaps=world.checks.overlaps,
+        covered=frozenset(world.checks.covered),
+        violation=violation,
+        trace=tuple(trace),
+    )
+
+
+def bound_ns(world: World) -> int:
+    """By when somebody has to serve after all is well: the longest wait that the rules know, twice."""
+    setting = world.setting
+    patience = setting.patience
+    return 2 * (
+        setting.boot_wait_ns
+        + 5 * setting.lease_ns
+        + 10 * (setting.dead_ns + setting.verify_ns)
+        + patience.abstain_ns
+        + patience.operation_ns
+        + patience.retry_ns
+    )
