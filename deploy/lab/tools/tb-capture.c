@@ -208,6 +208,7 @@ static void open_port(struct port *port, uint32_t snap, bool heartbeats)
 		die(port->name);
 }
 
+/* What has been captured so far is in the file after each call, for who reads it meanwhile. */
 static void drain(FILE *out, uint32_t interface, struct port *port)
 {
 	for (;;) {
@@ -216,7 +217,7 @@ static void drain(FILE *out, uint32_t interface, struct port *port)
 
 		if (!(__atomic_load_n(&block->hdr.bh1.block_status, __ATOMIC_ACQUIRE) &
 		      TP_STATUS_USER))
-			return;
+			break;
 		char *at = (char *)block + block->hdr.bh1.offset_to_first_pkt;
 
 		for (uint32_t i = 0; i < block->hdr.bh1.num_pkts; i++) {
@@ -229,6 +230,7 @@ static void drain(FILE *out, uint32_t interface, struct port *port)
 		__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 		port->block = (port->block + 1) % BLOCKS;
 	}
+	fflush(out);
 }
 
 /* Reading the statistics resets them, hence the sum. */

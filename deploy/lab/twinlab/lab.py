@@ -40,7 +40,7 @@ def options() -> plan.Options:
 def up(wanted: plan.Options) -> str:
     """Bring the lab up as wanted; returns one sentence on what was done.
 
-    A lab that is up like that already stays as it is; one that is up differently, or was left half
+    A lab that is up like that already stays as it is, its cables mended; one that is up differently, or was left half
     made by an interrupted command, is taken down first.
     """
     need_root()
@@ -53,6 +53,8 @@ def up(wanted: plan.Options) -> str:
         )
     netns.refuse_foreign()
     if is_up() and options() == wanted:
+        for node in plan.NODES:
+            heal(node)
         missing = [node for node in plan.NODES if wanted.agent and not _agent_pid(node)]
         for node in missing:
             agents.start(node)
