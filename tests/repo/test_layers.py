@@ -45,6 +45,9 @@ LAYERS = {
     "twinbeat.api": layer("core", "aiohttp msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
+    # What tools outside the agent share: they load no HTTP library and no loop.
+    "twinbeat.api.client": layer("api.schema", "msgspec"),
+    "twinbeat.api.text": layer(),
     "twinbeat.api.client": layer("api.schema api.text", "msgspec"),
     "twinbeat.api.text": layer("api.schema"),
     "twinbeat.observe": layer(
