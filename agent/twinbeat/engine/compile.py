@@ -49,7 +49,7 @@ class CompileError(Exception):
     """The programs could not be made; `code` names the cause, `detail` is what the tool said."""
 
     def __init__(self, code: str, sentence: str, *, fix: str = "", detail: str = "") -> None:
-        super().__init__(sentence)
+        super().__init__(f"{sentence}\n{detail}" if detail else sentence)
         self.code = code
         self.sentence = sentence
         self.fix = fix
@@ -174,7 +174,7 @@ def compile_programs(directory: Path) -> Compiled:
     said: list[str] = []
     try:
         with _captured_stderr(said):
-            module = bcc.BPF(text=source_text(directory), cflags=list(_CFLAGS))
+            module = bcc.BPF(text=source_text(directory).encode(), cflags=list(_CFLAGS))
     except Exception as error:
         detail = "".join(said).strip()
         raise CompileError(
