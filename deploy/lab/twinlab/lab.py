@@ -40,8 +40,8 @@ def options() -> plan.Options:
 def up(wanted: plan.Options) -> str:
     """Bring the lab up as wanted; returns one sentence on what was done.
 
-    A lab that is up like that already stays as it is, its cables mended; one that is up differently, or was left half
-    made by an interrupted command, is taken down first.
+    A lab that is up like that already stays as it is, its cables mended; one that is up
+    differently, or was left half made by an interrupted command, is taken down first.
     """
     need_root()
     if not 1 <= wanted.vips <= plan.VIPS_MAX:
