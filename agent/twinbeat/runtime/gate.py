@@ -37,6 +37,10 @@ class GateWords:
         self._words[_OPEN_UNTIL] = 0
         self._words[_TERM] = 0
 
+    def term(self) -> int:
+        """The term under which the node serves or served, 0 = none."""
+        return self._words[_TERM]
+
     def is_shut(self) -> bool:
         return self._words[_TERM] == 0 or self._words[_OPEN_UNTIL] == 0
 

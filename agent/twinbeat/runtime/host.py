@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this host can hold: how late a real-time thread wakes up here, and what timers that allows.
 
-A heartbeat is only worth as much as the host's punctuality.  Timers below what was measured would not
-make a takeover faster, only suspicion more frequent, so they are raised, with a warning, by a whole
-factor that keeps their relations; a host that misses by more than FACTOR_MAX is refused.
+A heartbeat is only worth as much as the host's punctuality.  Timers below what was measured would
+not make a takeover faster, only suspicion more frequent, so they are raised, with a warning, by a
+whole factor that keeps their relations; a host that misses by more than FACTOR_MAX is refused.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from twinbeat.config.compare import digest
 from twinbeat.config.keys import Key
 from twinbeat.config.model import NS_PER_MS, Config, LinkSection, RouteSection, VridSection
 from twinbeat.core import types as core
@@ -30,7 +29,8 @@ PORT: Final = 3003
 # -- the configuration, as the core wants it ----------------------------------------------------
 
 
-def policy(config: Config) -> core.Policy:
+def policy(config: Config, *, digest: int) -> core.Policy:
+    """`digest` is that of the configuration as written, which the pair compares."""
     return core.Policy(
         node=config.node.index,
         name=config.node.name,
@@ -38,7 +38,7 @@ def policy(config: Config) -> core.Policy:
         fail_safe=config.policy.fail_safe,
         claim_alone=config.policy.claim_alone,
         preferred=config.policy.preferred,
-        digest=digest(config),
+        digest=digest,
     )
 
 

@@ -1,0 +1,618 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent, put together: the only place that builds concrete objects.
+
+Start: disk, host, programs, gates, addresses, engine, core, interface; the way down is the reverse.
+Whatever happens in between, the gate is shut or left to its lease on purpose: a stop hands the role
+over first, a planned restart leaves the reign to the successor under a longer lease, and a broken
+invariant shuts the gate at once and lets systemd start the agent anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+from pyroute2 import AsyncIPRoute
+
+from twinbeat.api import schema
+from twinbeat.api.events import EventHub
+from twinbeat.api.server import AlreadyRunningError, Server
+from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.compare import digest
+from twinbeat.config.keys import Key, load_keys
+from twinbeat.config.load import load
+from twinbeat.config.model import Config
+from twinbeat.config.problems import ConfigError
+from twinbeat.core.events import (
+    ConfigReloaded,
+    EngineEvent,
+    Event,
+    GateLost,
+    GateRestored,
+    PortLost,
+    PortRestored,
+    Started,
+    Stopping,
+)
+from twinbeat.core.machine import Machine
+from twinbeat.core.types import SECOND, EngineEventKind, EngineView, Phase, Policy, Role, Watch
+from twinbeat.engine import loader
+from twinbeat.engine import maps as bpf_maps
+from twinbeat.engine.engine import Engine, EngineError
+from twinbeat.engine.maps import PIN_ROOT, Maps
+from twinbeat.engine.types import MapFds, Setup, now_ns
+from twinbeat.net import routes, sysctls
+from twinbeat.net.errors import NetError
+from twinbeat.net.interfaces import Address, interface
+from twinbeat.observe.history import History
+from twinbeat.observe.metrics import exposition
+from twinbeat.runtime import host, status, wiring
+from twinbeat.runtime.executor import Executor
+from twinbeat.runtime.gate import GateWords
+from twinbeat.runtime.hands import DiskHands, EngineHands, NetworkHands
+from twinbeat.runtime.loop import Loop
+from twinbeat.runtime.neighbours import Neighbours
+from twinbeat.runtime.node import Node
+from twinbeat.runtime.notify import Notifier
+from twinbeat.runtime.reload import plan
+from twinbeat.runtime.stage import REFUSALS, Stage, Watchers
+from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
+from twinbeat.runtime.teller import Teller
+from twinbeat.runtime.workers import WorkerDesk
+
+log = logging.getLogger("twinbeat")
+
+RUN_DIRECTORY: Final = Path("/run/twinbeat")
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_BROKEN: Final = 70
+"""An invariant was broken (EX_SOFTWARE)."""
+EXIT_RESTART: Final = 75
+"""A planned restart: the unit starts the agent anew at once (EX_TEMPFAIL)."""
+
+STOP_PATIENCE_S: Final = 5.0
+"""A stop that isn't through by then shuts the gate and ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Where things are at run time."""
+
+    run: Path = RUN_DIRECTORY
+    state: Path = STATE_DIRECTORY
+    pins: Path = PIN_ROOT
+
+
+class StartError(Exception):
+    """The agent can't start here; the text says why and what to do."""
+
+
+class App:
+    """One run of the agent."""
+
+    def __init__(self, config: Config, *, notifier: Notifier, paths: Paths) -> None:
+        self._file = config
+        """As in the file: its digest is what the peer compares."""
+        self._config = config
+        """In force."""
+        self._paths = paths
+        self._notifier = notifier
+        self._ended = asyncio.Event()
+        self._broken: BaseException | None = None
+        self._stopping = False
+        self._restart = False
+        self._reloading = asyncio.Lock()
+        self._pinged_ns = 0
+        self._kept_ns = 0
+        offset_ns = realtime_offset_ns()
+        started_ns = now_ns()
+        self._facts = status.Facts(
+            started_ns=started_ns,
+            started=moment(started_ns + offset_ns),
+            loaded=moment(started_ns + offset_ns),
+            digest=digest(config),
+        )
+        self._hub = EventHub()
+        self._store = Store(paths.state)
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, and take everything down; the exit code.
+
+        Raises StartError or ConfigError if the agent can't start; then nothing is served.
+        """
+        await self._prepare()
+        async with AsyncIPRoute() as self._ipr:
+            try:
+                await self._start()
+            except BaseException:
+                await self._abandon()
+                raise
+            self._take_signals()
+            await self._ended.wait()
+            return await self._finish()
+
+    async def _prepare(self) -> None:
+        """What needs no network: disk, host, kernel programs."""
+        try:
+            self._store.prepare()
+            self._keys = load_keys(self._config)
+            self._history = History(self._paths.state / "history.jsonl")
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        self._fit_host()
+        await self._load_programs()
+
+    def _fit_host(self) -> None:
+        lateness = host.measure()
+        fitting = host.fit(self._config, lateness)
+        if fitting.refused:
+            raise StartError(fitting.refused)
+        if fitting.raised:
+            log.warning("%s", fitting.raised)
+            self._facts.raised.append(schema.Reason(code="raised", sentence=fitting.raised))
+        self._config = fitting.config
+
+    async def _load_programs(self) -> None:
+        """In a process of its own; programs of another build are replaced unless they serve."""
+        pair = self._config.pair.id
+        loaded = await loader.run(pair, root=self._paths.pins)
+        if loaded.ok and loaded.status == "outdated":
+            serving = Maps.open(pair, root=self._paths.pins)
+            with serving:
+                gate_open = serving.gate().is_open(now_ns())
+            if not gate_open or not loaded.abi_fits:
+                loaded = await loader.run(pair, replace=True, root=self._paths.pins)
+        if not loaded.ok:
+            fix = f" {loaded.fix}" if loaded.fix else ""
+            raise StartError(f"{loaded.sentence}.{fix}\n{loaded.detail}".strip())
+        self._facts.bpf = loaded.layout
+        log.info("kernel programs: %s, gate %s", loaded.status, loaded.gate)
+
+    async def _start(self) -> None:
+        self._maps = Maps.open(self._config.pair.id, root=self._paths.pins)
+        self._gate = GateWords(self._maps.fd("gate"))
+        epoch = self._take_epoch()
+        self._build_core()
+        self._stage = Stage(
+            config=self._config,
+            ipr=self._ipr,
+            maps=self._maps,
+            watchers=Watchers(
+                gate_lost=self._gate_lost,
+                gate_restored=self._gate_restored,
+                port_lost=lambda name: self._feed(PortLost(interface=name)),
+                port_restored=lambda name: self._feed(PortRestored(interface=name)),
+                failed=self._teller.effect_failed,
+            ),
+        )
+        self._network = NetworkHands(
+            ipr=self._ipr, stage=self._stage, routes_of=self._routes, vips=self._vips
+        )
+        self._neighbours = Neighbours(config=self._config, ipr=self._ipr, tell=self._peer_mac)
+        try:
+            self._stage.configure_keys(self._config.keys.send, _bpf_keys(self._keys))
+            await self._stage.raise_gates()
+            await self._stage.raise_addresses()
+            gate_open = self._maps.gate().is_open(now_ns())
+            await self._network.forget_stale_routes(keep=gate_open)
+            self._engine = await self._open_engine()
+        except (*REFUSALS, EngineError) as error:
+            raise StartError(str(error)) from error
+        self._check_host_settings()
+        self._wire()
+        self._begin()
+        await self._listen()
+        self._neighbours.start()
+        log.info("%s started, epoch %d", self._config.node.name, epoch)
+        gc.collect()
+        gc.freeze()
+
+    def _take_epoch(self) -> int:
+        """R13: a boot epoch above all before; that of a living gate map goes on.
+
+        The map's counter is what frames are numbered from, by the engine and by XDP alike.
+        """
+        gate = self._maps.gate()
+        running = gate.counter >> 32
+        try:
+            if running:
+                self._store.keep_epoch(running)
+                epoch = running
+            else:
+                epoch = self._store.raise_epoch()
+                gate.counter = epoch << 32
+                self._maps.write_gate(gate)
+            known = self._store.peer()
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        peer = self._maps.peer()
+        if known is not None and known.counter > peer.known:
+            peer.known = known.counter
+            self._maps.write_peer(peer)
+        return int(epoch)
+
+    def _build_core(self) -> None:
+        moment_ns = now_ns()
+        try:
+            durable = self._store.durable(now_ns=moment_ns)
+            reserved_last = self._store.terms_reserved_to()
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        for complaint in self._store.complaints:
+            log.warning("%s", complaint)
+        gate = self._maps.gate()
+        # A wiped disk must not make this node forget the terms that its own kernel remembers.
+        reserved_last = max(reserved_last, gate.term, gate.fence_below)
+        self._machine = Machine(
+            policy=self._policy(),
+            timers=wiring.timers(self._config),
+            durable=durable,
+            reserved_last=reserved_last,
+            now_ns=moment_ns,
+        )
+        self._teller = Teller(
+            history=self._history,
+            hub=self._hub,
+            notifier=self._notifier,
+            boot=boot_id(),
+            now_ns=now_ns,
+            ended=self._ended.set,
+            history_failed=lambda why: log.warning("%s", why),
+        )
+        self._before: list[Event] = []
+        self._loop: Loop | None = None
+
+    async def _open_engine(self) -> Engine:
+        ports = self._stage.ports()
+        macs = await self._neighbours.known()
+        engine = Engine(
+            Setup(
+                maps=MapFds(
+                    gate=self._maps.fd("gate"),
+                    self=self._maps.fd("self"),
+                    peer=self._maps.fd("peer"),
+                    links=self._maps.fd("links"),
+                    control=self._maps.fd("control"),
+                ),
+                links=tuple(
+                    wiring.link(number, section, interface(section.interface), macs.get(number, ""))
+                    for number, section in enumerate(self._config.links)
+                ),
+                settings=wiring.settings(self._config, ports=len(ports)),
+                config=wiring.wire(self._config, self._keys),
+                control_ifindex=self._stage.control_index,
+                port_ifindexes=tuple(port.index for port in ports.values()),
+            )
+        )
+        engine.set_announcements(*wiring.announcements(self._config, ports))
+        return engine
+
+    def _wire(self) -> None:
+        self._hands = EngineHands(
+            self._engine, self._gate, lease_ns=lambda: self._config.timers.ns.lease_ns
+        )
+        self._disk = DiskHands(self._store, now_ns=now_ns)
+        executor = Executor(
+            engine=self._hands,
+            network=self._network,
+            disk=self._disk,
+            teller=self._teller,
+            feed=self._feed,
+            failed=self._fail,
+        )
+        self._executor = executor
+        self._loop = Loop(
+            decider=self._machine, submit=executor.submit, now_ns=now_ns, failed=self._fail
+        )
+        self._loop.listeners += [self._teller.engine_event, self._engine_event]
+        self._loop.on_tick.append(self._tick)
+
+    def _begin(self) -> None:
+        """The order is with the engine before its thread runs, so that it can resume a reign."""
+        assert self._loop is not None
+        gate = self._maps.gate()
+        highest = max(gate.term, gate.fence_below)
+        view = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=highest)
+        self._loop.feed(*self._before, Started(engine=view))
+        report = self._engine.start()
+        self._facts.realtime = report.real_time is None
+        if report.real_time is not None:
+            log.warning("no real-time priority for the engine: %s", os.strerror(report.real_time))
+        self._loop.start(self._hands)
+
+    async def _listen(self) -> None:
+        node = Node(
+            hub=self._hub,
+            history=self._history,
+            teller=self._teller,
+            status=self.status,
+            counters=self.counters,
+            feed=self._feed,
+            reload=self.reload,
+            paused=self._paused,
+        )
+        self._server = Server(node, exposition(self.status, self.counters))
+        self._workers = WorkerDesk(self._paths.run / "worker.sock")
+        try:
+            await self._server.listen_unix(str(self._paths.run / "control.sock"))
+            await self._workers.listen()
+        except AlreadyRunningError as error:
+            raise StartError("another twinbeatd runs on this node") from error
+        except OSError as error:
+            raise StartError(f"listening below {self._paths.run}: {error.strerror}") from error
+        listen = self._config.metrics.listen
+        if listen:
+            address, _, port = listen.rpartition(":")
+            try:
+                await self._server.listen_tcp(address.strip("[]"), int(port))
+            except OSError as error:
+                # Not worth a failover: the node serves without being scraped.
+                log.error("metrics.listen = %s: %s", listen, error.strerror)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, False)
+        loop.add_signal_handler(signal.SIGUSR2, self._stop, True)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _stop(self, restart: bool) -> None:
+        """The first signal asks the core to hand over; a second one doesn't wait for it."""
+        if self._stopping:
+            self._restart = False
+            self._ended.set()
+            return
+        self._stopping, self._restart = True, restart
+        self._notifier.stopping("restarting" if restart else "stopping")
+        asyncio.get_running_loop().call_later(STOP_PATIENCE_S, self._ended.set)
+        self._feed(Stopping(restart=restart))
+
+    def _fail(self, error: BaseException) -> None:
+        """A broken invariant: shut the gate at once, say what happened, end."""
+        if self._broken is None:
+            self._broken = error
+            self._gate.shut()
+            log.critical(
+                "an invariant is broken, so this node steps down: %s: %s",
+                type(error).__name__,
+                error,
+                exc_info=error,
+            )
+            log.critical("state at that moment: %s", self._machine.status)
+        self._ended.set()
+
+    async def _finish(self) -> int:
+        """Take everything down in order; what fails is told and doesn't hold up the rest."""
+        assert self._loop is not None
+        leave = self._restart and self._broken is None
+        self._loop.stop()
+        for task in self._tasks:
+            task.cancel()
+        try:
+            self._engine.stop(close_gate=not leave)
+        except EngineError as error:
+            log.error("%s", error)
+        if not leave:
+            self._gate.shut()
+        await self._executor.idle()
+        await self._server.close()
+        await self._workers.close()
+        self._neighbours.stop()
+        try:
+            if leave:
+                self._stage.leave()
+            else:
+                await self._network.forget_stale_routes(keep=False)
+                await self._stage.strike()
+        except REFUSALS as error:
+            log.error("%s", error)
+        await self._keep_last_position()
+        await self._teller.close()
+        self._engine.close()
+        self._gate.close()
+        self._maps.close()
+        if self._broken is not None:
+            return EXIT_BROKEN
+        return EXIT_RESTART if leave else EXIT_OK
+
+    async def _abandon(self) -> None:
+        """The start failed half-way: nothing may be left open."""
+        for name in ("_engine", "_gate", "_maps"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.close()
+
+    async def _keep_last_position(self) -> None:
+        peer = self._maps.peer()
+        own = self._maps.gate().counter >> 32
+        self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
+        await self._disk.close()
+
+    # -- in the loop -----------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """Into the core, or kept for it while the core isn't started."""
+        if self._loop is None:
+            self._before.append(event)
+            return
+        try:
+            self._loop.feed(event)
+        except Exception as error:  # noqa: BLE001 - the supervisor's line, as in the loop
+            self._loop.stop()
+            self._fail(error)
+
+    def _tick(self, at_ns: int) -> None:
+        watchdog_ns = self._notifier.watchdog_ns
+        if watchdog_ns and at_ns - self._pinged_ns >= watchdog_ns // 4:
+            self._pinged_ns = at_ns
+            self._notifier.watchdog()
+        if not self._engine.running and not self._ended.is_set():
+            self._fail(RuntimeError("the engine's thread ended by itself"))
+        if at_ns - self._kept_ns >= SECOND:
+            self._kept_ns = at_ns
+            self._keep_position()
+
+    def _keep_position(self) -> None:
+        peer = self._maps.peer()
+        own = self._maps.gate().counter >> 32
+        self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
+
+    def _engine_event(self, event: EngineEvent) -> None:
+        match event.kind:
+            case EngineEventKind.LINK_SILENT:
+                self._neighbours.resolve(event.link)
+            case EngineEventKind.HEARD | EngineEventKind.COUNTER_JUMP:
+                self._keep_position()
+            case _:
+                pass
+
+    def _peer_mac(self, number: int, mac: bytes) -> None:
+        self._engine.set_peer_mac(number, mac)
+
+    def _gate_lost(self, name: str, what: str) -> None:
+        self._teller.publish("gate_lost", reason="gate_lost", sentence=what)
+        self._feed(GateLost(interface=name))
+
+    def _gate_restored(self, name: str) -> None:
+        ports = self._stage.ports()
+        self._engine.set_announcements(*wiring.announcements(self._config, ports))
+        self._feed(GateRestored(interface=name))
+
+    def _paused(self, reason: str) -> None:
+        self._facts.pause_reason, self._facts.pause_since_ns = reason, now_ns()
+
+    def _check_host_settings(self) -> None:
+        ipv6 = any(":" in text for section in self._config.vrids for text in section.vips)
+        names = sorted({section.interface for section in self._config.vrids})
+        for finding in [*sysctls.check_ports(names, ipv6=ipv6), *self._stage.sysctls]:
+            log.warning("%s", finding.sentence())
+            self._facts.warnings.append(schema.Warn(code="sysctl", sentence=finding.sentence()))
+
+    # -- what the configuration says ---------------------------------------------------------------
+
+    def _policy(self) -> Policy:
+        # Raised timers are this host's affair; the pair compares what the files say.
+        return wiring.policy(self._config, digest=self._facts.digest)
+
+    def _routes(self) -> list[routes.Route]:
+        return [wiring.route(section) for section in self._config.routes]
+
+    def _vips(self) -> list[Address]:
+        return [vip for section in self._config.vrids for vip in wiring.vips(section)]
+
+    # -- the interface's side --------------------------------------------------------------------
+
+    def status(self) -> schema.Status:
+        """The node as it is now."""
+        self._facts.attested_until_ns = self._hands.attested_until_ns
+        self._facts.worker = self._workers.alive
+        return status.status(
+            config=self._config,
+            core=self._machine.status,
+            snapshot=self._hands.snapshot(),
+            guarded=self._stage.guarded,
+            facts=self._facts,
+            teller=self._teller,
+        )
+
+    def counters(self) -> schema.Counters:
+        """Everything that only grows."""
+        assert self._loop is not None
+        return status.counters(
+            config=self._config,
+            engine=self._engine,
+            maps=self._maps,
+            lag=self._loop.lag,
+            teller=self._teller,
+            dropped=self._hub.dropped_total,
+        )
+
+    # -- reload ----------------------------------------------------------------------------------
+
+    def _on_hangup(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def reload(self) -> schema.Outcome | schema.Refusal:
+        """Read the configuration again: all of it takes effect, or nothing."""
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                sentence = await self._reload()
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("%s", problem)
+                answer: schema.Outcome | schema.Refusal = schema.Refusal(
+                    code="config", sentence=f"nothing was changed: {error}"
+                )
+            except REFUSALS as error:
+                log.error("the reload was undone: %s", error)
+                answer = schema.Refusal(code="environment", sentence=f"it was undone: {error}")
+            else:
+                log.info("%s", sentence)
+                answer = schema.Outcome(
+                    operation="",
+                    state=schema.OutcomeState.DONE,
+                    code="reloaded",
+                    sentence=sentence,
+                )
+            self._notifier.ready(self._machine.status.sentence)
+            return answer
+
+    async def _reload(self) -> str:
+        wanted = await asyncio.to_thread(load, self._file.path)
+        keys = await asyncio.to_thread(load_keys, wanted)
+        intent = plan(self._file, wanted)
+        # The timers of the file were raised to what the host holds; so are those of the new one.
+        config = intent.config
+        if intent.config.timers_set == self._file.timers_set:
+            config = replace(config, timers_set=self._config.timers_set)
+        else:
+            fitting = host.fit(intent.config, await asyncio.to_thread(host.measure))
+            if fitting.refused:
+                raise NetError(fitting.refused)
+            config = fitting.config
+            self._facts.raised = (
+                [schema.Reason(code="raised", sentence=fitting.raised)] if fitting.raised else []
+            )
+        if intent.addresses:
+            await self._stage.change_addresses(config)
+        if keys != self._keys:
+            self._stage.configure_keys(config.keys.send, _bpf_keys(keys))
+            self._engine.set_config(wiring.wire(config, keys))
+            self._keys = keys
+        before = self._routes()
+        self._config, self._file = config, intent.config
+        if self._machine.role is Role.PRIMARY and before != self._routes():
+            await self._network.change_routes(before, self._routes())
+        self._take_effect(intent.needs_restart)
+        waiting = ", ".join(intent.needs_restart)
+        return f"the configuration was reloaded, {len(intent.changes)} keys changed" + (
+            f"; only a restart puts into force: {waiting}" if waiting else ""
+        )
+
+    def _take_effect(self, needs_restart: tuple[str, ...]) -> None:
+        ports = self._stage.ports()
+        self._engine.set_settings(wiring.settings(self._config, ports=len(ports)))
+        self._engine.set_announcements(*wiring.announcements(self._config, ports))
+        self._facts.digest = digest(self._file)
+        self._facts.needs_restart = list(needs_restart)
+        self._facts.loaded = moment(now_ns() + realtime_offset_ns())
+        self._feed(ConfigReloaded(policy=self._policy(), timers=wiring.timers(self._config)))
+
+
+def _bpf_keys(keys: tuple[Key, ...]) -> list[bpf_maps.Key]:
+    return [bpf_maps.Key(id=key.id, secret=key.secret) for key in keys]

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop and the executor touch the world with: engine, network, disk.
+
+Each turns refusals of the environment into `EffectError`, and keeps whatever may block out of the
+loop that decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from twinbeat.core.effects import ReserveTerms
+from twinbeat.core.events import EngineEvent
+from twinbeat.core.reasons import Reason
+from twinbeat.core.types import Durable, EngineView, Order, PeerView, TermBlock
+from twinbeat.engine.types import Snapshot
+from twinbeat.net import routes, sockets
+from twinbeat.net.interfaces import Address
+from twinbeat.runtime import wiring
+from twinbeat.runtime.executor import EffectError
+from twinbeat.runtime.stage import REFUSALS, Stage
+from twinbeat.runtime.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from pyroute2 import AsyncIPRoute
+
+    from twinbeat.engine.engine import Engine
+    from twinbeat.runtime.gate import GateWords
+
+log = logging.getLogger("twinbeat.engine")
+
+LOOK_S = 0.02
+"""How long a look at the engine may take; a busy one is looked at again with the next tick."""
+
+
+class EngineHands:
+    """The engine, for the executor and as the loop's senses."""
+
+    def __init__(self, engine: Engine, gate: GateWords, *, lease_ns: Callable[[], int]) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._lease_ns = lease_ns
+        self.attested_until_ns = 0
+
+    # -- for the executor ------------------------------------------------------------------------
+
+    def set_order(self, order: Order) -> None:
+        self._engine.set_order(wiring.order(order))
+
+    def attest(self, until_ns: int) -> None:
+        self.attested_until_ns = until_ns
+        self._engine.attest(until_ns)
+
+    def announce(self) -> None:
+        self._engine.announce()
+
+    def close_gate(self, reason: Reason) -> None:
+        """The order that demands it is out already; an engine that doesn't obey is passed over."""
+        term = self._gate.term()
+        if term:
+            asyncio.get_running_loop().call_later(
+                self._lease_ns() / 1e9, self._make_sure, term, reason
+            )
+
+    def _make_sure(self, term: int, reason: Reason) -> None:
+        if self._gate.term() == term and not self._gate.is_shut():
+            log.error("the engine did not shut the gate (%s); it is shut by hand", reason.sentence)
+            self._gate.shut()
+
+    # -- for the loop ----------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return self._engine.fileno()
+
+    def events(self) -> list[EngineEvent]:
+        return [wiring.event(event) for event in self._engine.events()]
+
+    def look(self) -> tuple[EngineView, PeerView | None]:
+        snapshot = self.snapshot()
+        return wiring.engine_view(snapshot.engine), wiring.peer_view(snapshot.peer)
+
+    def snapshot(self) -> Snapshot:
+        return self._engine.snapshot(timeout_s=LOOK_S)
+
+
+class NetworkHands:
+    """Addresses, routes and sockets, for the executor."""
+
+    def __init__(
+        self,
+        *,
+        ipr: AsyncIPRoute,
+        stage: Stage,
+        routes_of: Callable[[], list[routes.Route]],
+        vips: Callable[[], list[Address]],
+    ) -> None:
+        self._ipr = ipr
+        self._stage = stage
+        self._routes_of = routes_of
+        self._vips = vips
+
+    async def withdraw_vips(self, interface: str) -> None:
+        await _refusable(self._stage.withdraw(interface))
+
+    async def destroy_sockets(self) -> None:
+        await _refusable(asyncio.to_thread(sockets.destroy, self._vips()))
+
+    async def install_routes(self) -> None:
+        await _refusable(routes.take(self._ipr, self._routes_of()))
+
+    async def remove_routes(self) -> None:
+        await _refusable(routes.give_back(self._ipr, self._routes_of()))
+
+    async def change_routes(self, before: list[routes.Route], after: list[routes.Route]) -> None:
+        """While primary: take what is new, give back what is no longer wanted.
+
+        Raises NetError.
+        """
+        await routes.take(self._ipr, [one for one in after if one not in before])
+        await routes.give_back(self._ipr, [one for one in before if one not in after])
+
+    async def forget_stale_routes(self, *, keep: bool) -> None:
+        """Remove what a crashed agent left; with `keep` those of the configuration stay.
+
+        Raises NetError.
+        """
+        await routes.give_back_stale(self._ipr, keep=self._routes_of() if keep else [])
+
+
+class DiskHands:
+    """The store, off the loop."""
+
+    def __init__(self, store: Store, *, now_ns: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ns = now_ns
+        self._peer = (0, 0)
+        self._peer_task: asyncio.Task[None] | None = None
+        self._epoch = 0
+
+    async def save(self, durable: Durable) -> None:
+        await self._write(self._store.save, durable, now_ns=self._now_ns())
+
+    async def reserve(self, request: ReserveTerms) -> TermBlock:
+        await self._write(self._store.reserve_terms, request.first, request.up_to)
+        return TermBlock(first=request.first, last=request.up_to)
+
+    def keep_peer(self, *, epoch: int, counter: int, own_epoch: int) -> None:
+        """Persist how far the peer was heard and what epoch is ours, if that is news.
+
+        Called from the loop each second; a write that still runs is not waited for.
+        """
+        busy = self._peer_task is not None and not self._peer_task.done()
+        if busy or ((epoch, counter) == self._peer and own_epoch == self._epoch):
+            return
+        self._peer_task = asyncio.get_running_loop().create_task(
+            self._keep_peer(epoch, counter, own_epoch)
+        )
+
+    async def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> None:
+        try:
+            if epoch and (epoch, counter) != self._peer:
+                await self._write(self._store.keep_peer, epoch=epoch, counter=counter)
+                self._peer = (epoch, counter)
+            if own_epoch != self._epoch:
+                await self._write(self._store.keep_epoch, own_epoch)
+                self._epoch = own_epoch
+        except EffectError as error:
+            log.warning("%s", error)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._peer_task is not None:
+            await self._peer_task
+
+    async def _write(self, call: Callable[..., object], *args: object, **named: object) -> None:
+        try:
+            await asyncio.to_thread(call, *args, **named)
+        except StoreError as error:
+            raise EffectError(str(error)) from error
+
+
+async def _refusable(doing: Coroutine[Any, Any, object]) -> None:
+    try:
+        await doing
+    except REFUSALS as error:
+        raise EffectError(str(error)) from error

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`twinbeatd`: the daemon's command line and its exit codes.
+
+    twinbeatd [--config PATH] [--foreground]   run twinbeatd --close-gate                     shut
+    every gate of this node, running or not, and exit
+
+0 it ended in good order, 1 it could not start, 2 the configuration can't be used, 70 an invariant
+was broken, 75 it ended for a planned restart (SIGUSR2).  Signals: TERM stops after handing the role
+over, HUP reloads, USR2 restarts without an outage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from twinbeat import __version__
+from twinbeat.config.load import load
+from twinbeat.config.model import CONFIG_PATH
+from twinbeat.config.problems import ConfigError
+from twinbeat.engine.bpf import BpfError
+
+EXIT_CONFIG: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.close_gate:
+        return _close_gate()
+    # What it takes to run is loaded only now: closing a gate in an emergency must be quick.
+    from twinbeat.observe.log import set_up
+    from twinbeat.runtime.app import EXIT_FAILED, App, Paths, StartError
+    from twinbeat.runtime.notify import Notifier
+
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        return _explain(error)
+    sink = set_up("auto" if options.foreground else config.log.format)
+    notifier = Notifier()
+
+    async def run() -> int:
+        return await App(config, notifier=notifier, paths=Paths()).run()
+
+    try:
+        return asyncio.run(run())
+    except ConfigError as error:
+        return _explain(error)
+    except StartError as error:
+        _say(str(error))
+        notifier.status(str(error))
+        return EXIT_FAILED
+    finally:
+        sink.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twinbeatd", description="Keeps a pair of gateways answering as one."
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(CONFIG_PATH),
+        metavar="PATH",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--foreground", action="store_true", help="log to standard error, whatever log.format says"
+    )
+    parser.add_argument(
+        "--close-gate",
+        action="store_true",
+        help="shut every gate of this node and exit; harmless if it is shut already",
+    )
+    parser.add_argument("--version", action="version", version=f"twinbeatd {__version__}")
+    return parser
+
+
+def _close_gate() -> int:
+    from twinbeat.runtime.gate import shut_pinned
+
+    try:
+        for pair in shut_pinned():
+            _say(f"the gate of pair {pair} is shut")
+    except (BpfError, OSError) as error:
+        _say(f"the gate could not be shut: {error}")
+        return 1
+    return 0
+
+
+def _explain(error: ConfigError) -> int:
+    for problem in error.problems:
+        _say(str(problem))
+    return EXIT_CONFIG
+
+
+def _say(sentence: str) -> None:
+    for line in sentence.splitlines():
+        sys.stderr.write(f"twinbeatd: {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

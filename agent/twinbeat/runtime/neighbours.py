@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the engine told of the peer's MAC on each link within one subnet.
+
+Until it is known frames are broadcast, so the pair speaks from the first moment.  A link that falls
+silent is resolved anew: the peer may have got another card.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from twinbeat.net import neighbours
+from twinbeat.net.errors import NetError
+from twinbeat.net.interfaces import Interface, interface
+from twinbeat.runtime.wiring import mac_bytes
+
+if TYPE_CHECKING:
+    from pyroute2 import AsyncIPRoute
+
+    from twinbeat.config.model import Config, LinkSection
+
+log = logging.getLogger("twinbeat.links")
+
+ASK_S: Final = 1.0
+"""How long one attempt waits for an answer."""
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_LAST_S: Final = 30.0
+
+
+class Neighbours:
+    """The peer's MAC on every link that needs one."""
+
+    def __init__(
+        self, *, config: Config, ipr: AsyncIPRoute, tell: Callable[[int, bytes], None]
+    ) -> None:
+        self._config = config
+        self._ipr = ipr
+        self._tell = tell
+        self._known: dict[int, str] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def known(self) -> dict[int, str]:
+        """What the neighbour table has already, by number of the link.
+
+        Raises NetError.
+        """
+        for number, link in enumerate(self._config.links):
+            if link.mode == "ethernet":
+                address = ipaddress.ip_address(link.peer)
+                mac = await neighbours.find(self._ipr, interface(link.interface), address)
+                if mac is not None:
+                    self._known[number] = mac
+        return dict(self._known)
+
+    def start(self) -> None:
+        """Resolve every link."""
+        for number, link in enumerate(self._config.links):
+            if link.mode == "ethernet":
+                self.resolve(number)
+
+    def resolve(self, number: int) -> None:
+        """Resolve one link (again), unless that is under way."""
+        link = self._config.links[number]
+        task = self._tasks.get(number)
+        if link.mode == "ethernet" and (task is None or task.done()):
+            self._tasks[number] = asyncio.get_running_loop().create_task(
+                self._resolve(number, link)
+            )
+
+    def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _resolve(self, number: int, link: LinkSection) -> None:
+        address = ipaddress.ip_address(link.peer)
+        pause_s = PAUSE_FIRST_S
+        complained = False
+        while True:
+            try:
+                port = interface(link.interface)
+                mac = await self._ask(port, address)
+                if mac is not None:
+                    await neighbours.pin(self._ipr, port, address, mac)
+            except NetError as error:
+                if not complained:
+                    log.warning("link %s: %s", link.name, error.sentence())
+                complained, mac = True, None
+            if mac is not None:
+                if self._known.get(number) != mac:
+                    log.info("link %s: the peer's MAC is %s", link.name, mac)
+                self._known[number] = mac
+                self._tell(number, mac_bytes(mac))
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSE_LAST_S)
+
+    async def _ask(
+        self, port: Interface, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    ) -> str | None:
+        # A pinned entry would be found again without anybody being asked.
+        await neighbours.unpin(self._ipr, port, address)
+        return await neighbours.resolve(self._ipr, port, address, timeout_s=ASK_S)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as the interface sees it: status, counters, history, commands.
+
+Commands of the interface become events of the core; its replies become answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from twinbeat.api import schema
+from twinbeat.api.events import EventHub
+from twinbeat.core import events as core
+from twinbeat.core.effects import Outcome, Reply
+from twinbeat.core.reasons import Code, Refusal
+from twinbeat.core.types import SECOND, Admin
+from twinbeat.observe.history import History
+from twinbeat.runtime.teller import Teller
+
+PATIENCE_S: Final = 10.0
+"""A command that takes longer is answered as accepted; the event stream tells how it ends."""
+
+OVERRIDABLE: Final = frozenset(
+    {
+        Code.PEER_UNKNOWN,
+        Code.PEER_UNFIT,
+        Code.PEER_STARTING,
+        Code.PEER_STAYS_PRIMARY,
+        Code.STAY_PRIMARY,
+        Code.SELF_UNFIT,
+        Code.DIGEST_DIFFERS,
+    }
+)
+"""Refusals that `--even-if-unfit` gets past."""
+
+
+class Node:
+    """Implements `twinbeat.api.agent.Agent`."""
+
+    def __init__(
+        self,
+        *,
+        hub: EventHub,
+        history: History,
+        teller: Teller,
+        status: Callable[[], schema.Status],
+        counters: Callable[[], schema.Counters],
+        feed: Callable[[core.Event], None],
+        reload: Callable[[], Awaitable[schema.Outcome | schema.Refusal]],
+        paused: Callable[[str], None],
+    ) -> None:
+        self._hub = hub
+        self._history = history
+        self._teller = teller
+        self._status = status
+        self._counters = counters
+        self._feed = feed
+        self._reload = reload
+        self._paused = paused
+
+    @property
+    def events(self) -> EventHub:
+        return self._hub
+
+    def status(self) -> schema.Status:
+        return self._status()
+
+    def counters(self) -> schema.Counters:
+        return self._counters()
+
+    def history(self, limit: int) -> list[schema.Transition]:
+        return self._history.newest(limit)
+
+    async def command(
+        self, command: schema.Command, caller: schema.Caller
+    ) -> schema.Outcome | schema.Refusal:
+        if isinstance(command, schema.Reload):
+            outcome = await self._reload()
+            if isinstance(outcome, schema.Outcome):
+                return schema.Outcome(
+                    operation=command.request_id,
+                    state=outcome.state,
+                    code=outcome.code,
+                    sentence=outcome.sentence,
+                )
+            return outcome
+        event = translate(command, caller)
+        self._teller.expect(command.request_id)
+        self._feed(event)
+        reply = await self._teller.answer(command.request_id, patience_s=PATIENCE_S)
+        done = reply is not None and reply.outcome is Outcome.DONE
+        if done and isinstance(command, schema.PauseFor):
+            self._paused(command.reason)
+        return self._answer(command, reply)
+
+    def _answer(
+        self, command: schema.Command, reply: Reply | None
+    ) -> schema.Outcome | schema.Refusal:
+        if reply is None:
+            return schema.Outcome(
+                operation=command.request_id,
+                state=schema.OutcomeState.ACCEPTED,
+                code=Code.ACCEPTED.value,
+                sentence="the command is still under way",
+            )
+        code, sentence = reply.reason.code, reply.reason.sentence
+        if reply.outcome is Outcome.REFUSED or isinstance(reply.reason, Refusal):
+            insists = getattr(command, "even_if_unfit", None)
+            override = insists is False and code in OVERRIDABLE
+            return schema.Refusal(
+                code=code.value,
+                sentence=sentence,
+                override="--even-if-unfit" if override else None,
+            )
+        done = reply.outcome is Outcome.DONE
+        return schema.Outcome(
+            operation=command.request_id,
+            state=schema.OutcomeState.DONE if done else schema.OutcomeState.FAILED,
+            code=code.value,
+            sentence=sentence,
+            term=self._status().node.term or None,
+        )
+
+
+def translate(command: schema.Command, caller: schema.Caller) -> core.Operator:
+    """A command of the interface as the core's event."""
+    common = {
+        "request_id": command.request_id,
+        "operator": f"uid {caller.uid}",
+        "reason": command.reason,
+    }
+    match command:
+        case schema.Failover():
+            return core.ForceFailover(even_if_unfit=command.even_if_unfit, **common)
+        case schema.Yield():
+            return core.ForceYield(**common)
+        case schema.PauseFor():
+            return core.Pause(for_ns=(command.for_s or 0) * SECOND, **common)
+        case schema.Resume():
+            return core.Resume(**common)
+        case schema.SetAdmin():
+            return core.AdminCommand(
+                status=Admin[command.admin.name],
+                even_if_unfit=command.even_if_unfit,
+                **common,
+            )
+        case schema.Reload():
+            raise AssertionError("a reload is no event")
