@@ -38,11 +38,11 @@ static __always_inline int tb_rewrite(struct __sk_buff *skb, tb_u32 family, tb_u
 }
 
 static __always_inline int tb_arp_out(struct __sk_buff *skb, const struct tb_cursor *cursor,
-				      const struct tb_eth *eth, tb_u32 offset)
+				      const struct tb_eth *eth, int admitted)
 {
 	struct tb_arp *arp = cursor->at;
+	tb_u32 sender, offset = (tb_u32)((long)&arp->sender_mac - (long)eth);
 	struct tb_vip *vip;
-	tb_u32 sender;
 
 	if ((void *)(arp + 1) > cursor->end)
 		return TB_PASS;
@@ -50,15 +50,15 @@ static __always_inline int tb_arp_out(struct __sk_buff *skb, const struct tb_cur
 	vip = vips4.lookup(&sender);
 	if (!vip)
 		return TB_PASS;
-	if (!tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ARP))
+	if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ARP))
 		return TB_DROP;
 	if (!tb_is_leak(eth, vip, 1) && (!vip->vmac || tb_vmac(arp->sender_mac) == (1u << 8 | vip->vrid)))
 		return TB_PASS;
-	return tb_rewrite(skb, 1, vip->vrid, offset + __builtin_offsetof(struct tb_arp, sender_mac));
+	return tb_rewrite(skb, 1, vip->vrid, offset);
 }
 
 static __always_inline int tb_ipv4_out(struct __sk_buff *skb, const struct tb_cursor *cursor,
-				       const struct tb_eth *eth)
+				       const struct tb_eth *eth, int admitted)
 {
 	struct tb_ipv4 *ip = cursor->at;
 	struct tb_vip *vip;
@@ -70,13 +70,13 @@ static __always_inline int tb_ipv4_out(struct __sk_buff *skb, const struct tb_cu
 	vip = vips4.lookup(&from);
 	if (!vip)
 		return TB_PASS;
-	if (!tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VIP))
+	if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VIP))
 		return TB_DROP;
 	return tb_is_leak(eth, vip, 1) ? tb_rewrite(skb, 1, vip->vrid, 0) : TB_PASS;
 }
 
 static __always_inline int tb_ipv6_out(struct __sk_buff *skb, const struct tb_cursor *cursor,
-				       const struct tb_eth *eth)
+				       const struct tb_eth *eth, int admitted)
 {
 	struct tb_ipv6 *ip = cursor->at;
 	struct tb_nd *nd = (void *)(ip + 1);
@@ -92,7 +92,7 @@ static __always_inline int tb_ipv6_out(struct __sk_buff *skb, const struct tb_cu
 		name = nd->target;
 		vip = vips6.lookup(&name);
 		if (vip) {
-			if (!tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ND))
+			if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ND))
 				return TB_DROP;
 			goto named;
 		}
@@ -101,7 +101,7 @@ static __always_inline int tb_ipv6_out(struct __sk_buff *skb, const struct tb_cu
 	vip = vips6.lookup(&name);
 	if (!vip)
 		return TB_PASS;
-	if (!tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VIP))
+	if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VIP))
 		return TB_DROP;
 named:
 	if (!tb_is_leak(eth, vip, 2))
@@ -118,7 +118,7 @@ int tb_egress(struct __sk_buff *skb)
 {
 	struct tb_cursor cursor;
 	struct tb_eth *eth;
-	tb_u32 offset;
+	int admitted = 0;
 
 	/* Headers in fragments are rare; a gate that couldn't see them would be none. */
 	if ((long)skb->data + TB_HEADERS > (long)skb->data_end && skb->data_end - skb->data < skb->len)
@@ -128,19 +128,19 @@ int tb_egress(struct __sk_buff *skb)
 	eth = tb_parse_eth(&cursor);
 	if (!eth)
 		return TB_PASS;
-	offset = (tb_u32)((long)cursor.at - (long)eth);
 
-	if (tb_is_our_vmac(eth->from) && !tb_gate_is_open()) {
-		tb_count(TB_R_OUT_VMAC);
-		return TB_DROP;
+	if (tb_is_our_vmac(eth->from)) {
+		admitted = tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VMAC);
+		if (!admitted)
+			return TB_DROP;
 	}
 	switch (cursor.type) {
 	case TB_ETH_IPV4:
-		return tb_ipv4_out(skb, &cursor, eth);
+		return tb_ipv4_out(skb, &cursor, eth, admitted);
 	case TB_ETH_IPV6:
-		return tb_ipv6_out(skb, &cursor, eth);
+		return tb_ipv6_out(skb, &cursor, eth, admitted);
 	case TB_ETH_ARP:
-		return tb_arp_out(skb, &cursor, eth, offset);
+		return tb_arp_out(skb, &cursor, eth, admitted);
 	default:
 		return TB_PASS;
 	}
