@@ -30,14 +30,16 @@ struct round {
 };
 
 enum {
-	WINDOW_RESTARTS = 8,	    /* R11: then late ticks no longer restart the window */
-	PROBES_PER_VERIFY = 8,	    /* design: a PROBE every verify/8 while suspicious */
-	TERMS_LOW = 64,		    /* terms left in the block when Python is asked for more */
+	WINDOW_RESTARTS = 8,   /* R11: then late ticks no longer restart the window */
+	PROBES_PER_VERIFY = 8, /* design: a PROBE every verify/8 while suspicious */
+	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
 };
-#define PING_EVERY_NS 1000000000ull	 /* a PROBE per link in quiet times: round trip, two-way proof */
-#define LATE_EVENT_EVERY_NS 100000000ull /* late ticks are reported at most this often, with their number */
-#define STRANDED_CHECK_NS 1000000000ull	 /* R11: how long an opening by silence may prove to be isolation */
-#define RECEIPT_POLL_NS 50000ull	 /* how often a running claim looks for its receipt */
+#define PING_EVERY_NS 1000000000ull /* a PROBE per link in quiet times: round trip, two-way proof */
+#define LATE_EVENT_EVERY_NS \
+	100000000ull /* late ticks are reported at most this often, with their number */
+#define STRANDED_CHECK_NS \
+	1000000000ull		 /* R11: how long an opening by silence may prove to be isolation */
+#define RECEIPT_POLL_NS 50000ull /* how often a running claim looks for its receipt */
 
 static tb_u64 later(tb_u64 a, tb_u64 b)
 {
@@ -67,7 +69,8 @@ static void tell(struct round *r, enum tb_event_kind kind, enum tb_cause cause, 
 	if (r->out->events >= TB_STEP_EVENTS)
 		return; /* a round makes at most one of each kind but for links, of which there are TB_LINKS */
 	event = &r->out->event[r->out->events++];
-	*event = (struct tb_event){.at_ns = r->now, .a = a, .b = b, .kind = (tb_u16)kind, .cause = (tb_u16)cause};
+	*event = (struct tb_event){
+		.at_ns = r->now, .a = a, .b = b, .kind = (tb_u16)kind, .cause = (tb_u16)cause};
 }
 
 static void tell_link(struct round *r, enum tb_event_kind kind, unsigned link, tb_u64 a)
@@ -89,7 +92,8 @@ static void withhold(struct round *r, enum tb_cause cause)
 
 static tb_u64 margin(const struct round *r)
 {
-	return r->s->timers.lease / 2; /* R3: a lease waited for without a receipt is waited for half again */
+	return r->s->timers.lease /
+	       2; /* R3: a lease waited for without a receipt is waited for half again */
 }
 
 static tb_u64 probe_interval(const struct round *r)
@@ -235,7 +239,8 @@ static void take_order(struct round *r)
 	if (order->generation == 0 || order->generation == e->order_generation)
 		return;
 	e->order_generation = order->generation;
-	tell(r, TB_E_ORDER, TB_C_NONE, order->generation, e->phase != TB_LISTENING || e->claim != 0);
+	tell(r, TB_E_ORDER, TB_C_NONE, order->generation,
+	     e->phase != TB_LISTENING || e->claim != 0);
 	if (!e->order_seen)
 		first_order(r);
 	if (order->resign_of != e->resigned) {
@@ -280,7 +285,8 @@ static void keep_reign(struct round *r)
 		return;
 	}
 	if (gate->fence_below > e->term) {
-		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : TB_C_EXPIRED, gate->fence_below);
+		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : TB_C_EXPIRED,
+			  gate->fence_below);
 		return;
 	}
 	if (r->now >= gate->open_until) {
@@ -293,7 +299,8 @@ static void keep_reign(struct round *r)
 	}
 	if (!e->receipted && r->in->peer.fence_below >= e->term && r->in->peer.epoch != 0) {
 		e->receipted = true;
-		r->out->announce = true; /* somebody was there after all: the winner announces again at once */
+		r->out->announce =
+			true; /* somebody was there after all: the winner announces again at once */
 		tell(r, TB_E_RECEIPT, TB_C_NONE, e->term, since(r->now, e->opened_ns));
 	}
 	if (e->by_silence && !e->receipted && since(r->now, e->opened_ns) < STRANDED_CHECK_NS) {
@@ -373,7 +380,8 @@ static bool silence_opens(const struct round *r)
 {
 	const struct tb_engine *e = r->e;
 	const struct tb_peer *peer = &r->in->peer;
-	bool proven = peer->two_way && (peer->flags & TB_F_HEARS_YOU) && !(peer->flags & TB_F_RESTART);
+	bool proven =
+		peer->two_way && (peer->flags & TB_F_HEARS_YOU) && !(peer->flags & TB_F_RESTART);
 
 	if (!r->s->strict && proven && !e->answer_open)
 		return true;
@@ -385,7 +393,8 @@ static bool has_receipt(const struct round *r)
 {
 	const struct tb_peer *peer = &r->in->peer;
 
-	return peer->epoch != 0 && peer->arrived_ns >= r->e->claim_ns && peer->fence_below >= r->e->claim &&
+	return peer->epoch != 0 && peer->arrived_ns >= r->e->claim_ns &&
+	       peer->fence_below >= r->e->claim &&
 	       !((peer->flags & TB_F_OPEN) && peer->term > r->e->claim);
 }
 
@@ -393,10 +402,11 @@ static bool has_receipt(const struct round *r)
 static bool nobody_there(const struct round *r)
 {
 	const struct tb_engine *e = r->e;
-	bool asked = e->claim_cause == TB_C_COLD || (e->claim_cause == TB_C_RENEW && e->watch == TB_UNKNOWN);
+	bool asked = e->claim_cause == TB_C_COLD ||
+		     (e->claim_cause == TB_C_RENEW && e->watch == TB_UNKNOWN);
 
-	return asked && (e->watch == TB_UNKNOWN || e->watch == TB_DEAD) && e->answered_ns < e->claim_ns &&
-	       since(r->now, e->claim_ns) >= r->s->timers.verify;
+	return asked && (e->watch == TB_UNKNOWN || e->watch == TB_DEAD) &&
+	       e->answered_ns < e->claim_ns && since(r->now, e->claim_ns) >= r->s->timers.verify;
 }
 
 /* R6, from the first claim frame to the opening or the end. */
@@ -426,8 +436,11 @@ static void pursue_claim(struct round *r)
 	if (e->watch == TB_DEAD && e->verdict_ns >= e->suspect_ns && silence_opens(r)) {
 		/* A reign that goes on is earned again only by a window that began after it was in doubt. */
 		if (e->phase == TB_CLAIMING || e->suspect_ns >= e->claim_ns) {
-			begin_reign(r, claim, r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
-						      ? TB_C_LEASE_RAN_OUT : TB_C_SILENCE, why);
+			begin_reign(r, claim,
+				    r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
+					    ? TB_C_LEASE_RAN_OUT
+					    : TB_C_SILENCE,
+				    why);
 			return;
 		}
 	}
@@ -435,7 +448,8 @@ static void pursue_claim(struct round *r)
 		begin_reign(r, claim, TB_C_SILENCE, why);
 		return;
 	}
-	if (why == TB_C_DEAF && e->deaf_since_ns != 0 && since(r->now, e->claim_ns) >= r->s->timers.verify) {
+	if (why == TB_C_DEAF && e->deaf_since_ns != 0 &&
+	    since(r->now, e->claim_ns) >= r->s->timers.verify) {
 		begin_reign(r, claim, TB_C_LEASE_RAN_OUT, why);
 		return;
 	}
@@ -488,7 +502,8 @@ static void claim_on_stall(struct round *r)
 		tb_u64 lease_end = peer->arrived_ns + (tb_u64)peer->lease_us * 1000;
 
 		if (peer->flags & TB_F_RESTART)
-			until = lease_end - sooner(2 * r->s->timers.verify, (tb_u64)peer->lease_us * 500);
+			until = lease_end -
+				sooner(2 * r->s->timers.verify, (tb_u64)peer->lease_us * 500);
 		else if (r->s->wait_lease)
 			until = lease_end;
 		else
@@ -501,7 +516,8 @@ static void claim_on_stall(struct round *r)
 	begin_claim(r, TB_C_STALLED);
 }
 
-static bool any_link(const struct round *r, bool (*holds)(const struct round *, const struct tb_link *))
+static bool any_link(const struct round *r,
+		     bool (*holds)(const struct round *, const struct tb_link *))
 {
 	for (unsigned i = 0; i < TB_LINKS; i++)
 		if ((r->s->links >> i & 1) && holds(r, &r->in->link[i]))
@@ -516,7 +532,8 @@ static bool hears_others(const struct round *r, const struct tb_link *link)
 
 static bool mismatched(const struct round *r, const struct tb_link *link)
 {
-	return link->mismatch_ns > r->e->started_ns && since(r->now, link->mismatch_ns) < r->s->listen;
+	return link->mismatch_ns > r->e->started_ns &&
+	       since(r->now, link->mismatch_ns) < r->s->listen;
 }
 
 /* R10: nobody has been heard since the start. */
@@ -531,7 +548,9 @@ static void claim_cold(struct round *r)
 		return;
 	}
 	if (any_link(r, mismatched)) {
-		withhold(r, TB_C_MISMATCH); /* R14: somebody is there who can't make himself understood */
+		withhold(
+			r,
+			TB_C_MISMATCH); /* R14: somebody is there who can't make himself understood */
 		return;
 	}
 	if (!r->s->claim_alone && !any_link(r, hears_others)) {
@@ -548,7 +567,8 @@ static void claim_beside_living(struct round *r)
 	const struct tb_peer *peer = &r->in->peer;
 	tb_u64 idle = r->s->idle_claim;
 
-	if (permitted(r, TB_MAY_CLAIM_YIELD) && (peer->flags & TB_F_YIELD) && (peer->flags & TB_F_OPEN)) {
+	if (permitted(r, TB_MAY_CLAIM_YIELD) && (peer->flags & TB_F_YIELD) &&
+	    (peer->flags & TB_F_OPEN)) {
 		begin_claim(r, TB_C_YIELDED);
 		return;
 	}
@@ -565,8 +585,10 @@ static void claim_beside_living(struct round *r)
 		if (since(r->now, e->idle_since_ns) >= idle) {
 			tb_u64 deaf = r->s->timers.lease + 3 * r->s->timers.verify;
 
-			begin_claim(r, e->deaf_since_ns != 0 && since(r->now, e->deaf_since_ns) >= deaf ? TB_C_DEAF
-													 : TB_C_IDLE);
+			begin_claim(r,
+				    e->deaf_since_ns != 0 && since(r->now, e->deaf_since_ns) >= deaf
+					    ? TB_C_DEAF
+					    : TB_C_IDLE);
 			return;
 		}
 		wake_by(r, e->idle_since_ns + idle);
@@ -715,12 +737,14 @@ static void read_peer(struct round *r)
 
 	if (peer->epoch == 0 || peer->counter == 0 || peer->arrived_ns < e->started_ns)
 		return;
-	e->highest = later(e->highest, later(later(peer->term, peer->claim), later(peer->fence_below, peer->highest)));
+	e->highest = later(e->highest, later(later(peer->term, peer->claim),
+					     later(peer->fence_below, peer->highest)));
 	if (open)
 		e->open_until_ns = peer->arrived_ns + (tb_u64)peer->lease_us * 1000;
 	else if (peer->claim != 0)
 		/* It may have opened since, by our own kernel's receipt. */
-		e->open_until_ns = later(e->open_until_ns, peer->arrived_ns + (tb_u64)peer->lease_full_us * 1000);
+		e->open_until_ns = later(e->open_until_ns,
+					 peer->arrived_ns + (tb_u64)peer->lease_full_us * 1000);
 	else
 		e->open_until_ns = 0;
 	if (peer->taught > r->in->gate.counter) {
@@ -742,8 +766,8 @@ static void read_peer(struct round *r)
 
 	if (peer->type == TB_ANSWER)
 		return;
-	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^ (tb_u64)peer->role ^
-	       (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
+	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^
+	       (tb_u64)peer->role ^ (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
 	if (told != e->told) {
 		e->told = told;
 		tell(r, TB_E_PEER_CHANGED, TB_C_NONE, peer->term, peer->flags);
@@ -769,11 +793,14 @@ static void watch_links(struct round *r, tb_u64 *heard, tb_u64 *answered)
 			e->two_way |= bit;
 		}
 		silent = link->hello_ns <= e->started_ns ||
-			 since(r->now, link->hello_ns) > r->s->timers.dead + r->s->timers.verify + ((e->link_silent & bit) ? 0 : r->s->timers.dead);
+			 since(r->now, link->hello_ns) >
+				 r->s->timers.dead + r->s->timers.verify +
+					 ((e->link_silent & bit) ? 0 : r->s->timers.dead);
 		if (silent == ((e->link_silent & bit) != 0))
 			continue;
 		e->link_silent ^= bit;
-		tell_link(r, silent ? TB_E_LINK_SILENT : TB_E_LINK_HEARD, i, since(r->now, link->hello_ns));
+		tell_link(r, silent ? TB_E_LINK_SILENT : TB_E_LINK_HEARD, i,
+			  since(r->now, link->hello_ns));
 	}
 }
 
@@ -902,7 +929,9 @@ static void write_self(struct round *r)
 	self->fresh_from = fresh_from(r);
 	self->highest = later(e->highest, e->term);
 	/* R6: until the receipt every frame carries the claim, for as long as it takes. */
-	self->claim = e->claim != 0 ? e->claim : e->phase == TB_SERVING && !e->receipted ? e->term : 0;
+	self->claim = e->claim != 0				? e->claim
+		      : e->phase == TB_SERVING && !e->receipted ? e->term
+								: 0;
 	self->flags = flags;
 	self->role = order->role;
 	if (e->phase == TB_SERVING)
@@ -944,9 +973,11 @@ void tb_engine_configure(struct tb_engine *engine, const struct tb_settings *set
 	engine->two_way &= ~gone;
 }
 
-void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input *input, struct tb_actions *actions)
+void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input *input,
+		    struct tb_actions *actions)
 {
-	struct round round = {.e = engine, .s = &engine->settings, .in = input, .out = actions, .now = now};
+	struct round round = {
+		.e = engine, .s = &engine->settings, .in = input, .out = actions, .now = now};
 	tb_u64 heard = 0, answered = 0;
 
 	memset(actions, 0, sizeof(*actions));

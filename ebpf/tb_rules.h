@@ -38,12 +38,22 @@
 /* ---------------------------------------------------------------------------- SipHash-2-4 ---- */
 
 #define TB_ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
-#define TB_SIPROUND(v0, v1, v2, v3)                                                                \
-	do {                                                                                       \
-		v0 += v1; v1 = TB_ROTL(v1, 13); v1 ^= v0; v0 = TB_ROTL(v0, 32);                    \
-		v2 += v3; v3 = TB_ROTL(v3, 16); v3 ^= v2;                                          \
-		v0 += v3; v3 = TB_ROTL(v3, 21); v3 ^= v0;                                          \
-		v2 += v1; v1 = TB_ROTL(v1, 17); v1 ^= v2; v2 = TB_ROTL(v2, 32);                    \
+#define TB_SIPROUND(v0, v1, v2, v3)   \
+	do {                          \
+		v0 += v1;             \
+		v1 = TB_ROTL(v1, 13); \
+		v1 ^= v0;             \
+		v0 = TB_ROTL(v0, 32); \
+		v2 += v3;             \
+		v3 = TB_ROTL(v3, 16); \
+		v3 ^= v2;             \
+		v0 += v3;             \
+		v3 = TB_ROTL(v3, 21); \
+		v3 ^= v0;             \
+		v2 += v1;             \
+		v1 = TB_ROTL(v1, 17); \
+		v1 ^= v2;             \
+		v2 = TB_ROTL(v2, 32); \
 	} while (0)
 
 /* MAC over the first 120 bytes of a frame (Aumasson, Bernstein: SipHash, 2012). */
@@ -122,8 +132,9 @@ struct tb_ctx {
 	struct tb_self *self;
 	const struct tb_config *config;
 	struct tb_peer *peer;
-	struct tb_link *link;	    /* entry of the link the frame came on; unused for control */
-	struct tb_control *control; /* entry of this processor, or NULL where the port is no control port */
+	struct tb_link *link; /* entry of the link the frame came on; unused for control */
+	struct tb_control
+		*control; /* entry of this processor, or NULL where the port is no control port */
 	tb_u64 now;
 	tb_u32 cpu;
 	tb_u8 link_id;
@@ -132,14 +143,15 @@ struct tb_ctx {
 	tb_u8 reply;	/* out: rewrite the frame with tb_make_answer() and send it back */
 	tb_u8 stranger; /* out: the PROBE to be answered is of an epoch that isn't adopted */
 	tb_u8 slot;	/* out: slot of the key under which the frame came */
-	tb_u64 gap_ns;	/* out: time since the HELLO before this one on this link, 0 = none to tell */
+	tb_u64 gap_ns; /* out: time since the HELLO before this one on this link, 0 = none to tell */
 #ifndef TB_BPF
 	tb_u64 *counters; /* of TB_REASONS words */
 #endif
 };
 
 enum tb_rule_limits {
-	TB_CHALLENGE_EVERY_NS = 50000, /* a PROBE of an unknown epoch is answered at most this often on a link */
+	TB_CHALLENGE_EVERY_NS =
+		50000, /* a PROBE of an unknown epoch is answered at most this often on a link */
 };
 
 /* Refuse a counter that isn't newer, and take its place. One processor at a time wins. */
@@ -173,7 +185,8 @@ TB_INLINE int tb_is_fresh(struct tb_ctx *c, tb_u64 echo)
 }
 
 /* Copy the frame into the peer's snapshot if it is newer. Returns 0 if another processor was writing just then. */
-TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 counter, int adopt, int two_way)
+TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 counter, int adopt,
+			  int two_way)
 {
 	struct tb_peer *peer = c->peer;
 	tb_u64 seq = TB_READ(peer->seq);
@@ -248,8 +261,9 @@ TB_INLINE void tb_fence_and_contest(struct tb_ctx *c, const struct tb_frame *f, 
 		}
 		return;
 	}
-	if (newer && (TB_BE32(f->flags) & TB_F_OPEN) && peer_term < own && own >= TB_READ(gate->fence_below) &&
-	    c->now < TB_READ(gate->open_until) && TB_READ(gate->contested) != own) {
+	if (newer && (TB_BE32(f->flags) & TB_F_OPEN) && peer_term < own &&
+	    own >= TB_READ(gate->fence_below) && c->now < TB_READ(gate->open_until) &&
+	    TB_READ(gate->contested) != own) {
 		TB_WRITE(gate->contested_ns, c->now);
 		TB_WRITE(gate->contested, own);
 		TB_COUNT(c, TB_R_CONTESTED);
@@ -329,7 +343,8 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 			if (counter <= TB_READ(c->peer->known))
 				return TB_R_STRANGER;
 			adopt = 1;
-		} else if (!tb_take_position(&c->link->answer_counter, counter, TB_READ(c->peer->base))) {
+		} else if (!tb_take_position(&c->link->answer_counter, counter,
+					     TB_READ(c->peer->base))) {
 			return TB_R_REPLAY;
 		}
 	} else {
@@ -340,7 +355,8 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 			if (!two_way || counter <= TB_READ(c->peer->known)) {
 				TB_WRITE(c->link->stranger_ns, c->now);
 				if (f->type == TB_PROBE &&
-				    c->now - TB_READ(c->link->challenge_ns) >= TB_CHALLENGE_EVERY_NS) {
+				    c->now - TB_READ(c->link->challenge_ns) >=
+					    TB_CHALLENGE_EVERY_NS) {
 					TB_WRITE(c->link->challenge_ns, c->now);
 					c->reply = 1;
 					c->stranger = 1;
@@ -349,7 +365,8 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 				return TB_R_STRANGER;
 			}
 			adopt = 1;
-		} else if (!tb_take_position(&c->link->hello_counter, counter, TB_READ(c->peer->base))) {
+		} else if (!tb_take_position(&c->link->hello_counter, counter,
+					     TB_READ(c->peer->base))) {
 			return TB_R_REPLAY;
 		}
 	}
@@ -484,8 +501,8 @@ TB_INLINE void tb_make_answer(struct tb_ctx *c, struct tb_frame *f)
  * `hold_ns`: how long that lies back. An expired term is closed for good before the frame says so (R4).
  */
 TB_INLINE void tb_make_frame(struct tb_frame *f, struct tb_gate *gate, struct tb_self *self,
-			     const struct tb_config *config, enum tb_type type, tb_u32 link, tb_u64 now,
-			     tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns)
+			     const struct tb_config *config, enum tb_type type, tb_u32 link,
+			     tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns)
 {
 	const struct tb_key *key = &config->keys[config->send_key & 1];
 	struct tb_gate_words w;
@@ -519,7 +536,8 @@ TB_INLINE void tb_make_frame(struct tb_frame *f, struct tb_gate *gate, struct tb
 	f->lease_full_us = TB_BE32(self->lease_full_us);
 	f->hello_us = TB_BE32(self->hello_us);
 	f->verify_us = TB_BE32(self->verify_us);
-	f->hold_us = TB_BE32((tb_u32)(hold_ns / 1000 > 0xffffffffull ? 0xffffffffull : hold_ns / 1000));
+	f->hold_us =
+		TB_BE32((tb_u32)(hold_ns / 1000 > 0xffffffffull ? 0xffffffffull : hold_ns / 1000));
 	f->generation = TB_BE32(self->generation);
 	f->digest = TB_BE32(self->digest);
 	f->mac = tb_mac(f, key->k0, key->k1);
