@@ -22,61 +22,59 @@
 
 #include "tb_abi.h"
 
-/* clang-format off: tables of fields and numbers, one to a line with what it means. */
+/* Tables of fields and numbers, one to a line with what it means. */
+/* clang-format off */
 /* Everything in ns. */
 struct tb_timers {
 	tb_u64 hello;
 	tb_u64 dead;
 	tb_u64 verify;
-	tb_u64 stall; /* how long a stalled agent behind an open gate is waited for */
+	tb_u64 stall;  /* how long a stalled agent behind an open gate is waited for */
 	tb_u64 lease;
 };
 
 struct tb_settings {
 	struct tb_timers timers;
-	tb_u64 late;	   /* a tick later than this is late: it restarts the verify window */
-	tb_u64 idle_claim; /* R8: how long a peer may be heard without serving (preferred node; the other waits twice as long plus verify) */
-	tb_u64 listen; /* R10: how long a node that has no living reign listens before it may claim by silence */
-	tb_u32 node;  /* own index, 0 or 1 */
-	tb_u32 links; /* mask of configured links */
-	tb_u32 direct; /* mask of those that are a cable between the nodes: count for nothing in the isolation check */
-	tb_u32 ports; /* number of VIP ports whose carrier is in tb_input.port_carrier */
-	tb_u32 probes; /* on-time unanswered probes that a DEAD verdict needs on each link that has carrier */
-	bool strict; /* R7: silence opens only after the peer's last lease */
-	bool wait_lease; /* R9: STALLED with an open gate: wait for the lease's end instead of `stall` */
-	bool claim_alone; /* R10: claim though the peer was never heard and no link is proven */
+	tb_u64 late;	    /* a tick later than this is late: it restarts the verify window */
+	tb_u64 idle_claim;  /* R8: how long a peer may be heard without serving (preferred node; the other waits twice as long plus verify) */
+	tb_u64 listen;	    /* R10: how long a node that has no living reign listens before it may claim by silence */
+	tb_u32 node;	    /* own index, 0 or 1 */
+	tb_u32 links;	    /* mask of configured links */
+	tb_u32 direct;	    /* mask of those that are a cable between the nodes: count for nothing in the isolation check */
+	tb_u32 ports;	    /* number of VIP ports whose carrier is in tb_input.port_carrier */
+	tb_u32 probes;	    /* on-time unanswered probes that a DEAD verdict needs on each link that has carrier */
+	bool strict;	    /* R7: silence opens only after the peer's last lease */
+	bool wait_lease;    /* R9: STALLED with an open gate: wait for the lease's end instead of `stall` */
+	bool claim_alone;   /* R10: claim though the peer was never heard and no link is proven */
 };
 
 /* What the standing order permits. */
 enum tb_permit {
-	TB_MAY_SERVE = 1u << 0,		/* keep a reign: renew the lease */
-	TB_MAY_CLAIM_DEAD = 1u << 1,	/* on a verdict of DEAD */
+	TB_MAY_SERVE = 1u << 0,	      /* keep a reign: renew the lease */
+	TB_MAY_CLAIM_DEAD = 1u << 1,  /* on a verdict of DEAD */
 	TB_MAY_CLAIM_STALLED = 1u << 2, /* on a verdict of STALLED, by receipt */
-	TB_MAY_CLAIM_IDLE = 1u << 3,	/* R8: the peer is heard and doesn't serve */
-	TB_MAY_CLAIM_YIELD = 1u << 4,	/* the peer asks for it (planned switch-over) */
-	TB_MAY_CLAIM_COLD = 1u << 5,	/* R10: nobody was heard for the time of a cold start */
-	TB_CLAIM_NOW =
-		1u
-		<< 6, /* by receipt, once for this generation (forced failover, taking the role back) */
-	TB_YIELD =
-		1u << 7, /* say YIELD in every frame as long as this stands and the gate is open */
-	TB_PREFERRED = 1u << 8, /* R8's shorter wait */
-	TB_PAUSED = 1u << 9,  /* nothing new is claimed; renewing and earning a reign again go on */
-	TB_RESUME = 1u << 10, /* R16: a reign found open in the gate at start may be resumed */
+	TB_MAY_CLAIM_IDLE = 1u << 3,  /* R8: the peer is heard and doesn't serve */
+	TB_MAY_CLAIM_YIELD = 1u << 4, /* the peer asks for it (planned switch-over) */
+	TB_MAY_CLAIM_COLD = 1u << 5,  /* R10: nobody was heard for the time of a cold start */
+	TB_CLAIM_NOW = 1u << 6,	      /* by receipt, once for this generation (forced failover, taking the role back) */
+	TB_YIELD = 1u << 7,	      /* say YIELD in every frame as long as this stands and the gate is open */
+	TB_PREFERRED = 1u << 8,	      /* R8's shorter wait */
+	TB_PAUSED = 1u << 9,	      /* nothing new is claimed; renewing and earning a reign again go on */
+	TB_RESUME = 1u << 10,	      /* R16: a reign found open in the gate at start may be resumed */
 };
 
 /* The standing order: what Python allows the engine to do by itself. Replaced whole. */
 struct tb_order {
-	tb_u64 generation;	  /* grows with each order */
-	tb_u64 expires_ns;	  /* void from then on, 0 = void */
+	tb_u64 generation;	/* grows with each order */
+	tb_u64 expires_ns;	/* void from then on, 0 = void */
 	tb_u64 attested_until_ns; /* Python's attestation, renewed from the loop that decides */
-	tb_u64 term_first; /* block of terms reserved on disk: [first, last]; first > last = none */
+	tb_u64 term_first;	/* block of terms reserved on disk: [first, last]; first > last = none */
 	tb_u64 term_last;
-	tb_u64 lease_ns; /* 0 = settings' lease; longer during a planned restart */
-	tb_u32 permits;	 /* enum tb_permit */
-	tb_u32 resign_of; /* generation (low 32 bits) of a demand to shut the gate at once; 0 = none */
+	tb_u64 lease_ns;	/* 0 = settings' lease; longer during a planned restart */
+	tb_u32 permits;		/* enum tb_permit */
+	tb_u32 resign_of;	/* generation (low 32 bits) of a demand to shut the gate at once; 0 = none */
 	/* Facts for the frames. */
-	tb_u32 flags; /* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED */
+	tb_u32 flags;		/* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED */
 	tb_u8 role;
 	tb_u8 admin;
 	tb_u16 health;
@@ -90,9 +88,9 @@ struct tb_input {
 	struct tb_peer peer;
 	struct tb_link link[TB_LINKS];
 	struct tb_order order;
-	tb_u64 control_ns; /* oldest of the newest control stamps over the processors that ran a link's receive path */
-	tb_u32 link_carrier; /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */
-	tb_u32 port_carrier; /* mask of VIP ports with carrier */
+	tb_u64 control_ns;    /* oldest of the newest control stamps over the processors that ran a link's receive path */
+	tb_u32 link_carrier;  /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */
+	tb_u32 port_carrier;  /* mask of VIP ports with carrier */
 };
 
 enum tb_phase { TB_LISTENING = 0, TB_CLAIMING, TB_SERVING };
@@ -102,63 +100,38 @@ enum tb_watch { TB_ALIVE = 0, TB_SUSPECT, TB_STALLED, TB_DEAD, TB_UNKNOWN /* nev
 enum tb_cause {
 	TB_C_NONE = 0,
 	/* begun */
-	TB_C_DEAD,
-	TB_C_STALLED,
-	TB_C_IDLE,
-	TB_C_YIELDED,
-	TB_C_COLD,
-	TB_C_ORDERED,
-	TB_C_RENEW,
-	TB_C_DEAF,
-	TB_C_RESUMED,
+	TB_C_DEAD, TB_C_STALLED, TB_C_IDLE, TB_C_YIELDED, TB_C_COLD, TB_C_ORDERED, TB_C_RENEW, TB_C_DEAF, TB_C_RESUMED,
 	/* opened by */
-	TB_C_RECEIPT,
-	TB_C_SILENCE,
-	TB_C_LEASE_RAN_OUT,
+	TB_C_RECEIPT, TB_C_SILENCE, TB_C_LEASE_RAN_OUT,
 	/* ended */
-	TB_C_FENCED,
-	TB_C_EXPIRED,
-	TB_C_CONTEST_LOST,
-	TB_C_RESIGNED,
-	TB_C_STRANDED_ISOLATED,
-	TB_C_ORDER_VOID,
-	TB_C_GATE_LOST,
+	TB_C_FENCED, TB_C_EXPIRED, TB_C_CONTEST_LOST, TB_C_RESIGNED, TB_C_STRANDED_ISOLATED, TB_C_ORDER_VOID, TB_C_GATE_LOST,
 	/* refused or abandoned */
-	TB_C_NO_RECEIPT,
-	TB_C_OVERTAKEN,
-	TB_C_BLOCK_SPENT,
-	TB_C_ISOLATED,
-	TB_C_NO_CONTROL,
-	TB_C_PEER_SERVES,
-	TB_C_PEER_BACK,
-	TB_C_NOT_PERMITTED,
-	TB_C_PEER_LEASE,
-	TB_C_MISMATCH,
-	TB_C_UNPROVEN,
+	TB_C_NO_RECEIPT, TB_C_OVERTAKEN, TB_C_BLOCK_SPENT, TB_C_ISOLATED, TB_C_NO_CONTROL, TB_C_PEER_SERVES, TB_C_PEER_BACK,
+	TB_C_NOT_PERMITTED, TB_C_PEER_LEASE, TB_C_MISMATCH, TB_C_UNPROVEN,
 };
 
 enum tb_event_kind {
-	TB_E_HEARD = 1, /* peer heard for the first time or again; a = counter */
-	TB_E_SUSPECT,	/* a = silence ns */
-	TB_E_CLEARED,	/* suspicion over: the agent speaks; a = length ns */
-	TB_E_STALLED,	/* verdict; a = 1 if the kernel said open */
-	TB_E_DEAD,	/* verdict; a = silence ns, b = probes unanswered */
-	TB_E_WITHHELD,	/* no verdict or no claim though silent; cause says why (edge only) */
-	TB_E_CLAIM,	/* a = term, cause */
-	TB_E_RECEIPT,	/* a = term, b = ns since the claim */
-	TB_E_OPENED, /* a = term, cause = receipt | silence | lease ran out, b = cause of the claim */
-	TB_E_ANNOUNCED, /* written by the thread: first announcement handed to the driver; a = frames */
+	TB_E_HEARD = 1,	  /* peer heard for the first time or again; a = counter */
+	TB_E_SUSPECT,	  /* a = silence ns */
+	TB_E_CLEARED,	  /* suspicion over: the agent speaks; a = length ns */
+	TB_E_STALLED,	  /* verdict; a = 1 if the kernel said open */
+	TB_E_DEAD,	  /* verdict; a = silence ns, b = probes unanswered */
+	TB_E_WITHHELD,	  /* no verdict or no claim though silent; cause says why (edge only) */
+	TB_E_CLAIM,	  /* a = term, cause */
+	TB_E_RECEIPT,	  /* a = term, b = ns since the claim */
+	TB_E_OPENED,	  /* a = term, cause = receipt | silence | lease ran out, b = cause of the claim */
+	TB_E_ANNOUNCED,	  /* written by the thread: first announcement handed to the driver; a = frames */
 	TB_E_ABANDONED,	  /* a = term, cause */
 	TB_E_CLOSED,	  /* a = term, cause, b = term that overtook it */
 	TB_E_LINK_SILENT, /* link; a = silence ns */
 	TB_E_LINK_HEARD,  /* link */
-	TB_E_LATE,     /* a tick was late; a = ns (rate-limited to one per 100 ms, b = how many) */
-	TB_E_TERM_LOW, /* few terms left in the block; a = left */
-	TB_E_ORDER, /* an order took effect; a = generation, b = 1 if a claim was under way or made before it */
-	TB_E_COUNTER_JUMP, /* the peer knew a higher counter of ours; a = new counter */
-	TB_E_PEER_CHANGED, /* role, term, flags or health of the peer changed; a = term, b = flags */
-	TB_E_CONTESTED,	   /* own gate shut by XDP; a = peer's term */
-	TB_E_REOPENED,	   /* contest over */
+	TB_E_LATE,	  /* a tick was late; a = ns (rate-limited to one per 100 ms, b = how many) */
+	TB_E_TERM_LOW,	  /* few terms left in the block; a = left */
+	TB_E_ORDER,	  /* an order took effect; a = generation, b = 1 if a claim was under way or made before it */
+	TB_E_COUNTER_JUMP,/* the peer knew a higher counter of ours; a = new counter */
+	TB_E_PEER_CHANGED,/* role, term, flags or health of the peer changed; a = term, b = flags */
+	TB_E_CONTESTED,	  /* own gate shut by XDP; a = peer's term */
+	TB_E_REOPENED,	  /* contest over */
 };
 
 struct tb_event {
@@ -176,10 +149,10 @@ enum tb_engine_limits { TB_STEP_EVENTS = 16 };
 /* To be carried out in the order of the fields. */
 struct tb_actions {
 	/* 1. the gate */
-	bool shut;  /* term := 0, before anything is sent */
-	bool open;  /* term := term, then open_until := open_until */
-	bool renew; /* open_until := open_until */
-	bool jump;  /* counter := max(counter, jump_to) */
+	bool shut;	       /* term := 0, before anything is sent */
+	bool open;	       /* term := term, then open_until := open_until */
+	bool renew;	       /* open_until := open_until */
+	bool jump;	       /* counter := max(counter, jump_to) */
 	tb_u64 term;
 	tb_u64 open_until;
 	tb_u64 jump_to;
@@ -190,10 +163,10 @@ struct tb_actions {
 	bool write_self;
 	struct tb_self self;
 	/* 4. frames */
-	tb_u32 hello; /* mask of links to send a HELLO on */
-	tb_u32 probe; /* mask of links to send a PROBE on (it counts as HELLO too) */
-	bool control; /* a control frame from every processor that ran a receive path */
-	tb_u64 echo;  /* for the frames: newest counter accepted, its sent_ns and arrival */
+	tb_u32 hello;	       /* mask of links to send a HELLO on */
+	tb_u32 probe;	       /* mask of links to send a PROBE on (it counts as HELLO too) */
+	bool control;	       /* a control frame from every processor that ran a receive path */
+	tb_u64 echo;	       /* for the frames: newest counter accepted, its sent_ns and arrival */
 	tb_u64 echo_ns;
 	tb_u64 echo_arrived_ns;
 	/* 5. */
@@ -234,13 +207,13 @@ struct tb_engine {
 	tb_u32 resigned;
 
 	/* the peer */
-	tb_u64 heard_ns; /* newest accepted HELLO or PROBE over all links, 0 = not since the start */
-	tb_u64 answered_ns;    /* newest accepted ANSWER */
-	tb_u64 heard_since_ns; /* beginning of the present ALIVE */
-	tb_u64 idle_since_ns;  /* heard without serving or claiming, 0 = not so */
-	tb_u64 deaf_since_ns;  /* says that it doesn't hear us and serves nothing, 0 = not so */
-	tb_u64 open_until_ns; /* by our clock: the last end of a lease that it told or could have begun */
-	tb_u64 told;	      /* role, flags, health and term as last told by an event */
+	tb_u64 heard_ns;	/* newest accepted HELLO or PROBE over all links, 0 = not since the start */
+	tb_u64 answered_ns;	/* newest accepted ANSWER */
+	tb_u64 heard_since_ns;	/* beginning of the present ALIVE */
+	tb_u64 idle_since_ns;	/* heard without serving or claiming, 0 = not so */
+	tb_u64 deaf_since_ns;	/* says that it doesn't hear us and serves nothing, 0 = not so */
+	tb_u64 open_until_ns;	/* by our clock: the last end of a lease that it told or could have begun */
+	tb_u64 told;		/* role, flags, health and term as last told by an event */
 
 	/* suspicion */
 	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;
