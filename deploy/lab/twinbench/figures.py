@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every figure of the bench: its name, its unit, what it is held against and when that counts.
+
+This is the specification as data.  A *bar* is the least that has to be reached, an *aim* what is
+wanted.  A bar is only judged if the figure was measured as thoroughly as the bar asks for: too few
+runs, or a run too short, give no verdict either way (`holds` is None).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twinbench.samples import median
+
+MEDIAN, MAXIMUM = "median", "max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What one figure is, before anything is measured."""
+
+    name: str
+    what: str
+    """One line for people."""
+    unit: str
+    bar: float | None = None
+    """None = shown for comparison, judged by nobody."""
+    aim: float | None = None
+    bar_on: str = MEDIAN
+    """Which of the figure's numbers the bar holds for."""
+    at_least: bool = False
+    """The bar is a lower bound (a ratio in our favour), not an upper one."""
+    runs_needed: int = 1
+    seconds_needed: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.bar_on not in (MEDIAN, MAXIMUM):
+            raise ValueError(f"{self.name}: a bar holds for the median or the maximum")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One figure as measured."""
+
+    spec: Spec
+    values: tuple[float, ...] = ()
+    """One for each run, in the order of the runs."""
+    seconds: float = 0.0
+    """How long was watched, where the bar asks for a duration."""
+    note: str = ""
+    """What the numbers alone don't say."""
+    details: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    """Why there is no figure, or why it isn't complete."""
+    bar: float | None = None
+    """Stands for the specification's bar where that depends on the timers in force."""
+
+    @property
+    def median(self) -> float | None:
+        return median(self.values)
+
+    @property
+    def max(self) -> float | None:
+        return max(self.values, default=None)
+
+    @property
+    def bar_in_force(self) -> float | None:
+        return self.spec.bar if self.bar is None else self.bar
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bar is reached; None where there is none or too little was measured."""
+        if self.bar_in_force is None or self.error:
+            return None
+        if len(self.values) < self.spec.runs_needed or self.seconds < self.spec.seconds_needed:
+            return None
+        return self._reaches(self.bar_in_force)
+
+    @property
+    def reaches_aim(self) -> bool | None:
+        """Whether the aim is reached as well, judged under the same conditions as the bar."""
+        if self.holds is None or self.spec.aim is None:
+            return None
+        return self._reaches(self.spec.aim)
+
+    def _reaches(self, bound: float) -> bool | None:
+        value = self.median if self.spec.bar_on == MEDIAN else self.max
+        if value is None:
+            return None
+        return value >= bound if self.spec.at_least else value <= bound
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `bench --json`; numbers rounded to what was measured."""
+        return {
+            "name": self.spec.name,
+            "median": _rounded(self.median),
+            "max": _rounded(self.max),
+            "runs": len(self.values),
+            "unit": self.spec.unit,
+            "bar": _rounded(self.bar_in_force),
+            "aim": self.spec.aim,
+            "holds": self.holds,
+            "what": self.spec.what,
+            "bar_on": self.spec.bar_on,
+            "at_least": self.spec.at_least,
+            "runs_needed": self.spec.runs_needed,
+            "seconds": round(self.seconds, 1),
+            "seconds_needed": self.spec.seconds_needed,
+            "reaches_aim": self.reaches_aim,
+            "values": [_rounded(value) for value in self.values],
+            "note": self.note,
+            "details": self.details,
+            "error": self.error,
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _specs(*specs: Spec) -> dict[str, Spec]:
+    found = {spec.name: spec for spec in specs}
+    if len(found) != len(specs):
+        raise ValueError("two figures bear the same name")
+    return found
+
+
+SPECS = _specs(
+    # ---------------------------------------------------------------- silent death -----------
+    Spec(
+        name="silent_death_outage",
+        what="outage seen by the client when the primary dies silently, fast",
+        unit="ms",
+        bar=1.3,
+        aim=1.0,
+        runs_needed=20,
+    ),
+    Spec(
+        name="keepalived_outage",
+        what="the same with keepalived's fastest settings, in alternating runs",
+        unit="ms",
+    ),
+    Spec(
+        name="silent_death_ratio",
+        what="keepalived's median outage over Twinbeat's",
+        unit="times",
+        bar=20,
+        aim=30,
+        at_least=True,
+        runs_needed=20,
+    ),
+    Spec(
+        name="bfd_detection",
+        what="FRR bfdd, 10 ms x 3: from the death to its detection alone",
+        unit="ms",
+    ),
+    Spec(
+        name="verdict_to_first_frame",
+        what="from the verdict to the new primary's first frame for the VIP on the switch",
+        unit="us",
+        bar=150,
+        aim=50,
+        runs_needed=20,
+    ),
+    Spec(
+        name="verdict_to_first_answer",
+        what="from the verdict to the first answer that reaches the client (sent each 100 us)",
+        unit="us",
+    ),
+    # ------------------------------------------------------------------- many VIPs -----------
+    Spec(
+        name="many_vips_outage",
+        what="outage with 10,000 VIPs on one VMAC, all of them probed in turn",
+        unit="ms",
+        runs_needed=10,
+    ),
+    Spec(
+        name="one_vip_outage",
+        what="outage with 1 VIP, in the same run",
+        unit="ms",
+        runs_needed=10,
+    ),
+    Spec(
+        name="many_vips_ratio",
+        what="outage with 10,000 VIPs over that with one",
+        unit="times",
+        bar=1.3,
+        aim=1.0,
+        runs_needed=10,
+    ),
+    # ------------------------------------------------------------------ switch-over ----------
+    Spec(
+        name="planned_lost",
+        what="probes lost in a planned switch-over, one each 200 us",
+        unit="probes",
+        bar=2,
+        aim=1,
+        runs_needed=20,
+    ),
+    # ------------------------------------------------------------- a hung, dead agent --------
+    Spec(
+        name="sigstop_overlap",
+        what="SIGSTOP: frames for a VIP from the old primary after the new one's first",
+        unit="frames",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="sigstop_back",
+        what="SIGSTOP: from the signal until the new primary serves",
+        unit="ms",
+        runs_needed=20,
+    ),
+    Spec(
+        name="sigkill_overlap",
+        what="SIGKILL: frames for a VIP from the old primary after the new one's first",
+        unit="frames",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="sigkill_back",
+        what="SIGKILL: from the signal until the new primary serves",
+        unit="ms",
+        runs_needed=20,
+    ),
+    # ------------------------------------------------------------- false failovers -----------
+    *(
+        spec
+        for profile in ("fast", "balanced")
+        for spec in (
+            Spec(
+                name=f"false_failovers_{profile}",
+                what=f"false failovers under 64 busy processes, {profile}",
+                unit="failovers",
+                bar=0,
+                aim=0,
+                bar_on=MAXIMUM,
+                seconds_needed=600,
+            ),
+            Spec(
+                name=f"undetected_deaths_{profile}",
+                what=f"real deaths at random moments that nobody noticed, {profile}",
+                unit="deaths",
+                bar=0,
+                aim=0,
+                bar_on=MAXIMUM,
+                runs_needed=10,
+            ),
+            Spec(
+                name=f"lapses_{profile}",
+                what=f"takeovers after the primary's lease had really run out, {profile}",
+                unit="takeovers",
+            ),
+            Spec(
+                name=f"suspicions_{profile}",
+                what=f"suspicions a minute under that load, {profile}",
+                unit="1/min",
+            ),
+        )
+    ),
+    # ------------------------------------------------------------------- partition -----------
+    Spec(
+        name="partition_served",
+        what="total partition for 2 s: client served again after the first frame that gets through",
+        unit="ms",
+        bar=5,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="partition_lost",
+        what="probes lost after the partition healed",
+        unit="probes",
+    ),
+    Spec(
+        name="partition_overlap",
+        what="from the first frame that gets through to the loser's last frame for a VIP",
+        unit="us",
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="keepalived_partition_served",
+        what="the same with keepalived (a run that never recovered counts as the time watched)",
+        unit="ms",
+    ),
+    # ---------------------------------------------------------------------- reload -----------
+    Spec(
+        name="reload_lost",
+        what="probes lost in a reload of the configuration, fast",
+        unit="probes",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=50,
+    ),
+    Spec(
+        name="reload_suspicions",
+        what="suspicions raised in a reload of the configuration, fast",
+        unit="suspicions",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=50,
+    ),
+    # ------------------------------------------------------------------------- hog -----------
+    Spec(
+        name="hog_overlap",
+        what="SCHED_FIFO hog above the engine on one CPU, 5 s: frames from two owners",
+        unit="frames",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=2,
+    ),
+    Spec(
+        name="hog_outage",
+        what="longest outage while that hog ran",
+        unit="ms",
+        aim=5000,
+        bar_on=MAXIMUM,
+        runs_needed=2,
+    ),
+    # ----------------------------------------------------------------------- flood -----------
+    Spec(
+        name="flood_rate",
+        what="forged or replayed frames a second that reached the node",
+        unit="1/s",
+        bar=200_000,
+        at_least=True,
+        seconds_needed=10,
+    ),
+    Spec(
+        name="flood_transitions",
+        what="changes of role during the flood",
+        unit="transitions",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        seconds_needed=10,
+    ),
+    Spec(
+        name="flood_uncounted",
+        what="forged frames that reached the node and were not counted as refused",
+        unit="frames",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        seconds_needed=10,
+    ),
+    Spec(
+        name="flood_accepted",
+        what="signs of an accepted forged frame: a fence, a term or a peer that the flood named",
+        unit="signs",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+        seconds_needed=10,
+    ),
+    Spec(
+        name="flood_suspicions",
+        what="suspicions a minute under the forged flood",
+        unit="1/min",
+    ),
+    Spec(
+        name="plain_flood_suspicions",
+        what="suspicions a minute under an equal flood of unrelated frames",
+        unit="1/min",
+    ),
+    Spec(
+        name="flood_undetected_deaths",
+        what="real deaths during the flood that nobody noticed",
+        unit="deaths",
+        bar=0,
+        aim=0,
+        bar_on=MAXIMUM,
+    ),
+    # ------------------------------------------------------------------------ cost -----------
+    Spec(name="xdp_hello", what="XDP cost of a HELLO", unit="ns", bar=400, aim=200),
+    Spec(
+        name="xdp_probe", what="XDP cost of a PROBE that is answered", unit="ns", bar=700, aim=350
+    ),
+    Spec(name="xdp_unrelated", what="XDP cost of an unrelated packet", unit="ns", bar=30, aim=15),
+    Spec(
+        name="agent_memory",
+        what="resident memory of twinbeatd",
+        unit="MB",
+        bar=60,
+        aim=30,
+        bar_on=MAXIMUM,
+    ),
+    *(
+        Spec(
+            name=f"agent_cpu_{profile}",
+            what=f"processor time of twinbeatd, {profile}, of one core",
+            unit="%",
+            bar=bar,
+            aim=bar / 2,
+            bar_on=MAXIMUM,
+            seconds_needed=10,
+        )
+        for profile, bar in (("fast", 10.0), ("balanced", 1.5))
+    ),
+    # ----------------------------------------------------------------------- noise -----------
+    Spec(
+        name="machine_noise",
+        what="lateness of a SCHED_FIFO 90 wake-up each 200 us on this machine, 99.9 %",
+        unit="us",
+    ),
+)
+
+
+def measured(
+    name: str,
+    values: Sequence[float],
+    *,
+    seconds: float = 0.0,
+    note: str = "",
+    details: dict[str, Any] | None = None,
+    bar: float | None = None,
+) -> Figure:
+    """A figure of the table with its values."""
+    return Figure(
+        spec=SPECS[name],
+        values=tuple(values),
+        seconds=seconds,
+        note=note,
+        details=details or {},
+        bar=bar,
+    )
+
+
+def failed(name: str, error: str) -> Figure:
+    """A figure that could not be measured, and why."""
+    return Figure(spec=SPECS[name], error=error)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as the bench uses it: one ground, on which Twinbeat and its rivals take turns.
+
+The lab is brought up without agents and the bench starts and ends them, so that two systems can
+alternate on the same namespaces, cables and servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twinlab import agents, capture, cutter, lab, netns, plan, processes, rivals, services
+from twinlab.shell import LabError, run, wait_for
+
+from twinbench import judge
+
+GATES = "bench-gates"
+GATE_PIN = f"sys/fs/bpf/twinbeat/{plan.PAIR_ID}/gate"
+
+
+def say(text: str) -> None:
+    """A line of progress; standard output is for the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------- who is on stage ---------
+
+
+def bare(options: plan.Options) -> None:
+    """The lab as asked for, without agents; nothing happens if it is up like that."""
+    lab.up(options)
+
+
+def twinbeat(options: plan.Options) -> str:
+    """Twinbeat on both nodes, whole and fit; returns the primary's name."""
+    bare(options)
+    for node in plan.NODES:
+        if processes.pid_of(agents.process_name(node)) is None:
+            agents.start(node)
+    return agents.wait_fit()
+
+
+def end_twinbeat() -> None:
+    """End the agents and whatever they leave on the nodes, so that a rival finds bare ground."""
+    if not lab.is_up():
+        return
+    for node in plan.NODES:
+        agents.terminate(node)
+        processes.end(f"worker-{node}")
+        _strip(node)
+
+
+def _strip(node: str) -> None:
+    """Take away what an ended agent keeps for its return: virtual MACs, programs, pins."""
+    enter = netns.enter(plan.namespace(node))
+    shown = json.loads(run([*enter, "ip", "-j", "link", "show"]))
+    for link in shown:
+        name = link["ifname"]
+        if name.startswith(("tbv", "tbw", "tbctl0")):
+            run([*enter, "ip", "link", "delete", "dev", name])
+        elif name in plan.LINKS:
+            if "xdp" in link:
+                run([*enter, "ip", "link", "set", "dev", name, "xdp", "off"])
+            with contextlib.suppress(LabError):
+                run([*enter, "tc", "qdisc", "delete", "dev", name, "clsact"])
+    run([*enter, "rm", "-rf", "/sys/fs/bpf/twinbeat"])
+
+
+def mend() -> None:
+    """Everything plugged in and running again, after a figure that may have gone wrong."""
+    for node in plan.NODES:
+        with contextlib.suppress(LabError):
+            lab.heal(node)
+        with contextlib.suppress(LabError):
+            agents.cont(node)
+    if processes.RECORDS_DIR.exists():
+        for record in processes.RECORDS_DIR.iterdir():
+            kept = ("agent-", "worker-", "nginx-", "echo-")
+            if not record.name.startswith(kept):
+                processes.end(record.name)
+
+
+@contextlib.contextmanager
+def keepalived(options: plan.Options) -> Iterator[rivals.Keepalived]:
+    """keepalived on bare ground, a as master."""
+    bare(options)
+    with rivals.Keepalived() as rival:
+        yield rival
+
+
+# -------------------------------------------------------------------- watching gates ---------
+
+
+class GateWatch:
+    """A running tb-gates.  Use as a context, while both agents run or have run."""
+
+    def __init__(self, *, interval_us: int = 100, fifo: int = 0, name: str = GATES) -> None:
+        self._name = name
+        self.path = plan.RUN_DIR / f"{name}.txt"
+        self._options = ["--interval-us", str(interval_us), "--fifo", str(fifo)]
+
+    def __enter__(self) -> GateWatch:
+        command = [services.tool("tb-gates"), "--out", str(self.path), *self._options]
+        for node in plan.NODES:
+            command += ["--gate", f"{node}={gate_pin(node)}"]
+        self.path.unlink(missing_ok=True)
+        processes.log_file(self._name).unlink(missing_ok=True)
+        processes.spawn(self._name, plan.CLIENT_NS, command)
+        wait_for(self._ready, "tb-gates", timeout_s=5, interval_s=0.005)
+        return self
+
+    def _ready(self) -> bool:
+        if "ready" in processes.log_tail(self._name):
+            return True
+        if processes.pid_of(self._name) is None:
+            raise LabError(f"tb-gates ended: {processes.log_tail(self._name)}")
+        return False
+
+    def __exit__(self, *_: object) -> None:
+        processes.end(self._name)
+
+    def now(self) -> judge.Watch:
+        """What it has seen so far."""
+        return judge.read_watch(self.path.read_text() if self.path.exists() else "")
+
+    def wait_open(self, node: str, since_ns: int, *, timeout_s: float = 10.0) -> judge.Edge:
+        """Wait until a node's gate opens after a moment; returns that edge."""
+
+        def opened() -> judge.Edge | None:
+            for edge in self.now().edges:
+                if edge.node == node and edge.open and edge.at_ns >= since_ns:
+                    return edge
+            return None
+
+        return wait_for(opened, f"{node} opens its gate", timeout_s=timeout_s, interval_s=0.005)
+
+    def finish(self) -> judge.Watch:
+        """End it and read it."""
+        self.__exit__()
+        return self.now()
+
+
+def gate_pin(node: str) -> Path:
+    """The node's pinned gate, as this mount namespace reaches it."""
+    pid = processes.pid_of(agents.process_name(node))
+    if pid is None:
+        raise LabError(f"the agent of {node} does not run, so its pins can't be reached")
+    return Path(f"/proc/{pid}/root") / GATE_PIN
+
+
+# ------------------------------------------------------------------- what is whose -----------
+
+
+def owned(recording: capture.Recording, options: plan.Options) -> list[capture.Frame]:
+    """The nodes' frames in the name of a VIP or from a virtual MAC."""
+    vips = [*options.lan_vips(), *options.wan_vips()]
+    vmacs = [
+        plan.vmac(vrid, version=version)
+        for vrid in (plan.LAN_VRID, plan.WAN_VRID)
+        for version in (4, 6)
+    ]
+    return recording.by_owner(vips, vmacs)
+
+
+def histories() -> dict[str, list[dict[str, Any]]]:
+    """Both nodes' transitions."""
+    return {node: agents.history(node) for node in plan.NODES}
+
+
+def takeover_after(node: str, since_ns: int, *, timeout_s: float = 10.0) -> judge.Takeover:
+    """The first takeover by a node after a moment, as soon as its agent tells of it."""
+
+    def told() -> judge.Takeover | None:
+        found = judge.takeovers({node: agents.history(node)}, since_ns=since_ns)
+        return found[0] if found else None
+
+    return wait_for(told, f"{node} tells of its takeover", timeout_s=timeout_s, interval_s=0.05)
+
+
+def counters() -> dict[str, dict[str, Any]]:
+    """Both nodes' counters; LabError if one doesn't answer."""
+    found = {}
+    for node in plan.NODES:
+        said = wait_for(
+            lambda node=node: agents.counters(node), f"counters of {node}", timeout_s=30
+        )
+        found[node] = said
+    return found
+
+
+def suspicions() -> dict[str, int]:
+    """Both nodes' suspicions by outcome, added up."""
+    total: dict[str, int] = {}
+    for said in counters().values():
+        for outcome, count in said["suspicions"].items():
+            total[outcome] = total.get(outcome, 0) + count
+    return total
+
+
+@contextlib.contextmanager
+def ahead_of_the_crowd() -> Iterator[None]:
+    """The bench itself in front of busy processes, so that it can act while they run.
+
+    Nothing may be started inside but what is meant to run in front as well: priorities are
+    inherited.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, -15)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+def engine_priority(node: str) -> int:
+    """The highest real-time priority among the threads of the node's agent; 0 = none has one."""
+    pid = processes.pid_of(agents.process_name(node))
+    highest = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        highest = max(highest, int(fields[37]))
+    return highest
+
+
+def cut_silently(node: str) -> tuple[int, int]:
+    """Let a node die silently; the moments just before and just after."""
+    with cutter.CutWord(node) as word:
+        before = agents.boot_ns()
+        word.store(cutter.ALL_BITS)
+        return before, agents.boot_ns()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was seen, turned into numbers.  Pure: no lab, no clock, no file.
+
+Its material is what can be seen from outside: the client's record, captures on the switches, the
+edges of both gates as tb-gates noted them.  What the agents say of themselves (their transitions)
+is used only where a figure asks for it: the moment of a verdict, the reason of a step down.
+
+All moments are CLOCK_BOOTTIME nanoseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twinlab.capture import Frame
+from twinlab.probe import Record
+
+# ------------------------------------------------------------------------- takeovers ---------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """A node became primary, as it says itself."""
+
+    node: str
+    term: int
+    reason: str
+    verdict_ns: int | None
+    gate_ns: int
+    """When its gate opened; the transition's own moment where the timeline has none."""
+
+
+def takeovers(
+    histories: Mapping[str, Iterable[Mapping[str, Any]]],
+    *,
+    since_ns: int = 0,
+    until_ns: int | None = None,
+) -> list[Takeover]:
+    """All transitions to primary of all nodes within a time, in order."""
+    found = []
+    for node, transitions in histories.items():
+        for transition in transitions:
+            if transition["to_role"] != "primary":
+                continue
+            timeline = transition.get("timeline") or {}
+            at_ns = timeline.get("gate_ns") or transition["at_ns"]
+            if at_ns < since_ns or (until_ns is not None and at_ns > until_ns):
+                continue
+            found.append(
+                Takeover(
+                    node=node,
+                    term=transition["term"],
+                    reason=transition["reason"],
+                    verdict_ns=timeline.get("verdict_ns"),
+                    gate_ns=at_ns,
+                )
+            )
+    return sorted(found, key=lambda takeover: takeover.gate_ns)
+
+
+# -------------------------------------------------------------- the gates from outside -------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """A gate opened or shut."""
+
+    at_ns: int
+    node: str
+    open: bool
+    term: int
+    fence_below: int
+    open_until_ns: int
+    why: str
+    """Of a shut gate: lease, fence, contest, term (the engine shut it itself); `-` of an open
+    one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What tb-gates saw."""
+
+    edges: tuple[Edge, ...]
+    samples: int = 0
+    both_open: int = 0
+    """Samples in which both gates were open."""
+    both_longest_ns: int = 0
+    pause_longest_ns: int = 0
+    """The longest time in which it did not look: what it could have missed."""
+
+
+def read_watch(text: str) -> Watch:
+    """Parse the output of tb-gates; one that still runs has no summary yet."""
+    edges = []
+    summary: dict[str, int] = {}
+    for line in text.splitlines():
+        if line.startswith("{"):
+            summary = json.loads(line)
+            continue
+        words = line.split()
+        if len(words) != 7:
+            continue  # The last line of one that still runs.
+        at, node, state, term, fence, until, why = words
+        edges.append(
+            Edge(
+                at_ns=int(at),
+                node=node,
+                open=state == "open",
+                term=int(term),
+                fence_below=int(fence),
+                open_until_ns=int(until),
+                why=why,
+            )
+        )
+    return Watch(
+        edges=tuple(edges),
+        samples=summary.get("samples", 0),
+        both_open=summary.get("both_open", 0),
+        both_longest_ns=summary.get("both_longest_ns", 0),
+        pause_longest_ns=summary.get("pause_longest_ns", 0),
+    )
+
+
+class Kind(enum.Enum):
+    """What a takeover was that nobody had caused."""
+
+    FALSE = "false"
+    """The primary's gate was open: the claim fenced it."""
+    LAPSE = "lapse"
+    """The primary's lease had really run out."""
+    RESIGNED = "resigned"
+    """The primary had shut its gate itself (a void order, a lost gate program)."""
+
+
+def kind_of(takeover_ns: int, taker: str, edges: Sequence[Edge]) -> Kind:
+    """Why the gate of the other node was shut when one node took over.
+
+    The edge asked is the other gate's last shutting before the taker's gate opened; a gate that was
+    never seen to shut was open.
+    """
+    shut: Edge | None = None
+    for edge in edges:
+        if edge.node == taker:
+            continue
+        if edge.at_ns <= takeover_ns:
+            shut = edge
+        elif shut is not None and shut.open and edge.why == "lease":
+            # Read a moment before the taker's gate, and shut in between: its end is known exactly.
+            shut = edge if edge.open_until_ns <= takeover_ns else shut
+            break
+        else:
+            break
+    if shut is None or shut.open:
+        return Kind.FALSE
+    match shut.why:
+        case "lease":
+            return Kind.LAPSE
+        case "term":
+            return Kind.RESIGNED
+        case _:
+            return Kind.FALSE
+
+
+def unprovoked(
+    edges: Sequence[Edge], provoked: Sequence[tuple[int, int]], *, since_ns: int, until_ns: int
+) -> list[tuple[Edge, Kind]]:
+    """The takeovers within a time that fall into none of the times in which one was provoked.
+
+    A takeover is a gate that opens while the other node's was the last to be open: a node that
+    opens its own gate again (a lapse it recovered from) took nothing over.
+    """
+    found = []
+    owner: str | None = None
+    for edge in edges:
+        if not edge.open:
+            continue
+        moved = owner is not None and edge.node != owner
+        owner = edge.node
+        if not moved or not since_ns <= edge.at_ns <= until_ns:
+            continue
+        if any(begin <= edge.at_ns <= end for begin, end in provoked):
+            continue
+        found.append((edge, kind_of(edge.at_ns, edge.node, edges)))
+    return found
+
+
+# -------------------------------------------------------------------------- overlaps ---------
+
+
+def owner_changes(frames: Sequence[Frame]) -> list[tuple[int, str]]:
+    """Who spoke for the VIPs, from when: each change of the speaking port."""
+    changes: list[tuple[int, str]] = []
+    for frame in frames:
+        if not changes or changes[-1][1] != frame.port:
+            changes.append((frame.at_ns, frame.port))
+    return changes
+
+
+def overlap(frames: Sequence[Frame], reigns: Sequence[Takeover]) -> list[Frame]:
+    """Frames for a VIP from an owner whose successor had already spoken.
+
+    frames: the nodes' frames in the name of a VIP, in the order of time, on all networks.  Counted
+    is each frame of another node between a new owner's first frame since it took over and the next
+    takeover.
+    """
+    found: list[Frame] = []
+    for number, reign in enumerate(reigns):
+        end = reigns[number + 1].gate_ns if number + 1 < len(reigns) else None
+        first: int | None = None
+        for frame in frames:
+            if frame.at_ns < reign.gate_ns or (end is not None and frame.at_ns >= end):
+                continue
+            if frame.port == reign.node:
+                first = frame.at_ns if first is None else first
+            elif first is not None and frame.at_ns > first:
+                found.append(frame)
+    return found
+
+
+def first_frame_ns(frames: Iterable[Frame], node: str, since_ns: int) -> int | None:
+    """When a node first spoke for a VIP since a moment."""
+    return next(
+        (frame.at_ns for frame in frames if frame.port == node and frame.at_ns >= since_ns), None
+    )
+
+
+# ------------------------------------------------------------------ the client's view --------
+
+
+def served_after(record: Record, since_ns: int, *, within_ns: int) -> tuple[int | None, int]:
+    """When service was whole again after a moment, and how many probes were lost from there on.
+
+    The first number is how long after the moment the last interruption ended that began before the
+    moment or within `within_ns` of it; 0 = there was none, None = it never ended.
+    """
+    whole = 0
+    for outage in record.outages():
+        if outage.first_good_ns is not None and outage.first_good_ns <= since_ns:
+            continue
+        if outage.first_lost_sent_ns > since_ns + within_ns:
+            continue
+        if outage.first_good_ns is None:
+            return None, _lost_since(record, since_ns, within_ns)
+        whole = max(whole, outage.first_good_ns - since_ns)
+    return whole, _lost_since(record, since_ns, within_ns)
+
+
+def _lost_since(record: Record, since_ns: int, within_ns: int) -> int:
+    count = record.judged()
+    return sum(
+        1
+        for sent, answered in zip(record.sent_ns[:count], record.answered_ns[:count], strict=True)
+        if not answered and since_ns <= sent <= since_ns + within_ns
+    )
+
+
+def losers_last_frame_ns(frames: Sequence[Frame], since_ns: int, winner: str) -> int:
+    """How long after a moment a node other than the winner last spoke for a VIP; 0 = not at all."""
+    last = max(
+        (frame.at_ns for frame in frames if frame.port != winner and frame.at_ns >= since_ns),
+        default=since_ns,
+    )
+    return last - since_ns
+
+
+# -------------------------------------------------------------------------- counters ---------
+
+ACCEPTED = ("hello", "probe", "answer", "control")
+REFUSED = (
+    *("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay", "stranger"),
+    *("window", "link"),
+)
+"""Reasons of the kernel program that refuse a heartbeat (ebpf/tb_abi.h)."""
+
+
+def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """By how much each counter grew; counters that began in between count from zero."""
+    return {name: value - before.get(name, 0) for name, value in after.items()}
+
+
+def refused(counters: Mapping[str, int]) -> int:
+    """How many heartbeats the kernel refused."""
+    return sum(counters.get(name, 0) for name in REFUSED)
+
+
+def per_minute(count: float, seconds: float) -> float:
+    """A rate; 0 of no time."""
+    return 60 * count / seconds if seconds > 0 else 0.0

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a busy machine make the pair lie?  Failovers nobody caused, while 64 processes burn
+processor time.
+
+False is a verdict of DEAD on a peer whose kernel ran, or a takeover while the primary's gate was
+open.  A takeover after the primary's lease had really run out is none: such lapses are counted
+apart, and the primary's own lateness is their witness.  In between the primary really dies a few
+times, at random moments: a detector that never cries wolf has to bite all the same.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from twinlab import agents, lab, plan, probe, processes, services
+from twinlab.shell import LabError
+
+from twinbench import figures, ground, judge
+from twinbench.effort import Effort
+from twinbench.figures import Figure
+from twinbench.measures_agent import BALANCED
+from twinbench.measures_death import FAST, MS
+
+DETECTED_WITHIN_S = 10.0
+FIT_AFTER_DEATH_S = 120.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """What happened in one stretch of load."""
+
+    quiet_s: float = 0.0
+    """Time in which nobody was dead."""
+    verdicts_dead: int = 0
+    """Of them in that time."""
+    suspicions: dict[str, int] = field(default_factory=dict)
+    """In that time, by outcome."""
+    late_ticks: int = 0
+    undetected: list[int] = field(default_factory=list)
+    outages_ms: list[float] = field(default_factory=list)
+    provoked: list[tuple[int, int]] = field(default_factory=list)
+
+
+def fast(effort: Effort) -> list[Figure]:
+    """Ten minutes in fast."""
+    return _under_load(effort, FAST)
+
+
+def balanced(effort: Effort) -> list[Figure]:
+    """Ten minutes in balanced."""
+    return _under_load(effort, BALANCED)
+
+
+def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
+    ground.twinbeat(options)
+    seconds = int(effort.load_s)
+    names = [f"bench-busy-{number}" for number in range(effort.load_processes)]
+    command = [services.tool("tb-hog"), "--seconds", str(min(900, 2 * seconds + 60))]
+    try:
+        for name in names:
+            processes.spawn(name, plan.CLIENT_NS, command)
+        with (
+            ground.GateWatch(fifo=5) as gates,
+            probe.Probe(interval_us=500, fifo=20) as client,
+            ground.ahead_of_the_crowd(),
+        ):
+            client.wait_served()
+            began = agents.boot_ns()
+            seen = _watch(effort, gates, client, began)
+            ended = agents.boot_ns()
+            busy = sum(1 for name in names if processes.pid_of(name) is not None)
+            watch = gates.finish()
+    finally:
+        for name in names:
+            processes.end(name)
+    if busy < len(names):
+        raise LabError(f"only {busy} of {len(names)} busy processes ran to the end")
+    agents.wait_fit(timeout_s=FIT_AFTER_DEATH_S)
+    return _figures(options.profile, seen, watch, began, ended)
+
+
+def _watch(effort: Effort, gates: ground.GateWatch, client: probe.Probe, began: int) -> Seen:
+    """Stretches of quiet, each ended by a death at a random moment, and a quiet one at the end."""
+    seen = Seen()
+    share = effort.load_s / (effort.load_deaths + 1)
+    for _ in range(effort.load_deaths):
+        _quiet(seen, client, share * random.uniform(0.3, 1.0))
+        _death(seen, gates, client)
+    # The deaths' own time doesn't count: quiet is watched for as long as the bar asks for.
+    _quiet(seen, client, max(1.0, effort.load_s - seen.quiet_s))
+    return seen
+
+
+def _quiet(seen: Seen, client: probe.Probe, seconds: float) -> None:
+    before, started = ground.counters(), agents.boot_ns()
+    client.wait_for_time(seconds)
+    ended = agents.boot_ns()
+    after = ground.counters()
+    seen.quiet_s += (ended - started) / 1e9
+    for node in plan.NODES:
+        grown = judge.grown(before[node]["suspicions"], after[node]["suspicions"])
+        for outcome, count in grown.items():
+            seen.suspicions[outcome] = seen.suspicions.get(outcome, 0) + count
+        seen.late_ticks += after[node]["late_ticks"] - before[node]["late_ticks"]
+        seen.verdicts_dead += grown.get("dead", 0)
+
+
+def _death(seen: Seen, gates: ground.GateWatch, client: probe.Probe) -> None:
+    """The primary dies; noticed if the other node's gate opens and the client is served."""
+    serving = agents.wait_fit(timeout_s=FIT_AFTER_DEATH_S)
+    before, _ = ground.cut_silently(serving)
+    try:
+        gates.wait_open(plan.peer(serving), before, timeout_s=DETECTED_WITHIN_S)
+        client.wait_served(since_ns=before, timeout_s=DETECTED_WITHIN_S)
+        seen.undetected.append(0)
+    except LabError:
+        seen.undetected.append(1)
+    outage = client.record().outage_around(before)
+    if outage is not None and outage.duration_ns is not None:
+        seen.outages_ms.append(outage.duration_ns / MS)
+    lab.heal(serving)
+    agents.wait_fit(timeout_s=FIT_AFTER_DEATH_S)
+    seen.provoked.append((before, agents.boot_ns()))
+    ground.say(
+        f"  death of {serving}: "
+        + (f"{seen.outages_ms[-1]:.1f} ms" if not seen.undetected[-1] else "not noticed")
+    )
+
+
+def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: int) -> list[Figure]:
+    moved = judge.unprovoked(watch.edges, seen.provoked, since_ns=began, until_ns=ended)
+    kinds = [kind for _, kind in moved]
+    # A false verdict that led to a takeover is one false failover, not two.
+    false = max(seen.verdicts_dead, kinds.count(judge.Kind.FALSE))
+    raised = sum(seen.suspicions.values())
+    by_kernel = seen.suspicions.get("stalled", 0)
+    reasons = _steps_down(began, ended, seen.provoked)
+    details: dict[str, Any] = {
+        "suspicions": seen.suspicions,
+        "cleared_by_the_peers_kernel": by_kernel,
+        "verdicts_dead": seen.verdicts_dead,
+        "takeovers_by_kind": {kind.value: kinds.count(kind) for kind in judge.Kind},
+        "late_ticks": seen.late_ticks,
+        "primaries_stepped_down": reasons,
+        "gates_both_open_ns": watch.both_longest_ns,
+        "gates_unwatched_ns": watch.pause_longest_ns,
+        "outages_of_real_deaths_ms": [round(outage, 2) for outage in seen.outages_ms],
+    }
+    note = f"{raised} suspicions, {by_kernel} of them cleared by the peer's kernel"
+    minutes = seen.quiet_s / 60
+    lapses = kinds.count(judge.Kind.LAPSE) + kinds.count(judge.Kind.RESIGNED)
+    return [
+        figures.measured(
+            f"false_failovers_{profile}", [false], seconds=seen.quiet_s, note=note, details=details
+        ),
+        figures.measured(f"undetected_deaths_{profile}", seen.undetected),
+        figures.measured(
+            f"lapses_{profile}",
+            [lapses],
+            seconds=seen.quiet_s,
+            note=f"primaries that stepped down, as they say: {reasons or 'none'}",
+        ),
+        figures.measured(
+            f"suspicions_{profile}",
+            [raised / minutes if minutes else 0.0],
+            seconds=seen.quiet_s,
+            note=note,
+        ),
+    ]
+
+
+def _steps_down(began: int, ended: int, provoked: list[tuple[int, int]]) -> dict[str, int]:
+    """Why primaries stepped down in the quiet, by their own account."""
+    reasons: dict[str, int] = {}
+    for node in plan.NODES:
+        for transition in agents.history(node):
+            at = transition["at_ns"]
+            quiet = began <= at <= ended and not any(b <= at <= e for b, e in provoked)
+            if quiet and transition["from_role"] == "primary":
+                code = str(transition["reason"])
+                reasons[code] = reasons.get(code, 0) + 1
+    return reasons

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every link cut for two seconds, then healed: who serves, how soon, and do two ever serve at once?
+
+With all links cut nobody can tell death from partition, so both nodes open their gates.  What
+counts is the end of it: from the first frame that gets through, how long until the client is
+served, and how long does the loser go on.  The primary and the secondary are cut off in turn, since
+the two heal differently: the client is with the node that was not cut off, and that one stays in
+one case and has to yield in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twinlab import agents, capture, cutter, lab, plan, probe
+from twinlab.shell import LabError
+
+from twinbench import figures, ground, judge
+from twinbench.effort import Effort
+from twinbench.figures import Figure
+from twinbench.measures_death import FAST, MS, US
+
+CUT_S = 2.0
+WATCHED_S = 1.5
+"""After the heal.  Whoever is not served by then is counted with this time."""
+
+HEARTBEATS = {plan.HEARTBEAT_PORT}
+VRRP_PROTOCOL = 112
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healed:
+    """One partition and its end."""
+
+    cut: str
+    served_ns: int | None
+    lost: int
+    overlap_ns: int
+    winner: str | None
+    capture_lost: int
+
+
+def _one(node: str) -> Healed:
+    """Cut a node off, heal it after a while, and look at what follows."""
+    with probe.Probe(interval_us=200) as running:
+        running.wait_served()
+        running.wait_for_time(0.2)
+        with cutter.CutWord(node) as word:
+            word.store(cutter.ALL_BITS)
+            running.wait_for_time(CUT_S)
+            with capture.Capture(links=("lan0", "ha0"), heartbeats=True) as recorder:
+                before = agents.boot_ns()
+                word.store(0)
+                running.wait_for_time(WATCHED_S)
+                recording = recorder.finish()
+        record = running.finish()
+    through = first_through_ns(recording.frames, node, before)
+    if through is None:
+        raise LabError(f"nothing came from {node} after it was healed")
+    frames = [frame for frame in ground.owned(recording, FAST) if not is_between_nodes(frame)]
+    served, lost = judge.served_after(record, through, within_ns=int((WATCHED_S - 0.1) * 1e9))
+    since = [frame for frame in frames if frame.at_ns >= through]
+    winner = since[-1].port if since else None
+    return Healed(
+        cut=node,
+        served_ns=served,
+        lost=lost,
+        overlap_ns=judge.losers_last_frame_ns(since, through, winner) if winner else 0,
+        winner=winner,
+        capture_lost=recording.lost,
+    )
+
+
+def is_between_nodes(frame: capture.Frame) -> bool:
+    """Whether a frame is the protocol's own (VRRP bears the virtual MAC and is no service)."""
+    data = frame.data
+    return data[12:14] == b"\x08\x00" and (
+        data[23] == VRRP_PROTOCOL
+        or (data[23] == 17 and int.from_bytes(data[36:38], "big") in HEARTBEATS)
+    )
+
+
+def first_through_ns(frames: Sequence[capture.Frame], healed: str, since_ns: int) -> int | None:
+    """When the first frame got through after a heal, to the healed node or from it.
+
+    What the other node sends gets through as soon as the cut is lifted, so its next frame counts as
+    well; the moment before the store is early by less than the store takes.
+    """
+    return next(
+        (
+            frame.at_ns
+            for frame in frames
+            if frame.at_ns >= since_ns and (frame.port == healed or is_between_nodes(frame))
+        ),
+        None,
+    )
+
+
+def partition(effort: Effort) -> list[Figure]:
+    """Twinbeat, then keepalived, each cut in two as often."""
+    serving = ground.twinbeat(FAST)
+    ours: list[Healed] = []
+    problems: list[str] = []
+    for number in range(effort.partitions):
+        node = serving if number % 2 == 0 else plan.peer(serving)
+        kind = "primary" if node == serving else "secondary"
+        ours.append(_one(node))
+        served = ours[-1].served_ns
+        ground.say(
+            f"  {kind} {node} cut: served after "
+            f"{'never' if served is None else f'{served / MS:.2f} ms'}, "
+            f"lost {ours[-1].lost}, overlap {ours[-1].overlap_ns / US:.0f} us"
+        )
+        serving = agents.wait_fit()
+    bound_us = _overlap_bound_us(serving)
+    theirs: list[Healed] = []
+    ground.end_twinbeat()
+    try:
+        with ground.keepalived(FAST) as rival:
+            for number in range(effort.partitions):
+                theirs.append(_one(plan.NODES[number % 2]))
+                served = theirs[-1].served_ns
+                ground.say(
+                    "  keepalived: served after "
+                    + ("never" if served is None else f"{served / MS:.2f} ms")
+                )
+                lab.heal(theirs[-1].cut)
+                rival.wait_master("a")
+    except LabError as error:
+        problems.append(str(error))
+    return _figures(ours, theirs, bound_us, problems)
+
+
+def _overlap_bound_us(node: str) -> float:
+    """One hello and one round trip."""
+    said = agents.show(node)
+    if said is None:
+        raise LabError(f"{node} does not say which timers are in force")
+    return float(said["timers"]["hello_us"]) + (said["peer"]["round_trip_ns"] or 0) / US
+
+
+def _served_ms(healed: Healed) -> float:
+    return WATCHED_S * 1e3 if healed.served_ns is None else healed.served_ns / MS
+
+
+def _figures(
+    ours: list[Healed], theirs: list[Healed], bound_us: float, problems: list[str]
+) -> list[Figure]:
+    details: dict[str, Any] = {
+        "cut": [healed.cut for healed in ours],
+        "winner": [healed.winner for healed in ours],
+        "frames_lost_by_capture": sum(healed.capture_lost for healed in ours),
+    }
+    rival_note = f"{sum(1 for healed in theirs if healed.served_ns is None)} of {len(theirs)} "
+    rival_note += f"runs not served again within {WATCHED_S} s"
+    return [
+        figures.measured("partition_served", [_served_ms(run) for run in ours], details=details),
+        figures.measured("partition_lost", [run.lost for run in ours]),
+        figures.measured(
+            "partition_overlap", [run.overlap_ns / US for run in ours], bar=round(bound_us, 1)
+        ),
+        figures.measured(
+            "keepalived_partition_served",
+            [_served_ms(run) for run in theirs],
+            note="; ".join([rival_note, *problems]),
+        ),
+    ]
