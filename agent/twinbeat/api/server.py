@@ -73,6 +73,8 @@ class Server:
         self._in_flight = 0
         self._runners: list[web.AppRunner] = []
         self._path = ""
+        self.tcp_port = 0
+        """The port of the TCP listener, where the host chose it."""
         self.busy_total = 0
         """Requests turned away because too many were under way."""
 
@@ -92,6 +94,7 @@ class Server:
         """Answer health checks and scrapes, and nothing else. Raises OSError."""
         runner = await self._runner(self._application(full=False))
         await web.TCPSite(runner, host, port, backlog=32).start()
+        self.tcp_port = int(runner.addresses[0][1])
 
     async def close(self) -> None:
         """Stop answering. Commands under way go on."""

@@ -300,13 +300,14 @@ def _once(links: tuple[LinkSection, ...], findings: Findings) -> None:
         seen: dict[tuple[object, ...], int] = {}
         for number, link in enumerate(links):
             value = tuple(getattr(link, key) for key in keys)
-            if value in seen:
+            first = seen.setdefault(value, number)
+            named_after = what == "name" and links[first].interface == link.interface == link.name
+            if first != number and not named_after:
                 findings.add(
                     f"link[{number}].{what}",
                     getattr(link, what),
-                    f"is that of link[{seen[value]}] already.",
+                    f"is that of link[{first}] already.",
                 )
-            seen.setdefault(value, number)
     interfaces = {link.interface for link in links}
     if len(links) > 1 and len(interfaces) == 1:
         findings.warn(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from twinbeat.api.schema import Role, Severity, Status, Warn, Watch
-from twinbeat.api.text import age, length
+from twinbeat.api.text import age, length, moment
 
 FEW_TERMS = 16
 """So few terms left in the block are worth a warning: each claim uses one."""
@@ -18,6 +18,10 @@ FEW_TERMS = 16
 
 def finish(status: Status) -> Status:
     """The same status with its warnings and its sentence. Warnings it had already stay first."""
+    pause = status.pause
+    if pause is not None and pause.until_ns is not None:
+        expires = moment(pause.until_ns + status.realtime_offset_ns)
+        status = replace(status, pause=replace(pause, expires=expires))
     known = {warning.code for warning in status.warnings}
     added = [warning for warning in _warnings(status) if warning.code not in known]
     finished = replace(status, warnings=[*status.warnings, *added])

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small agent in memory behind the real server on a real socket, for tests of API and CLI."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from msgspec.structs import replace
+
+from twinbeat.api import schema
+from twinbeat.api.events import EventHub
+from twinbeat.api.server import Server
+from twinbeat.api.text import boot_ns, moment
+from twinbeat.observe.metrics import exposition
+from twinbeat.observe.status import finish
+
+SECOND = 1_000_000_000
+
+
+def status(**changes: Any) -> schema.Status:
+    """A primary with everything in order; keyword arguments replace parts of it."""
+    now = changes.pop("now_ns", 1_000_000 * SECOND)
+    offset = 1_700_000_000 * SECOND
+    facts: dict[str, Any] = {
+        "time": moment(now + offset),
+        "now_ns": now,
+        "realtime_offset_ns": offset,
+        "pair": 7,
+        "node": node(now_ns=now),
+        "gate": schema.Gate(
+            attached=True,
+            open=True,
+            term=4,
+            open_until_ns=now + 9_000_000,
+            left_ns=9_000_000,
+            attested_left_ns=400_000_000,
+        ),
+        "peer": peer(),
+        "links": [link("ha0", 0, direct=True), link("lan0", 1)],
+        "vrids": [
+            schema.Vrid(
+                id=51,
+                interface="lan0",
+                vmac="00:00:5e:00:01:33",
+                state="serving",
+                carrier=True,
+                vips_total=2,
+                vips=["192.0.2.10", "2001:db8::10"],
+            )
+        ],
+        "timers": schema.Timers(
+            profile="fast",
+            hello_us=200,
+            dead_us=600,
+            verify_us=400,
+            stall_us=2000,
+            lease_us=10000,
+            attest_ms=500,
+            boot_wait_ms=2000,
+        ),
+        "configuration": schema.Configuration(path="/etc/twinbeat/twinbeat.toml", loaded="now"),
+        "process": schema.Process(
+            version="0.1.0",
+            pid=42,
+            started=moment(now + offset - 86400 * SECOND),
+            started_ns=now - 86400 * SECOND,
+            realtime=True,
+            rss_bytes=30_000_000,
+        ),
+    }
+    return schema.Status(**(facts | changes))
+
+
+def node(**changes: Any) -> schema.Node:
+    now = changes.pop("now_ns", 1_000_000 * SECOND)
+    facts: dict[str, Any] = {
+        "name": "a",
+        "index": 0,
+        "role": schema.Role.PRIMARY,
+        "role_since_ns": now - (12 * 86400 + 3 * 3600) * SECOND,
+        "role_since": "2023-11-02T22:13:20Z",
+        "admin": schema.Admin.ENABLED,
+        "health": 1000,
+        "fit": True,
+        "term": 4,
+        "term_highest": 4,
+    }
+    return schema.Node(**(facts | changes))
+
+
+def peer(**changes: Any) -> schema.Peer:
+    facts: dict[str, Any] = {
+        "name": "b",
+        "watch": schema.Watch.ALIVE,
+        "role": schema.Role.SECONDARY,
+        "admin": schema.Admin.ENABLED,
+        "heard_ns": 999_999_999_900_000,
+        "age_ns": 100_000,
+        "health": 1000,
+        "fit": True,
+        "hears_us": True,
+        "round_trip_ns": 52_000,
+    }
+    return schema.Peer(**(facts | changes))
+
+
+def link(name: str, index: int, **changes: Any) -> schema.Link:
+    facts: dict[str, Any] = {
+        "name": name,
+        "interface": name,
+        "index": index,
+        "carrier": True,
+        "up": True,
+        "two_way": True,
+        "age_ns": 100_000,
+    }
+    return schema.Link(**(facts | changes))
+
+
+def transition(**changes: Any) -> schema.Transition:
+    """A takeover as it is measured: every moment known."""
+    begin = 5_000 * SECOND
+    facts: dict[str, Any] = {
+        "number": 1,
+        "time": "2026-11-23T03:12:01.000000Z",
+        "at_ns": begin + 1_050_000,
+        "realtime_offset_ns": 1_700_000_000 * SECOND,
+        "boot": "0f6c",
+        "from_role": schema.Role.SECONDARY,
+        "to_role": schema.Role.PRIMARY,
+        "reason": "peer_dead",
+        "sentence": "b fell silent, and its kernel answered none of 9 probes",
+        "term": 4,
+        "timeline": schema.Timeline(
+            last_heard_ns=begin,
+            suspect_ns=begin + 600_000,
+            verdict_ns=begin + 1_000_000,
+            claim_ns=begin + 1_002_000,
+            gate_ns=begin + 1_004_000,
+            announced_ns=begin + 1_030_000,
+        ),
+    }
+    return schema.with_durations(schema.Transition(**(facts | changes)))
+
+
+def counters(**changes: Any) -> schema.Counters:
+    facts: dict[str, Any] = {
+        "time": "2026-11-23T03:12:01Z",
+        "now_ns": 10 * SECOND,
+        "reasons": {"hello": 100, "auth": 3, "in_open": 50, "in_vip": 2},
+        "links": [
+            schema.LinkCounters(
+                name="ha0", sent=100, received=99, missed=1, gaps=histogram({8: 98})
+            ),
+            schema.LinkCounters(name="lan0", sent=100, received=100),
+        ],
+        "suspicions": {"cleared": 2, "dead": 1},
+        "announcements": {"ipv4": 7, "ipv6": 7},
+        "transitions": [
+            schema.TransitionCount(
+                from_role=schema.Role.SECONDARY,
+                to_role=schema.Role.PRIMARY,
+                reason="peer_dead",
+                count=1,
+            )
+        ],
+        "claims_refused": {"no_control": 1},
+        "effect_failures": {"install_routes": 2},
+        "histograms": {
+            name: histogram({3: 5}, sum_ns=25_000)
+            for name in ("send_lateness", "round_trip", "silence", "loop_lag")
+        },
+        "phases": {"total": histogram({11: 1}, sum_ns=1_030_000)},
+    }
+    return schema.Counters(**(facts | changes))
+
+
+def histogram(buckets: dict[int, int], sum_ns: int | None = None) -> schema.Histogram:
+    counts = [buckets.get(number, 0) for number in range(schema.HISTOGRAM_BUCKETS)]
+    return schema.Histogram(counts=counts, sum_ns=sum_ns)
+
+
+class MemoryAgent:
+    """Implements `twinbeat.api.agent.Agent`: obeys, remembers, and refuses when told to."""
+
+    def __init__(self) -> None:
+        self.events = EventHub()
+        self.state = status()
+        self.past = [transition(number=1), transition(number=2)]
+        self.answer: schema.Refusal | schema.Outcome | None = None
+        """What every command gets instead of being obeyed."""
+        self.commands: list[tuple[schema.Command, schema.Caller]] = []
+        self.hold: asyncio.Event | None = None
+        """Commands wait for it before they take effect."""
+        self.finished = 0
+
+    def status(self) -> schema.Status:
+        return finish(self.state)
+
+    def counters(self) -> schema.Counters:
+        return counters(now_ns=boot_ns())
+
+    def history(self, limit: int) -> list[schema.Transition]:
+        return self.past[-limit:]
+
+    async def command(
+        self, command: schema.Command, caller: schema.Caller
+    ) -> schema.Outcome | schema.Refusal:
+        self.commands.append((command, caller))
+        if self.hold is not None:
+            await self.hold.wait()
+        self.finished += 1
+        if self.answer is not None:
+            return self.answer
+        match command:
+            case schema.PauseFor(for_s=seconds):
+                until = None if seconds is None else self.state.now_ns + seconds * SECOND
+                pause = schema.Pause(
+                    reason=command.reason, since_ns=self.state.now_ns, until_ns=until
+                )
+                self.state = replace(self.state, pause=pause)
+            case schema.Resume():
+                self.state = replace(self.state, pause=None)
+            case schema.SetAdmin(admin=admin):
+                self.state = replace(self.state, node=replace(self.state.node, admin=admin))
+        return schema.Outcome(
+            operation=command.request_id,
+            state=schema.OutcomeState.DONE,
+            code="done",
+            sentence="done",
+        )
+
+    def happen(self, number: int, event: str = "suspect") -> None:
+        """Publish an event."""
+        self.events.publish(
+            schema.Event(
+                number=number, time="2026-11-23T03:12:01Z", at_ns=number, event=event, reason="x"
+            )
+        )
+
+
+class Served:
+    """A MemoryAgent behind a real server in a thread of its own; use as a context."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "control.sock")
+        self.agent = MemoryAgent()
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.run(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Any) -> Any:
+        """Run a coroutine in the agent's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the agent's loop."""
+
+        async def work() -> Any:
+            return function()
+
+        return self.run(work())
+
+    async def _start(self) -> None:
+        self._server = Server(self.agent, exposition(self.agent.status, self.agent.counters))
+        await self._server.listen_unix(self.path)
+        await self._server.listen_tcp("127.0.0.1", 0)
+        self.port = self._server.tcp_port
