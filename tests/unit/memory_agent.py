@@ -29,14 +29,7 @@ def status(**changes: Any) -> schema.Status:
         "realtime_offset_ns": offset,
         "pair": 7,
         "node": node(now_ns=now),
-        "gate": schema.Gate(
-            attached=True,
-            open=True,
-            term=4,
-            open_until_ns=now + 9_000_000,
-            left_ns=9_000_000,
-            attested_left_ns=400_000_000,
-        ),
+        "gate": gate_of(now_ns=now),
         "peer": peer(),
         "links": [link("ha0", 0, direct=True), link("lan0", 1)],
         "vrids": [
@@ -88,6 +81,19 @@ def node(**changes: Any) -> schema.Node:
         "term_highest": 4,
     }
     return schema.Node(**(facts | changes))
+
+
+def gate_of(**changes: Any) -> schema.Gate:
+    now = changes.pop("now_ns", 1_000_000 * SECOND)
+    facts: dict[str, Any] = {
+        "attached": True,
+        "open": True,
+        "term": 4,
+        "open_until_ns": now + 9_000_000,
+        "left_ns": 9_000_000,
+        "attested_left_ns": 400_000_000,
+    }
+    return schema.Gate(**(facts | changes))
 
 
 def peer(**changes: Any) -> schema.Peer:

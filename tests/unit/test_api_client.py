@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client tells apart what was never asked from what was asked and never answered."""
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from twinbeat.api.client import (
+    Client,
+    ClientError,
+    ForbiddenError,
+    UnknownOutcomeError,
+    UnreachableError,
+)
+
+
+@contextmanager
+def listener(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Something that listens and does `answer` with the first connection."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield str(path)
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def until_closed(connection: socket.socket) -> None:
+    while connection.recv(4096):
+        pass
+
+
+def hang_up(connection: socket.socket) -> None:
+    connection.recv(4096)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="No such file"):
+        Client(str(tmp_path / "none")).get("/")
+
+
+def test_nobody_listens_any_more(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "s"))
+    with pytest.raises(UnreachableError, match="refused"):
+        Client(str(tmp_path / "s")).get("/")
+
+
+def test_a_silent_agent_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    with (
+        listener(tmp_path / "s", until_closed) as path,
+        pytest.raises(UnknownOutcomeError, match=r"0\.05 s"),
+    ):
+        Client(path, timeout_s=0.05).post("/v1/yield", b"{}")
+
+
+def test_an_agent_that_dies_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    with listener(tmp_path / "s", hang_up) as path, pytest.raises(UnknownOutcomeError):
+        Client(path).post("/v1/yield", b"{}")
+
+
+def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def dribble(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+        while not over.wait(0.02):
+            connection.sendall(b"x")
+
+    with listener(tmp_path / "s", dribble) as path:
+        with pytest.raises(UnknownOutcomeError):
+            Client(path, timeout_s=0.2).get("/")
+        over.set()
+
+
+def test_what_is_no_agent_is_told(tmp_path: Path) -> None:
+    def other(connection: socket.socket) -> None:
+        connection.sendall(b"SSH-2.0-x\r\n\r\n")
+
+    with (
+        listener(tmp_path / "s", other) as path,
+        pytest.raises(ClientError, match="is no agent"),
+    ):
+        Client(path).get("/")
+
+
+def test_an_answer_comes_whole(tmp_path: Path) -> None:
+    body = os.urandom(300_000)
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.0 418 teapot\r\nX: y\r\n\r\n" + body)
+
+    with listener(tmp_path / "s", answer) as path:
+        response = Client(path).get("/")
+    assert (response.status, response.body) == (418, body)
+
+
+@pytest.mark.privileged
+def test_a_user_without_the_right_is_told() -> None:
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listening:
+        path = f"{directory}/s"
+        os.chmod(directory, 0o755)
+        listening.bind(path)
+        listening.listen()
+        os.chmod(path, 0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ForbiddenError, match="group twinbeat"):
+                Client(path).get("/")
+        finally:
+            os.seteuid(0)
