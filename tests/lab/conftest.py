@@ -12,7 +12,7 @@ import pytest
 LAB_DIR = Path(__file__).resolve().parents[2] / "deploy" / "lab"
 sys.path.insert(0, str(LAB_DIR))
 
-from twinlab import agents, lab, netns, plan, services  # noqa: E402
+from twinlab import agents, lab, netns, plan, processes, services  # noqa: E402
 from twinlab.shell import run  # noqa: E402
 
 
@@ -43,11 +43,30 @@ def hold(node: str) -> None:
         run([*netns.enter(name), "ip", "-batch", "-"], input_text="\n".join(commands) + "\n")
 
 
+PAIR_OPTIONS = plan.Options()
+
+
 @pytest.fixture(scope="module")
-def pair() -> Iterator[None]:
-    """The whole lab with a fit pair under `fast`; the tests of a module share it."""
+def pair(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The whole lab with a fit pair; the tests of a module share it.
+
+    Under `fast` with both heartbeat links, unless the module says otherwise in LAB_OPTIONS.
+    """
     lab.down()
-    lab.up(plan.Options())
+    lab.up(getattr(request.module, "LAB_OPTIONS", PAIR_OPTIONS))
     agents.wait_fit()
     yield
     lab.down()
+
+
+@pytest.fixture
+def primary(pair: None) -> Iterator[str]:
+    """The primary of a fit pair; whatever the test broke is mended after it."""
+    yield agents.wait_fit()
+    for node in plan.NODES:
+        lab.heal(node)
+        pid = processes.pid_of(agents.process_name(node))
+        if pid is None:
+            agents.start(node)
+        elif processes.state_of(pid) == "T":
+            agents.cont(node)

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from twinlab import netns, plan, processes
@@ -94,18 +95,31 @@ def start(node: str) -> int:
     """Start the node's agent (and its worker, where one is installed); returns the agent's pid."""
     if not installed():
         raise LabError(f"{DAEMON} is missing; `make setup` builds it")
-    pid = processes.spawn(process_name(node), plan.namespace(node), [str(DAEMON)])
+    started = processes.spawn(process_name(node), plan.namespace(node), [str(DAEMON)])
     worker = f"worker-{node}"
     if WORKER.exists() and processes.pid_of(worker) is None:
         processes.spawn(worker, plan.namespace(node), [str(WORKER)])
-    return pid
+    return started
+
+
+def pid(node: str) -> int:
+    """The agent's pid; LabError if it doesn't run."""
+    found = processes.pid_of(process_name(node))
+    if found is None:
+        raise LabError(f"the agent of {node} does not run")
+    return found
+
+
+def pinned(node: str, name: str) -> Path:
+    """Where the host finds a map that the node's agent pinned, as long as that agent runs."""
+    return Path(f"/proc/{pid(node)}/root/sys/fs/bpf/twinbeat/{plan.PAIR_ID}/{name}")
 
 
 def stop(node: str) -> int:
     """SIGSTOP, and wait until the kernel has stopped it: from then on nothing of it runs."""
-    pid = processes.send_signal(process_name(node), signal.SIGSTOP)
-    wait_for(lambda: processes.state_of(pid) == "T", f"agent of {node} to stop", timeout_s=5)
-    return pid
+    stopped = processes.send_signal(process_name(node), signal.SIGSTOP)
+    wait_for(lambda: processes.state_of(stopped) == "T", f"agent of {node} to stop", timeout_s=5)
+    return stopped
 
 
 def cont(node: str) -> int:
@@ -114,10 +128,10 @@ def cont(node: str) -> int:
 
 def kill(node: str) -> int:
     """SIGKILL, and wait until it is gone."""
-    pid = processes.send_signal(process_name(node), signal.SIGKILL)
+    killed = processes.send_signal(process_name(node), signal.SIGKILL)
     name = process_name(node)
     wait_for(lambda: processes.pid_of(name) is None, f"agent of {node} to end", timeout_s=5)
-    return pid
+    return killed
 
 
 def terminate(node: str) -> None:
@@ -179,8 +193,8 @@ def _get(node: str, path: str) -> dict[str, Any] | None:
     import http.client
     import socket
 
-    pid = processes.pid_of(process_name(node))
-    if pid is None or processes.state_of(pid) == "T":
+    running = processes.pid_of(process_name(node))
+    if running is None or processes.state_of(running) == "T":
         return None
 
     class Connection(http.client.HTTPConnection):

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from twinlab import plan
@@ -170,6 +172,25 @@ class CutWord:
             link: {direction: counters[bit_of(link, direction)] for direction in DIRECTIONS}
             for link in plan.LINKS
         }
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """The value of a pinned, mmapable one-entry array as 64-bit words, shared with the kernel.
+
+    For tests that have to do to an agent's map what its kernel programs do, one word at a time.
+    """
+    fd = _open_pin(path)
+    try:
+        memory = mmap.mmap(fd, mmap.PAGESIZE)
+    finally:
+        os.close(fd)
+    words = memoryview(memory).cast("Q")
+    try:
+        yield words
+    finally:
+        words.release()
+        memory.close()
 
 
 def install(node: str) -> None:

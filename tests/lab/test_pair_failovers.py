@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real pair under a real client: every way in which the role changes hands.
+
+What counts is seen from outside: how long the client waited, and whether two nodes ever spoke for
+an address.  Times are bounded generously, since the machine may be shared; figures are the bench's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from twinlab import agents, cutter, lab, plan, services
+from twinlab.shell import wait_for
+
+from lab import watching
+
+NOISE_MS = 60.0
+"""What a shared machine may add to anything."""
+
+
+def test_a_fit_pair_has_one_owner(primary: str) -> None:
+    other = plan.peer(primary)
+    assert lab.status()["primary"] == primary
+    for node, role, gate_open in ((primary, "primary", True), (other, "secondary", False)):
+        said = agents.show(node)
+        assert said is not None
+        assert said["node"]["role"] == role
+        assert said["gate"]["attached"]
+        assert said["gate"]["open"] is gate_open
+        assert said["peer"]["watch"] == "alive"
+        assert all(link["up"] and link["two_way"] for link in said["links"])
+    assert {services.http_get(plan.LAN_VIP) for _ in range(20)} == set(plan.SERVERS)
+    assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == primary
+
+
+def test_status_and_cli_say_the_same(primary: str) -> None:
+    command = str(plan.LAB_DIR / "lab")
+    state = json.loads(subprocess.check_output([command, "status", "--json"], text=True))
+    assert state["primary"] == primary
+    assert state["nodes"][primary]["gate_open"] is True
+    assert state["nodes"][primary]["term"] > 0
+    shown = subprocess.check_output([command, "cli", primary, "show", "--json"], text=True)
+    assert json.loads(shown)["node"]["term"] == state["nodes"][primary]["term"]
+
+
+def test_silent_death(primary: str) -> None:
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: lab.cut(primary, silent=True),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    transition = watching.takeover(survivor, seen.before_ns)
+    assert transition["reason"] == "peer_dead"
+    assert transition["timeline"]["suspect_ns"] is not None
+    assert 0.5 < seen.outage_ms() < NOISE_MS
+    assert seen.overlap(primary, survivor) == []
+    assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == survivor
+    assert lab.learned_port("wan0", plan.vmac(plan.WAN_VRID)) == survivor
+
+
+def test_rejoin_changes_nothing(primary: str) -> None:
+    survivor = plan.peer(primary)
+    lab.cut(primary, silent=True)
+    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+    before = watching.transitions(survivor)
+    seen = watching.watch(
+        lambda: lab.heal(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
+    )
+    assert agents.roles() == {primary: "secondary", survivor: "primary"}
+    assert watching.transitions(survivor) == before, "the survivor's reign went on"
+    assert seen.outage_ms() < NOISE_MS
+
+
+def test_death_with_power(primary: str) -> None:
+    """Carriers fall, also at the survivor's end of the direct cable."""
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: lab.cut(primary, silent=False),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    assert watching.takeover(survivor, seen.before_ns)["reason"] == "peer_dead"
+    assert seen.overlap(primary, survivor) == []
+
+
+def test_hung_agent(primary: str) -> None:
+    """Its kernel still answers: another verdict, and its gate is shut before ours opens."""
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: agents.stop(primary),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    transition = watching.takeover(survivor, seen.before_ns)
+    assert transition["reason"] == "peer_stalled"
+    assert seen.outage_ms() < NOISE_MS
+    assert seen.overlap(primary, survivor) == []
+    back = watching.watch(
+        lambda: agents.cont(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
+    )
+    assert agents.roles() == {primary: "secondary", survivor: "primary"}
+    assert back.owners_since(back.before_ns) == {survivor}, "the woken node said nothing"
+
+
+def test_killed_agent(primary: str) -> None:
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: agents.kill(primary),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    assert seen.outage_ms() < NOISE_MS
+    assert seen.overlap(primary, survivor) == []
+    back = watching.watch(
+        lambda: agents.start(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
+    )
+    assert agents.roles() == {primary: "secondary", survivor: "primary"}
+    assert back.outage_ms() < NOISE_MS
+    assert back.owners_since(back.before_ns) == {survivor}
+
+
+def test_planned_switch_over(primary: str) -> None:
+    other = plan.peer(primary)
+
+    def hand_over() -> None:
+        done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
+        assert done.returncode == 0, done.stderr
+
+    seen = watching.watch(hand_over, lambda: watching.serves(other), f"{other} is primary")
+    assert watching.takeover(other, seen.before_ns)["reason"] == "switchover"
+    assert seen.outage_ms() < NOISE_MS
+    assert seen.overlap(primary, other) == []
+    assert agents.wait_fit() == other
+
+
+def test_switch_over_is_refused_when_nobody_can_take_over(primary: str) -> None:
+    agents.stop(plan.peer(primary))
+    wait_for(
+        lambda: (said := agents.show(primary)) and said["peer"]["watch"] != "alive",
+        "the primary sees its peer hang",
+        timeout_s=10,
+    )
+    done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
+    assert done.returncode == 4, done.stdout
+    assert done.stderr.strip()
+    assert watching.serves(primary)
+
+
+def test_dead_secondary_changes_nothing(primary: str) -> None:
+    other = plan.peer(primary)
+    before = watching.transitions(primary)
+    seen = watching.watch(
+        lambda: lab.cut(other, silent=True),
+        lambda: (said := agents.show(primary)) and said["peer"]["watch"] == "dead",
+        "the primary misses its peer",
+    )
+    assert watching.transitions(primary) == before
+    assert seen.outage is None
+    with cutter.CutWord(other) as word:
+        assert word.dropped()["ha0"]["in"] > 0, "the primary went on speaking to it"

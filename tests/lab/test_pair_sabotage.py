@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Things that are done to a node rather than happen to it: hooks removed, state wiped, floods."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from twinlab import agents, capture, cutter, flood, lab, netns, plan, probe
+from twinlab.shell import run, wait_for
+
+from lab import watching
+
+GATE_TERM, GATE_FENCE = 0, 2
+"""Words of `struct tb_gate`: the term, and the fence below which every term is over."""
+
+
+def test_restart_of_the_secondary_is_not_noticed(primary: str) -> None:
+    other = plan.peer(primary)
+
+    def restart() -> None:
+        agents.terminate(other)
+        agents.start(other)
+
+    seen = watching.watch(restart, agents.pair_is_fit, "the pair is whole again", timeout_s=60)
+    assert seen.outage is None
+    assert watching.serves(primary)
+
+
+@pytest.mark.parametrize("hook", ["xdp", "clsact"])
+def test_gate_removed_by_hand(primary: str, hook: str) -> None:
+    """No gate, no address: the node gives up what it can't gate, and the other takes over."""
+    survivor = plan.peer(primary)
+    commands = {
+        "xdp": ["ip", "link", "set", "dev", "lan0", "xdp", "off"],
+        "clsact": ["tc", "qdisc", "del", "dev", "lan0", "clsact"],
+    }
+    seen = watching.watch(
+        lambda: run([*netns.enter(plan.namespace(primary)), *commands[hook]]),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    assert not watching.serves(primary)
+    said = agents.show(primary)
+    assert said is not None
+    assert not said["node"]["fit"]
+    assert said["node"]["unfit"], "and it says why"
+    shown = run([*netns.enter(plan.namespace(primary)), "ip", "-o", "address"])
+    assert plan.LAN_VIP not in shown
+    assert seen.owners_since(agents.boot_ns()) == set()
+    agents.terminate(primary)
+    agents.start(primary)
+
+
+def test_wiped_state(primary: str) -> None:
+    """A node that lost its memory learns its place from its peer, and never reuses a term."""
+    survivor = plan.peer(primary)
+    highest = agents.show(primary)["node"]["term_highest"]
+    agents.kill(primary)
+    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+    for path in (netns.node_dir(primary, "/var/lib") / "twinbeat").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run([*netns.enter(plan.namespace(primary)), "rm", "-rf", "/sys/fs/bpf/twinbeat"])
+    agents.start(primary)
+    assert agents.wait_fit() == survivor
+    done = agents.cli(survivor, "force", "failover", "--yes", "--reason", "test")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: watching.serves(primary), f"{primary} is primary again", timeout_s=10)
+    assert agents.show(primary)["node"]["term"] > highest
+
+
+def test_forged_flood_moves_nobody(primary: str) -> None:
+    target = plan.peer(primary)
+    before = {name: watching.transitions(name) for name in plan.NODES}
+    refused = watching.reasons(target)["auth"]
+    frames = [flood.forged(target, "lan0", link_number=1)]
+    with flood.Flood(target, "lan0", frames, seconds=3, counting_from=1 << 62) as running:
+        sent = running.finish()
+    assert sent > 100_000
+    wait_for(
+        lambda: watching.reasons(target)["auth"] - refused >= sent,
+        f"all {sent} forged frames are counted",
+        timeout_s=5,
+    )
+    assert watching.reasons(target)["auth"] - refused == sent
+    assert {name: watching.transitions(name) for name in plan.NODES} == before
+
+
+def test_replayed_flood_moves_nobody(primary: str) -> None:
+    target = plan.peer(primary)
+    before = {name: watching.transitions(name) for name in plan.NODES}
+    with capture.Capture(links=("lan0",), heartbeats=True) as recorder, probe.Probe() as running:
+        running.wait_for_time(0.2)
+    frames = flood.recorded(recorder.finish(), target, "lan0")
+    assert len(frames) > 100
+    refused = watching.reasons(target)["replay"]
+    with flood.Flood(target, "lan0", frames[:1000], seconds=2) as blasted:
+        sent = blasted.finish()
+    wait_for(
+        lambda: watching.reasons(target)["replay"] - refused >= sent,
+        f"all {sent} replayed frames are counted",
+        timeout_s=5,
+    )
+    assert {name: watching.transitions(name) for name in plan.NODES} == before
+
+
+def test_real_death_during_a_flood(primary: str) -> None:
+    survivor = plan.peer(primary)
+    frames = [flood.forged(survivor, "lan0", link_number=1)]
+    with flood.Flood(survivor, "lan0", frames, seconds=5, counting_from=1 << 62):
+        lab.cut(primary, silent=True)
+        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=4)
+
+
+def test_fenced_between_decision_and_announcement(primary: str) -> None:
+    """The egress gate has the last word: a fence stored by the kernel silences what is queued."""
+    other = plan.peer(primary)
+    done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: watching.serves(other), f"{other} is primary", timeout_s=10, interval_s=0.001)
+    with capture.Capture() as recorder:
+        dropped = watching.reasons(other)
+        with cutter.mapped(agents.pinned(other, "gate")) as words:
+            words[GATE_FENCE] = words[GATE_TERM] + 2
+        fenced_at = agents.boot_ns()
+        wait_for(
+            lambda: sum(
+                watching.reasons(other)[name] - dropped[name] for name in ("out_arp", "out_vmac")
+            ),
+            "an announcement is dropped on its way out",
+            timeout_s=10,
+        )
+    recording = recorder.finish()
+    spoke = [
+        frame
+        for frame in recording.by_owner(watching.VIPS, watching.VMACS)
+        if frame.port == other and frame.at_ns > fenced_at
+    ]
+    assert spoke == []

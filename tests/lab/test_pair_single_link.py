@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The direct cable is the only heartbeat link, and the node at its other end loses its power."""
+
+from __future__ import annotations
+
+from twinlab import cutter, lab, plan
+from twinlab.shell import wait_for
+
+from lab import watching
+
+LAB_OPTIONS = plan.Options(links=("ha0",))
+
+
+def test_powered_off_peer_on_the_only_cable(primary: str) -> None:
+    """Our end of the cable goes dark with it: that is no sign that we are the one cut off."""
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: lab.cut(primary, silent=False),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    assert watching.takeover(survivor, seen.before_ns)["reason"] == "peer_dead"
+    assert seen.overlap(primary, survivor) == []
+
+
+def test_one_way_cable_still_carries_the_fence(primary: str) -> None:
+    """Nothing is heard from the primary, which still serves its clients: it has to be fenced."""
+    survivor = plan.peer(primary)
+    seen = watching.watch(
+        lambda: lab.cut_link(primary, "ha0", one_way=cutter.OUT),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    wait_for(lambda: not watching.serves(primary), "the unheard primary steps down", timeout_s=10)
+    # The claim is in flight when the survivor opens, by silence: what the old owner sent until it
+    # arrived may still come, later than that nothing.
+    late = [
+        frame
+        for frame in seen.overlap(primary, survivor)
+        if frame.at_ns
+        > watching.takeover(survivor, seen.before_ns)["timeline"]["gate_ns"] + 500_000
+    ]
+    assert late == []

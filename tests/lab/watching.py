@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watching a pair from outside while something happens to it: what tests of failovers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twinlab import agents, capture, plan, probe, timeline
+from twinlab.shell import wait_for
+
+VIPS = (plan.LAN_VIP, plan.WAN_VIP)
+VMACS = (plan.vmac(plan.LAN_VRID), plan.vmac(plan.WAN_VRID))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What was seen from outside while a cause had its effect."""
+
+    before_ns: int
+    after_ns: int
+    record: probe.Record
+    recording: capture.Recording
+
+    @property
+    def outage(self) -> probe.Outage | None:
+        return self.record.outage_around(self.before_ns)
+
+    def outage_ms(self) -> float:
+        """How long the client waited; 0 = it noticed nothing."""
+        outage = self.outage
+        if outage is None:
+            return 0.0
+        assert outage.duration_ns is not None, "the client was never served again"
+        return outage.duration_ns / 1e6
+
+    def overlap(self, old: str, new: str) -> list[capture.Frame]:
+        """Frames for a VIP from the old owner after the new one's first."""
+        assert self.recording.lost == 0, "a capture with gaps proves nothing"
+        return self.recording.overlap(old, new, vips=VIPS, vmacs=VMACS, since_ns=self.before_ns)
+
+    def owners_since(self, moment_ns: int) -> set[str]:
+        """Which nodes put frames for a VIP on the wire after a moment."""
+        owned = self.recording.by_owner(VIPS, VMACS)
+        return {frame.port for frame in owned if frame.at_ns > moment_ns}
+
+
+def watch(
+    cause: Callable[[], object],
+    until: Callable[[], Any],
+    what: str,
+    *,
+    timeout_s: float = 20.0,
+    interval_us: int = 200,
+) -> Watched:
+    """Probe and capture, cause something, wait for its effect and for the client to be served."""
+    with capture.Capture() as recorder, probe.Probe(interval_us=interval_us) as running:
+        running.wait_served()
+        before = agents.boot_ns()
+        cause()
+        after = agents.boot_ns()
+        wait_for(until, what, timeout_s=timeout_s)
+        running.wait_served(since_ns=agents.boot_ns(), timeout_s=timeout_s)
+        record = running.finish()
+    return Watched(before_ns=before, after_ns=after, record=record, recording=recorder.finish())
+
+
+def serves(node: str) -> bool:
+    """Whether the node says that it is primary with an open gate."""
+    said = agents.show(node)
+    return bool(said and said["node"]["role"] == "primary" and said["gate"]["open"])
+
+
+def takeover(node: str, since_ns: int) -> dict[str, Any]:
+    """The node's takeover since a moment; its timeline is checked to be in order."""
+    transition = timeline.takeover(node, since_ns)
+    assert transition["sentence"], "no transition without a sentence"
+    stamps = transition["timeline"]
+    order = ["suspect_ns", "verdict_ns", "claim_ns", "gate_ns", "announced_ns"]
+    known = [stamps[key] for key in order if stamps.get(key) is not None]
+    assert known == sorted(known), stamps
+    assert stamps["gate_ns"] is not None
+    return transition
+
+
+def transitions(node: str) -> int:
+    """How many transitions the node has recorded."""
+    return len(agents.history(node))
+
+
+def reasons(node: str) -> dict[str, int]:
+    """The node's kernel counters by reason."""
+    said = agents.counters(node)
+    assert said is not None, f"the agent of {node} does not answer"
+    return dict(said["reasons"])
