@@ -2,11 +2,13 @@
 """The documentation says what the code does: links lead somewhere, tables are the code's own."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from repo import project
@@ -124,3 +126,45 @@ def test_verbs_that_the_documentation_names_exist() -> None:
     named = {verb for page in PAGES for verb in re.findall(r"`make ([a-z-]+)`", page.read_text())}
     assert named
     assert named <= targets
+
+
+def invocations(markdown: str) -> set[str]:
+    """What a page tells people to type: `twinbeat …` in spans and at the beginning of lines."""
+    blocks = "".join(re.findall(r"^```\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL))
+    typed = re.findall(r"^(twinbeat .*?)(?: {2,}#.*| > .*)?$", blocks, re.MULTILINE)
+    return {*typed, *re.findall(r"`(twinbeat [^`]+)`", prose(markdown))}
+
+
+def misunderstood(invocation: str) -> str | None:
+    """Why the command line would not take an invocation, or None. Nothing is carried out."""
+    from twinbeat.cli.main import cli
+
+    command: click.Command = cli
+    name, *arguments = shlex.split(invocation)
+    context = None
+    try:
+        while True:
+            context = command.make_context(name, arguments, parent=context)
+            if not isinstance(command, click.Group):
+                return None
+            rest = [*context._protected_args, *context.args]
+            found, chosen, arguments = command.resolve_command(context, rest)
+            assert found is not None
+            assert chosen is not None
+            name, command = found, chosen
+    except click.exceptions.Exit:
+        return None  # `--help`
+    except click.UsageError as error:
+        return f"{invocation}: {error.message}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=project.name_of)
+def test_commands_that_the_documentation_names_are_taken(page: Path) -> None:
+    found = [misunderstood(invocation) for invocation in sorted(invocations(page.read_text()))]
+    assert [sentence for sentence in found if sentence is not None] == []
+
+
+def test_a_command_that_does_not_exist_would_be_seen() -> None:
+    page = "`twinbeat shwo`\n```\ntwinbeat show     # fine\ntwinbeat show --loud\n```\n"
+    taken = {typed: misunderstood(typed) is None for typed in invocations(page)}
+    assert taken == {"twinbeat shwo": False, "twinbeat show": True, "twinbeat show --loud": False}

@@ -48,11 +48,7 @@ LAYERS = {
     # What tools outside the agent share: they load no HTTP library and no loop.
     "twinbeat.api.client": layer("api.schema", "msgspec"),
     "twinbeat.api.text": layer(),
-    "twinbeat.api.client": layer("api.schema api.text", "msgspec"),
-    "twinbeat.api.text": layer("api.schema"),
-    "twinbeat.observe": layer(
-        "core api.schema api.agent api.text config engine", "msgspec prometheus_client"
-    ),
+    "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
         "api config core engine net observe worker", "aiohttp msgspec prometheus_client pyroute2"
     ),
