@@ -97,6 +97,14 @@ def test_the_gate_is_closed_only_after_an_end_out_of_order() -> None:
         assert (ended.returncode, ended.stdout.strip()) == (0, closed)
 
 
+def test_a_planned_restart_counts_as_success_and_restarts() -> None:
+    from twinbeat.runtime.app import EXIT_RESTART
+
+    unit = "twinbeatd.service"
+    assert directive(unit, "SuccessExitStatus") == str(EXIT_RESTART)
+    assert directive(unit, "RestartForceExitStatus") == str(EXIT_RESTART)
+
+
 def test_the_worker_never_outranks_the_daemon() -> None:
     assert int(directive("twinbeat-worker.service", "Nice")) > 0
     assert directive("twinbeat-worker.service", "RestrictRealtime") == "yes"
