@@ -334,6 +334,8 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 	counter = TB_BE64(f->counter);
 	echo = TB_BE64(f->echo);
 	epoch = counter >> 32;
+	if (epoch == 0)
+		return TB_R_MALFORMED; /* no node sends before it has a boot epoch; 0 means "none adopted" here */
 	if (f->type == TB_ANSWER) {
 		tb_u64 from = TB_READ(c->self->probe_from);
 
