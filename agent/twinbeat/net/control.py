@@ -16,7 +16,7 @@ from twinbeat.net.interfaces import Interface, interfaces, mark
 from twinbeat.net.vmac import quieten, remove
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
+    from twinbeat.net import AsyncIPRoute
 
 SENDER: Final = "tbctl0"
 RECEIVER: Final = "tbctl1"

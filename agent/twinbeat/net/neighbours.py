@@ -19,7 +19,7 @@ from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, Interface
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
+    from twinbeat.net import AsyncIPRoute
 
 NUD_REACHABLE: Final = 0x02
 NUD_STALE: Final = 0x04

@@ -20,7 +20,7 @@ from twinbeat.net.interfaces import ADDRESS_PROTO, interface
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from pyroute2 import AsyncIPRoute
+    from twinbeat.net import AsyncIPRoute
 
 PROTO: Final = ADDRESS_PROTO
 

@@ -22,7 +22,7 @@ from twinbeat.net.interfaces import IFINFO, Interface, interface, interfaces, ma
 from twinbeat.net.netlink import Message, Socket, attribute
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
+    from twinbeat.net import AsyncIPRoute
 
 VERSIONS: Final = (4, 6)
 MODE: Final = "private"

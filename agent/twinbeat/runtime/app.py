@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
-from pyroute2 import AsyncIPRoute
 
 from twinbeat.api import schema
 from twinbeat.api.events import EventHub
@@ -48,7 +47,7 @@ from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.engine import Engine, EngineError
 from twinbeat.engine.maps import PIN_ROOT, Maps
 from twinbeat.engine.types import MapFds, Setup, now_ns
-from twinbeat.net import routes, sysctls
+from twinbeat.net import AsyncIPRoute, routes, sysctls
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, interface
 from twinbeat.observe.history import History
@@ -206,6 +205,7 @@ class App:
             gate_open = self._maps.gate().is_open(now_ns())
             await self._network.forget_stale_routes(keep=gate_open)
             self._engine = await self._open_engine()
+            self._stage.open_links()
         except (*REFUSALS, EngineError) as error:
             raise StartError(str(error)) from error
         self._check_host_settings()

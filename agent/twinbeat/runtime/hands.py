@@ -25,9 +25,8 @@ from twinbeat.runtime.stage import REFUSALS, Stage
 from twinbeat.runtime.store import Store, StoreError
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
-
     from twinbeat.engine.engine import Engine
+    from twinbeat.net import AsyncIPRoute
     from twinbeat.runtime.gate import GateWords
 
 log = logging.getLogger("twinbeat.engine")

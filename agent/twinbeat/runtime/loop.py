@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from twinbeat.core.effects import Effects
@@ -61,6 +62,8 @@ class Loop:
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline_ns = 0
+        self._engine: EngineView | None = None
+        self._peer_said: PeerView | None = None
         self._stopped = False
         self.listeners: list[Callable[[EngineEvent], None]] = []
         """Called with each event of the engine after the core has seen it."""
@@ -120,15 +123,26 @@ class Loop:
             engine, peer = self._senses.look()
             later = self._senses.events()
             if not later:
-                facts = [EngineSeen(view=engine)]
+                if events or engine != self._engine:
+                    facts = [EngineSeen(view=engine)]
+                self._engine = engine
                 break
             events += later
         # The peer's frame comes first: what the events tell of may rest on it.
-        told = [] if peer is None else [PeerSeen(view=peer)]
-        self.feed(*told, *events, *facts, *more)
+        self.feed(*self._news_of(peer), *events, *facts, *more)
         for event in events:
             for listener in self.listeners:
                 listener(event)
+
+    def _news_of(self, peer: PeerView | None) -> list[Event]:
+        """The peer's frame, if it says anything that the last one fed did not."""
+        if peer is None:
+            return []
+        said = replace(peer, counter=0, arrived_ns=0, lease_us=0)
+        if said == self._peer_said:
+            return []
+        self._peer_said = said
+        return [PeerSeen(view=peer)]
 
     def _on_timer(self) -> None:
         assert self._senses is not None

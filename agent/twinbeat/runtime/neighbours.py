@@ -19,9 +19,8 @@ from twinbeat.net.interfaces import Interface, interface
 from twinbeat.runtime.wiring import mac_bytes
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
-
     from twinbeat.config.model import Config, LinkSection
+    from twinbeat.net import AsyncIPRoute
 
 log = logging.getLogger("twinbeat.links")
 

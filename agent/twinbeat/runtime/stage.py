@@ -27,9 +27,8 @@ from twinbeat.net.monitor import Monitor, Notice
 from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
-    from pyroute2 import AsyncIPRoute
-
     from twinbeat.config.model import Config, VridSection
+    from twinbeat.net import AsyncIPRoute
 
 log = logging.getLogger("twinbeat.stage")
 
@@ -112,8 +111,15 @@ class Stage:
         for name in sorted(ports | links):
             self.guarded[name] = Guarded(name=name, serves=name in ports)
             await self._attach(self.guarded[name])
-        self._set_ports(receiver)
         self._monitor.start()
+
+    def open_links(self) -> None:
+        """Let the kernel take part in heartbeats; the engine is about to run.
+
+        Not before: a peer that hears this kernel answer waits for its agent to speak.  Raises one
+        of REFUSALS.
+        """
+        self._set_ports(interface(control.RECEIVER))
 
     async def raise_addresses(self) -> None:
         """Virtual MACs and addresses on every port whose gate stands, ours of another time away.
@@ -180,6 +186,7 @@ class Stage:
         self._stop_watching()
         failed: NetError | BpfError | None = None
         async with self._lock:
+            self._maps.set_ports([])
             for one in self.guarded.values():
                 try:
                     if one.serves:
