@@ -89,6 +89,7 @@ def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
 
 def test_what_is_no_agent_is_told(tmp_path: Path) -> None:
     def other(connection: socket.socket) -> None:
+        connection.recv(4096)
         connection.sendall(b"SSH-2.0-x\r\n\r\n")
 
     with (

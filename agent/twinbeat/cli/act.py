@@ -80,7 +80,7 @@ class _Length(click.ParamType[int]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """`30m` -> 1800."""
-        found = re.fullmatch(r"(\d{1,7})([smhd])", value)
+        found = re.fullmatch(r"([0-9]{1,7})([smhd])", value)
         if found is None:
             self.fail(f"{value!r} is no length such as 90s, 30m, 2h or 1d", param, ctx)
         seconds = int(found[1]) * _UNITS[found[2]]

@@ -11,6 +11,8 @@ import click
 from twinbeat import __version__
 from twinbeat.cli.base import Exit, Settings, Stop, readable, talk
 
+COMPLETE_VARIABLE: Final = "_TWINBEAT_COMPLETE"
+
 # Name -> (module below twinbeat.cli, attribute, first line of its help). The help stands here so
 # that `twinbeat --help` loads no command.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -85,15 +87,20 @@ def cli() -> None:
 
 def main() -> None:
     """Run, and end with a code and a sentence whatever happens."""
+    completing = os.environ.get(COMPLETE_VARIABLE)
+    if completing:
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "twinbeat", COMPLETE_VARIABLE, completing))
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """The exit code of a command line. Never raises, never shows a traceback."""
     try:
-        result: Any = cli.main(
-            arguments, prog_name="twinbeat", standalone_mode=False, obj=Settings()
-        )
+        # Not cli.main(): it has an opinion of its own about broken pipes.
+        with cli.make_context("twinbeat", list(arguments), obj=Settings()) as context:
+            result: Any = cli.invoke(context)
         sys.stdout.flush()
     except Stop as end:
         if str(end):

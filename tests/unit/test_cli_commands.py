@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line against a real server on a Unix socket: what it prints and how it ends."""
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from twinbeat.api import schema
+from twinbeat.cli.main import COMMANDS, run
+from twinbeat.core.reasons import Code
+from unit.memory_agent import Served, gate_of, link, node, peer, status, transition
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with Served(tmp_path) as running:
+        yield running
+
+
+class Shell:
+    """Runs `twinbeat` in this process; nobody is at its standard input."""
+
+    def __init__(self, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._path = path
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, line: str, *more: str) -> int:
+        code = run([*line.split(), *more, "--socket", self._path])
+        self.out, self.err = self._capsys.readouterr()
+        assert "Traceback" not in self.err
+        return code
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def twinbeat(served: Served, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(served.path, capsys)
+
+
+# --------------------------------------------------------------------------------- reading -------
+
+
+def test_the_first_line_of_show_is_the_state_in_a_sentence(served: Served, twinbeat: Shell) -> None:
+    now_s = 12 * 86400
+    last = transition(at_ns=served.agent.state.now_ns - now_s * 1_000_000_000)
+    served.agent.state = replace(served.agent.state, last_failover=last)
+    assert twinbeat("show") == 0
+    assert twinbeat.out.splitlines()[0] == (
+        "PRIMARY since 12d 3h, peer SECONDARY healthy, 2/2 links, last failover 12d ago: peer_dead"
+    )
+    assert twinbeat.err == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (status(gate=gate_of(open=False, contested=True)), "gate shut, contested"),
+        (status(gate=gate_of(open=False, contested=True)), "another open gate was heard"),
+        (status(gate=gate_of(attached=False, open=False)), "gate MISSING"),
+        (status(peer=peer(flags=["stranded"])), "without a receipt"),
+        (
+            status(peer=peer(role=schema.Role.PRIMARY, gate_open=True, term=7)),
+            "its gate is open too, under term 7",
+        ),
+        (status(peer=peer(watch=schema.Watch.UNKNOWN, role=None, age_ns=None)), "never heard"),
+        (status(peer=peer(hears_us=False)), "does not hear this node"),
+        (status(links=[link("ha0", 0, up=False, carrier=False)]), "link ha0 has no carrier"),
+        (
+            status(
+                node=node(role=schema.Role.INIT, starting=True),
+                waiting=schema.Waiting(
+                    code="boot_wait",
+                    sentence="b was never heard: claims alone",
+                    until_ns=0,
+                    left_ns=1_400_000_000,
+                ),
+            ),
+            "waiting (boot_wait): b was never heard: claims alone, 1.4 s left",
+        ),
+        (
+            status(node=node(fit=False, unfit=[schema.Reason(code="no_terms", sentence="disk")])),
+            "unfit: disk",
+        ),
+        (status(), "hello 200 µs, dead 600 µs, verify 400 µs, stall 2 ms, lease 10 ms"),
+        (status(), "gate open, term 4, 9 ms of the lease left"),
+        (status(), "VRID 51 on lan0: serving, 2 addresses, 00:00:5e:00:01:33"),
+    ],
+)
+def test_show_names_what_matters(
+    served: Served, twinbeat: Shell, state: schema.Status, shown: str
+) -> None:
+    served.agent.state = state
+    assert twinbeat("show") == 0
+    assert shown in twinbeat.out
+
+
+@pytest.mark.parametrize("what", ["node", "peer", "links", "vips"])
+def test_a_part_is_shown_alone(twinbeat: Shell, what: str) -> None:
+    assert twinbeat(f"show {what}") == 0
+    assert "since 12d" not in twinbeat.out
+    assert twinbeat.out.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("show", "node"),
+        ("show node", "gate"),
+        ("show peer", "peer"),
+        ("show links", "links"),
+        ("show vips", "vrids"),
+        ("stat", "reasons"),
+        ("history", "transitions"),
+    ],
+)
+def test_every_read_has_json_of_schema_1(twinbeat: Shell, line: str, key: str) -> None:
+    assert twinbeat(f"{line} --json") == 0
+    assert twinbeat.json["schema"] == 1
+    assert key in twinbeat.json
+    assert twinbeat.err == ""
+    whole = twinbeat.out
+    assert run(["--json", *line.split()]) == 3  # the option may stand before, too
+    assert whole
+
+
+def test_history_tells_every_moment_relative_and_absolute(twinbeat: Shell) -> None:
+    assert twinbeat("history -n 1") == 0
+    assert "#2 2026-11-23T03:12:01.000000Z secondary -> primary: peer_dead" in twinbeat.out
+    assert "+1,004,000 ns (+2 µs)" in twinbeat.out
+    assert "boot 5000001004000 ns, 2023-11-14T23:36:40.001004Z" in twinbeat.out
+    assert "total 1.03 ms" in twinbeat.out
+    assert "#1 " not in twinbeat.out
+
+
+def test_history_json_can_be_aligned_with_a_capture(twinbeat: Shell) -> None:
+    assert twinbeat("history --json") == 0
+    entry = twinbeat.json["transitions"][-1]
+    moments = entry["timeline"]
+    assert moments["gate_ns"] == 5_000_001_004_000
+    assert moments["receipt_ns"] is None
+    assert entry["realtime_ns"]["gate"] == moments["gate_ns"] + entry["realtime_offset_ns"]
+    assert "receipt" not in entry["realtime_ns"]
+    assert entry["durations_ns"]["total"] == 1_030_000
+
+
+def test_history_in_brief_is_a_line_each(twinbeat: Shell) -> None:
+    assert twinbeat("history --brief") == 0
+    assert len(twinbeat.out.splitlines()) == 2
+
+
+def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
+    assert twinbeat("stat") == 0
+    assert "auth 3" in twinbeat.out
+    assert "99% below 256 µs" in twinbeat.out
+    assert twinbeat("stat -w 0.1 -c 2") == 0
+    assert len(twinbeat.out.splitlines()) == 3
+    assert "sent/s" in twinbeat.out
+
+
+def test_events_are_lines_of_text_or_json(served: Served, twinbeat: Shell) -> None:
+    served.call(lambda: served.agent.happen(1, "suspect"))
+    assert twinbeat("events") == 0
+    assert twinbeat.out == "2026-11-23T03:12:01Z suspect (x): \n"
+    assert twinbeat("events --json") == 0
+    assert twinbeat.json["event"] == "suspect"
+
+
+def test_following_ends_when_the_agent_does(served: Served, twinbeat: Shell) -> None:
+    served.call(lambda: served.agent.happen(1))
+    codes: list[int] = []
+    reader = threading.Thread(target=lambda: codes.append(twinbeat("events --follow --json")))
+    reader.start()
+    served.run(until(lambda: len(served.agent.events._readers) == 1))
+    served.call(lambda: served.agent.happen(2))
+    served.call(served.agent.events.close)
+    reader.join(timeout=10)
+    assert codes == [3]
+    assert [json.loads(line)["number"] for line in twinbeat.out.splitlines()] == [1, 2]
+    assert "ended the stream" in twinbeat.err
+
+
+async def until(condition: Any) -> None:
+    import asyncio
+
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+@pytest.mark.parametrize(
+    ("state", "primary", "healthy"),
+    [
+        (status(), 0, 0),
+        (status(gate=gate_of(open=False)), 1, 0),
+        (status(node=node(role=schema.Role.SECONDARY)), 1, 0),
+        (status(node=node(fit=False)), 0, 1),
+    ],
+)
+def test_two_questions_are_answered_by_the_exit_code_alone(
+    served: Served, twinbeat: Shell, state: schema.Status, primary: int, healthy: int
+) -> None:
+    served.agent.state = state
+    assert (twinbeat("is-primary"), twinbeat.out, twinbeat.err) == (primary, "", "")
+    assert (twinbeat("is-healthy"), twinbeat.out, twinbeat.err) == (healthy, "", "")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "word"),
+    [
+        (status(), 0, "OK"),
+        (status(links=[link("ha0", 0), link("lan0", 1, up=False)]), 1, "WARNING"),
+        (status(peer=peer(watch=schema.Watch.DEAD)), 2, "CRITICAL"),
+        (status(gate=gate_of(open=False, contested=True)), 2, "CRITICAL"),
+    ],
+)
+def test_check_speaks_as_monitoring_plugins_do(
+    served: Served, twinbeat: Shell, state: schema.Status, code: int, word: str
+) -> None:
+    served.agent.state = state
+    assert twinbeat("check") == code
+    assert twinbeat.out.startswith(f"TWINBEAT {word} - ")
+    assert len(twinbeat.out.splitlines()) == 1
+    text, bar, figures = twinbeat.out.partition(" | ")
+    assert bar
+    assert "|" not in text
+    assert "term=4" in figures.split()
+
+
+def test_check_without_an_agent_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", "--socket", str(tmp_path / "none")]) == 3
+    assert capsys.readouterr().out.startswith("TWINBEAT UNKNOWN - no agent at")
+
+
+# -------------------------------------------------------------------------------- commands -------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("force failover --yes --reason drill", schema.Failover(request_id="", reason="drill")),
+        (
+            "force failover -y --even-if-unfit",
+            schema.Failover(request_id="", even_if_unfit=True),
+        ),
+        ("force yield --yes", schema.Yield(request_id="")),
+        (
+            "stay primary",
+            schema.SetAdmin(request_id="", admin=schema.Admin.STAY_PRIMARY),
+        ),
+        (
+            "stay secondary --even-if-unfit",
+            schema.SetAdmin(request_id="", admin=schema.Admin.STAY_SECONDARY, even_if_unfit=True),
+        ),
+        ("stay off", schema.SetAdmin(request_id="", admin=schema.Admin.ENABLED)),
+        ("enable", schema.SetAdmin(request_id="", admin=schema.Admin.ENABLED)),
+        ("disable --yes", schema.SetAdmin(request_id="", admin=schema.Admin.DISABLED)),
+        ("pause --reason x", schema.PauseFor(request_id="", reason="x")),
+        ("pause --for 30m --reason x", schema.PauseFor(request_id="", reason="x", for_s=1800)),
+        ("pause --for 7d --reason x", schema.PauseFor(request_id="", reason="x", for_s=604800)),
+        ("resume", schema.Resume(request_id="")),
+    ],
+)
+def test_each_command_says_what_it_means(
+    served: Served, twinbeat: Shell, line: str, expected: schema.Command
+) -> None:
+    assert twinbeat(line) == 0
+    assert twinbeat.out == "done\n"
+    ((command, _),) = served.agent.commands
+    assert replace(command, request_id="") == expected
+    assert len(command.request_id) >= 8
+
+
+REFUSALS = [
+    code
+    for code in Code
+    if code.value
+    in {
+        "peer_unknown", "peer_unfit", "peer_never_claims", "peer_stays_primary", "peer_starting",
+        "claim_under_way", "digest_differs", "self_unfit", "stay_primary", "stay_secondary",
+        "not_primary", "already_primary", "both_stay_primary", "busy", "not_paused",
+        "disk_refuses", "paused", "peer_paused", "starting", "unhealthy", "not_permitted",
+    }
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refusal_ends_with_its_code_and_sentence(
+    served: Served, twinbeat: Shell, code: Code
+) -> None:
+    served.agent.answer = schema.Refusal(
+        code=code.value, sentence="because", override="--even-if-unfit"
+    )
+    expected = 4 if code.value in schema.POLICY_REFUSALS else 1
+    assert twinbeat("force failover --yes") == expected
+    assert twinbeat.out == ""
+    assert twinbeat.err == (
+        f"twinbeat: refused ({code.value}): because (--even-if-unfit does it all the same)\n"
+    )
+
+
+def test_refusals_by_rule_are_codes_of_the_core() -> None:
+    assert {Code(name) for name in schema.POLICY_REFUSALS} <= set(REFUSALS)
+
+
+def test_what_goes_on_and_what_failed(served: Served, twinbeat: Shell) -> None:
+    def answer(state: schema.OutcomeState) -> None:
+        served.agent.answer = schema.Outcome(
+            operation="x", state=state, code="peer_did_not_claim", sentence="b did not take over"
+        )
+
+    answer(schema.OutcomeState.ACCEPTED)
+    assert twinbeat("force failover --yes") == 0
+    assert twinbeat.out == "under way: b did not take over\n"
+    answer(schema.OutcomeState.FAILED)
+    assert twinbeat("force failover --yes") == 1
+    assert "failed (peer_did_not_claim)" in twinbeat.err
+
+
+def test_an_answer_as_json(served: Served, twinbeat: Shell) -> None:
+    assert twinbeat("resume --json") == 0
+    assert msgspec.json.decode(twinbeat.out, type=schema.Answer)
+    served.agent.answer = schema.Refusal(code="not_paused", sentence="a isn't paused")
+    assert twinbeat("resume --json") == 1
+    assert twinbeat.json["result"]["code"] == "not_paused"
+
+
+@pytest.mark.parametrize("line", ["force failover", "force yield", "disable"])
+def test_without_a_terminal_nobody_is_asked(served: Served, twinbeat: Shell, line: str) -> None:
+    assert twinbeat(line) == 2
+    assert "add --yes" in twinbeat.err
+    assert served.agent.commands == []
+
+
+@pytest.mark.parametrize(("answer", "code", "commands"), [("y", 0, 1), ("n", 1, 0), ("", 1, 0)])
+def test_at_a_terminal_somebody_is_asked(
+    served: Served, answer: str, code: int, commands: int
+) -> None:
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "twinbeat.cli.main", "force", "yield", "--socket", served.path],
+        stdin=follower,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.write(leader, f"{answer}\n".encode())
+        out, err = process.communicate(timeout=20)
+    os.close(leader)
+    os.close(follower)
+    assert process.returncode == code, err
+    assert len(served.agent.commands) == commands
+    assert "[y/N]" in err
+    assert "[y/N]" not in out
+
+
+@pytest.mark.parametrize("length", ["30", "0s", "8d", "x", "1w", "1.5h", "-1m", "١m"])
+def test_a_length_has_a_number_and_a_unit(twinbeat: Shell, length: str) -> None:
+    assert twinbeat("pause --reason x", "--for", length) == 2
+    assert length in twinbeat.err
+
+
+@pytest.mark.parametrize("line", ["pause", "pause --reason", "stay", "stay put", "force", "frce"])
+def test_wrong_usage_ends_with_two(twinbeat: Shell, line: str) -> None:
+    assert twinbeat(line) == 2
+
+
+def test_a_reason_may_not_be_empty(served: Served, twinbeat: Shell) -> None:
+    assert twinbeat("pause --reason", " ") == 2
+    assert served.agent.commands == []
+
+
+# ------------------------------------------------------------------------------ exit codes -------
+
+
+@pytest.mark.parametrize(
+    "line", ["show", "stat", "history", "events", "events -f", "is-primary", "resume"]
+)
+def test_without_an_agent_it_is_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert run([*line.split(), "--socket", str(tmp_path / "none")]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Is twinbeatd running?" in err
+
+
+def test_an_answer_that_never_comes_is_five(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        line = ["force", "yield", "--yes", "--socket", str(tmp_path / "s"), "--timeout", "0.05"]
+        assert run(line) == 5
+    assert "the outcome is not known" in capsys.readouterr().err
+
+
+def test_a_denied_socket_is_six(
+    served: Served, twinbeat: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", denied)
+    assert twinbeat("show") == 6
+    assert "group twinbeat" in twinbeat.err
+
+
+def test_a_defect_is_told_without_a_traceback(
+    twinbeat: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("twinbeat.cli.show.overview", broken)
+    assert twinbeat("show") == 70
+    assert "defect of twinbeat itself: RuntimeError: a bug" in twinbeat.err
+
+
+def test_a_reader_that_has_enough_is_no_failure(served: Served) -> None:
+    command = f"{sys.executable} -m twinbeat.cli.main history --socket {served.path}"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
+    def at_a_terminal(*options: str, **environment: str) -> str:
+        leader, follower = pty.openpty()
+        command = [sys.executable, "-m", "twinbeat.cli.main", "show", "--socket", served.path]
+        subprocess.run(
+            [*command, *options],
+            stdout=follower,
+            env=os.environ | {"TERM": "xterm"} | environment,
+            check=True,
+        )
+        os.close(follower)
+        shown = os.read(leader, 65536).decode()
+        os.close(leader)
+        return shown
+
+    assert "\x1b[" in at_a_terminal()
+    assert "\x1b[" not in at_a_terminal(NO_COLOR="1")
+    assert "\x1b[" not in at_a_terminal("--no-color")
+
+
+# ------------------------------------------------------------------------------- the tree --------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_explains_itself(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([name, "--help"]) == 0
+    assert "Usage: twinbeat" in capsys.readouterr().out
+
+
+def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["shwo"]) == 2
+    assert "Did you mean 'show'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", shell]) == 0
+    assert "_TWINBEAT_COMPLETE" in capsys.readouterr().out
+
+
+def test_completion_completes() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "from twinbeat.cli.main import main; main()"],
+        env=os.environ
+        | {
+            "_TWINBEAT_COMPLETE": "bash_complete",
+            "COMP_WORDS": "twinbeat hist",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "plain,history" in result.stdout
+
+
+def test_help_loads_neither_loop_nor_agent() -> None:
+    program = (
+        "import sys; from twinbeat.cli.main import run; run(['show', '--socket', '/none'])\n"
+        "heavy = {'asyncio', 'aiohttp', 'prometheus_client', 'twinbeat.config', 'ssl', 'email'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
