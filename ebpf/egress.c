@@ -18,17 +18,20 @@
 #define TB_HEADERS 82
 
 /* Does the sender's MAC differ from the virtual MAC of this VIP? `family` as in the MAC: 1 = IPv4, 2 = IPv6. */
-static __always_inline int tb_is_leak(const struct tb_eth *eth, const struct tb_vip *vip, tb_u32 family)
+static __always_inline int tb_is_leak(const struct tb_eth *eth, const struct tb_vip *vip,
+				      tb_u32 family)
 {
 	return vip->vmac && tb_vmac(eth->from) != (family << 8 | vip->vrid);
 }
 
 /* R19: set the sender's MAC to the virtual one; in ARP the sender's hardware address, at `arp_offset`, too. */
-static __always_inline int tb_rewrite(struct __sk_buff *skb, tb_u32 family, tb_u32 vrid, tb_u32 arp_offset)
+static __always_inline int tb_rewrite(struct __sk_buff *skb, tb_u32 family, tb_u32 vrid,
+				      tb_u32 arp_offset)
 {
 	tb_u8 mac[6] = {0x00, 0x00, 0x5e, 0x00, (tb_u8)family, (tb_u8)vrid};
 
-	if (bpf_skb_store_bytes(skb, __builtin_offsetof(struct tb_eth, from), mac, sizeof(mac), 0) ||
+	if (bpf_skb_store_bytes(skb, __builtin_offsetof(struct tb_eth, from), mac, sizeof(mac),
+				0) ||
 	    (arp_offset && bpf_skb_store_bytes(skb, arp_offset, mac, sizeof(mac), 0))) {
 		tb_count(TB_R_OUT_LEAK);
 		return TB_DROP;
@@ -52,7 +55,8 @@ static __always_inline int tb_arp_out(struct __sk_buff *skb, const struct tb_cur
 		return TB_PASS;
 	if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ARP))
 		return TB_DROP;
-	if (!tb_is_leak(eth, vip, 1) && (!vip->vmac || tb_vmac(arp->sender_mac) == (1u << 8 | vip->vrid)))
+	if (!tb_is_leak(eth, vip, 1) &&
+	    (!vip->vmac || tb_vmac(arp->sender_mac) == (1u << 8 | vip->vrid)))
 		return TB_PASS;
 	return tb_rewrite(skb, 1, vip->vrid, offset);
 }
@@ -121,7 +125,8 @@ int tb_egress(struct __sk_buff *skb)
 	int admitted = 0;
 
 	/* Headers in fragments are rare; a gate that couldn't see them would be none. */
-	if ((long)skb->data + TB_HEADERS > (long)skb->data_end && skb->data_end - skb->data < skb->len)
+	if ((long)skb->data + TB_HEADERS > (long)skb->data_end &&
+	    skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < TB_HEADERS ? skb->len : TB_HEADERS);
 	cursor.at = (void *)(long)skb->data;
 	cursor.end = (void *)(long)skb->data_end;

@@ -318,7 +318,8 @@ static __always_inline void tb_find_ipv6(const struct tb_cursor *cursor, struct 
 
 int tb_link(struct xdp_md *ctx)
 {
-	struct tb_cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	struct tb_cursor cursor = {.at = (void *)(long)ctx->data,
+				   .end = (void *)(long)ctx->data_end};
 	struct tb_arrival arrival = {.ifindex = ctx->ingress_ifindex};
 
 	arrival.eth = tb_parse_eth(&cursor);

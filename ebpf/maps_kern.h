@@ -35,7 +35,7 @@ BPF_F_TABLE("hash", tb_u32, struct tb_vip, vips4, TB_VIPS, 0);
 BPF_F_TABLE("hash", struct tb_address6, struct tb_vip, vips6, TB_VIPS, 0);
 BPF_F_TABLE("array", tb_u32, tb_u32, vrids, 256, 0);
 BPF_F_TABLE("percpu_array", tb_u32, tb_u64, counters, TB_REASONS, 0);
-BPF_F_TABLE("percpu_array", tb_u32, tb_u64, gaps, TB_LINKS * TB_BUCKETS, 0);
+BPF_F_TABLE("percpu_array", tb_u32, tb_u64, gaps, (TB_LINKS * TB_BUCKETS), 0);
 BPF_F_TABLE("percpu_array", tb_u32, struct tb_sample, samples, 64, 0);
 
 static __always_inline void tb_count(tb_u32 reason)

@@ -18,16 +18,15 @@ enum tb_wire {
 	TB_IP_UDP = 17,
 	TB_IP_ICMPV6 = 58,
 	TB_IP6_FRAGMENT = 44,
-	TB_IPV4_PLAIN = 0x45,	    /* version 4, five words: no options */
-	TB_IPV4_OFFSET = 0x1fff,    /* mask of the fragment offset */
-	TB_IPV4_FRAGMENT = 0x3fff,  /* the same and "more fragments": 0 = the packet is whole */
-	TB_IPV4_MORE = 0x2000,
+	TB_IPV4_PLAIN = 0x45,	 /* version 4, five words: no options */
+	TB_IPV4_OFFSET = 0x1fff, /* mask of the fragment offset */
+	TB_IPV4_MORE = 0x2000,	 /* more fragments follow */
 
 	TB_ARP_REQUEST = 1,
-	TB_ND_FIRST = 133, /* router solicitation, the first of the five messages of neighbour discovery */
+	TB_ND_FIRST = 133, /* router solicitation: the messages of neighbour discovery begin */
 	TB_ND_SOLICITATION = 135,
 	TB_ND_ADVERTISEMENT = 136,
-	TB_ND_LAST = 137, /* redirect */
+	TB_ND_LAST = 137, /* redirect: they end */
 
 	TB_TTL = 255, /* what every frame of ours leaves with */
 };

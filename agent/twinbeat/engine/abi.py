@@ -270,7 +270,8 @@ class Link(ctypes.LittleEndianStructure):
         ("round_trip_ns", ctypes.c_uint64),
         ("cpu", ctypes.c_uint32),
         ("ifindex", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint64 * 4),
+        ("stranger_open_ns", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 3),
     ]
 
 
