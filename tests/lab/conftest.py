@@ -15,6 +15,8 @@ sys.path.insert(0, str(LAB_DIR))
 from twinlab import agents, lab, netns, plan, processes, services  # noqa: E402
 from twinlab.shell import run  # noqa: E402
 
+from lab import watching  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[None]:
@@ -43,14 +45,14 @@ def hold(node: str) -> None:
         run([*netns.enter(name), "ip", "-batch", "-"], input_text="\n".join(commands) + "\n")
 
 
-PAIR_OPTIONS = plan.Options()
+PAIR_OPTIONS = plan.Options(profile="balanced", settings=watching.STEADY)
 
 
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest) -> Iterator[None]:
     """The whole lab with a fit pair; the tests of a module share it.
 
-    Under `fast` with both heartbeat links, unless the module says otherwise in LAB_OPTIONS.
+    With steady timers and both heartbeat links, unless the module says otherwise in LAB_OPTIONS.
     """
     lab.down()
     lab.up(getattr(request.module, "LAB_OPTIONS", PAIR_OPTIONS))

@@ -15,8 +15,8 @@ from twinlab.shell import wait_for
 
 from lab import watching
 
-NOISE_MS = 60.0
-"""What a shared machine may add to anything."""
+BOUND_MS = 400.0
+"""Detection takes 80 ms with these timers; the rest is what a shared machine may add."""
 
 
 def test_a_fit_pair_has_one_owner(primary: str) -> None:
@@ -54,7 +54,7 @@ def test_silent_death(primary: str) -> None:
     transition = watching.takeover(survivor, seen.before_ns)
     assert transition["reason"] == "peer_dead"
     assert transition["timeline"]["suspect_ns"] is not None
-    assert 0.5 < seen.outage_ms() < NOISE_MS
+    assert 60 < seen.outage_ms() < BOUND_MS
     assert seen.overlap(primary, survivor) == []
     assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == survivor
     assert lab.learned_port("wan0", plan.vmac(plan.WAN_VRID)) == survivor
@@ -70,7 +70,7 @@ def test_rejoin_changes_nothing(primary: str) -> None:
     )
     assert agents.roles() == {primary: "secondary", survivor: "primary"}
     assert watching.transitions(survivor) == before, "the survivor's reign went on"
-    assert seen.outage_ms() < NOISE_MS
+    assert seen.outage_ms() < BOUND_MS
 
 
 def test_death_with_power(primary: str) -> None:
@@ -95,7 +95,7 @@ def test_hung_agent(primary: str) -> None:
     )
     transition = watching.takeover(survivor, seen.before_ns)
     assert transition["reason"] == "peer_stalled"
-    assert seen.outage_ms() < NOISE_MS
+    assert seen.outage_ms() < BOUND_MS
     assert seen.overlap(primary, survivor) == []
     back = watching.watch(
         lambda: agents.cont(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
@@ -111,13 +111,13 @@ def test_killed_agent(primary: str) -> None:
         lambda: watching.serves(survivor),
         f"{survivor} takes over",
     )
-    assert seen.outage_ms() < NOISE_MS
+    assert seen.outage_ms() < BOUND_MS
     assert seen.overlap(primary, survivor) == []
     back = watching.watch(
         lambda: agents.start(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
     )
     assert agents.roles() == {primary: "secondary", survivor: "primary"}
-    assert back.outage_ms() < NOISE_MS
+    assert back.outage_ms() < BOUND_MS
     assert back.owners_since(back.before_ns) == {survivor}
 
 
@@ -129,8 +129,8 @@ def test_planned_switch_over(primary: str) -> None:
         assert done.returncode == 0, done.stderr
 
     seen = watching.watch(hand_over, lambda: watching.serves(other), f"{other} is primary")
-    assert watching.takeover(other, seen.before_ns)["reason"] == "switchover"
-    assert seen.outage_ms() < NOISE_MS
+    assert watching.takeover(other, seen.before_ns)["reason"] == "peer_yielded"
+    assert seen.outage_ms() < BOUND_MS
     assert seen.overlap(primary, other) == []
     assert agents.wait_fit() == other
 

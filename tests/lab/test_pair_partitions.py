@@ -9,7 +9,7 @@ from twinlab.shell import wait_for
 
 from lab import watching
 
-NOISE_NS = 60_000_000
+NOISE_NS = 200_000_000
 HEARTBEAT_LINKS = ("ha0", "lan0")
 
 

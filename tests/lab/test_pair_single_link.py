@@ -8,7 +8,7 @@ from twinlab.shell import wait_for
 
 from lab import watching
 
-LAB_OPTIONS = plan.Options(links=("ha0",))
+LAB_OPTIONS = plan.Options(profile="balanced", settings=watching.STEADY, links=("ha0",))
 
 
 def test_powered_off_peer_on_the_only_cable(primary: str) -> None:

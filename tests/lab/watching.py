@@ -10,6 +10,19 @@ from typing import Any
 from twinlab import agents, capture, plan, probe, timeline
 from twinlab.shell import wait_for
 
+STEADY = (
+    "timers.hello_us=5000",
+    "timers.dead_us=60000",
+    "timers.verify_us=20000",
+    "timers.stall_us=100000",
+    "timers.lease_us=400000",
+    "timers.attest_ms=2000",
+)
+"""Timers that hold on a machine that loses its CPU for a hundred milliseconds now and then.
+
+What is tested here is what happens, and in which order; how fast it can be is the bench's matter.
+"""
+
 VIPS = (plan.LAN_VIP, plan.WAN_VIP)
 VMACS = (plan.vmac(plan.LAN_VRID), plan.vmac(plan.WAN_VRID))
 
