@@ -4,16 +4,30 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from bpf.packets import IPV4, OTHER, eth, ipv4, udp
-from bpf.world import VIP, World
+from bpf.packets import (
+    IPV4,
+    OTHER,
+    Heartbeat,
+    arp,
+    eth,
+    frame_in,
+    ipv4,
+    mac_is_right,
+    udp,
+    vmac,
+)
+from bpf.test_heartbeats import PROBE
+from bpf.world import VIP, VRID, World
 from twinbeat.engine import bpf
 from twinbeat.engine import compile as compiler
 from twinbeat.engine.abi import Reason
 from twinbeat.engine.bpf import ProgramType
+from twinbeat.engine.maps import Port
 from twinbeat.net import xdp
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import interface
@@ -141,20 +155,83 @@ def test_egress_shares_the_hook(world: World, monkeypatch: pytest.MonkeyPatch) -
         assert xdp.query_egress(index).program == theirs.id
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    """veth delivers in a softirq, which may run a moment after the sender has returned."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@contextmanager
+def raw_socket(name: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as raw:
+        raw.bind((name, 3))
+        raw.settimeout(5)
+        yield raw
+
+
 @pytest.mark.usefixtures("namespace")
 def test_traffic_meets_the_gate(world: World) -> None:
     """Attached for real: what the far end sends to a VIP is dropped by XDP and counted."""
     index = interface("port0").index
-    ours = program(world, "prog_link")
-    xdp.attach_xdp(index, ours, name_of=name_of)
+    xdp.attach_xdp(index, program(world, "prog_link"), name_of=name_of)
     packet = eth(ipv4(udp(b"x" * 20, to=7), to=VIP), IPV4, source=OTHER)
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as far:
-        far.bind(("far0", 0))
+    with raw_socket("far0") as far:
         for _ in range(5):
             far.send(packet)
-    # veth runs the receiver's softirq before send returns, or on the next tick of this processor.
-    deadline = time.monotonic() + 5
-    while world.maps.counters()[Reason.IN_VIP] < 5 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert world.maps.counters()[Reason.IN_VIP] == 5
-    xdp.detach_xdp(index, ours, name_of=name_of)
+    wait_for(lambda: world.maps.counters()[Reason.IN_VIP] == 5)
+
+
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize("heartbeat", [PROBE, PROBE.but(vlan=30, link=2)], ids=["plain", "tagged"])
+def test_a_probe_is_answered_over_the_wire(
+    world: World, foreign: xdp.Program, heartbeat: Heartbeat
+) -> None:
+    """Native XDP_TX over veth: the answer reaches the far end though no process runs here."""
+    # Whatever is attached at the far end makes veth take what is sent back.
+    xdp.attach_xdp(interface("far0").index, foreign, name_of=name_of)
+    index = interface("port0").index
+    assert xdp.attach_xdp(index, program(world, "prog_link"), name_of=name_of) == "native"
+    port = Port(ifindex=index, vlan=heartbeat.vlan, link=heartbeat.link)
+    world.maps.set_ports([port])
+    with raw_socket("far0") as far:
+        far.send(heartbeat.packet())
+        wait_for(lambda: world.maps.counters()[Reason.PROBE] == 1)
+        while True:
+            frame, address = far.recvfrom(2048)
+            if address[2] != socket.PACKET_OUTGOING and frame[-128:-124] == b"TBT1":
+                break
+    # A packet socket is handed the frame without its tag; the kernel keeps that beside it.
+    assert frame[:12] == heartbeat.packet()[6:12] + heartbeat.packet()[:6]
+    assert mac_is_right(frame)
+    assert frame_in(frame).echo == heartbeat.counter
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_virtual_mac_is_behind_the_gate(world: World) -> None:
+    """What a macvlan sends passes the egress hook of the interface below it."""
+    index = interface("port0").index
+    xdp.attach_egress(index, program(world, "prog_egress"))
+    ip(f"link add vmac0 link port0 address {vmac(VRID).hex(':')} type macvlan mode bridge")
+    ip("link set vmac0 up")
+    announcement = arp(operation=1, sender=VIP, target=VIP, sender_mac=vmac(VRID))
+
+    def arrived(far: socket.socket) -> bool:
+        far.settimeout(0.2)
+        try:
+            while True:
+                if announcement in far.recv(2048):
+                    return True
+        except TimeoutError:
+            return False
+
+    with raw_socket("far0") as far, raw_socket("vmac0") as own:
+        dropped = world.maps.counters()[Reason.OUT_VMAC]
+        with pytest.raises(OSError, match="No buffer space"):  # what a sender is told of a drop
+            own.send(announcement)
+        assert world.maps.counters()[Reason.OUT_VMAC] > dropped
+        assert not arrived(far)
+        world.open_gate()
+        own.send(announcement)
+        assert arrived(far)
