@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: what a scrape shows of a status and of counters, and that no name is unknown."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from twinbeat.api import schema
+from twinbeat.observe.metrics import (
+    GATE_VERDICTS,
+    KERNEL_EVENTS,
+    METRIC_NAMES,
+    REJECTED,
+    bucket_bounds,
+    cumulative,
+    exposition,
+)
+from unit.memory_agent import (
+    counters,
+    gate_of,
+    histogram,
+    node,
+    peer,
+    status,
+    transition,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def scrape(
+    state: schema.Status | None = None, counted: schema.Counters | None = None
+) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by name and labels, the pair's label left out."""
+    text = exposition(lambda: state or full(), lambda: counted or counters())().decode()
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert sample.labels["pair"] == "7"
+            labels = frozenset(item for item in sample.labels.items() if item[0] != "pair")
+            assert (sample.name, labels) not in samples
+            samples[sample.name, labels] = sample.value
+    return samples
+
+
+def full() -> schema.Status:
+    """A status with every optional part."""
+    return status(
+        node=node(components=[schema.Component(name="lan0", healthy=True)]),
+        pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * 10**9),
+        last_transition=transition(),
+    )
+
+
+def value(samples: dict[Any, float], name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+def base(name: str) -> str:
+    return re.sub(r"_(bucket|sum|count)$", "", name)
+
+
+def test_every_name_is_declared_and_every_declared_one_is_exposed() -> None:
+    assert {base(name) for name, _ in scrape()} == METRIC_NAMES
+
+
+def test_names_follow_the_conventions() -> None:
+    for name in METRIC_NAMES:
+        assert name.startswith("twinbeat_")
+        assert not re.search(r"_(ms|us|ns|millis|micros)(_|$)", name)
+
+
+def test_the_alert_rules_ask_only_for_what_there_is() -> None:
+    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+    asked = {base(name) for name in re.findall(r"\btwinbeat_[a-z_]+", rules)}
+    assert asked
+    assert asked <= METRIC_NAMES
+
+
+def test_reasons_are_those_of_the_kernel() -> None:
+    header = (ROOT / "ebpf/tb_abi.h").read_text()
+    enum = header[header.index("enum tb_reason {") :].partition("};")[0]
+    known = {name.lower() for name in re.findall(r"\bTB_R_([A-Z_0-9]+)", enum)}
+    used = {
+        *REJECTED,
+        *KERNEL_EVENTS,
+        *(name for names in GATE_VERDICTS.values() for name in names),
+    }
+    accepted = {"hello", "probe", "answer", "control", "out_rewritten"}
+    assert known
+    assert used | accepted == known
+
+
+@pytest.mark.parametrize(
+    ("state", "primary"),
+    [
+        (status(), 1),
+        (status(gate=gate_of(open=False)), 0),
+        (status(node=node(role=schema.Role.SECONDARY)), 0),
+    ],
+)
+def test_primary_means_serving(state: schema.Status, primary: int) -> None:
+    assert value(scrape(state), "twinbeat_primary") == primary
+
+
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        (peer(), "secondary"),
+        (peer(watch=schema.Watch.SUSPECT), "secondary"),
+        (peer(watch=schema.Watch.DEAD), "dead"),
+        (peer(watch=schema.Watch.STALLED), "stalled"),
+        (peer(watch=schema.Watch.UNKNOWN, role=None, age_ns=None), "unknown"),
+    ],
+)
+def test_exactly_one_state_of_the_peer_holds(seen: schema.Peer, state: str) -> None:
+    samples = scrape(status(peer=seen))
+    holding = {
+        dict(labels)["twinbeat_peer_state"]
+        for (name, labels), number in samples.items()
+        if name == "twinbeat_peer_state" and number == 1
+    }
+    assert holding == {state}
+
+
+def test_values_are_in_base_units() -> None:
+    samples = scrape()
+    assert value(samples, "twinbeat_timer_seconds", timer="dead") == 0.0006
+    assert value(samples, "twinbeat_timer_seconds", timer="attest") == 0.5
+    assert value(samples, "twinbeat_heartbeat_age_seconds", link="ha0") == 0.0001
+    assert value(samples, "twinbeat_pause_expires_timestamp_seconds") == 1_701_000_060
+    assert value(samples, "twinbeat_last_transition_timestamp_seconds") == pytest.approx(
+        1_700_005_000.00105
+    )
+    assert value(samples, "twinbeat_silence_seconds_sum") == 0.000025
+
+
+def test_counters_carry_their_labels() -> None:
+    samples = scrape()
+    assert value(samples, "twinbeat_heartbeats_rejected_total", reason="auth") == 3
+    assert value(samples, "twinbeat_heartbeats_received_total", link="ha0") == 99
+    assert value(samples, "twinbeat_gate_packets_total", direction="in", verdict="vip") == 2
+    assert (
+        value(
+            samples,
+            "twinbeat_transitions_total",
+            **{"from": "secondary", "to": "primary", "reason": "peer_dead"},
+        )
+        == 1
+    )
+    assert value(samples, "twinbeat_failover_duration_seconds_count", phase="total") == 1
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    names = {name for name, _ in scrape(status())}
+    assert "twinbeat_last_transition_timestamp_seconds" not in names
+    assert "twinbeat_pause_expires_timestamp_seconds" not in names
+    assert ("twinbeat_heartbeats_missed_total", frozenset({("link", "lan0")})) not in scrape()
+
+
+def test_buckets_reach_from_a_microsecond_beyond_ten_seconds() -> None:
+    bounds = bucket_bounds()
+    assert bounds[0] == 1e-6
+    assert 10 < bounds[-1] < 20
+
+
+@given(st.lists(st.integers(0, 1000), min_size=32, max_size=32))
+def test_buckets_add_up_and_never_fall(counts: list[int]) -> None:
+    buckets, _ = cumulative(schema.Histogram(counts=counts, sum_ns=0))
+    values = [number for _, number in buckets]
+    assert values == sorted(values)
+    assert buckets[-1] == ("+Inf", sum(counts))
+    assert values[0] == counts[0]
+
+
+def test_a_length_lands_in_the_bucket_above_it() -> None:
+    # 200 µs: the engine counts it in bucket 8, below 256 µs.
+    buckets = dict(cumulative(histogram({(200).bit_length(): 1}))[0])
+    assert buckets["0.000256"] == 1
+    assert buckets["0.000128"] == 0
+
+
+def test_a_sum_that_was_not_kept_is_estimated_within_its_bucket() -> None:
+    _, seconds = cumulative(histogram({8: 10}))
+    assert 10 * 128e-6 <= seconds <= 10 * 256e-6
