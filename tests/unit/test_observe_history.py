@@ -83,7 +83,7 @@ def test_a_disk_that_refuses_loses_nothing(tmp_path: Path) -> None:
     blocked.write_text("a file where the directory should be")
     history = History(blocked / "history.jsonl")
     entry = history.record(transition())
-    with pytest.raises(OSError, match="exists|directory"):
+    with pytest.raises(OSError, match=r"exists|directory"):
         history.write()
     assert history.newest(1) == [entry]
     blocked.unlink()
