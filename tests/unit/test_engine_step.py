@@ -1,0 +1,744 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tb_engine_step() rule by rule, under a clock of the test's own; no root, no thread, no socket.
+
+The names R1 to R18 are those of deploy/docs/protocol.md.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from twinbeat.engine._engine import lib
+from twinbeat.engine.types import Cause, EventKind, Flag, Permit, Phase, Role, Watch
+from unit.engine_bench import ALL, FAST, FOREVER, MS, ORDER, START, US, Bench, primary, secondary
+
+LEASE = FAST.timers.lease_ns
+VERIFY = FAST.timers.verify_ns
+DEAD = FAST.timers.dead_ns
+
+
+def die(bench: Bench) -> None:
+    """The peer loses its power."""
+    bench.agent = False
+    bench.kernel = False
+
+
+def hang(bench: Bench) -> None:
+    """The peer's agent hangs; its kernel answers."""
+    bench.agent = False
+
+
+# -- suspicion and verdict (design, section 6) ---------------------------------------------------
+
+
+def test_nothing_happens_while_the_peer_speaks() -> None:
+    bench = secondary()
+    bench.events.clear()
+    assert bench.run(50 * MS) == []
+
+
+def test_death_is_a_suspicion_then_a_verdict_then_a_claim_then_an_opening() -> None:
+    bench = secondary()
+    die(bench)
+    died = bench.now
+    bench.run(5 * MS)
+    kinds = [EventKind.SUSPECT, EventKind.DEAD, EventKind.CLAIM, EventKind.OPENED]
+    times = [bench.last(kind).at_ns for kind in kinds]
+    assert times == sorted(times)
+    assert DEAD - FAST.timers.hello_ns <= times[0] - died <= DEAD + US
+    assert VERIFY <= times[1] - times[0] <= VERIFY + 2 * US
+    assert times[3] - times[1] <= 2 * US, "from the verdict to the opening nothing is waited for"
+    assert bench.last(EventKind.OPENED).cause is Cause.SILENCE
+    assert bench.gate_open
+    assert bench.announced == 1
+    assert bench.role is Role.PRIMARY
+
+
+def test_claim_is_on_the_wire_before_the_gate_opens() -> None:
+    bench = secondary()
+    die(bench)
+    while not bench.gate_open:
+        bench.run(US)
+    opening = next(i for i, told in enumerate(bench.rounds) if told.opened)
+    _, frame = bench.rounds[opening - 1].frames[-1]
+    assert int.from_bytes(frame[40:48]) == bench.last(EventKind.OPENED).a
+    assert int.from_bytes(frame[32:40]) == 0, "and it serves nothing yet"
+
+
+def test_one_hello_ends_the_suspicion() -> None:
+    bench = secondary()
+    die(bench)
+    bench.run(DEAD + 100 * US)
+    assert bench.watch is Watch.SUSPECT
+    bench.hello()
+    bench.run(300 * US)
+    assert bench.watch is Watch.ALIVE
+    assert bench.told(EventKind.CLEARED)
+    assert not bench.told(EventKind.DEAD)
+
+
+def test_answering_kernel_means_stalled_not_dead() -> None:
+    bench = secondary()
+    hang(bench)
+    bench.run(1500 * US)
+    assert bench.watch is Watch.STALLED
+    assert not bench.told(EventKind.DEAD)
+    assert not bench.gate_open
+
+
+def test_kernel_that_falls_silent_later_is_dead_after_all() -> None:
+    bench = secondary()
+    hang(bench)
+    bench.run(1 * MS)
+    bench.kernel = False
+    bench.run(30 * MS)
+    assert bench.told(EventKind.STALLED)
+    assert bench.told(EventKind.DEAD)
+
+
+def test_probes_go_out_every_eighth_of_verify_while_suspicious() -> None:
+    bench = secondary()
+    die(bench)
+    bench.run(DEAD)
+    bench.rounds.clear()
+    bench.run(VERIFY // 2)
+    probes = [f for told in bench.rounds for _, f in told.frames if f[5] == lib.TB_PROBE]
+    assert len(probes) >= 4
+
+
+def test_one_silent_link_of_two_raises_no_suspicion() -> None:
+    bench = secondary(settings=replace(FAST, links=3))
+    bench.run(10 * MS)
+    assert not bench.told(EventKind.SUSPECT)
+    assert bench.watch is Watch.ALIVE
+
+
+# -- R2: terms -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_r2_term_is_the_smallest_of_our_parity_above_everything_seen(node: int) -> None:
+    bench = secondary(
+        settings=replace(FAST, node=node), order=replace(ORDER, term_first=2, term_last=5000)
+    )
+    bench.peer.maps.self.highest = 1200
+    bench.run(1 * MS)
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.last(EventKind.OPENED).a == 1202 - node
+
+
+def test_r2_spent_block_claims_nothing() -> None:
+    bench = secondary(order=replace(ORDER, term_first=10, term_last=400))
+    die(bench)
+    bench.run(20 * MS)
+    assert Cause.BLOCK_SPENT in bench.withheld()
+    assert not bench.told(EventKind.CLAIM)
+    assert not bench.gate_open
+
+
+def test_r2_number_is_never_used_twice() -> None:
+    bench = secondary()
+    bench.kernel = False  # the claims don't reach the peer, so no receipt comes
+    claims = []
+    for _ in range(4):
+        bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+        bench.run(6 * MS)
+        claims.append(bench.last(EventKind.CLAIM).a)
+    assert claims == sorted(set(claims))
+
+
+def test_r2_python_hears_of_a_block_that_runs_out() -> None:
+    bench = secondary(order=replace(ORDER, term_last=1020))
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.last(EventKind.TERM_LOW).a == 1020 - bench.last(EventKind.OPENED).a
+
+
+# -- R3, R4: renewal and expiry ------------------------------------------------------------------
+
+
+def test_r3_lease_is_renewed_from_the_clock_read_before_the_checks() -> None:
+    bench = primary()
+    bench.run(20 * MS + 50 * US)
+    assert bench.gate_open
+    until = bench.node.kernel.gate.open_until
+    decided = bench.now
+    bench.node.look(decided)
+    bench.node.act(decided + 3 * MS)  # stalled between the decision and the store
+    assert bench.node.kernel.gate.open_until == decided + LEASE > until
+
+
+def test_r3_without_attestation_the_lease_runs_out_and_stays_so() -> None:
+    bench = primary()
+    until = bench.now + 2 * MS
+    bench.give(bench.order, attested_until_ns=until)
+    bench.run(LEASE + 3 * MS)
+    closing = bench.last(EventKind.CLOSED)
+    assert closing.cause is Cause.EXPIRED
+    assert until + LEASE - FAST.timers.hello_ns <= closing.at_ns <= until + LEASE + MS
+    assert bench.node.kernel.gate.term == 0
+
+
+def test_r3_late_renewal_is_earned_again_by_receipt() -> None:
+    bench = primary()
+    term = bench.node.kernel.gate.term
+    # Stalled for more than half a lease, the peer's agent as well: nobody claimed meanwhile.
+    bench.now += LEASE * 6 // 10
+    bench._wake_ns = bench._hello_ns = bench.now
+    bench.run(2 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.RENEW
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+    assert bench.node.kernel.gate.term > term
+    assert not bench.told(EventKind.CLOSED)
+
+
+def test_r4_expired_lease_is_over() -> None:
+    bench = primary()
+    term = bench.node.kernel.gate.term
+    bench.now += LEASE + US
+    bench._wake_ns = bench._hello_ns = bench.now
+    bench.agent = False
+    told = bench.round()
+    assert told.closed
+    assert bench.last(EventKind.CLOSED).cause is Cause.EXPIRED
+    assert bench.node.kernel.gate.term == 0
+    assert bench.phase is not Phase.SERVING
+    assert bench.node.engine.engine.last_term >= term
+
+
+# -- R5: contest ---------------------------------------------------------------------------------
+
+
+def healed_partition(*, hears_us: bool) -> Bench:
+    """Both are open: we took over by silence, and now the peer of the lower term is heard again."""
+    bench = secondary()
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.gate_open
+    bench.events.clear()
+    bench.announced = 0
+    bench.peer_serves(501)
+    bench.agent = True
+    bench.kernel = hears_us
+    return bench
+
+
+def test_r5_contested_gate_is_shut_and_reopens_on_the_receipt() -> None:
+    bench = healed_partition(hears_us=True)
+    bench.hello()
+    assert not bench.gate_open, "in the kernel, before the engine knows"
+    bench.run(400 * US)
+    assert bench.gate_open
+    assert not bench.peer.gate_open(bench.now)
+    assert bench.announced == 1, "the winner announces again"
+
+
+def test_r5_contest_that_lasts_is_lost() -> None:
+    bench = healed_partition(hears_us=False)
+    bench.run(2 * MS)
+    closing = bench.last(EventKind.CLOSED)
+    assert closing.cause is Cause.CONTEST_LOST
+    assert closing.at_ns - bench.last(EventKind.CONTESTED).at_ns <= VERIFY + 200 * US
+    assert bench.node.kernel.gate.term == 0
+
+
+def test_r5_higher_term_fences() -> None:
+    bench = primary()
+    bench.peer_serves(1501)
+    bench.run(400 * US)
+    assert bench.last(EventKind.CLOSED).cause is Cause.FENCED
+    assert bench.last(EventKind.CLOSED).b == 1501
+
+
+# -- R6: claims ----------------------------------------------------------------------------------
+
+
+def test_r6_receipt_opens() -> None:
+    bench = secondary()
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    bench.run(400 * US)
+    assert bench.last(EventKind.CLAIM).cause is Cause.ORDERED
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+    assert bench.peer.gate.fence_below >= bench.last(EventKind.OPENED).a
+    assert not bench.peer.gate_open(bench.now), "never two"
+
+
+def test_r6_claim_without_receipt_is_abandoned() -> None:
+    bench = secondary()
+    bench.kernel = False
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    bench.run(3 * MS)
+    abandoned = bench.last(EventKind.ABANDONED)
+    assert abandoned.cause is Cause.NO_RECEIPT
+    waited = abandoned.at_ns - bench.last(EventKind.CLAIM).at_ns
+    assert 2 * VERIFY < waited <= 2 * VERIFY + FAST.timers.hello_ns
+    assert not bench.told(EventKind.OPENED)
+    assert bench.phase is Phase.LISTENING
+
+
+def test_r6_overtaken_claim_is_abandoned() -> None:
+    bench = secondary()
+    bench.kernel = False
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    bench.run(300 * US)
+    assert bench.phase is Phase.CLAIMING
+    bench.peer_serves(1801)
+    bench.run(250 * US)
+    assert bench.last(EventKind.ABANDONED).cause is Cause.OVERTAKEN
+
+
+def test_r6_order_that_goes_void_under_way_ends_the_claim() -> None:
+    bench = secondary()
+    bench.kernel = False
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    bench.run(300 * US)
+    bench.order_again(expires_ns=bench.now)
+    bench.run(100 * US)
+    assert bench.last(EventKind.ABANDONED).cause is Cause.ORDER_VOID
+
+
+def test_r6_attestation_must_outlast_the_lease() -> None:
+    bench = secondary()
+    bench.give(bench.order, attested_until_ns=bench.now + LEASE)
+    die(bench)
+    bench.run(5 * MS)
+    assert not bench.told(EventKind.CLAIM)
+    assert Cause.ORDER_VOID in bench.withheld()
+
+
+def test_r6_claim_is_repeated_until_there_is_a_receipt() -> None:
+    bench = secondary()
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.gate_open
+    assert bench.claims == bench.last(EventKind.OPENED).a
+    assert bench.says & Flag.STRANDED
+    bench.run(20 * MS)
+    assert bench.claims
+    bench.kernel = True
+    bench.run(2 * MS)
+    assert bench.told(EventKind.RECEIPT)
+    assert bench.claims == 0
+    assert not bench.says & Flag.STRANDED
+
+
+# -- R7: silence ---------------------------------------------------------------------------------
+
+
+def opened_after(bench: Bench) -> int:
+    """How long after the peer's death the gate opened, in ns."""
+    died = bench.now
+    die(bench)
+    bench.run(40 * MS)
+    return bench.last(EventKind.OPENED).at_ns - died
+
+
+def test_r7_proven_both_ways_opens_at_once() -> None:
+    assert opened_after(secondary()) <= DEAD + VERIFY + 2 * US
+
+
+def test_r7_deaf_peer_may_hold_its_lease() -> None:
+    bench = secondary(hears=False)
+    waited = opened_after(bench)
+    assert Cause.PEER_LEASE in bench.withheld()
+    assert bench.last(EventKind.OPENED).cause is Cause.LEASE_RAN_OUT
+    assert LEASE + LEASE // 2 - FAST.timers.hello_ns <= waited <= LEASE + LEASE // 2 + MS
+
+
+def test_r7_strict_always_waits_for_the_lease() -> None:
+    bench = secondary(settings=replace(FAST, strict=True))
+    assert LEASE + LEASE // 2 - FAST.timers.hello_ns <= opened_after(bench)
+
+
+def test_r7_kernel_that_said_open_is_believed_until_its_lease_ends() -> None:
+    bench = secondary(order=replace(ORDER, permits=ALL & ~Permit.MAY_CLAIM_STALLED))
+    hang(bench)
+    bench.run(1 * MS)
+    lease_end = bench.peer.gate.open_until
+    assert bench.watch is Watch.STALLED
+    die(bench)
+    bench.run(40 * MS)
+    assert bench.last(EventKind.OPENED).at_ns >= lease_end
+
+
+def test_r7_planned_restart_is_no_death() -> None:
+    bench = secondary(flags=Flag.RESTART, lease_ns=30 * MS)
+    assert opened_after(bench) >= 30 * MS
+
+
+# -- R8, R9: a peer that doesn't serve -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("permits", "wait"),
+    [(ALL | Permit.PREFERRED, 2 * MS), (ALL, 4 * MS + VERIFY)],
+    ids=["preferred", "other"],
+)
+def test_r8_idle_peer_is_replaced_by_receipt(permits: Permit, wait: int) -> None:
+    bench = Bench(order=replace(ORDER, permits=permits))
+    bench.run(10 * MS)
+    claim = bench.last(EventKind.CLAIM)
+    heard = bench.last(EventKind.HEARD).at_ns
+    assert claim.cause is Cause.IDLE
+    assert wait <= claim.at_ns - heard <= wait + 500 * US
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+
+
+def test_r8_role_does_not_make_a_server() -> None:
+    bench = Bench()
+    bench.peer.maps.self.role = Role.PRIMARY
+    bench.run(10 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.IDLE
+
+
+def test_r9_stalled_agent_behind_a_shut_gate_is_replaced_at_once() -> None:
+    bench = secondary()
+    hang(bench)
+    bench.peer.gate.open_until = bench.now
+    died = bench.now
+    bench.run(2 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.STALLED
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+    assert bench.last(EventKind.OPENED).at_ns - died < DEAD + 200 * US
+
+
+def test_r9_stalled_agent_behind_an_open_gate_is_waited_for() -> None:
+    bench = secondary()
+    hang(bench)
+    bench.run(8 * MS)
+    claim, suspect = bench.last(EventKind.CLAIM), bench.last(EventKind.SUSPECT)
+    assert claim.cause is Cause.STALLED
+    assert claim.at_ns - suspect.at_ns == FAST.timers.stall_ns
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+    assert not bench.peer.gate_open(bench.now)
+
+
+def test_r9_policy_may_wait_for_the_lease() -> None:
+    bench = secondary(settings=replace(FAST, wait_lease=True))
+    hang(bench)
+    lease_end = bench.peer.gate.open_until
+    bench.run(20 * MS)
+    assert lease_end - MS <= bench.last(EventKind.CLAIM).at_ns <= lease_end + MS
+
+
+def test_r9_deaf_and_idle_peer_is_replaced_without_receipt_after_a_lease() -> None:
+    bench = Bench()
+    bench.run(1 * MS)
+    deaf = bench.now
+    bench.hears = bench.kernel = False
+    bench.run(60 * MS)
+    opening = bench.last(EventKind.OPENED)
+    assert opening.b == Cause.DEAF
+    assert opening.at_ns - deaf >= LEASE + 3 * VERIFY
+
+
+# -- R10: cold start -----------------------------------------------------------------------------
+
+
+def test_r10_alone_claims_only_after_listening_and_asking() -> None:
+    bench = Bench(settings=replace(FAST, claim_alone=True), agent=False, kernel=False)
+    bench.run(30 * MS)
+    claim, opening = bench.last(EventKind.CLAIM), bench.last(EventKind.OPENED)
+    assert claim.cause is Cause.COLD
+    assert claim.at_ns - START >= FAST.listen_ns
+    assert opening.at_ns - claim.at_ns >= VERIFY
+
+
+def test_r10_unproven_link_claims_nothing() -> None:
+    bench = Bench(agent=False, kernel=False)
+    bench.run(60 * MS)
+    assert bench.withheld() == {Cause.UNPROVEN}
+    assert not bench.told(EventKind.CLAIM)
+    bench.node.kernel.maps.link[0].foreign_ns = bench.now
+    bench.run(2 * MS)
+    assert bench.last(EventKind.OPENED).b == Cause.COLD
+
+
+def test_r10_peer_that_turns_up_while_listening_is_not_overrun() -> None:
+    bench = Bench(settings=replace(FAST, claim_alone=True), agent=False, kernel=False)
+    bench.run(FAST.listen_ns - MS)
+    bench.agent = bench.kernel = True
+    bench.peer_serves(501)
+    bench.run(30 * MS)
+    assert not bench.told(EventKind.CLAIM)
+
+
+# -- R11: am I the one who is deaf, or cut off? --------------------------------------------------
+
+
+def test_r11_no_control_no_verdict() -> None:
+    bench = secondary()
+    bench.node.control_works = False
+    die(bench)
+    bench.run(20 * MS)
+    assert bench.withheld() == {Cause.NO_CONTROL}
+    assert not bench.told(EventKind.DEAD)
+    bench.node.control_works = True
+    bench.run(1 * MS)
+    assert bench.told(EventKind.DEAD)
+
+
+def test_r11_late_rounds_restart_the_window_but_not_for_ever() -> None:
+    bench = secondary()
+    bench.late_ns = 150 * US
+    die(bench)
+    bench.run(VERIFY + DEAD + 300 * US)
+    assert not bench.told(EventKind.DEAD), "on time it would be dead by now"
+    assert bench.node.engine.engine.window_restarts > 0
+    bench.run(20 * MS)
+    assert bench.told(EventKind.DEAD), "constant lateness can't forbid a verdict"
+    assert bench.told(EventKind.LATE)
+
+
+def test_r11_isolated_node_claims_nothing() -> None:
+    bench = secondary(settings=replace(FAST, links=1, ports=1))
+    die(bench)
+    bench.node.link_carrier = bench.node.port_carrier = 0
+    bench.run(20 * MS)
+    assert bench.withheld() == {Cause.ISOLATED}
+    assert not bench.told(EventKind.CLAIM)
+
+
+@pytest.mark.parametrize(("direct", "claims"), [(0, False), (1, True)])
+def test_r11_carrier_of_a_direct_cable_counts_for_nothing(direct: int, claims: bool) -> None:
+    # Link 0 falls with the peer's power; link 1 goes to a switch.
+    bench = secondary(settings=replace(FAST, links=1 | direct << 1, direct=direct))
+    die(bench)
+    bench.node.link_carrier = 2
+    bench.run(20 * MS)
+    assert bool(bench.told(EventKind.OPENED)) is claims
+
+
+def test_r11_opening_that_turns_out_to_be_isolation_is_taken_back() -> None:
+    bench = secondary(settings=replace(FAST, ports=1))
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.gate_open
+    bench.node.link_carrier = bench.node.port_carrier = 0
+    bench.run(1 * MS)
+    assert bench.last(EventKind.CLOSED).cause is Cause.STRANDED_ISOLATED
+    assert not bench.gate_open
+
+
+def test_r11_python_may_know_of_isolation() -> None:
+    bench = secondary()
+    bench.order_again(facts=replace(bench.order.facts, flags=Flag.ISOLATED))
+    die(bench)
+    bench.run(20 * MS)
+    assert bench.withheld() == {Cause.ISOLATED}
+
+
+# -- R13, R14: replay and keys -------------------------------------------------------------------
+
+
+def test_r13_node_that_lost_its_count_jumps_above_what_the_peer_knows() -> None:
+    bench = secondary()
+    bench.node.kernel.peer.taught = 12 << 32 | 5
+    bench.run(1 * MS)
+    assert bench.last(EventKind.COUNTER_JUMP).a == 13 << 32
+    assert bench.node.kernel.gate.counter >= 13 << 32
+
+
+def test_r14_unknown_key_is_not_death() -> None:
+    bench = Bench(settings=replace(FAST, claim_alone=True), agent=False, kernel=False)
+    for _ in range(60):
+        bench.node.kernel.maps.link[0].mismatch_ns = bench.now
+        bench.run(MS)
+    assert bench.withheld() == {Cause.MISMATCH}
+    assert not bench.told(EventKind.CLAIM)
+
+
+# -- R16: restart --------------------------------------------------------------------------------
+
+
+def restarted(bench: Bench, permits: Permit) -> Bench:
+    bench.node.restart_agent(bench.settings, bench.now)
+    bench.order_again(permits=permits)
+    bench.events.clear()
+    bench.run(2 * MS)
+    return bench
+
+
+def test_r16_open_gate_is_resumed() -> None:
+    bench = primary()
+    term = bench.node.kernel.gate.term
+    restarted(bench, ALL | Permit.RESUME)
+    assert bench.last(EventKind.OPENED).cause is Cause.RESUMED
+    assert bench.node.kernel.gate.term == term
+    assert bench.phase is Phase.SERVING
+
+
+def test_r16_without_leave_it_is_shut() -> None:
+    bench = primary()
+    restarted(bench, ALL & ~Permit.MAY_CLAIM_IDLE)
+    assert bench.told(EventKind.CLOSED)
+    assert bench.node.kernel.gate.term == 0
+
+
+def test_r16_lapsed_gate_is_not_resumed() -> None:
+    bench = primary()
+    bench.now += LEASE + US
+    bench._wake_ns = bench._hello_ns = bench.now
+    restarted(bench, ALL & ~Permit.MAY_CLAIM_IDLE | Permit.RESUME)
+    assert not bench.told(EventKind.OPENED)
+    assert bench.node.kernel.gate.term == 0
+
+
+def test_r16_longer_lease_is_announced_and_kept() -> None:
+    bench = primary()
+    bench.order_again(lease_ns=50 * MS)
+    bench.run(1 * MS)
+    assert bench.node.kernel.gate.open_until >= bench.now + 49 * MS
+    assert bench.node.kernel.maps.self.lease_full_us == 50_000
+
+
+# -- R17, R18 and NO-SURPRISE --------------------------------------------------------------------
+
+
+def test_r17_order_says_whether_a_claim_came_first() -> None:
+    bench = secondary()
+    bench.order_again()
+    bench.run(300 * US)
+    assert bench.last(EventKind.ORDER).b == 0
+    serving = primary()
+    serving.order_again()
+    serving.run(300 * US)
+    assert serving.last(EventKind.ORDER).b == 1
+
+
+def test_r17_claim_now_is_good_for_one_claim_of_its_generation() -> None:
+    bench = secondary()
+    bench.kernel = False
+    bench.order_again(permits=Permit.MAY_SERVE | Permit.CLAIM_NOW)
+    bench.run(30 * MS)
+    assert len(bench.told(EventKind.CLAIM)) == 1
+
+
+def test_r17_yield_is_a_level() -> None:
+    bench = primary()
+    bench.order_again(permits=ALL | Permit.YIELD)
+    bench.run(5 * MS)
+    assert bench.says & Flag.YIELD
+    assert bench.gate_open, "until the peer claims"
+    bench.order_again(permits=ALL)
+    bench.run(1 * MS)
+    assert not bench.says & Flag.YIELD
+
+
+def test_r17_yielding_peer_is_relieved_in_one_round_trip() -> None:
+    bench = secondary()
+    bench.flags = Flag.YIELD
+    asked = bench.now
+    bench.run(1 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.YIELDED
+    opening = bench.last(EventKind.OPENED)
+    assert opening.cause is Cause.RECEIPT
+    assert opening.at_ns - asked < 2 * FAST.timers.hello_ns + 100 * US
+
+
+def test_r17_resignation_shuts_at_once_and_only_once() -> None:
+    bench = primary()
+    bench.order_again(resign_of=5, permits=ALL)
+    told = bench.round()
+    assert told.closed
+    assert bench.last(EventKind.CLOSED).cause is Cause.RESIGNED
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    bench.run(3 * MS)
+    assert bench.gate_open
+    bench.order_again(permits=ALL)
+    bench.run(3 * MS)
+    assert bench.gate_open, "the same number again is no new demand"
+
+
+def test_r18_primary_below_the_highest_term_claims_anew_with_its_gate_open() -> None:
+    bench = primary()
+    term = bench.node.kernel.gate.term
+    bench.peer.maps.self.highest = term + 101
+    bench.run(2 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.RENEW
+    assert bench.node.kernel.gate.term > term + 101
+    assert not bench.told(EventKind.CLOSED)
+
+
+def test_paused_claims_nothing_and_goes_on_serving() -> None:
+    bench = secondary(order=replace(ORDER, permits=ALL | Permit.PAUSED))
+    die(bench)
+    bench.run(40 * MS)
+    assert not bench.told(EventKind.CLAIM)
+    serving = primary()
+    serving.order_again(permits=ALL | Permit.PAUSED)
+    serving.run(40 * MS)
+    assert serving.gate_open
+
+
+@pytest.mark.parametrize(
+    ("missing", "happens"),
+    [(Permit.MAY_CLAIM_DEAD, die), (Permit.MAY_CLAIM_STALLED, hang)],
+    ids=["dead", "stalled"],
+)
+def test_what_is_not_permitted_is_not_claimed(missing: Permit, happens: object) -> None:
+    bench = secondary(order=replace(ORDER, permits=ALL & ~missing))
+    happens(bench)  # type: ignore[operator]
+    bench.run(8 * MS)
+    assert Cause.NOT_PERMITTED in bench.withheld()
+    assert not bench.told(EventKind.CLAIM)
+
+
+def test_no_order_no_claim() -> None:
+    bench = secondary(order=replace(ORDER, generation=0))
+    die(bench)
+    bench.run(40 * MS)
+    assert not bench.told(EventKind.CLAIM)
+    assert not bench.gate_open
+
+
+def test_expired_order_claims_nothing() -> None:
+    bench = secondary(order=replace(ORDER, expires_ns=START + 2 * MS))
+    die(bench)
+    bench.run(40 * MS)
+    assert Cause.ORDER_VOID in bench.withheld()
+    assert not bench.told(EventKind.CLAIM)
+
+
+# -- words for the kernel and the agent ----------------------------------------------------------
+
+
+def test_self_words_say_what_the_frames_say() -> None:
+    bench = secondary()
+    words = bench.node.kernel.maps.self
+    assert words.hello_us == 200
+    assert words.dead_us == 600
+    assert words.verify_us == 400
+    assert words.lease_full_us == 10_000
+    assert words.highest == 501
+    assert bench.says & Flag.HEARS_YOU
+    die(bench)
+    bench.run(DEAD + US)
+    assert not bench.says & Flag.HEARS_YOU
+
+
+def test_new_timers_take_effect_without_a_suspicion() -> None:
+    bench = secondary()
+    for _ in range(20):
+        longer = replace(FAST.timers, hello_ns=200 * US, dead_ns=bench.settings.timers.dead_ns + US)
+        bench.configure(timers=longer)
+        bench.run(1 * MS)
+    assert not bench.told(EventKind.SUSPECT)
+    assert bench.watch is Watch.ALIVE
+
+
+def test_peer_changes_are_told_once() -> None:
+    bench = secondary()
+    bench.events.clear()
+    bench.peer.maps.self.health = 77
+    bench.run(5 * MS)
+    assert len(bench.told(EventKind.PEER_CHANGED)) == 1
+
+
+def test_attestation_forever_is_no_overflow() -> None:
+    bench = primary()
+    bench.give(bench.order, attested_until_ns=(1 << 64) - 1)
+    bench.run(30 * MS)
+    assert bench.gate_open
+    assert bench.now < FOREVER
