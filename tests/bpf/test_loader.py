@@ -84,12 +84,16 @@ def test_other_sources_wait_for_leave_to_replace(
     report = loader.load(directory, replace=True)
     assert (report.status, report.gate) == ("replaced", "kept")
     after = ids(directory)
-    renewed = {name for name in after if after[name] != before[name]}
+    assert after["old_prog_link"] == before["prog_link"], "attached until the agent changes it"
+    renewed = {name for name in before if after[name] != before[name]}
     assert renewed == {*PROGRAMS, LAYOUT.name}, "the maps fit, and keep what is in them"
     with Maps.open_directory(directory) as maps:
         assert maps.gate().term == 100
         assert maps.vips() == ["10.0.0.1"]
         assert maps.layout()[1] == b"p" * 32
+        for name in ("prog_link", "old_prog_link"):
+            assert maps.program_name(after[name]) == "tb_link"
+        assert maps.program_name(2**31 - 1) == ""
 
 
 def test_another_abi_keeps_the_gate_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +106,7 @@ def test_another_abi_keeps_the_gate_alone(root: Path, monkeypatch: pytest.Monkey
     report = loader.load(directory, replace=True)
     assert (report.status, report.gate) == ("replaced", "kept")
     after = ids(directory)
-    assert {name for name in after if after[name] == before[name]} == {"gate"}
+    assert {name for name in before if after[name] == before[name]} == {"gate"}
 
 
 def test_what_a_dead_loader_left_is_completed(root: Path) -> None:
@@ -114,7 +118,7 @@ def test_what_a_dead_loader_left_is_completed(root: Path) -> None:
     report = loader.load(directory)
     assert (report.status, report.gate) == ("loaded", "kept")
     after = ids(directory)
-    assert after.keys() == before.keys()
+    assert after.keys() == before.keys() | {"old_prog_link"}
     assert after["gate"] == before["gate"]
 
 

@@ -160,7 +160,7 @@ class Gate(ctypes.LittleEndianStructure):
 
     def is_open(self, now_ns: int) -> bool:
         """R1, for people who look; the programs and the engine evaluate it themselves."""
-        return (
+        return bool(
             self.term != 0
             and self.term >= self.fence_below
             and now_ns < self.open_until

@@ -481,9 +481,13 @@ def program_info(fd: int) -> ProgramInfo:
 
 
 def program_by_id(number: int) -> ProgramInfo | None:
-    """What is known of the program with this id; None if there is no such program any more."""
+    """What is known of the program with this id.
+
+    None if there is no such program any more, or if it may not be seen: the kernel shows programs
+    by id to CAP_SYS_ADMIN alone.
+    """
     fd = _bpf(_Command.PROG_GET_FD_BY_ID, _Id(id=number))
-    if fd == -errno.ENOENT:
+    if fd in {-errno.ENOENT, -errno.EPERM}:
         return None
     if fd < 0:
         raise BpfError(f"opening program {number}", -fd)

@@ -215,6 +215,9 @@ def _install(
         for name in prepared:
             bpf.pin(fds[name], directory / (_PREPARED + name))
         _discard(directory, [maps.LAYOUT.name])
+        for name in maps.PROGRAMS:
+            with contextlib.suppress(FileNotFoundError):
+                (directory / name).replace(directory / (maps.REPLACED + name))
         for name in prepared:
             (directory / (_PREPARED + name)).replace(directory / name)
     except BaseException:
@@ -316,7 +319,8 @@ def _make_directory(directory: Path) -> None:
     try:
         for path in (directory.parent, directory):
             path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
+            if path.stat().st_mode & 0o777 != 0o700:
+                path.chmod(0o700)
         if not is_bpf_file_system(directory):
             raise LoadError(
                 "no-bpf-file-system",

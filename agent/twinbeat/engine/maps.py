@@ -108,6 +108,8 @@ LAYOUT: Final = Spec(name="layout", kind=MapType.ARRAY, value_size=LAYOUT_SIZE, 
 """What the pins were made from: 32 bytes for the ABI, 32 for the programs. Written last."""
 
 PROGRAMS: Final = ("prog_link", "prog_egress")
+REPLACED: Final = "old_"
+"""Prefix of the pins of programs that were replaced: until the new ones are attached, those are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,8 @@ class Maps:
                     fds[spec.name] = bpf.open_pin(directory / spec.name)
             for name in PROGRAMS:
                 fds[name] = bpf.open_pin(directory / name)
+                if (directory / (REPLACED + name)).exists():
+                    fds[REPLACED + name] = bpf.open_pin(directory / (REPLACED + name))
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
@@ -195,6 +199,19 @@ class Maps:
     def program(self, name: str) -> bpf.ProgramInfo:
         """Id, tag and name of `prog_link` or `prog_egress`."""
         return bpf.program_info(self._fds[name])
+
+    def program_name(self, number: int) -> str:
+        """Name of the program with this id: of ours by their pins, of others where that is allowed.
+
+        Empty if it can't be told. Our own, replaced ones included, are told without CAP_SYS_ADMIN.
+        """
+        pinned = [f"{prefix}{name}" for prefix in ("", REPLACED) for name in PROGRAMS]
+        for fd in (self._fds[name] for name in pinned if name in self._fds):
+            info = bpf.program_info(fd)
+            if info.id == number:
+                return info.name
+        other = bpf.program_by_id(number)
+        return other.name if other is not None else ""
 
     # What engine and XDP share -----------------------------------------------------------------
 
