@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from twinbeat.engine import abi, bpf
+from twinbeat.engine import abi
 from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.bpf import BpfError
 from twinbeat.engine.maps import Maps
@@ -104,7 +104,7 @@ class Stage:
         sender, receiver = await control.ensure_control(self._ipr, pair=self._config.pair.id)
         self.control_index = sender.index
         await asyncio.to_thread(
-            xdp.attach_xdp, receiver.index, self._link_program, name_of=_name_of
+            xdp.attach_xdp, receiver.index, self._link_program, name_of=self._maps.program_name
         )
         ports = {section.interface for section in self._config.vrids}
         links = {section.interface for section in self._config.links}
@@ -217,7 +217,7 @@ class Stage:
     async def _attach(self, one: Guarded) -> None:
         port = interface(one.name)
         one.mode = await asyncio.to_thread(
-            xdp.attach_xdp, port.index, self._link_program, name_of=_name_of
+            xdp.attach_xdp, port.index, self._link_program, name_of=self._maps.program_name
         )
         await asyncio.to_thread(xdp.attach_egress, port.index, self._egress_program)
         one.index, one.standing = port.index, True
@@ -231,7 +231,7 @@ class Stage:
         if present is not None:
             await asyncio.to_thread(xdp.detach_egress, present.index)
             await asyncio.to_thread(
-                xdp.detach_xdp, present.index, self._link_program, name_of=_name_of
+                xdp.detach_xdp, present.index, self._link_program, name_of=self._maps.program_name
             )
 
     def _stands(self, one: Guarded, port: Interface) -> bool:
@@ -463,8 +463,3 @@ class Stage:
 def _program(maps: Maps, pin: str) -> xdp.Program:
     info = maps.program(pin)
     return xdp.Program(fd=maps.fd(pin), id=info.id, name=info.name)
-
-
-def _name_of(number: int) -> str:
-    info = bpf.program_by_id(number)
-    return info.name if info is not None else ""
