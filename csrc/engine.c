@@ -272,6 +272,46 @@ static bool lost_contest(struct round *r)
 	return since(r->now, e->contest_told_ns) > r->s->timers.verify;
 }
 
+static bool any_link(const struct round *r,
+		     bool (*holds)(const struct round *, const struct tb_link *))
+{
+	for (unsigned i = 0; i < TB_LINKS; i++)
+		if ((r->s->links >> i & 1) && holds(r, &r->in->link[i]))
+			return true;
+	return false;
+}
+
+/*
+ * Somebody serves who doesn't hear us: his frames can't be told from recordings, so they are not judged, but
+ * they are reason enough not to open a second gate on a guess.
+ */
+static bool stranger_served(const struct round *r, const struct tb_link *link)
+{
+	return link->stranger_open_ns > r->e->started_ns &&
+	       since(r->now, link->stranger_open_ns) < r->s->listen;
+}
+
+static bool stranger_serves(const struct round *r, const struct tb_link *link)
+{
+	return link->stranger_open_ns > r->e->opened_ns &&
+	       since(r->now, link->stranger_open_ns) <= r->s->timers.dead;
+}
+
+/* Such a stranger beside our open gate can't be fenced, as he doesn't hear us: the node that hears yields. */
+static bool lost_to_stranger(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->watch == TB_ALIVE || !any_link(r, stranger_serves)) {
+		e->stranger_since_ns = 0;
+		return false;
+	}
+	if (e->stranger_since_ns == 0)
+		e->stranger_since_ns = r->now;
+	/* Where both directions work he is adopted meanwhile, and the contest is decided by R5. */
+	return since(r->now, e->stranger_since_ns) > 2 * r->s->timers.verify;
+}
+
 /* R3, R4, R5, R18 and the end of an opening by silence that was isolation (R11). */
 static void keep_reign(struct round *r)
 {
@@ -302,6 +342,10 @@ static void keep_reign(struct round *r)
 		r->out->announce =
 			true; /* somebody was there after all: the winner announces again at once */
 		tell(r, TB_E_RECEIPT, TB_C_NONE, e->term, since(r->now, e->opened_ns));
+	}
+	if (lost_to_stranger(r)) {
+		end_reign(r, TB_C_CONTEST_LOST, 0);
+		return;
 	}
 	if (e->by_silence && !e->receipted && since(r->now, e->opened_ns) < STRANDED_CHECK_NS) {
 		r->out->want_carrier = true;
@@ -425,6 +469,10 @@ static void pursue_claim(struct round *r)
 		abandon(r, r->isolated ? TB_C_ISOLATED : TB_C_ORDER_VOID);
 		return;
 	}
+	if (why == TB_C_COLD && any_link(r, stranger_served)) {
+		abandon(r, TB_C_PEER_SERVES);
+		return;
+	}
 	wake_by(r, r->now + RECEIPT_POLL_NS);
 	if (r->now == e->claim_ns && r->out->again)
 		return; /* begun in this round: its frames are not out yet */
@@ -516,15 +564,6 @@ static void claim_on_stall(struct round *r)
 	begin_claim(r, TB_C_STALLED);
 }
 
-static bool any_link(const struct round *r,
-		     bool (*holds)(const struct round *, const struct tb_link *))
-{
-	for (unsigned i = 0; i < TB_LINKS; i++)
-		if ((r->s->links >> i & 1) && holds(r, &r->in->link[i]))
-			return true;
-	return false;
-}
-
 static bool hears_others(const struct round *r, const struct tb_link *link)
 {
 	return link->foreign_ns > r->e->started_ns;
@@ -551,6 +590,10 @@ static void claim_cold(struct round *r)
 		withhold(
 			r,
 			TB_C_MISMATCH); /* R14: somebody is there who can't make himself understood */
+		return;
+	}
+	if (any_link(r, stranger_served)) {
+		withhold(r, TB_C_PEER_SERVES);
 		return;
 	}
 	if (!r->s->claim_alone && !any_link(r, hears_others)) {

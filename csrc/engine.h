@@ -201,7 +201,7 @@ struct tb_engine {
 	tb_u32 claim_cause; /* enum tb_cause */
 
 	/* reign */
-	tb_u64 opened_ns, lease_until, contest_told_ns;
+	tb_u64 opened_ns, lease_until, contest_told_ns, stranger_since_ns;
 	bool receipted, by_silence, order_seen;
 	tb_u64 order_generation, ordered_generation;
 	tb_u32 resigned;

@@ -230,7 +230,8 @@ struct tb_link {
 	tb_u64 round_trip_ns;	/* newest, from an ANSWER or from echo and hold */
 	tb_u32 cpu;		/* processor that ran the receive path last, + 1 */
 	tb_u32 ifindex;		/* agent: 0 = slot unused */
-	tb_u64 reserved[4];
+	tb_u64 stranger_open_ns;/* newest such frame that said that the peer's gate is open */
+	tb_u64 reserved[3];
 };
 TB_ASSERT(sizeof(struct tb_link) == 128, "link size");
 

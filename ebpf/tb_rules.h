@@ -356,6 +356,11 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 			 * a node that lost its count is told it in the ANSWER, and jumps. */
 			if (!two_way || counter <= TB_READ(c->peer->known)) {
 				TB_WRITE(c->link->stranger_ns, c->now);
+				/* Not judged, yet reason enough for a node that starts not to serve
+				 * beside it: what is newer than all that is known is no old recording. */
+				if ((TB_BE32(f->flags) & TB_F_OPEN) &&
+				    counter > TB_READ(c->peer->known))
+					TB_WRITE(c->link->stranger_open_ns, c->now);
 				if (f->type == TB_PROBE &&
 				    c->now - TB_READ(c->link->challenge_ns) >=
 					    TB_CHALLENGE_EVERY_NS) {

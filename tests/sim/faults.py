@@ -133,15 +133,15 @@ def reboot(world: World, node: SimNode) -> str:
 
 def restart(world: World, node: SimNode) -> str:
     """A planned restart: the gate stays open under a longer lease."""
+    node.away_ns = _span(world, 4 * MS)
     node.tell(Stopping(restart=True))
-    world.at(world.now_ns + 2 * MS + _span(world, 4 * MS), start, world, node)
     return f"{node.name} is restarted by plan"
 
 
 def stop_agent(world: World, node: SimNode) -> str:
     """systemctl stop, and start again."""
+    node.away_ns = _span(world, 12 * MS)
     node.tell(Stopping())
-    world.at(world.now_ns + 8 * MS + _span(world, 8 * MS), start, world, node)
     return f"{node.name} is stopped by plan"
 
 

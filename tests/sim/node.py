@@ -140,6 +140,8 @@ class SimNode:
         self.name = "ab"[index]
         self.offset_ns = world.rng.randrange(1, 1 << 50)
         self.disk = Disk()
+        self.wall_clock = 1_000_000
+        """What a boot epoch begins with; even while it was never set back."""
         self.powered = False
         self.plain: Any = None
         self.agent: Agent | None = None
@@ -149,9 +151,14 @@ class SimNode:
         self.pause_in_round_ns = 0
         """The next round is held up for so long between its look and its acts."""
         self.control_works = True
-        self.isolated_lan = False
+        self.away_ns = 1 * MS
+        """After an agent that was told to stop has ended, it is started again so much later."""
         self.last_act_ns = 0
         """World time at which the engine last acted."""
+        self.fluent_since_ns = 0
+        """Since when its engine acts without a longer break."""
+        self.lease_ns = 0
+        """The lease to which it last renewed: longer during a planned restart."""
         self._answered = ffi.new("int *")
         self._buffer = ffi.new("uint8_t[128]")
         self._frame = ffi.new("struct tb_frame *")
@@ -210,7 +217,8 @@ class SimNode:
         config.node = self.index
         config.keys[0].id = 1
         config.keys[0].k0, config.keys[0].k1 = 0x0123456789ABCDEF, 0xFEDCBA9876543210
-        self.disk.epoch += 1
+        self.disk.epoch = max(self.disk.epoch + 1, self.wall_clock)
+        self.wall_clock += 2
         self.plain.gate.counter = self.disk.epoch << 32
         self.plain.peer.known = self.disk.peer_counter
         self.last_act_ns = self.world.now_ns
@@ -234,8 +242,12 @@ class SimNode:
         self.pause_in_round_ns = 0
 
     def wipe(self) -> None:
-        """The state directory is lost; the wall clock may have been set back with it."""
+        """The state directory is lost; the wall clock may be set back with it, to a time at which
+        nobody booted."""
         self.disk = Disk()
+        self.world.checks.wiped(self)
+        if self.world.rng.random() < 0.5:
+            self.wall_clock = self.wall_clock // 2 | 1
 
     def start(self) -> None:
         """The agent starts, on whatever the kernel holds."""
@@ -244,7 +256,7 @@ class SimNode:
         self.stopped = self.python_hung = False
         self.agent = agent = Agent(self)
         self.world.checks.agent_started(self)
-        self._step(agent, Started(engine=self._engine_view(agent)))
+        self._step(agent, Started(engine=self._engine_view(agent), term_floor=self.disk.epoch << 10))
         self._after_python(agent)
         self._run_engine_at(self.world.now_ns, agent)
 
@@ -345,7 +357,11 @@ class SimNode:
         world, actions, engine = self.world, agent.actions, agent.engine
         now = self.clock()
         lib.tb_plain_act(self.plain, actions, engine.term)
+        if world.now_ns - self.last_act_ns > 2 * world.setting.hello_ns:
+            self.fluent_since_ns = world.now_ns
         self.last_act_ns = world.now_ns
+        if actions.open or actions.renew:
+            self.lease_ns = max(world.setting.lease_ns, agent.input.order.lease_ns)
         for i in range(actions.events):
             raw = actions.event[i]
             event = EngineEvent(
@@ -459,8 +475,13 @@ class SimNode:
             )
         if effects.stopped:
             self.kill()
+            world.at(world.now_ns + self.away_ns, self._start_again)
         elif effects.order is not None and world.order_hook is not None:
             world.order_hook(self, effects.order)
+
+    def _start_again(self) -> None:
+        if self.powered and self.agent is None:
+            self.start()
 
     def _save(self, agent: Agent, durable: Durable) -> None:
         if self.agent is not agent:

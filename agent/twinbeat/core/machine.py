@@ -215,6 +215,7 @@ class Machine:
         self._save_retry_ns = 0
         self._now = now_ns
         self._started_ns = 0
+        self._term_floor = 0
         self._probes = 0
         self._role = Role.INIT
         self._since_ns = now_ns
@@ -367,8 +368,9 @@ class Machine:
                 self._on_engine(engine)
             case PeerSeen(view=peer):
                 self._on_peer(peer)
-            case Started(engine=engine):
+            case Started(engine=engine, term_floor=term_floor):
                 self._started_ns = self._now
+                self._term_floor = term_floor
                 self._log(Level.INFO, self._because(Code.STARTED))
                 self._engine, self._watch = engine, engine.watch
                 self._see_term(engine.highest)
@@ -848,6 +850,9 @@ class Machine:
         self._settle_operation()
         self._settle_admin()
         self._settle_hold()
+        if self._restarting and self._role is not Role.PRIMARY:
+            # The reign that was to be kept open is over: this is a plain stop now.
+            self._restarting, self._stopping = False, True
         self._facts = self._gather()
         order = self._settle_order()
         attest = self._settle_attestation(order is not None)
@@ -891,6 +896,9 @@ class Machine:
             self._turn(Turn.LISTENED, self._because(Code.PEER_FOUND, peer_role=said), moment)
         elif self._now >= self._started_ns + self._timers.boot_wait_ns:
             waited = duration(self._now - self._started_ns)
+            if not self._durable.peer_known:
+                # Whatever this node used before its disk was lost lies below; nobody can tell it.
+                self._see_term(self._term_floor)
             self._turn(Turn.LISTENED, self._because(Code.LISTENED, waited=waited), moment)
 
     def _settle_operation(self) -> None:
