@@ -44,7 +44,12 @@ struct watched {
 
 static const volatile struct gate *map_gate(const char *path)
 {
-	union bpf_attr attributes = {.pathname = (uintptr_t)path, .file_flags = BPF_F_RDONLY};
+	union bpf_attr attributes;
+
+	/* All of it: the kernel refuses a request with anything behind the fields it knows. */
+	memset(&attributes, 0, sizeof(attributes));
+	attributes.pathname = (uintptr_t)path;
+	attributes.file_flags = BPF_F_RDONLY;
 	int fd = (int)syscall(SYS_bpf, BPF_OBJ_GET, &attributes, sizeof(attributes));
 
 	if (fd < 0)

@@ -27,6 +27,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--runs", type=int, metavar="N", help="so many runs wherever there are runs")
     top.add_argument("--load-seconds", type=float, metavar="S", help="watched under load")
     top.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="configuration beyond the profiles, in TOML",
+    )
+    top.add_argument(
         "--out", type=Path, default=plan.OUT_DIR, help="directory for bench.json and bench.md"
     )
     top.add_argument(
@@ -47,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             wanted = wanted.with_runs(arguments.runs)
         if arguments.load_seconds:
             wanted = wanted.with_load(arguments.load_seconds)
+        ground.SETTINGS[:] = arguments.settings
         result = run.bench(wanted, run.chosen(arguments.only))
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "bench.json").write_text(json.dumps(result, indent=1) + "\n")

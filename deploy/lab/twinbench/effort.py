@@ -35,6 +35,7 @@ class Effort:
     flood_deaths: int = 3
     cost_s: float = 12.0
     noise_s: int = 5
+    xdp_runs: int = 20
 
     def with_runs(self, runs: int) -> Effort:
         """The same with one number of runs wherever there are runs."""
@@ -79,4 +80,5 @@ QUICK = Effort(
     flood_deaths=1,
     cost_s=3.0,
     noise_s=1,
+    xdp_runs=5,
 )

@@ -31,15 +31,23 @@ def say(text: str) -> None:
 
 # ------------------------------------------------------------------- who is on stage ---------
 
+SETTINGS: list[str] = []
+"""Configuration beyond the profile, for the whole bench (`--set policy.stall='"wait-lease"'`)."""
 
-def bare(options: plan.Options) -> None:
+
+def options(profile: str = "fast", *, vips: int = 1) -> plan.Options:
+    """The lab that a figure asks for.  Without agents: the bench starts them."""
+    return plan.Options(agent=False, profile=profile, vips=vips, settings=tuple(SETTINGS))
+
+
+def bare(wanted: plan.Options) -> None:
     """The lab as asked for, without agents; nothing happens if it is up like that."""
-    lab.up(options)
+    lab.up(wanted)
 
 
-def twinbeat(options: plan.Options) -> str:
+def twinbeat(wanted: plan.Options) -> str:
     """Twinbeat on both nodes, whole and fit; returns the primary's name."""
-    bare(options)
+    bare(wanted)
     for node in plan.NODES:
         if processes.pid_of(agents.process_name(node)) is None:
             agents.start(node)
@@ -47,29 +55,26 @@ def twinbeat(options: plan.Options) -> str:
 
 
 def end_twinbeat() -> None:
-    """End the agents and whatever they leave on the nodes, so that a rival finds bare ground."""
+    """End the agents in good order, so that a rival finds bare ground."""
     if not lab.is_up():
         return
     for node in plan.NODES:
         agents.terminate(node)
         processes.end(f"worker-{node}")
-        _strip(node)
+        left = _left_behind(node)
+        if left:
+            raise LabError(f"the agent of {node} ended and left {', '.join(left)} behind")
 
 
-def _strip(node: str) -> None:
-    """Take away what an ended agent keeps for its return: virtual MACs, programs, pins."""
-    enter = netns.enter(plan.namespace(node))
-    shown = json.loads(run([*enter, "ip", "-j", "link", "show"]))
-    for link in shown:
-        name = link["ifname"]
-        if name.startswith(("tbv", "tbw", "tbctl0")):
-            run([*enter, "ip", "link", "delete", "dev", name])
-        elif name in plan.LINKS:
-            if "xdp" in link:
-                run([*enter, "ip", "link", "set", "dev", name, "xdp", "off"])
-            with contextlib.suppress(LabError):
-                run([*enter, "tc", "qdisc", "delete", "dev", name, "clsact"])
-    run([*enter, "rm", "-rf", "/sys/fs/bpf/twinbeat"])
+def _left_behind(node: str) -> list[str]:
+    """What would get into a rival's way: virtual MACs, and programs on the ports."""
+    shown = json.loads(run([*netns.enter(plan.namespace(node)), "ip", "-j", "link", "show"]))
+    return [
+        link["ifname"] if link["ifname"] not in plan.LINKS else f"XDP on {link['ifname']}"
+        for link in shown
+        if link["ifname"].startswith(("tbv", "tbw"))
+        or (link["ifname"] in plan.LINKS and "xdp" in link)
+    ]
 
 
 def mend() -> None:
@@ -87,9 +92,9 @@ def mend() -> None:
 
 
 @contextlib.contextmanager
-def keepalived(options: plan.Options) -> Iterator[rivals.Keepalived]:
+def keepalived(wanted: plan.Options) -> Iterator[rivals.Keepalived]:
     """keepalived on bare ground, a as master."""
-    bare(options)
+    bare(wanted)
     with rivals.Keepalived() as rival:
         yield rival
 
@@ -157,9 +162,9 @@ def gate_pin(node: str) -> Path:
 # ------------------------------------------------------------------- what is whose -----------
 
 
-def owned(recording: capture.Recording, options: plan.Options) -> list[capture.Frame]:
+def owned(recording: capture.Recording, wanted: plan.Options) -> list[capture.Frame]:
     """The nodes' frames in the name of a VIP or from a virtual MAC."""
-    vips = [*options.lan_vips(), *options.wan_vips()]
+    vips = [*wanted.lan_vips(), *wanted.wan_vips()]
     vmacs = [
         plan.vmac(vrid, version=version)
         for vrid in (plan.LAN_VRID, plan.WAN_VRID)

@@ -19,9 +19,8 @@ from twinlab.shell import LabError, wait_for
 from twinbench import figures, ground, judge, samples
 from twinbench.effort import Effort
 from twinbench.figures import Figure
-from twinbench.measures_death import FAST, MS
+from twinbench.measures_death import MS
 
-BALANCED = plan.Options(agent=False, profile="balanced")
 HIGHEST_FIFO = 98
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -31,7 +30,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 def planned(effort: Effort) -> list[Figure]:
     """The operator asks for it: `twinbeat force failover --yes` on the primary."""
-    serving = ground.twinbeat(FAST)
+    serving = ground.twinbeat(ground.options())
     lost: list[int] = []
     outages: list[float] = []
     for _ in range(effort.switchovers):
@@ -92,7 +91,7 @@ def _replaced(serving: str, number: signal.Signals) -> Replaced:
         watch = gates.finish()
         recording = recorder.finish()
     takeover = ground.takeover_after(taker, before)
-    frames = ground.owned(recording, FAST)
+    frames = ground.owned(recording, ground.options())
     first = judge.first_frame_ns(frames, taker, takeover.gate_ns)
     if first is None:
         raise LabError(f"{taker} took over and was not seen on a switch")
@@ -116,15 +115,15 @@ def _service_bound_ms() -> tuple[float, str]:
     said = agents.show("a")
     if said is None:
         raise LabError("a does not say which timers are in force")
-    waits_for_lease = any("wait-lease" in setting for setting in FAST.settings)
-    name = "lease" if waits_for_lease else "stall"
+    effective = agents.cli("a", "config", "show", "--effective").stdout
+    name = "lease" if "wait-lease" in effective else "stall"
     return said["timers"][f"{name}_us"] / 1e3, name
 
 
 def _signalled(
     name: str, number: signal.Signals, runs: int, bring_back: Callable[[str], object]
 ) -> list[Figure]:
-    serving = ground.twinbeat(FAST)
+    serving = ground.twinbeat(ground.options())
     bound, promised = _service_bound_ms()
     seen: list[Replaced] = []
     for _ in range(runs):
@@ -171,7 +170,7 @@ def killed(effort: Effort) -> list[Figure]:
 
 def reload(effort: Effort) -> list[Figure]:
     """SIGHUP, as `systemctl reload` sends it, on both nodes in turn, while probes run."""
-    ground.twinbeat(FAST)
+    ground.twinbeat(ground.options())
     marks: list[tuple[int, int]] = []
     doubted: list[int] = []
     with probe.Probe(interval_us=200) as running:
@@ -223,7 +222,7 @@ def _lost_between(record: probe.Record, begin_ns: int, end_ns: int) -> int:
 
 def hog(effort: Effort) -> list[Figure]:
     """A real-time thread above the engine takes one processor, each of them in turn."""
-    ground.twinbeat(FAST)
+    ground.twinbeat(ground.options())
     priority = max(ground.engine_priority(node) for node in plan.NODES)
     if priority >= HIGHEST_FIFO:
         raise LabError(f"the engine runs at {priority}: nothing can run above it")
@@ -270,7 +269,7 @@ def _one_hog(cpu: int, priority: int, seconds: int) -> dict[str, Any]:
     reigns = judge.takeovers(ground.histories(), since_ns=before)
     outage = record.longest_outage(join_ns=1_000_000)
     return {
-        "overlap": len(judge.overlap(ground.owned(recording, FAST), reigns)),
+        "overlap": len(judge.overlap(ground.owned(recording, ground.options()), reigns)),
         "outage_ms": (outage.duration_ns or 0) / MS if outage else 0.0,
         "client_paused_ms": round(outage.sender_gap_ns / MS, 1) if outage else 0.0,
         "takeovers": len(reigns),
@@ -285,7 +284,7 @@ def _one_hog(cpu: int, priority: int, seconds: int) -> dict[str, Any]:
 
 def cost_fast(effort: Effort) -> list[Figure]:
     """Memory and processor time of the agents in fast, with nothing going on."""
-    ground.twinbeat(FAST)
+    ground.twinbeat(ground.options())
     memory, cpu, worker = _cost(effort.cost_s)
     return [
         figures.measured("agent_memory", memory, details={"worker": worker}),
@@ -295,7 +294,7 @@ def cost_fast(effort: Effort) -> list[Figure]:
 
 def cost_balanced(effort: Effort) -> list[Figure]:
     """Processor time of the agents in balanced."""
-    ground.twinbeat(BALANCED)
+    ground.twinbeat(ground.options("balanced"))
     _, cpu, worker = _cost(effort.cost_s)
     return [
         figures.measured(

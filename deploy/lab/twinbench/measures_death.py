@@ -20,8 +20,6 @@ from twinbench.figures import Figure
 
 MS = 1e6
 US = 1e3
-FAST = plan.Options(agent=False)
-"""One VIP a side, profile fast; the bench starts the agents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +73,8 @@ def silent_death(effort: Effort) -> list[Figure]:
     problems: list[str] = []
     for number in range(effort.deaths):
         try:
-            serving = ground.twinbeat(FAST)
-            ours.append(one_death(serving, FAST))
+            serving = ground.twinbeat(ground.options())
+            ours.append(one_death(serving, ground.options()))
             ground.say(f"  twinbeat {ours[-1].outage_ns / MS:.2f} ms ({ours[-1].reason})")
         except LabError as error:
             problems.append(f"run {number + 1} of Twinbeat: {error}")
@@ -84,7 +82,7 @@ def silent_death(effort: Effort) -> list[Figure]:
             ground.mend()
         ground.end_twinbeat()
         try:
-            with ground.keepalived(FAST):
+            with ground.keepalived(ground.options()):
                 theirs.append(_keepalived_death())
             ground.say(f"  keepalived {theirs[-1]:.2f} ms")
         except LabError as error:
@@ -129,7 +127,7 @@ def _death_figures(ours: list[Death], theirs: list[float], problems: list[str]) 
 def bfd(effort: Effort) -> list[Figure]:
     """How long bfdd takes to detect what Twinbeat has repaired by then."""
     ground.end_twinbeat()
-    ground.bare(FAST)
+    ground.bare(ground.options())
     found = []
     with rivals.Bfd() as rival:
         for _ in range(effort.bfd):
@@ -146,7 +144,7 @@ def many_vips(effort: Effort) -> list[Figure]:
     one: list[float] = []
     for _ in range(effort.many_vips_blocks):
         for count, into in ((1, one), (effort.many_vips, many)):
-            options = plan.Options(agent=False, vips=count)
+            options = ground.options(vips=count)
             lan = [vip for vip in options.lan_vips() if ":" not in vip]
             began = agents.boot_ns()
             serving = ground.twinbeat(options)

@@ -18,7 +18,7 @@ from twinlab.shell import LabError, run, wait_for
 from twinbench import figures, forge, ground, judge
 from twinbench.effort import Effort
 from twinbench.figures import Figure
-from twinbench.measures_death import FAST, MS
+from twinbench.measures_death import MS
 
 HEARTBEAT_BYTES = 42 + forge.PAYLOAD_BYTES
 
@@ -138,7 +138,7 @@ def _signs_of_belief() -> int:
 
 def flood(effort: Effort) -> list[Figure]:
     """The unrelated flood, the forged one, and real deaths in the midst of it."""
-    serving = ground.twinbeat(FAST)
+    serving = ground.twinbeat(ground.options())
     peer = plan.peer(serving)
     addresses = {
         "source_mac": plan.CLIENT_MAC,

@@ -20,8 +20,7 @@ from twinlab.shell import LabError
 from twinbench import figures, ground, judge
 from twinbench.effort import Effort
 from twinbench.figures import Figure
-from twinbench.measures_agent import BALANCED
-from twinbench.measures_death import FAST, MS
+from twinbench.measures_death import MS
 
 DETECTED_WITHIN_S = 10.0
 FIT_AFTER_DEATH_S = 120.0
@@ -45,12 +44,12 @@ class Seen:
 
 def fast(effort: Effort) -> list[Figure]:
     """Ten minutes in fast."""
-    return _under_load(effort, FAST)
+    return _under_load(effort, ground.options())
 
 
 def balanced(effort: Effort) -> list[Figure]:
     """Ten minutes in balanced."""
-    return _under_load(effort, BALANCED)
+    return _under_load(effort, ground.options("balanced"))
 
 
 def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:

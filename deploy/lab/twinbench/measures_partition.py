@@ -20,7 +20,7 @@ from twinlab.shell import LabError
 from twinbench import figures, ground, judge
 from twinbench.effort import Effort
 from twinbench.figures import Figure
-from twinbench.measures_death import FAST, MS, US
+from twinbench.measures_death import MS, US
 
 CUT_S = 2.0
 WATCHED_S = 1.5
@@ -59,7 +59,9 @@ def _one(node: str) -> Healed:
     through = first_through_ns(recording.frames, node, before)
     if through is None:
         raise LabError(f"nothing came from {node} after it was healed")
-    frames = [frame for frame in ground.owned(recording, FAST) if not is_between_nodes(frame)]
+    frames = [
+        frame for frame in ground.owned(recording, ground.options()) if not is_between_nodes(frame)
+    ]
     served, lost = judge.served_after(record, through, within_ns=int((WATCHED_S - 0.1) * 1e9))
     since = [frame for frame in frames if frame.at_ns >= through]
     winner = since[-1].port if since else None
@@ -100,7 +102,7 @@ def first_through_ns(frames: Sequence[capture.Frame], healed: str, since_ns: int
 
 def partition(effort: Effort) -> list[Figure]:
     """Twinbeat, then keepalived, each cut in two as often."""
-    serving = ground.twinbeat(FAST)
+    serving = ground.twinbeat(ground.options())
     ours: list[Healed] = []
     problems: list[str] = []
     for number in range(effort.partitions):
@@ -118,7 +120,7 @@ def partition(effort: Effort) -> list[Figure]:
     theirs: list[Healed] = []
     ground.end_twinbeat()
     try:
-        with ground.keepalived(FAST) as rival:
+        with ground.keepalived(ground.options()) as rival:
             for number in range(effort.partitions):
                 theirs.append(_one(plan.NODES[number % 2]))
                 served = theirs[-1].served_ns

@@ -9,7 +9,7 @@ import sys
 from twinlab import plan
 from twinlab.shell import LabError, run
 
-from twinbench import figures
+from twinbench import figures, samples
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
@@ -20,8 +20,10 @@ def cost(effort: Effort) -> list[Figure]:
     """Nanoseconds for a HELLO, an answered PROBE and an unrelated packet."""
     if not SCRIPT.exists():
         raise LabError(f"{SCRIPT.name} is missing")
-    said = json.loads(run([sys.executable, str(SCRIPT), "--json"], timeout_s=300))
+    command = [sys.executable, str(SCRIPT), "--json", "--runs", str(effort.xdp_runs)]
+    said = json.loads(run(command, timeout_s=300))
+    beside = {name: samples.median(values) for name, values in said.items()}
     return [
-        figures.measured(f"xdp_{name}", said[name], details={"empty_ns": said.get("empty")})
+        figures.measured(f"xdp_{name}", said[name], details={"medians_ns": beside})
         for name in ("hello", "probe", "unrelated")
     ]

@@ -129,6 +129,7 @@ def bench(effort: Effort, groups: Iterable[Group]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "quick": effort.quick,
+        "settings": list(ground.SETTINGS),
         "machine": machine.described(),
         "versions": machine.versions(),
         "elapsed_s": round(time.monotonic() - began, 1),
