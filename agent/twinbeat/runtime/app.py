@@ -472,7 +472,9 @@ class App:
     def _engine_event(self, event: EngineEvent) -> None:
         match event.kind:
             case EngineEventKind.LINK_SILENT:
-                self._neighbours.resolve(event.link)
+                self._neighbours.silent(event.link)
+            case EngineEventKind.LINK_HEARD:
+                self._neighbours.heard(event.link)
             case EngineEventKind.HEARD | EngineEventKind.COUNTER_JUMP:
                 self._keep_position()
             case _:

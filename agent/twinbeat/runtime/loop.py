@@ -16,11 +16,27 @@ from typing import Final, Protocol
 
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent, EngineSeen, Event, PeerSeen, Tick
-from twinbeat.core.types import EngineView, PeerView
+from twinbeat.core.types import EngineEventKind, EngineView, PeerView
 from twinbeat.runtime.histogram import Histogram
 
 LOOKS_MAX: Final = 4
 """So often a busy engine is looked at again; after that its state waits for the timer."""
+
+
+COALESCE_S: Final = 0.005
+"""After events that decide nothing the engine isn't listened to for so long: where the host is late
+suspicions come and go by the hundred, and a loop that woke for each would be late itself."""
+
+PASSING: Final = frozenset(
+    {
+        EngineEventKind.SUSPECT,
+        EngineEventKind.CLEARED,
+        EngineEventKind.LATE,
+        EngineEventKind.LINK_SILENT,
+        EngineEventKind.LINK_HEARD,
+    }
+)
+"""Events after which roles, terms and orders are what they were."""
 
 
 class Decider(Protocol):
@@ -75,7 +91,7 @@ class Loop:
     def start(self, senses: Senses) -> None:
         """Listen to the engine and arm the timer."""
         self._senses = senses
-        asyncio.get_running_loop().add_reader(senses.fileno(), self._guarded, self.drain)
+        self._listen()
         self._arm()
 
     def stop(self) -> None:
@@ -108,8 +124,25 @@ class Loop:
         """Take in what the engine has to say, now."""
         assert self._senses is not None
         events = self._senses.events()
-        if events:
+        if not events:
+            return
+        if all(event.kind in PASSING for event in events):
+            self.feed(*events)
+            self._tell(events)
+            self._look_away()
+        else:
             self._take_in(events)
+
+    def _look_away(self) -> None:
+        assert self._senses is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._senses.fileno())
+        loop.call_later(COALESCE_S, self._guarded, self._listen)
+
+    def _listen(self) -> None:
+        assert self._senses is not None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._senses.fileno(), self._guarded, self.drain)
 
     def _take_in(self, events: list[EngineEvent], *more: Event) -> None:
         """Events, then the state they led to.
@@ -130,6 +163,9 @@ class Loop:
             events += later
         # The peer's frame comes first: what the events tell of may rest on it.
         self.feed(*self._news_of(peer), *events, *facts, *more)
+        self._tell(events)
+
+    def _tell(self, events: list[EngineEvent]) -> None:
         for event in events:
             for listener in self.listeners:
                 listener(event)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the engine told of the peer's MAC on each link within one subnet.
 
-Until it is known frames are broadcast, so the pair speaks from the first moment.  A link that falls
+Until it is known frames are broadcast, so the pair speaks from the first moment.  A link that stays
 silent is resolved anew: the peer may have got another card.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("twinbeat.links")
 
+SILENT_S: Final = 2.0
+"""A silence shorter than this is no reason to doubt a MAC."""
 ASK_S: Final = 1.0
 """How long one attempt waits for an answer."""
 PAUSE_FIRST_S: Final = 0.2
@@ -41,6 +43,7 @@ class Neighbours:
         self._tell = tell
         self._known: dict[int, str] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._doubts: dict[int, asyncio.TimerHandle] = {}
 
     async def known(self) -> dict[int, str]:
         """What the neighbour table has already, by number of the link.
@@ -70,7 +73,26 @@ class Neighbours:
                 self._resolve(number, link)
             )
 
+    def silent(self, number: int) -> None:
+        """The peer isn't heard on a link: if that stays so, ask who it is."""
+        if number not in self._doubts:
+            self._doubts[number] = asyncio.get_running_loop().call_later(
+                SILENT_S, self._doubt, number
+            )
+
+    def heard(self, number: int) -> None:
+        """The peer is heard on a link again."""
+        doubt = self._doubts.pop(number, None)
+        if doubt is not None:
+            doubt.cancel()
+
+    def _doubt(self, number: int) -> None:
+        del self._doubts[number]
+        self.resolve(number)
+
     def stop(self) -> None:
+        for number in list(self._doubts):
+            self.heard(number)
         for task in self._tasks.values():
             task.cancel()
 
