@@ -143,8 +143,8 @@ def test_switch_over_is_refused_when_nobody_can_take_over(primary: str) -> None:
         timeout_s=10,
     )
     done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
-    assert done.returncode == 4, done.stdout
-    assert done.stderr.strip()
+    assert done.returncode in {1, 4}, done.stdout
+    assert "refused" in done.stderr
     assert watching.serves(primary)
 
 

@@ -45,7 +45,10 @@ def configuration(node: str, options: plan.Options) -> str:
         "peer": [f'name = "{peer}"'],
         "keys": [f"send = {KEY_ID}"],
         "timers": [f'profile = "{options.profile}"'],
+        "policy": [],
     }
+    if len(options.links) == 1:
+        tables["policy"].append("accept_single_link = true")
     for setting in options.settings:
         key, equals, value = setting.partition("=")
         table, dot, name = key.strip().partition(".")

@@ -190,6 +190,7 @@ class Capture:
         links: Iterable[str] = ("lan0", "wan0"),
         ports: Iterable[str] = plan.NODES,
         heartbeats: bool = False,
+        snap: int = 128,
         name: str = "capture",
         directory: Path = plan.RUN_DIR,
     ) -> None:
@@ -198,11 +199,13 @@ class Capture:
         self.paths = [directory / f"{name}-{link}.pcapng" for link in self._links]
         self._ports = tuple(ports)
         self._heartbeats = heartbeats
+        self._snap = snap
 
     def __enter__(self) -> Capture:
         try:
             for link, path in zip(self._links, self.paths, strict=True):
                 command = [services.tool("tb-capture"), "--out", str(path), "--label", link]
+                command += ["--snap", str(self._snap)]
                 for port in self._ports:
                     command += ["--port", port]
                 if not self._heartbeats:

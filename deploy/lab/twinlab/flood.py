@@ -67,7 +67,10 @@ def unrelated(node: str, link: str) -> bytes:
 
 
 def recorded(recording: Recording, node: str, link: str) -> list[bytes]:
-    """The heartbeats that the node's peer sent on a link, from a capture: to be replayed."""
+    """The heartbeats that the node's peer sent on a link, from a capture: to be replayed.
+
+    The capture has to keep heartbeats whole (`heartbeats=True, snap=256`).
+    """
     return [
         frame.data
         for frame in recording.frames

@@ -10,9 +10,11 @@ every shipped path where it is shipped, and never the other node's pins.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +23,30 @@ from twinlab import plan
 from twinlab.shell import LabError, run
 
 ETC_TWINBEAT = Path("/etc/twinbeat")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def packet_socket(name: str, device: str) -> socket.socket:
+    """An AF_PACKET socket on a device of a namespace, for a process that stays outside.
+
+    It sends through the device's qdisc and hooks, as a program in the namespace would.
+    """
+    with open("/proc/self/ns/net") as home, (plan.NETNS_DIR / name).open() as away:
+        _setns(away.fileno())
+        try:
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            opened.bind((device, 0))
+        finally:
+            _setns(home.fileno())
+    return opened
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, 0) != 0:
+        code = ctypes.get_errno()
+        raise LabError(f"setns: {os.strerror(code)}")
 
 
 def exists(name: str) -> bool:
