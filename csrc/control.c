@@ -123,26 +123,25 @@ static int start_helper(struct tb_helpers *helpers, struct helper *helper, int c
 
 int tb_helpers_start(const struct tb_helpers_setup *setup, struct tb_helpers **out)
 {
+	/* All of the machine's, not only those this process was given: interrupts know no affinity of ours. */
+	long configured = sysconf(_SC_NPROCESSORS_CONF);
+	int cpus = configured > TB_CPUS ? TB_CPUS : configured < 1 ? 1 : (int)configured;
 	struct tb_helpers *helpers;
-	cpu_set_t allowed;
 	int err = 0;
 
-	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0)
-		return -errno;
-	helpers = calloc(1, sizeof(*helpers) +
-				    (size_t)CPU_COUNT(&allowed) * sizeof(helpers->helper[0]));
+	helpers = calloc(1, sizeof(*helpers) + (size_t)cpus * sizeof(helpers->helper[0]));
 	if (!helpers)
 		return -ENOMEM;
 	helpers->setup = *setup;
 	helpers->fd = tb_packet_socket(setup->ifindex, true);
 	if (helpers->fd < 0)
 		err = helpers->fd;
-	for (int cpu = 0; cpu < TB_CPUS && !err; cpu++) {
-		if (!CPU_ISSET((size_t)cpu, &allowed))
-			continue;
+	for (int cpu = 0; cpu < cpus && !err; cpu++) {
 		err = start_helper(helpers, &helpers->helper[helpers->count], cpu);
 		if (!err)
 			helpers->count++;
+		else if (err == -EINVAL)
+			err = 0; /* offline, or outside of our cpuset */
 	}
 	if (err) {
 		tb_helpers_stop(helpers);
@@ -178,6 +177,14 @@ void tb_helpers_ask(struct tb_helpers *helpers, const tb_u64 mask[TB_CPUS / 64],
 	}
 	if (!asked && fallback >= 0 && fallback < TB_CPUS && helpers->of_cpu[fallback])
 		tb_ring_bell(&helpers->of_cpu[fallback]->bell);
+}
+
+void tb_helpers_processors(const struct tb_helpers *helpers, tb_u64 mask[TB_CPUS / 64])
+{
+	memset(mask, 0, sizeof(tb_u64) * (TB_CPUS / 64));
+	for (int cpu = 0; cpu < TB_CPUS; cpu++)
+		if (helpers->of_cpu[cpu])
+			mask[cpu / 64] |= 1ull << (cpu % 64);
 }
 
 tb_u32 tb_helpers_count(const struct tb_helpers *helpers)

@@ -21,7 +21,7 @@ struct tb_helpers_setup {
 	const struct tb_config *config;
 };
 
-/* Start one helper for each processor this process may use. Returns 0 or a negative errno. */
+/* Start one helper for each processor that this process can get at. Returns 0 or a negative errno. */
 int tb_helpers_start(const struct tb_helpers_setup *setup, struct tb_helpers **out);
 
 /* Stop and free them; NULL is fine. */
@@ -31,6 +31,9 @@ void tb_helpers_stop(struct tb_helpers *helpers);
 void tb_helpers_ask(struct tb_helpers *helpers, const tb_u64 mask[TB_CPUS / 64], int fallback);
 
 tb_u32 tb_helpers_count(const struct tb_helpers *helpers);
+
+/* Mask of the processors that have one. */
+void tb_helpers_processors(const struct tb_helpers *helpers, tb_u64 mask[TB_CPUS / 64]);
 void tb_helpers_counters(const struct tb_helpers *helpers, tb_u64 *sent, tb_u64 *errors);
 
 #endif /* TB_CONTROL_H */

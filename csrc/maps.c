@@ -41,6 +41,7 @@ int tb_maps_open(struct tb_maps *maps, const struct tb_map_fds *fds)
 	int err;
 
 	memset(maps, 0, sizeof(*maps));
+	memset(maps->provable, 0xff, sizeof(maps->provable));
 	err = map_one(fds->gate, size_gate, PROT_READ | PROT_WRITE, &gate);
 	if (!err)
 		err = map_one(fds->self, size_self, PROT_READ | PROT_WRITE, &self);
@@ -82,6 +83,9 @@ void tb_maps_processors(const struct tb_maps *maps, tb_u32 links, tb_u64 mask[TB
 		if (cpu != 0 && cpu <= TB_CPUS)
 			mask[(cpu - 1) / 64] |= 1ull << ((cpu - 1) % 64);
 	}
+	/* What can't be proven must not forbid every verdict for ever; the start report tells of it. */
+	for (tb_u32 i = 0; i < TB_CPUS / 64; i++)
+		mask[i] &= maps->provable[i];
 }
 
 /* R11: the oldest of the newest control stamps, over the processors that ran a link's receive path. */

@@ -19,6 +19,8 @@ struct tb_maps {
 	const struct tb_peer *peer;
 	const struct tb_link *link;	  /* TB_LINKS of them */
 	const struct tb_control *control; /* TB_CPUS of them */
+	/* Processors whose receive path can be proven: those with a control helper. At first all. */
+	tb_u64 provable[TB_CPUS / 64];
 };
 
 /* Map all five, faulted in. Returns 0, or a negative errno with nothing left mapped. */
@@ -40,7 +42,7 @@ void tb_maps_act_gate(const struct tb_maps *maps, const struct tb_actions *actio
 /* Carry out the part for the kernel's ANSWERs. */
 void tb_maps_act_self(const struct tb_maps *maps, const struct tb_actions *actions);
 
-/* Mask of the processors (first 64 of TB_CPUS per word) that ran the receive path of one of the links. */
+/* Mask of the provable processors that ran the receive path of one of the links. */
 void tb_maps_processors(const struct tb_maps *maps, tb_u32 links, tb_u64 mask[TB_CPUS / 64]);
 
 #endif /* TB_MAPS_H */

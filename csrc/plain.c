@@ -14,6 +14,7 @@ static struct tb_maps maps_of(struct tb_plain *plain)
 		.peer = &plain->peer,
 		.link = plain->link,
 		.control = plain->control,
+		.provable = {~0ull, ~0ull},
 	};
 }
 

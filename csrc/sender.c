@@ -102,6 +102,8 @@ static int open_udp(struct tb_sender *sender, tb_u32 ifindex, tb_u16 source_port
 
 	if (fd < 0)
 		return -errno;
+	(void)set_int(fd, SOL_SOCKET, SO_RCVBUF,
+		      0); /* nobody reads here: keep as little as can be */
 	(void)socket_address(&peer, path->peer, path->family, path->port, ifindex);
 	err = set_int(fd, SOL_SOCKET, SO_PRIORITY, SOCKET_PRIORITY);
 	if (!err)

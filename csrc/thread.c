@@ -478,6 +478,8 @@ int tb_thread_start(struct tb_thread *t, struct tb_start_report *report)
 	memset(report, 0, sizeof(*report));
 	if (t->started)
 		return -EALREADY;
+	if (t->in.stop)
+		return -ESHUTDOWN; /* a reign that ended isn't taken up again by the same engine */
 	/* On fault: what is never touched stays out of memory, what was touched once never leaves it. */
 	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
 		report->locked = errno;
@@ -489,6 +491,8 @@ int tb_thread_start(struct tb_thread *t, struct tb_start_report *report)
 	if (err)
 		goto out;
 	report->helpers = tb_helpers_count(t->helpers);
+	if (t->helpers)
+		tb_helpers_processors(t->helpers, t->maps.provable);
 	tb_engine_init(&t->engine, &t->in.settings, tb_now());
 	err = -pthread_attr_init(&attributes);
 	if (err)
