@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from twinbeat.api import http as http_
 from twinbeat.api import schema, server
 from twinbeat.api.client import Client, ClientError
 from twinbeat.api.events import QUEUE_MAX, READERS_MAX
@@ -188,7 +189,7 @@ def test_a_wrong_body_is_refused_and_reaches_nobody(
 
 
 def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
-    response = Client(served.path).post("/v1/yield", b'{"x":"' + b"x" * server.BODY_MAX + b'"}')
+    response = Client(served.path).post("/v1/yield", b'{"x":"' + b"x" * http_.BODY_MAX + b'"}')
     assert response.status == 413
     assert served.agent.commands == []
 
@@ -366,11 +367,11 @@ def test_too_many_requests_at_once_are_turned_away(served: Served) -> None:
     served.agent.hold = served.call(asyncio.Event)
     callers = [
         threading.Thread(target=lambda n=n: post(served, "yield", request_id=f"request-{n}"))
-        for n in range(server.REQUESTS_MAX)
+        for n in range(http_.CONNECTIONS_MAX)
     ]
     for caller in callers:
         caller.start()
-    wait_until(lambda: len(served.agent.commands) == server.REQUESTS_MAX)
+    wait_until(lambda: len(served.agent.commands) == http_.CONNECTIONS_MAX)
     assert get(served, "/v1/status") == (
         503,
         {"schema": 1, "code": "busy", "sentence": "too many requests are under way; try again"},
