@@ -42,7 +42,7 @@ LAYERS = {
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
     "twinbeat.worker": layer("core config", "msgspec"),
-    "twinbeat.api": layer("core", "aiohttp msgspec"),
+    "twinbeat.api": layer("core", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
@@ -50,13 +50,12 @@ LAYERS = {
     "twinbeat.api.text": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine net observe worker", "aiohttp msgspec prometheus_client pyroute2"
+        "api config core engine net observe worker", "msgspec prometheus_client pyroute2"
     ),
     "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),
 }
 
 HEAVY = (
-    "aiohttp",
     "asyncio",
     "bcc",
     "cffi",
@@ -178,4 +177,4 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 
 def test_what_is_loaded_is_seen() -> None:
-    assert loaded("bcc", ("bcc", "aiohttp")) == ["bcc"]
+    assert loaded("bcc", ("bcc", "asyncio")) == ["bcc"]

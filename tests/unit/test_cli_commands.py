@@ -509,7 +509,7 @@ def test_completion_completes() -> None:
 def test_help_loads_neither_loop_nor_agent() -> None:
     program = (
         "import sys; from twinbeat.cli.main import run; run(['show', '--socket', '/none'])\n"
-        "heavy = {'asyncio', 'aiohttp', 'prometheus_client', 'twinbeat.config', 'ssl', 'email'}\n"
+        "heavy = {'asyncio', 'prometheus_client', 'twinbeat.config', 'ssl', 'email'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

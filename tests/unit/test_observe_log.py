@@ -118,6 +118,8 @@ def test_kinds_are_told_apart_and_errors_always_pass() -> None:
     assert not repeats.filter(record("x"))
     assert repeats.filter(record("y"))
     assert repeats.filter(record("x", event="other"))
+    assert repeats.filter(record("x", event="other", reason="why"))
+    assert not repeats.filter(record("x", event="other", reason="why"))
     assert all(repeats.filter(record("z", level=logging.ERROR)) for _ in range(5))
 
 
@@ -155,7 +157,7 @@ def lines(form: str, monkeypatch: pytest.MonkeyPatch, **environment: str) -> lis
     try:
         raise ValueError("why")
     except ValueError:
-        logging.getLogger("aiohttp").exception("it broke")
+        logging.getLogger("asyncio").exception("it broke")
     sink.close()
     return stream.getvalue().splitlines()
 

@@ -61,7 +61,7 @@ def set_up(
     logger.addHandler(sink)
     logger.setLevel(level)
     logger.propagate = False
-    # What aiohttp or asyncio complain about belongs to the same place.
+    # What asyncio complains about belongs to the same place.
     root = logging.getLogger()
     root.handlers = [sink]
     return sink
@@ -85,8 +85,8 @@ class Sink(logging.Handler):
 class RepeatFilter(logging.Filter):
     """Lets the first few records of a kind through and counts the rest of the window.
 
-    A kind is the logger, the template of its sentence and the event. The count goes out with the
-    next record of the kind that passes.
+    A kind is the logger, the template of its sentence, the event and the reason. The count goes
+    out with the next record of the kind that passes.
     """
 
     def __init__(self, burst: int = REPEAT_BURST, window_s: float = REPEAT_WINDOW_S) -> None:
@@ -98,7 +98,8 @@ class RepeatFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         now = record.created
         fields = _fields(record)
-        kind = (record.name, str(record.msg), str(fields.get("event", "")))
+        event = f"{fields.get('event', '')} {fields.get('reason', '')}"
+        kind = (record.name, str(record.msg), event)
         if kind not in self._kinds and len(self._kinds) >= _KINDS_MAX:
             self._kinds.clear()  # forgetting only lets more through
         entry = self._kinds.setdefault(kind, [now, 0, 0])
