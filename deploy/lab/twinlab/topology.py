@@ -18,14 +18,18 @@ SHIPPED_SYSCTLS = plan.REPO_DIR / "deploy" / "sysctl" / "90-twinbeat.conf"
 
 
 def gateway_sysctls(*, ipv6: bool) -> dict[str, str]:
-    """What the shipped file tells operators to set, as far as a network namespace has its own."""
+    """What the shipped file tells operators to set, as far as a network namespace has its own.
+
+    A `*` stands for every interface there is: in a namespace still without any, `all` and, in a
+    line of its own, `default`.
+    """
     settings = {}
     for line in SHIPPED_SYSCTLS.read_text().splitlines():
         key, equals, value = line.removeprefix("-").partition("=")
         if not equals or line.startswith("#") or key.startswith("net.core."):
             continue
         if ipv6 or not key.startswith("net.ipv6."):
-            settings[key.strip()] = value.strip()
+            settings[key.strip().replace("*", "all")] = value.strip()
     return settings
 
 
