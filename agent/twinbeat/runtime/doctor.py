@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m twinbeat.runtime.doctor`: what this host lacks for a pair, line by line, with the fix.
+
+Looks, and changes nothing; runs in a process of its own beside a serving agent.  A check that can't
+be made here is a warning that says so, never silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twinbeat.api.schema import Check, Doctor
+from twinbeat.config.keys import load_keys
+from twinbeat.config.load import examine
+from twinbeat.config.model import CONFIG_PATH, Config
+from twinbeat.config.problems import ConfigError
+from twinbeat.engine import bpf
+from twinbeat.engine.bpf import BpfError, MapFlag, MapType
+from twinbeat.engine.maps import PIN_ROOT
+from twinbeat.net import ethtool, sysctls
+from twinbeat.net.interfaces import Interface, interfaces
+from twinbeat.runtime import host
+from twinbeat.runtime.store import STATE_DIRECTORY
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+ERROR: Final = "error"
+
+KERNEL_LEAST: Final = (5, 10)
+"""bpf_ktime_get_boot_ns, mmapable arrays and batches of map entries are all in it."""
+MTU_LEAST: Final = 576
+_CAPABILITIES: Final = {
+    "CAP_NET_ADMIN": (12, "interfaces, addresses, programs"),
+    "CAP_NET_RAW": (13, "heartbeats and announcements"),
+    "CAP_IPC_LOCK": (14, "memory that is never swapped"),
+    "CAP_SYS_NICE": (23, "the engine's real-time priority"),
+    "CAP_BPF": (39, "kernel programs and maps"),
+}
+_GOOD_CLOCKS: Final = frozenset(
+    {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"}
+)
+
+
+def check(
+    name: str, holds: bool | None, finding: str, *, fix: str = "", level: str = ERROR
+) -> Check:
+    """A line: `level` where the finding is bad, a warning where it can't be made out (None)."""
+    if holds is None:
+        return Check(name=name, level=WARNING, finding=finding, fix=fix)
+    return Check(name=name, level=OK if holds else level, finding=finding, fix="" if holds else fix)
+
+
+# -- the kernel -----------------------------------------------------------------------------------
+
+
+def kernel() -> Iterator[Check]:
+    release = platform.release()
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    least = ".".join(map(str, KERNEL_LEAST))
+    yield check(
+        "kernel",
+        numbers >= KERNEL_LEAST,
+        f"Linux {release}",
+        fix=f"Twinbeat needs Linux {least} or newer",
+    )
+    yield _maps()
+    mounted = PIN_ROOT.parent.is_mount()
+    yield check(
+        "bpffs",
+        mounted,
+        f"{PIN_ROOT.parent} is {'' if mounted else 'not '}a BPF file system",
+        fix=f"mount -t bpf bpf {PIN_ROOT.parent}",
+    )
+    found = importlib.util.find_spec("bcc") is not None
+    yield check(
+        "bcc",
+        found,
+        "the compiler of the kernel programs " + ("is there" if found else "can't be imported"),
+        fix="apt install python3-bpfcc (never PyPI's bcc, which is about lattices)",
+    )
+    jit = _sysctl("net/core/bpf_jit_enable")
+    if jit is not None:
+        compiled = jit != "0"
+        yield check(
+            "bpf_jit",
+            compiled,
+            "kernel programs are compiled to machine code"
+            if compiled
+            else "kernel programs are interpreted, several times slower",
+            fix="sysctl -w net.core.bpf_jit_enable=1",
+            level=WARNING,
+        )
+
+
+def _maps() -> Check:
+    try:
+        fd = bpf.create_map(
+            "tb_doctor",
+            kind=MapType.ARRAY,
+            key_size=4,
+            value_size=64,
+            entries=1,
+            flags=MapFlag.MMAPABLE,
+        )
+    except BpfError as error:
+        fix = "needs CAP_BPF and CONFIG_BPF_SYSCALL; a container may forbid bpf(2) altogether"
+        return check("bpf", False, str(error), fix=fix)
+    os.close(fd)
+    return check("bpf", True, "maps can be made and shared with the engine")
+
+
+def permissions() -> Iterator[Check]:
+    effective = int(_status_field("CapEff") or "0", 16)
+    for name, (bit, what) in _CAPABILITIES.items():
+        yield check(
+            name,
+            bool(effective >> bit & 1),
+            f"{what}: {'granted' if effective >> bit & 1 else 'missing'}",
+            fix=f"run as root, or grant {name} (the unit in deploy/systemd does)",
+        )
+    for directory in (STATE_DIRECTORY, Path("/run/twinbeat")):
+        present = directory.is_dir()
+        yield check(
+            "directory",
+            present and os.access(directory, os.W_OK | os.X_OK),
+            f"{directory} {'' if present else 'does not exist or '}"
+            f"{'can be written' if os.access(directory, os.W_OK) else 'can not be written'}",
+            fix=f"mkdir -m 0700 {directory} (the unit's StateDirectory= and RuntimeDirectory= do)",
+        )
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def realtime(config: Config | None) -> Iterator[Check]:
+    lateness = host.measure()
+    yield check(
+        "realtime",
+        lateness.realtime,
+        "the engine's thread gets real-time priority"
+        if lateness.realtime
+        else "SCHED_FIFO is refused",
+        fix="grant CAP_SYS_NICE or LimitRTPRIO=; under cgroup v1 with CONFIG_RT_GROUP_SCHED give "
+        "the group a cpu.rt_runtime_us",
+    )
+    text = (
+        f"wake-ups are late by {lateness.median_ns // 1000} µs in the median, "
+        f"{lateness.p99_ns // 1000} µs at one in a hundred, {lateness.max_ns // 1000} µs at most"
+    )
+    if config is None:
+        yield check("lateness", None, text, fix="fix the configuration to compare it with timers")
+    else:
+        forgiving = msgspec.structs.replace(config.timers_set, accept_host=False)
+        fitting = host.fit(msgspec.structs.replace(config, timers_set=forgiving), lateness)
+        wrong = fitting.refused or fitting.raised
+        yield check(
+            "lateness",
+            not wrong,
+            wrong or text,
+            fix="isolate a processor (isolcpus=), stop what else runs, or choose a slower profile",
+            level=ERROR if fitting.refused and not config.timers_set.accept_host else WARNING,
+        )
+    yield from _throttling()
+    yield from _clock()
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    free = locked == resource.RLIM_INFINITY or bool(
+        int(_status_field("CapEff") or "0", 16) >> 14 & 1
+    )
+    yield check(
+        "memlock",
+        free,
+        "memory can be locked" if free else f"only {locked >> 10} KiB of memory can be locked",
+        fix="LimitMEMLOCK=infinity",
+        level=WARNING,
+    )
+
+
+def _throttling() -> Iterator[Check]:
+    runtime, period = _sysctl("kernel/sched_rt_runtime_us"), _sysctl("kernel/sched_rt_period_us")
+    if runtime is None or period is None:
+        return
+    off = runtime == "-1"
+    pause_ms = 0 if off else max(0, int(period) - int(runtime)) // 1000
+    yield check(
+        "rt_throttling",
+        off,
+        "real-time threads are never stopped"
+        if off
+        else f"a real-time thread that hogs a processor stops all of them for {pause_ms} ms in "
+        "each second; the engine sleeps between rounds, others may not",
+        fix="keep other real-time threads off the engine's processor, or sysctl -w "
+        "kernel.sched_rt_runtime_us=-1",
+        level=WARNING,
+    )
+
+
+def _clock() -> Iterator[Check]:
+    source = _read("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    yield check(
+        "clock",
+        None if source is None else source in _GOOD_CLOCKS,
+        f"clock source {source or 'unknown'}"
+        + ("" if source in _GOOD_CLOCKS else ": reading it may cost microseconds"),
+        fix="cat /sys/devices/system/clocksource/clocksource0/available_clocksource; prefer tsc",
+        level=WARNING,
+    )
+
+
+# -- the network
+# ------------------------------------------------------------------------------------
+
+
+def network(config: Config) -> Iterator[Check]:
+    present = interfaces()
+    ports = {section.interface for section in config.vrids}
+    tagged = {section.interface for section in config.links if section.vlan}
+    for name in sorted(ports | {section.interface for section in config.links}):
+        found = present.get(name)
+        if found is None:
+            yield check(name, False, "there is no such interface", fix="`ip link` lists them")
+            continue
+        yield from _interface(found)
+        if name in tagged:
+            yield _vlan_offload(name)
+        yield from _queues(name, config)
+    ipv6 = any(":" in text for section in config.vrids for text in section.vips)
+    findings = sysctls.check_ports(sorted(ports), ipv6=ipv6)
+    for finding in findings:
+        yield check("sysctl", False, finding.sentence(), fix=finding.fix(), level=WARNING)
+    if not findings:
+        yield check(
+            "sysctl", True, "ARP, redirects and reverse path filtering are as they should be"
+        )
+    loose = _sysctl("net/netfilter/nf_conntrack_tcp_loose")
+    if loose is not None:
+        yield check(
+            "conntrack",
+            loose == "0",
+            "connections in mid-stream are "
+            + ("left alone" if loose == "0" else "taken for new ones and translated afresh"),
+            fix="sysctl -w net.netfilter.nf_conntrack_tcp_loose=0",
+            level=WARNING,
+        )
+
+
+def _interface(found: Interface) -> Iterator[Check]:
+    usable = found.up and found.carrier
+    yield check(
+        found.name,
+        usable,
+        "up, with carrier" if usable else "no carrier" if found.up else "down",
+        fix=f"ip link set {found.name} up, and look at the cable",
+        level=WARNING,
+    )
+    yield check(
+        found.name,
+        found.mtu >= MTU_LEAST,
+        f"MTU {found.mtu}",
+        fix=f"ip link set {found.name} mtu 1500",
+    )
+    driver = ethtool.driver(found.name) or found.kind or "unknown driver"
+    match found.xdp_mode:
+        case "native":
+            yield check(found.name, True, f"XDP runs in the driver ({driver})")
+        case "generic":
+            yield check(
+                found.name,
+                False,
+                f"XDP runs in generic mode: driver {driver} has no native one, so each frame costs "
+                "a copy more",
+                fix="another card, or a newer driver; it works as it is",
+                level=WARNING,
+            )
+        case _:
+            yield check(
+                found.name,
+                None,
+                f"no XDP program is attached now (driver {driver}); the mode shows when twinbeatd "
+                "runs",
+            )
+
+
+def _vlan_offload(name: str) -> Check:
+    stripped = ethtool.strips_vlan_tags(name)
+    return check(
+        name,
+        None if stripped is None else not stripped,
+        "the card doesn't say whether it strips VLAN tags"
+        if stripped is None
+        else f"the card {'strips' if stripped else 'leaves'} VLAN tags"
+        + (": XDP doesn't see them, and its answers would leave untagged" if stripped else ""),
+        fix=f"ethtool -K {name} rxvlan off",
+    )
+
+
+def _queues(name: str, config: Config) -> Iterator[Check]:
+    queues = len(list(Path(f"/sys/class/net/{name}/queues").glob("rx-*")))
+    links = [section for section in config.links if section.interface == name]
+    if queues < 2 or not links:
+        return
+    versions = {6 if ":" in section.local else 4 for section in links}
+    for version in sorted(versions):
+        hashed = ethtool.hashes_udp_ports(name, version)
+        yield check(
+            name,
+            hashed,
+            f"{queues} receive queues; UDP ports over IPv{version} "
+            + (
+                "choose among them"
+                if hashed
+                else "are not known to choose among them, so probes may test only one"
+            ),
+            fix=f"ethtool -N {name} rx-flow-hash udp{version} sdfn",
+            level=WARNING,
+        )
+
+
+# -- the whole
+# --------------------------------------------------------------------------------------
+
+
+def examine_host(path: str) -> Doctor:
+    """Every check there is."""
+    checks = [*kernel(), *permissions()]
+    config, problems = examine(path)
+    for problem in problems:
+        level = WARNING if problem.warning else ERROR
+        checks.append(check("configuration", False, str(problem), level=level))
+    if config is not None:
+        checks.append(check("configuration", True, f"{path} can be used"))
+        checks += _keys(config)
+        checks += network(config)
+    checks += realtime(config)
+    return Doctor(checks=checks)
+
+
+def _keys(config: Config) -> Iterator[Check]:
+    try:
+        keys = load_keys(config)
+    except ConfigError:
+        return  # told among the configuration's problems
+    ids = ", ".join(str(key.id) for key in keys)
+    yield check("keys", True, f"accepted: {ids}; sent under {config.keys.send}")
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _sysctl(key: str) -> str | None:
+    return _read(f"/proc/sys/{key}")
+
+
+def _status_field(name: str) -> str | None:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split(":", 1)[1].strip()
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; 1 if anything is an error."""
+    parser = argparse.ArgumentParser(prog="twinbeat doctor")
+    parser.add_argument("--config", default=CONFIG_PATH)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    report = examine_host(options.config)
+    write: Callable[[str], int] = sys.stdout.write
+    if options.json:
+        write(msgspec.json.encode(report).decode() + "\n")
+    else:
+        for line in report.checks:
+            write(f"{line.level:<8}{line.name}: {line.finding}\n")
+            if line.fix:
+                write(f"        {line.fix}\n")
+    return 1 if any(line.level == ERROR for line in report.checks) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
