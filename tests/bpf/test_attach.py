@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two hooks on real interfaces of a throw-away namespace: attach, replace, refuse, detach."""
 
+import errno
 import os
 import socket
 import time
@@ -183,16 +184,35 @@ def test_traffic_meets_the_gate(world: World) -> None:
     wait_for(lambda: world.maps.counters()[Reason.IN_VIP] == 5)
 
 
+def refuse_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a driver without native XDP does."""
+    attach = xdp._set_xdp
+
+    def refuse(index: int, fd: int, flags: int, what: str) -> None:
+        if flags & xdp._XDP_NATIVE:
+            raise NetError(what, code=errno.EOPNOTSUPP)
+        attach(index, fd, flags, what)
+
+    monkeypatch.setattr(xdp, "_set_xdp", refuse)
+
+
 @pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize("mode", [xdp.NATIVE, xdp.GENERIC])
 @pytest.mark.parametrize("heartbeat", [PROBE, PROBE.but(vlan=30, link=2)], ids=["plain", "tagged"])
 def test_a_probe_is_answered_over_the_wire(
-    world: World, foreign: xdp.Program, heartbeat: Heartbeat
+    world: World,
+    foreign: xdp.Program,
+    heartbeat: Heartbeat,
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Native XDP_TX over veth: the answer reaches the far end though no process runs here."""
+    """XDP_TX over veth: the answer reaches the far end though no process runs here."""
     # Whatever is attached at the far end makes veth take what is sent back.
     xdp.attach_xdp(interface("far0").index, foreign, name_of=name_of)
     index = interface("port0").index
-    assert xdp.attach_xdp(index, program(world, "prog_link"), name_of=name_of) == "native"
+    if mode == xdp.GENERIC:
+        refuse_native(monkeypatch)
+    assert xdp.attach_xdp(index, program(world, "prog_link"), name_of=name_of) == mode
     port = Port(ifindex=index, vlan=heartbeat.vlan, link=heartbeat.link)
     world.maps.set_ports([port])
     with raw_socket("far0") as far:
