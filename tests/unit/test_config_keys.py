@@ -124,6 +124,19 @@ def test_a_generated_key_is_private_good_and_never_overwritten(tmp_path: Path) -
     assert new_key() != new_key()
 
 
+@pytest.mark.privileged
+def test_the_owner_of_the_directory_keeps_the_keys(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    os.chown(tmp_path, 4711, 4711)
+    file = generate_key(tmp_path, 1)
+    assert file.stat().st_uid == 4711
+    assert said(tmp_path) == []
+    os.chown(file, 4712, 4712)
+    (problem,) = said(tmp_path)
+    assert "belongs to user 4712" in problem
+    assert f"chown --reference={tmp_path} {file}" in problem
+
+
 def test_a_key_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "1.key").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="exists"):

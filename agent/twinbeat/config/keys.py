@@ -129,9 +129,15 @@ def _check_key(file: Path, findings: Findings) -> Key | None:
             file=name,
         )
         good = False
-    if state.st_uid not in {0, os.geteuid()}:
+    # The agent need not be root: whoever owns the directory holds the keys anyway.
+    keeper = file.parent.stat().st_uid
+    if state.st_uid not in {0, os.geteuid(), keeper}:
         findings.add(
-            "", None, f"belongs to user {state.st_uid}. It should belong to root.", file=name
+            "",
+            None,
+            f"belongs to user {state.st_uid}. It should belong to root or to the owner of its "
+            f"directory (chown --reference={file.parent} {name}).",
+            file=name,
         )
         good = False
     if _HEX.fullmatch(content.strip()) is None:
@@ -153,6 +159,8 @@ def _check_key(file: Path, findings: Findings) -> Key | None:
 def generate_key(directory: Path, id_: int) -> Path:
     """Make a new key file, private from its first instant. Never overwrites.
 
+    It belongs to the owner of the directory, so that the agent can read what root made.
+
     Raises FileExistsError, or OSError when the directory can't be written.
     """
     assert 1 <= id_ <= 255
@@ -160,6 +168,9 @@ def generate_key(directory: Path, id_: int) -> Path:
     file = directory / f"{id_}.key"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        keeper = directory.stat()
+        if os.geteuid() == 0 and keeper.st_uid != 0:
+            os.fchown(descriptor, keeper.st_uid, keeper.st_gid)
         stream.write(new_key() + "\n")
         stream.flush()
         os.fsync(stream.fileno())
