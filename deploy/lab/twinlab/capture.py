@@ -116,9 +116,17 @@ class Recording:
         vips: Iterable[str],
         vmacs: Iterable[str] = (),
         since_ns: int = 0,
+        until_ns: int | None = None,
     ) -> list[Frame]:
-        """Frames for a VIP from the old owner after the new owner's first one since a moment."""
-        owned = [frame for frame in self.by_owner(vips, vmacs) if frame.at_ns >= since_ns]
+        """Frames for a VIP from the old owner after the new owner's first one since a moment.
+
+        until_ns: when the old owner rightly became the owner again, if it did.
+        """
+        owned = [
+            frame
+            for frame in self.by_owner(vips, vmacs)
+            if frame.at_ns >= since_ns and (until_ns is None or frame.at_ns < until_ns)
+        ]
         first = next((frame.at_ns for frame in owned if frame.port == new), None)
         if first is None:
             return []

@@ -26,6 +26,8 @@ LABELS = {
     "announced_ns": "announced",
 }
 MARGIN_MS = 1.0
+FAR_NS = 50_000_000
+"""What lies further from the event than this is no part of its picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,11 @@ def _overview(axis, record: Record, acts: Sequence[Act]) -> None:
 
 def _enlarged(axis, record: Record, act: Act) -> None:
     """A few milliseconds around one failover."""
-    stamps = [moment.at_ns for moment in act.moments if moment.key != "last_heard_ns"]
+    stamps = [
+        moment.at_ns
+        for moment in act.moments
+        if moment.key != "last_heard_ns" and abs(moment.at_ns - act.zero_ns) < FAR_NS
+    ]
     width = max(stamps) - min(stamps)
     margin = int(max(MARGIN_MS * 1e6, width * 0.25))
     begin, end = min(stamps) - margin, max(stamps) + margin
