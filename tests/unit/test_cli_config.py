@@ -85,11 +85,6 @@ def test_show_of_a_broken_file_ends_with_two(
     assert "can't be used" in err
 
 
-def test_the_reference_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["config", "generate", "--reference"]) == 0
-    assert "| `hello_us` |" in capsys.readouterr().out
-
-
 def test_a_key_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = tmp_path / "keys"
     line = ["keys", "generate", "--id", "3", "--directory", str(where)]

@@ -40,12 +40,11 @@ def check(file: str, offline: bool) -> int:
 
 
 @config.command()
-@click.option("--reference", is_flag=True, help="The reference as Markdown instead.")
-def generate(reference: bool) -> None:
+def generate() -> None:
     """Print a commented file with every key and its default."""
     from twinbeat.config import document
 
-    say((document.markdown() if reference else document.toml()).rstrip("\n"))
+    say(document.toml().rstrip("\n"))
 
 
 @config.command(name="show")

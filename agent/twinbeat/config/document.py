@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration's documentation, made from the model: a commented file, a reference table.
+"""The configuration's own documentation: a commented file, made from the model."""
 
-`python -m twinbeat.config.document` prints the table for deploy/docs/configuration.md.
-"""
-
-import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -133,35 +129,3 @@ def description_of(type_: Any) -> Meta:
         metas = [meta for meta in get_args(type_)[1:] if isinstance(meta, Meta)]
         return next(meta for meta in reversed(metas) if meta.description)
     return next(description_of(part) for part in get_args(type_) if get_origin(part) is Annotated)
-
-
-def markdown() -> str:
-    """The reference: one table per section, as it stands in deploy/docs/configuration.md."""
-    lines = []
-    for section, (_, model, many) in SECTIONS.items():
-        header = f"[[{section}]]" if many else f"[{section}]"
-        lines += [f"### `{header}`", "", " ".join((model.__doc__ or "").split()), ""]
-        lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
-        for field in fields(model):
-            default = "required" if field.required else f"`{_shown_default(field)}`"
-            restart = " Needs a restart." if needs_restart(field.type) else ""
-            meaning = f"{description_of(field.type).description}{restart}"
-            cells = (f"`{field.encode_name}`", right(field.type), default, meaning)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        lines.append("")
-    lines += ["### Profiles", "", "| profile | " + " | ".join(f"`{k}`" for k in TIMER_KEYS) + " |"]
-    lines.append("|---" * (len(TIMER_KEYS) + 1) + "|")
-    for name, timers in PROFILES.items():
-        values = " | ".join(str(getattr(timers, key)) for key in TIMER_KEYS)
-        lines.append(f"| `{name}` | {values} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown_default(field: FieldInfo) -> str:
-    if field.default is None:
-        return "the profile's" if field.encode_name in TIMER_KEYS else "by mode"
-    return show(field.default)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())
