@@ -19,7 +19,7 @@ from twinbench import (
     run,
     samples,
 )
-from twinlab import capture, probe
+from twinlab import capture, flood, probe
 
 MS = 1_000_000
 VIP = "10.77.0.10"
@@ -58,6 +58,7 @@ __all__ = [
     "capture",
     "effort",
     "figures",
+    "flood",
     "forge",
     "frame",
     "judge",

@@ -49,7 +49,6 @@ static const volatile struct gate *map_gate(const char *path)
 	/* All of it: the kernel refuses a request with anything behind the fields it knows. */
 	memset(&attributes, 0, sizeof(attributes));
 	attributes.pathname = (uintptr_t)path;
-	attributes.file_flags = BPF_F_RDONLY;
 	int fd = (int)syscall(SYS_bpf, BPF_OBJ_GET, &attributes, sizeof(attributes));
 
 	if (fd < 0)

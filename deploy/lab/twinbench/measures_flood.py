@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""200,000 forged and replayed heartbeats a second at the primary's port: does it believe one, does
-it flinch?
+"""200,000 forged and replayed heartbeats a second at a node's port: does it believe one, does it
+flinch?
 
-Beside it an equal flood of frames that are none of Twinbeat's business, since any flood costs
-processor time on a machine this small: what the forgeries cost is the difference.
+Half are forged with counters that look fresh, half were on the wire before.  Beside it an equal
+flood of frames that are none of Twinbeat's business, since any flood costs processor time on a
+machine this small: what the forgeries cost is the difference.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from twinlab import agents, capture, lab, netns, plan, probe, processes, services
+from twinlab import agents, capture, flood, lab, netns, plan, probe
 from twinlab.shell import LabError, run, wait_for
 
 from twinbench import figures, forge, ground, judge
@@ -20,7 +23,8 @@ from twinbench.effort import Effort
 from twinbench.figures import Figure
 from twinbench.measures_death import MS
 
-HEARTBEAT_BYTES = 42 + forge.PAYLOAD_BYTES
+LINK = "lan0"
+REPLAYS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,73 +42,69 @@ class Flooded:
     """How much each of the victim's counters grew."""
 
 
-def _capture_heartbeats(sender: str) -> list[bytes]:
-    """Heartbeats as a node sends them on the lan side, whole."""
-    path = plan.RUN_DIR / "bench-replay.pcapng"
-    command = [services.tool("tb-capture"), "--out", str(path), "--label", "lan0"]
-    command += ["--port", sender, "--snap", "256"]
-    processes.log_file("bench-replay").unlink(missing_ok=True)
-    processes.spawn("bench-replay", plan.SWITCHES["lan0"], command)
-    try:
-        wait_for(
-            lambda: len(_heartbeats_in(path)) >= 200,
-            f"heartbeats of {sender} on the lan side",
-            timeout_s=10,
-        )
-    finally:
-        processes.end("bench-replay")
-    return _heartbeats_in(path)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames of a flood, and whether they are given fresh counters."""
+
+    frames: list[bytes]
+    counting_from: int | None = None
 
 
-def _heartbeats_in(path: Any) -> list[bytes]:
-    if not path.exists():
-        return []
-    frames = capture.read([path]).frames
-    return [frame.data for frame in frames if forge.is_heartbeat(frame.data)]
+def _recorded(victim: str) -> list[bytes]:
+    """Whole heartbeats of the victim's peer, as they are on the wire."""
+    with capture.Capture(
+        links=(LINK,), ports=(plan.peer(victim),), heartbeats=True, snap=256, name="bench-replay"
+    ) as recorder:
+
+        def enough() -> list[bytes]:
+            found = flood.recorded(capture.read(recorder.paths), victim, LINK)
+            return found if len(found) >= REPLAYS else []
+
+        return wait_for(enough, f"heartbeats to {victim}", timeout_s=30)[-REPLAYS:]
 
 
-def _dropped(namespace: str, device: str) -> int:
-    """Frames that a device failed to hand to the other end of its cable."""
-    shown = run([*netns.enter(namespace), "ip", "-s", "-j", "link", "show", "dev", device])
+def _evil(victim: str) -> list[Part]:
+    replays = _recorded(victim)
+    ahead = forge.newest_counter(replays) + forge.AHEAD
+    return [Part(forge.forgeries(victim, LINK), ahead), Part(replays)]
+
+
+@contextmanager
+def _running(
+    victim: str, parts: list[Part], rate: int, seconds: int
+) -> Iterator[list[flood.Flood]]:
+    """All parts at once, sharing the rate.  On leaving the floods are over."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                flood.Flood(
+                    victim,
+                    LINK,
+                    part.frames,
+                    rate=rate // len(parts),
+                    seconds=seconds,
+                    counting_from=part.counting_from,
+                    name=f"bench-flood-{number}",
+                )
+            )
+            for number, part in enumerate(parts)
+        ]
+
+
+def _dropped(victim: str) -> int:
+    """Frames that the switch's port failed to hand to the node's end of the cable."""
+    port = ["ip", "-s", "-j", "link", "show", "dev", victim]
+    shown = run([*netns.enter(plan.SWITCHES[LINK]), *port])
     return int(json.loads(shown)[0]["stats64"]["tx"]["dropped"])
 
 
-def _lost_on_the_way(victim: str) -> int:
-    client = _dropped(plan.CLIENT_NS, "eth0")
-    return client + _dropped(plan.SWITCHES["lan0"], victim)
-
-
-def _begin(templates: list[forge.Template], rate: int, seconds: int) -> None:
-    path = plan.RUN_DIR / "bench-flood.frames"
-    path.write_bytes(forge.packed(templates))
-    processes.log_file("bench-flood").unlink(missing_ok=True)
-    command = [services.tool("tb-flood"), "--interface", "eth0", "--frames", str(path)]
-    command += ["--rate", str(rate), "--seconds", str(seconds)]
-    processes.spawn("bench-flood", plan.CLIENT_NS, command)
-
-
-def _end(seconds: int) -> dict[str, Any]:
-    """Wait for the flood's end; what it sent."""
-    wait_for(
-        lambda: processes.pid_of("bench-flood") is None,
-        "the end of the flood",
-        timeout_s=seconds + 10,
-        interval_s=0.05,
-    )
-    said = processes.log_tail("bench-flood", 1)
-    try:
-        return dict(json.loads(said))
-    except ValueError as error:
-        raise LabError(f"tb-flood: {said}") from error
-
-
-def _flood(victim: str, templates: list[forge.Template], rate: int, seconds: int) -> Flooded:
-    before, doubts, lost = ground.counters(), ground.suspicions(), _lost_on_the_way(victim)
+def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
+    before, doubts, lost = ground.counters(), ground.suspicions(), _dropped(victim)
     began = agents.boot_ns()
-    _begin(templates, rate, seconds)
-    done = _end(seconds)
+    with _running(victim, parts, rate, seconds) as floods:
+        sent = sum(one.finish() for one in floods)
+    ended = agents.boot_ns()
     after, doubts_after = ground.counters(), ground.suspicions()
-    elapsed = done["elapsed_ns"] / 1e9
     reasons = judge.grown(before[victim]["reasons"], after[victim]["reasons"])
     moved = sum(
         1
@@ -113,9 +113,10 @@ def _flood(victim: str, templates: list[forge.Template], rate: int, seconds: int
         if transition["at_ns"] >= began
     )
     return Flooded(
-        seconds=elapsed,
-        sent=done["sent"],
-        arrived=done["sent"] - (_lost_on_the_way(victim) - lost),
+        # The start of the tools is part of the time, so the rate is rather too low than too high.
+        seconds=(ended - began) / 1e9,
+        sent=sent,
+        arrived=sent - (_dropped(victim) - lost),
         refused=judge.refused(reasons),
         suspicions=sum(judge.grown(doubts, doubts_after).values()),
         transitions=moved,
@@ -127,32 +128,25 @@ def _signs_of_belief() -> int:
     """Where a forged term would show if one forged frame had been believed."""
     signs = 0
     for node in plan.NODES:
-        said = agents.show(node)
-        if said is None:
-            raise LabError(f"{node} does not answer after the flood")
+        said = wait_for(lambda name=node: agents.show(name), f"an answer of {node}", timeout_s=20)
         for where, key in (("gate", "fence_below"), ("node", "term_highest"), ("peer", "term")):
             if said[where][key] >= forge.FORGED_TERM:
                 signs += 1
     return signs
 
 
-def flood(effort: Effort) -> list[Figure]:
+def under_flood(effort: Effort) -> list[Figure]:
     """The unrelated flood, the forged one, and real deaths in the midst of it."""
     serving = ground.twinbeat(ground.options())
-    peer = plan.peer(serving)
-    addresses = {
-        "source_mac": plan.CLIENT_MAC,
-        "destination_mac": plan.node_mac(serving, "lan0"),
-        "source": plan.node_address(peer, "lan0"),
-        "destination": plan.node_address(serving, "lan0"),
-    }
-    ordinary = [forge.unrelated(**{**addresses, "source": plan.CLIENT_ADDRESS})]
-    forged = forge.assortment(_capture_heartbeats(peer), **addresses)
+    ordinary = [Part([flood.unrelated(serving, LINK)]) for _ in range(2)]
     plain = _flood(serving, ordinary, effort.flood_rate, effort.flood_s)
     ground.say(f"  unrelated: {plain.arrived / plain.seconds:.0f}/s, {plain.suspicions} suspicions")
-    agents.wait_fit()
-    evil = _flood(serving, forged, effort.flood_rate, effort.flood_s)
-    ground.say(f"  forged: {evil.arrived / evil.seconds:.0f}/s, {evil.suspicions} suspicions")
+    serving = agents.wait_fit()
+    evil = _flood(serving, _evil(serving), effort.flood_rate, effort.flood_s)
+    ground.say(
+        f"  forged: {evil.arrived / evil.seconds:.0f}/s, {evil.suspicions} suspicions, "
+        f"{evil.arrived - evil.refused} not counted"
+    )
     signs = _signs_of_belief()
     missed, outages = _deaths(effort)
     return _figures(plain, evil, signs, missed, outages)
@@ -162,29 +156,22 @@ def _deaths(effort: Effort) -> tuple[list[int], list[float]]:
     """The primary dies while forged frames rain on the node that has to notice."""
     missed: list[int] = []
     outages: list[float] = []
+    seconds = 4
     for _ in range(effort.flood_deaths):
         serving = agents.wait_fit()
         watcher = plan.peer(serving)
-        forged = forge.assortment(
-            _capture_heartbeats(serving),
-            source_mac=plan.CLIENT_MAC,
-            destination_mac=plan.node_mac(watcher, "lan0"),
-            source=plan.node_address(serving, "lan0"),
-            destination=plan.node_address(watcher, "lan0"),
-        )
-        seconds = 4
+        parts = _evil(watcher)
         with probe.Probe(interval_us=200) as client, ground.GateWatch() as gates:
             client.wait_served()
-            _begin(forged, effort.flood_rate, seconds)
-            client.wait_for_time(1.0)
-            before, _ = ground.cut_silently(serving)
-            try:
-                gates.wait_open(watcher, before, timeout_s=seconds - 1.5)
-                client.wait_served(since_ns=before, timeout_s=seconds - 1.5)
-                missed.append(0)
-            except LabError:
-                missed.append(1)
-            _end(seconds)
+            with _running(watcher, parts, effort.flood_rate, seconds):
+                client.wait_for_time(1.0)
+                before, _ = ground.cut_silently(serving)
+                try:
+                    gates.wait_open(watcher, before, timeout_s=seconds - 1.5)
+                    client.wait_served(since_ns=before, timeout_s=seconds - 1.5)
+                    missed.append(0)
+                except LabError:
+                    missed.append(1)
             record = client.finish()
         outage = record.outage_around(before)
         if outage is not None and outage.duration_ns is not None:
@@ -206,12 +193,13 @@ def _figures(
         "reasons": {name: count for name, count in evil.reasons.items() if count},
     }
     seconds = evil.seconds
+    unrelated = round(plain.arrived / plain.seconds)
     return [
         figures.measured(
             "flood_rate",
             [evil.arrived / seconds],
             seconds=seconds,
-            details={"unrelated": round(plain.arrived / plain.seconds)},
+            note=f"the unrelated flood: {unrelated} a second",
         ),
         figures.measured("flood_transitions", [evil.transitions], seconds=seconds),
         figures.measured("flood_uncounted", [uncounted], seconds=seconds, details=details),

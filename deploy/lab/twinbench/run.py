@@ -73,7 +73,7 @@ GROUPS = (
     Group("sigkill", measures_agent.killed, ("sigkill_overlap", "sigkill_back")),
     Group(
         "flood",
-        measures_flood.flood,
+        measures_flood.under_flood,
         (
             *("flood_rate", "flood_transitions", "flood_uncounted", "flood_accepted"),
             *("flood_suspicions", "plain_flood_suspicions", "flood_undetected_deaths"),

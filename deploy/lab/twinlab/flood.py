@@ -94,11 +94,12 @@ class Flood:
         rate: int = 200_000,
         seconds: int = 10,
         counting_from: int | None = None,
+        name: str = "flood",
     ) -> None:
         listed = list(frames)
         if not listed or len({len(frame) for frame in listed}) != 1:
             raise LabError("a flood needs frames, all of one length")
-        path = plan.RUN_DIR / "flood.frames"
+        path = plan.RUN_DIR / f"{name}.frames"
         path.write_bytes(b"".join(listed))
         self._command = [*netns.enter(plan.SWITCHES[link]), services.tool("tb-flood")]
         self._command += ["--device", node, "--frames", str(path), "--length", str(len(listed[0]))]
