@@ -375,13 +375,14 @@ def failure(error: LoadError | CompileError | BpfError) -> Loaded:
                 ok=False,
                 code="verifier-refused",
                 sentence=f"the kernel's verifier refused a program ({error.strerror})",
-                fix="this kernel is older than 5.15, or the sources were changed; the detail says "
-                "at which instruction",
+                fix="the kernel must be 5.18 or newer; if it is, the sources were changed, and the "
+                "detail says at which instruction it stopped",
                 detail=detail,
             )
         fixes = {
             errno.EPERM: "the loader needs root (CAP_BPF and CAP_NET_ADMIN); in a container, "
             "bpf(2) must be allowed as well",
+            errno.EINVAL: "the kernel must be 5.18 or newer",
             errno.ENOSYS: "this kernel or machine has no bpf(2): x86_64 and aarch64 are supported",
             errno.ENOMEM: "memory for the maps ran out: raise LimitMEMLOCK or the cgroup's limit",
         }
