@@ -23,6 +23,15 @@ def in_ci() -> bool:
     return os.environ.get("CI", "") not in {"", "0", "false"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("simulator and transcripts")
+    group.addoption("--seed", type=int, help="play this one schedule of the simulator again")
+    group.addoption("--schedules", type=int, help="how many random schedules to play")
+    group.addoption(
+        "--rewrite", action="store_true", help="write the transcripts anew; read the diff"
+    )
+
+
 def _directory(path: Path) -> str:
     """The directory directly below tests/ that the path lies in."""
     relative = path.relative_to(TESTS)

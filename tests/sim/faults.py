@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong, drawn from the seed: wires, processes, machines, disks, operators and forgers."""
+"""What goes wrong, drawn from the seed: wires, processes, machines, disks, operators, forgers."""
 
 from __future__ import annotations
 
@@ -288,4 +288,6 @@ def make_well(world: World) -> None:
         node.tell(IsolationChanged(isolated=False))
         node.tell(HealthChanged(health=TrackedHealth()))
         node.tell(Resume(request_id=f"well-r-{node.name}-{world.now_ns}"))
-        node.tell(AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED))
+        node.tell(
+            AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED)
+        )

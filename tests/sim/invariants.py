@@ -2,8 +2,8 @@
 """The safety rules of the design, each a function that raises `Violation` with its name.
 
 Who is open is judged by the rule of the gate on each node's maps, as packets would see it: after
-everything that happens, for both nodes. A lease that runs out is seen with the next thing that happens,
-which is never later than the next round of a living engine.
+everything that happens, for both nodes. A lease that runs out is seen with the next thing that
+happens, which is never later than the next round of a living engine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sim.network import US
 from twinbeat.core.effects import Effects, Outcome, Transition
-from twinbeat.core.events import AdminCommand, EngineEvent, Event, Pause, Resume
+from twinbeat.core.events import AdminCommand, Command, EngineEvent, Event, Pause, Resume
 from twinbeat.core.reasons import Code, Reason, Refusal
 from twinbeat.core.types import Admin, Cause, EngineEventKind, Flag, Role
 from twinbeat.engine._engine import ffi, lib
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 ACCEPTED = (lib.TB_R_HELLO, lib.TB_R_PROBE, lib.TB_R_ANSWER)
 
 FORGE_MAY_TOUCH = frozenset({"mismatch_ns", "stranger_ns", "challenge_ns"})
-"""Stamps of refusals: they say that something was refused, and decide nothing but a state of its own."""
+"""Stamps of refusals: they say that something was refused, and decide nothing else."""
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 -- what is broken is a rule, not the program
     """A safety rule was broken."""
 
     def __init__(self, rule: str, what: str) -> None:
@@ -77,7 +77,7 @@ class Checks:
         self.covered: set[str] = set()
         """Turns, causes and refusals that came up: what a run really tried."""
 
-    # -- what happened -----------------------------------------------------------------------------
+    # -- what happened ---------------------------------------------------------------------------
 
     def agent_started(self, node: SimNode) -> None:
         """The kernel may just have been switched on as well."""
@@ -99,10 +99,11 @@ class Checks:
 
     def effects(self, node: SimNode, event: Event, effects: Effects) -> None:
         """The core wants something."""
-        if isinstance(event, AdminCommand | Pause | Resume):
+        if isinstance(event, Command):
             self.requests.setdefault((node.index, event.request_id), event)
             self.requested_ns.setdefault((node.index, event.request_id), self.world.now_ns)
-            self._unbind(node.index, event)
+            if self.requests[node.index, event.request_id] is event:
+                self._unbind(node.index, event)
         check_reason(effects)
         for record in effects.records:
             self.transitions.append((node.index, record))
@@ -146,7 +147,9 @@ class Checks:
         self.paused_until_ns[node.index] = 0
 
     def announced(self, node: SimNode) -> None:
-        """A node wants to announce; the egress gate has the last word, so nothing is to be checked."""
+        """A node wants to announce: only one that serves may (its egress gate sees to it)."""
+        if not node.gate_open():
+            self.covered.add("announcement dropped by the gate")
 
     def received(self, node: SimNode, link: int, payload: bytes, reason: int) -> None:
         """A frame came off the wire."""
@@ -160,7 +163,7 @@ class Checks:
         check_lease(self)
 
 
-# -- ONE_OWNER -------------------------------------------------------------------------------------
+# -- ONE_OWNER -----------------------------------------------------------------------------------
 
 
 def check_one_owner_on_acceptance(checks: Checks, node: SimNode, payload: bytes) -> None:
@@ -190,7 +193,7 @@ def check_one_owner(checks: Checks) -> None:
         checks.overlaps += 1
         checks.covered.add(f"overlap {cause.lower()}")
         if checks.opened_ns[opener] != world.now_ns:
-            # A renewal that was held up may come after the lease it renews, if nobody was told (R4).
+            # A renewal that was held up may come after its lease, if nobody was told (R4).
             cause = checks.overlap.cause = "RENEWAL"
             if world.nodes[opener].last_act_ns != world.now_ns:
                 raise Violation("ONE_OWNER", f"the kernel of {'ab'[opener]} reopened its gate")
@@ -215,9 +218,9 @@ def check_silence_was_real(checks: Checks, opener: int) -> None:
 
 
 def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
-    """An overlap ends when a frame of an open node gets through, so where a direction works, soon."""
+    """An overlap ends when a frame of an open node gets through: where one can, soon."""
     world, setting = checks.world, checks.world.setting
-    # A peer whose epoch can't be adopted yet is heard, not judged: whoever hears him yields after that.
+    # A peer whose epoch can't be adopted is heard, not judged: who hears him yields after that.
     patience = 3 * setting.hello_ns + 2 * setting.verify_ns + 600 * US
     if world.now_ns - overlap.since_ns <= patience:
         return
@@ -227,6 +230,13 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
             and sender.fluent_since_ns < world.now_ns - patience
             and world.now_ns - sender.last_act_ns <= setting.hello_ns
         )
+        # Only a recording could have so low a counter: a disk was lost and a clock set back, and
+        # the node hears nobody who could tell it. No frame of it may move anything (FORGE).
+        listener = world.nodes[1 - sender.index]
+        speaks = speaks and sender.plain.gate.counter > listener.plain.peer.known
+        if listener.plain.peer.epoch != sender.plain.gate.counter >> 32:
+            # Heard, but not to be told from a recording: its engine yields, its kernel can't.
+            speaks = speaks and listener.fluent_since_ns < world.now_ns - patience
         if speaks and world.clean_path(sender.index, world.now_ns - patience):
             raise Violation(
                 "ONE_OWNER",
@@ -236,20 +246,21 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
 
 
 def check_no_false_death(checks: Checks, node: SimNode) -> None:
-    """DEAD is said of no node whose kernel answers: neither a busy agent nor a stalled one is dead."""
+    """DEAD is said of no node whose kernel answers: neither a busy nor a stalled agent is dead."""
     world = checks.world
     setting = world.setting
     other = world.nodes[1 - node.index]
     since = world.now_ns - setting.verify_ns
     if (
         other.powered
+        and other.plain.gate.counter > node.plain.peer.known  # Else its answers are recordings.
         and checks.powered_ns[other.index] < since
         and world.clean_loop(since - setting.dead_ns)
     ):
         raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")
 
 
-# -- LEASE -----------------------------------------------------------------------------------------
+# -- LEASE ---------------------------------------------------------------------------------------
 
 
 def check_lease(checks: Checks) -> None:
@@ -268,7 +279,7 @@ def check_lease(checks: Checks) -> None:
             raise Violation("LEASE", f"{node.name} serves without its Python")
 
 
-# -- TERM ------------------------------------------------------------------------------------------
+# -- TERM ----------------------------------------------------------------------------------------
 
 
 def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
@@ -290,7 +301,7 @@ def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
         raise Violation("TERM", f"{node.name} claims {term}, which is fenced")
 
 
-# -- NO_SURPRISE -----------------------------------------------------------------------------------
+# -- NO_SURPRISE ---------------------------------------------------------------------------------
 
 
 def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None:
@@ -309,7 +320,7 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
         raise Violation("NO_SURPRISE", f"{node.name} claims while paused ({event.cause.name})")
 
 
-# -- REASON ----------------------------------------------------------------------------------------
+# -- REASON --------------------------------------------------------------------------------------
 
 
 def check_reason(effects: Effects) -> None:
@@ -322,7 +333,7 @@ def check_reason(effects: Effects) -> None:
             raise Violation("REASON", f"{reason.code.value}: {reason.sentence!r}")
 
 
-# -- SOMEONE ---------------------------------------------------------------------------------------
+# -- SOMEONE -------------------------------------------------------------------------------------
 
 
 def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
@@ -343,7 +354,7 @@ def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
         raise Violation("SOMEONE", f"the roles {roles} don't say who serves")
 
 
-# -- FORGE -----------------------------------------------------------------------------------------
+# -- FORGE ---------------------------------------------------------------------------------------
 
 
 def check_forge(world: World, index: int, link: int, payload: bytes) -> None:
@@ -356,6 +367,11 @@ def check_forge(world: World, index: int, link: int, payload: bytes) -> None:
     changed = {
         name for name, value in _words(node).items() if value != before[name]
     } - FORGE_MAY_TOUCH
+    gate = node.plain.gate
+    if gate.term and gate.fence_below == gate.term + 1 and node.clock() >= gate.open_until:
+        changed.discard(
+            "fence_below"
+        )  # Its own lease had run out: that is final (R4), asked or not.
     if changed:
         raise Violation("FORGE", f"a forged frame (reason {reason}) changed {sorted(changed)}")
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One node of the simulated pair: the real kernel rules, engine and core; only the clock, the wires,
-the disk and the scheduler are made up.
+"""One node of the simulated pair: the real rules of the kernel, the real engine, the real core.
 
-A node is a machine (powered or not) with a kernel (its maps), a disk, and an agent (running, stopped
-by SIGSTOP, or gone) in which the engine's thread and Python may be held up apart from each other. The
-kernel goes on answering and judging frames whatever the agent does, as XDP does.
+Only the clock, the wires, the disk and the scheduler are made up.
+
+A node is a machine (powered or not) with a kernel (its maps), a disk, and an agent (running,
+stopped by SIGSTOP, or gone) in which the engine's thread and Python may be held up apart from each
+other. The kernel goes on answering and judging frames whatever the agent does, as XDP does.
 """
 
 from __future__ import annotations
@@ -256,7 +257,9 @@ class SimNode:
         self.stopped = self.python_hung = False
         self.agent = agent = Agent(self)
         self.world.checks.agent_started(self)
-        self._step(agent, Started(engine=self._engine_view(agent), term_floor=self.disk.epoch << 10))
+        self._step(
+            agent, Started(engine=self._engine_view(agent), term_floor=self.disk.epoch << 10)
+        )
         self._after_python(agent)
         self._run_engine_at(self.world.now_ns, agent)
 
@@ -311,7 +314,7 @@ class SimNode:
             self.world.send(self, link, bytes(ffi.buffer(self._buffer)))
         return int(reason)
 
-    # -- the engine's thread -----------------------------------------------------------------------
+    # -- the engine's thread ---------------------------------------------------------------------
 
     def _run_engine_at(self, at_ns: int, agent: Agent) -> None:
         self.world.at(at_ns, self._round, agent)
@@ -376,9 +379,7 @@ class SimNode:
             world.checks.engine_event(self, event)
         if actions.announce:
             world.checks.announced(self)
-            agent.inbox.append(
-                EngineEvent(kind=EngineEventKind.ANNOUNCED, at_ns=now + 5 * US, a=1)
-            )
+            agent.inbox.append(EngineEvent(kind=EngineEventKind.ANNOUNCED, at_ns=now + 5 * US, a=1))
         if agent.inbox:
             self._wake_python(agent)
         sending = actions.hello | actions.probe
@@ -403,7 +404,7 @@ class SimNode:
     ) -> None:
         lib.tb_plain_frame(self.plain, self._frame, kind, link, now, echo, echo_ns, hold_ns)
 
-    # -- Python ------------------------------------------------------------------------------------
+    # -- Python ----------------------------------------------------------------------------------
 
     def tell(self, event: Event) -> None:
         """The runtime learns of something."""
@@ -502,9 +503,9 @@ class SimNode:
         self.tell(TermsReserved(block=block))
 
     def _force_shut(self, agent: Agent, term: int) -> None:
-        if self.agent is agent and not self.stopped and not self.python_hung:
-            if term and self.plain.gate.term == term:
-                self.plain.gate.open_until = 0
+        turns = self.agent is agent and not self.stopped and not self.python_hung
+        if turns and term and self.plain.gate.term == term:
+            self.plain.gate.open_until = 0
 
     def _set_order(self, agent: Agent, order: Order) -> None:
         raw = agent.input.order

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One random schedule from one seed: the pair starts, things go wrong, all is mended, somebody serves."""
+"""One random schedule from one seed: things go wrong, all is mended, somebody serves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def setting_of(world: World) -> Setting:
 
 
 def run(seed: int, length: int = 12) -> Result:
-    """Play the schedule of `seed` with `length` faults. Never raises for a broken rule: it tells."""
+    """Play the schedule of `seed` with `length` faults. A broken rule is told, not raised."""
     world = World(seed)
     world.setting = setting_of(world)
     rng = world.rng
@@ -59,7 +59,8 @@ def run(seed: int, length: int = 12) -> Result:
             count += 1
             # Faults come in bunches: the worst is what happens while something else is going on.
             world.run(
-                rng.choice((0, 50 * US, 300 * US, 900 * US, 2 * MS, 6 * MS)) + rng.randrange(200 * US)
+                rng.choice((0, 50 * US, 300 * US, 900 * US, 2 * MS, 6 * MS))
+                + rng.randrange(200 * US)
             )
         world.run(rng.randrange(10 * MS))
         faults.make_well(world)
@@ -80,7 +81,7 @@ def run(seed: int, length: int = 12) -> Result:
 
 
 def bound_ns(world: World) -> int:
-    """By when somebody has to serve after all is well: the longest wait that the rules know, twice."""
+    """By when somebody has to serve after all is well: all waits of the rules, twice."""
     setting = world.setting
     patience = setting.patience
     return 2 * (

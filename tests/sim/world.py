@@ -124,7 +124,7 @@ class World:
                 node.plain.link[1].foreign_ns = node.clock()
         self.at(self.now_ns + 1 * MS, self._background)
 
-    # -- faults ------------------------------------------------------------------------------------
+    # -- faults ----------------------------------------------------------------------------------
 
     def cut(self, link: int, sender: int) -> None:
         """One direction of a link goes silent."""

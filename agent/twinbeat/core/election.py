@@ -305,6 +305,19 @@ def may_take_over(facts: Facts, *, even_if_unfit: bool = False) -> Refusal | Non
     return None
 
 
+def must_resign(facts: Facts) -> Refusal | None:
+    """Why a node that serves has to shut its gate at once, whoever takes over; None if it needn't.
+
+    A disabled node waits for a peer that can take over: it was told to leave, not to fail.
+    """
+    for row in WITHHOLDS:
+        if row.takes & Permit.MAY_SERVE and row.holds(facts):
+            return describe(row.code, facts)
+    if facts.admin is Admin.DISABLED and successor(facts, even_if_unfit=True) is not None:
+        return describe(Code.DISABLED, facts)
+    return None
+
+
 def better_peer(facts: Facts) -> bool:
     """True if the peer serves better: then, and only then, a node yields for its health's sake.
 

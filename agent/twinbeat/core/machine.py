@@ -242,12 +242,14 @@ class Machine:
         )
         self._confirmed = 0
         self._resign_of = 0
+        self._resign_reason = self._because(Code.RESIGNED)
         self._resigned_reign = 0
         self._attested_until_ns = 0
         self._attest_next_ns = 0
         self._operation: Operation | None = None
         self._confirmations: list[Confirmation] = []
         self._answers: OrderedDict[str, Reply] = OrderedDict()
+        self._abstain_since_ns = 0
         self._abstain_until_ns = 0
         self._hold_since_ns = 0
         self._line = Timeline()
@@ -657,13 +659,9 @@ class Machine:
         """Why a reign ended; what the engine can't know is why it was told to resign."""
         if self._gates_missing and cause not in (Cause.FENCED, Cause.CONTEST_LOST):
             return self._because(Code.GATE_LOST, interface=", ".join(self._gates_missing))
-        if cause is Cause.RESIGNED and self._stopping:
-            return self._because(Code.STOPPED)
         if cause is Cause.RESIGNED:
-            return self._because(Code.RESIGNED, why=self._resign_why)
+            return self._resign_reason
         return self._because(CAUSES[cause])
-
-    _resign_why = "told to"
 
     def _see_term(self, term: int) -> None:
         self._highest = max(self._highest, term)
@@ -789,10 +787,15 @@ class Machine:
 
     def _resign(self, why: Reason) -> None:
         """Demand of the engine that it shut the gate at once."""
-        self._resign_why = why.sentence
+        self._resign_reason = why
         self._resign_of = (self._order.generation + 1) & 0xFFFF_FFFF or 1
         self._resigned_reign = self._term
         self._out.close_gate = why
+        self._abstain()
+
+    def _abstain(self) -> None:
+        """Let the peer go first."""
+        self._abstain_since_ns = self._now
         self._abstain_until_ns = self._now + self._patience.abstain_ns
 
     def _await(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
@@ -874,6 +877,7 @@ class Machine:
         return (
             self._peer is not None
             and self._peer.serves
+            and self._peer.arrived_ns > self._abstain_since_ns
             and self._peer_heard()
             and self._role is not Role.PRIMARY
         )
@@ -920,7 +924,7 @@ class Machine:
                     self._answer(operation.request_id, Outcome.DONE, self._reason)
                 if not self._peer_serves() and self._reason.code is Code.FENCED:
                     # The peer's claim shut our gate; its opening is on its way.
-                    self._abstain_until_ns = self._now + self._patience.abstain_ns
+                    self._abstain()
             case Kind.TAKE_OVER if serving:
                 self._operation = None
                 reason = self._because(Code.SWITCHED_OVER, winner=winner)
@@ -936,7 +940,7 @@ class Machine:
         late = self._because(Code.PEER_DID_NOT_CLAIM, waited=waited)
         if operation.resign_at_last and self._resigned_reign != self._term:
             # Stays under way until the gate is shut.
-            self._resign(self._because(Code.STOPPED) if self._stopping else late)
+            self._resign(self._because(Code.STOPPED if self._stopping else Code.TOLD_TO_YIELD))
             self._operation = replace(operation, deadline_ns=self._now + self._patience.confirm_ns)
             return
         self._operation = None
@@ -997,9 +1001,8 @@ class Machine:
         serving = self._role is Role.PRIMARY
         if not serving:
             self._resigned_reign = 0
-        elif not permits & Permit.MAY_SERVE and self._resigned_reign != self._term:
-            code = Code.GATE_MISSING if facts.gates_missing else Code.UNHEALTHY
-            self._resign(election.describe(code, facts).reason())
+        elif (must := election.must_resign(facts)) and self._resigned_reign != self._term:
+            self._resign(must.reason())
             facts = self._facts = self._gather()
             permits = election.permitted(facts)[0]
         operation = self._operation
@@ -1007,6 +1010,8 @@ class Machine:
         handing = operation is not None and operation.kind is Kind.HAND_OVER
         if not taking:
             permits &= ~Permit.CLAIM_NOW
+        unwanted = serving and facts.admin.never_claims
+        unwanted = unwanted and election.successor(facts, even_if_unfit=True) is None
         better = serving and not handing and election.better_peer(facts)
         if better and not self._yielding_to_better:
             assert facts.peer is not None
@@ -1015,7 +1020,7 @@ class Machine:
                 self._because(Code.PEER_BETTER, peer_score=facts.peer.health, score=facts.health),
             )
         self._yielding_to_better = better
-        if serving and (handing or better):
+        if serving and (handing or better or unwanted):
             permits |= Permit.YIELD
         said = election.flags(facts)
         if self._restarting:

@@ -36,6 +36,7 @@ class Code(enum.Enum):
     LEASE_EXPIRED = "lease_expired"
     CONTEST_LOST = "contest_lost"
     RESIGNED = "resigned"
+    TOLD_TO_YIELD = "told_to_yield"
     STRANDED = "stranded"
     ORDER_VOID = "order_void"
     GATE_LOST = "gate_lost"
@@ -136,7 +137,8 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.FENCED: "{peer} took over: its claim ended the reign of {node}",
     Code.LEASE_EXPIRED: "the lease ran out before it was renewed: the agent of {node} was held up",
     Code.CONTEST_LOST: "both gates were open, and {node}, which heard of it first, gave way",
-    Code.RESIGNED: "{node} gave up the role: {why}",
+    Code.RESIGNED: "{node} gave up the role",
+    Code.TOLD_TO_YIELD: "the operator told {node} to give up the role",
     Code.STRANDED: "{node} took over while it was itself cut off from the network",
     Code.ORDER_VOID: "the standing order of {node} ran out: its Python was held up",
     Code.GATE_LOST: "a gate program was removed from {interface}",

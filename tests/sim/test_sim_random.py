@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random schedules by the thousand, each from its own seed, under the safety rules.
+
+    pytest tests/sim                                  a few thousand schedules
+    pytest tests/sim --seed 1320 -s                   one of them again, told as it happens
+    pytest tests/sim --schedules 200000               through a night
+
+What is printed for a broken rule is all that is needed to have it again: the seed and the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from sim import schedule
+from sim.schedule import Result
+
+SCHEDULES = 1500
+"""Of twelve faults each, by default."""
+LONG_EVERY = 10
+"""Every so manieth schedule has four times the faults."""
+CHUNK = 25
+
+
+def length_of(seed: int) -> int:
+    return 48 if seed % LONG_EVERY == 0 else 12
+
+
+def play(seeds: range) -> list[Result]:
+    return [schedule.run(seed, length_of(seed)) for seed in seeds]
+
+
+def told(result: Result) -> str:
+    lines = [f"seed {result.seed}: {result.violation}", *result.trace]
+    return "\n".join([*lines, f"again: pytest tests/sim --seed {result.seed} -s"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
+    one = request.config.getoption("--seed")
+    if one is not None:
+        result = schedule.run(one, length_of(one))
+        print(told(result))
+        assert result.violation is None, told(result)
+        return
+    count = request.config.getoption("--schedules") or SCHEDULES
+    # Every run tries other schedules, and says which.
+    first = int.from_bytes(os.urandom(3), "big") * 1000
+    begun = time.monotonic()
+    chunks = [
+        range(seed, min(seed + CHUNK, first + count)) for seed in range(first, first + count, CHUNK)
+    ]
+    results: list[Result] = []
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for played in pool.map(play, chunks):
+            results += played
+    broken = [result for result in results if result.violation is not None]
+    covered = Counter(name for result in results for name in result.covered)
+    print(
+        f"seeds {first} to {first + count - 1}: {sum(result.steps for result in results)} steps, "
+        f"{sum(result.faults for result in results)} faults, "
+        f"{sum(result.overlaps for result in results)} overlaps, {time.monotonic() - begun:.0f} s"
+    )
+    for name, times in sorted(covered.items()):
+        print(f"{times:6}  {name}")
+    assert not broken, told(broken[0])
+    if count >= SCHEDULES:
+        assert_all_was_tried(covered)
+
+
+def assert_all_was_tried(covered: Counter[str]) -> None:
+    """A simulation that never fails over proves nothing: every way to open and to end came up."""
+    for what in (
+        "opened receipt",
+        "opened silence",
+        "opened lease_ran_out",
+        "opened resumed",
+        "closed fenced",
+        "closed expired",
+        "closed contest_lost",
+        "closed resigned",
+        "abandoned no_receipt",
+        "abandoned overtaken",
+        "claim dead",
+        "claim stalled",
+        "claim idle",
+        "claim yielded",
+        "claim cold",
+        "claim ordered",
+        "claim renew",
+        "INIT -> SECONDARY",
+        "INIT -> PRIMARY",
+        "SECONDARY -> DISABLED",
+        "CLAIMING -> SECONDARY",
+        "DISABLED -> SECONDARY",
+        "done switched_over",
+        "done done_after_claim",
+        "done paused_both",
+        "failed peer_did_not_claim",
+        "failed disk_refuses",
+    ):
+        assert covered[what], f"no schedule had: {what}"
+
+
+def test_a_seed_is_one_history() -> None:
+    """The same seed twice is the same history to the last step."""
+    first, second = schedule.run(7), schedule.run(7)
+    assert first == second
+    assert first.trace

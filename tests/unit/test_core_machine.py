@@ -1,0 +1,639 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine of one node: what it orders, answers and records for what it is told."""
+
+from dataclasses import replace
+
+import pytest
+
+from twinbeat.core.effects import Outcome
+from twinbeat.core.election import CLAIMS
+from twinbeat.core.events import (
+    AdminCommand,
+    ConfigReloaded,
+    EffectFailed,
+    EngineEvent,
+    ForceFailover,
+    ForceYield,
+    GateLost,
+    GateRestored,
+    HealthChanged,
+    Pause,
+    PortLost,
+    PortRestored,
+    Resume,
+    Started,
+    StateSaved,
+    Stopping,
+    TermsFailed,
+    Tick,
+)
+from twinbeat.core.reasons import Code
+from twinbeat.core.table import StateError
+from twinbeat.core.types import (
+    FOREVER,
+    MILLISECOND,
+    SECOND,
+    Admin,
+    Cause,
+    Durable,
+    EngineView,
+    Flag,
+    Permit,
+    Phase,
+    Role,
+    TrackedHealth,
+    Watch,
+)
+from twinbeat.core.types import EngineEventKind as Kind
+from unit.core_pair import POLICY, TIMERS, WELL, Bench
+
+SICK = HealthChanged(health=TrackedHealth(score=500, failed=("wan0",)))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+# -- start ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_ordered_before_the_start(bench: Bench) -> None:
+    assert bench.feed(Tick()).order is None
+    assert bench.machine.next_deadline() == FOREVER
+
+
+def test_a_starting_node_may_resume_and_nothing_else(bench: Bench) -> None:
+    bench.start()
+    assert bench.order.permits & Permit.RESUME
+    assert not bench.order.permits & CLAIMS
+    assert bench.order.flags == Flag.STARTING
+
+
+def test_terms_are_reserved_before_any_are_ordered(bench: Bench) -> None:
+    bench.disk_works = False
+    bench.start()
+    assert bench.effects[0].reserve_terms is not None
+    assert bench.order.term_first > bench.order.term_last
+    bench.wait(3 * SECOND)
+    assert not bench.order.permits & CLAIMS, "without terms nothing may be claimed"
+
+
+def test_alone_at_boot_claims_after_boot_wait_counted_down() -> None:
+    bench = Bench(durable=Durable(peer_known=True))
+    bench.start()
+    status = bench.machine.status
+    assert status.waiting is not None
+    assert status.waiting.code is Code.STARTING
+    left = status.waiting_until_ns - bench.now
+    assert 0 < left <= TIMERS.boot_wait_ns
+    bench.wait(left - 10_000)
+    assert not bench.order.permits & CLAIMS
+    bench.wait(20_000)
+    assert bench.machine.role is Role.SECONDARY
+    assert bench.order.permits & Permit.MAY_CLAIM_COLD
+
+
+def test_a_node_that_never_heard_its_peer_does_not_claim_alone(bench: Bench) -> None:
+    bench.start()
+    bench.wait(3 * SECOND)
+    assert bench.machine.role is Role.SECONDARY
+    assert not bench.order.permits & Permit.MAY_CLAIM_COLD
+    assert Code.NEVER_PAIRED in {each.code for each in bench.machine.status.withheld}
+
+
+def test_a_node_that_lost_its_disk_and_hears_nobody_uses_no_old_term(bench: Bench) -> None:
+    engine = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=0)
+    bench.feed(Started(engine=engine, term_floor=1 << 40))
+    bench.wait(3 * SECOND)
+    assert bench.order.term_first > 1 << 40
+
+
+def test_hearing_the_peer_ends_the_listening(bench: Bench) -> None:
+    bench.secondary()
+    assert bench.machine.status.reason.code is Code.PEER_FOUND
+    assert bench.order.permits & CLAIMS == CLAIMS & ~Permit.CLAIM_NOW
+
+
+def test_the_peer_is_remembered(bench: Bench) -> None:
+    bench.secondary()
+    assert any(each.save is not None and each.save.peer_known for each in bench.effects)
+
+
+def test_preferred_where_nobody_serves(bench: Bench) -> None:
+    bench.secondary(flags=WELL, term=0, highest=0)
+    assert bench.order.permits & Permit.PREFERRED
+    bench.hear(highest=3)
+    assert not bench.order.permits & Permit.PREFERRED, "the owner of the highest term goes first"
+
+
+def test_a_resumed_reign_makes_a_primary(bench: Bench) -> None:
+    bench.start()
+    bench.engine(Kind.OPENED, Cause.RESUMED, 4, Cause.RESUMED)
+    assert bench.machine.role is Role.PRIMARY
+    assert bench.machine.status.reason.code is Code.RESUMED
+
+
+# -- takeover ------------------------------------------------------------------------------------
+
+
+def test_the_timeline_of_a_takeover(bench: Bench) -> None:
+    bench.secondary()
+    start = bench.now
+    bench.feed(EngineEvent(kind=Kind.SUSPECT, at_ns=start + 600, a=600))
+    bench.feed(EngineEvent(kind=Kind.DEAD, at_ns=start + 1000, a=1000, b=8))
+    bench.feed(EngineEvent(kind=Kind.CLAIM, at_ns=start + 1001, cause=Cause.DEAD, a=4))
+    opened = bench.feed(
+        EngineEvent(kind=Kind.OPENED, at_ns=start + 1003, cause=Cause.SILENCE, a=4, b=Cause.DEAD)
+    )
+    assert opened.install_routes
+    assert not opened.records, "recorded when it was announced"
+    done = bench.feed(EngineEvent(kind=Kind.ANNOUNCED, at_ns=start + 1010, a=2))
+    (record,) = done.records
+    assert (record.before, record.after, record.term) == (Role.CLAIMING, Role.PRIMARY, 4)
+    assert record.reason.code is Code.PEER_DEAD
+    assert "8 probes" in record.reason.sentence
+    assert record.at_ns == start + 1003
+    assert record.timeline.phases() == {
+        "suspect": 600,
+        "verify": 400,
+        "claim": 1,
+        "gate": 2,
+        "announce": 7,
+        "total": 1010,
+    }
+
+
+def test_a_takeover_without_announcement_is_recorded_all_the_same(bench: Bench) -> None:
+    bench.secondary()
+    bench.engine(Kind.CLAIM, Cause.DEAD, 4)
+    bench.engine(Kind.OPENED, Cause.SILENCE, 4, Cause.DEAD)
+    bench.wait(30 * MILLISECOND)
+    assert any(record.after is Role.PRIMARY for each in bench.effects for record in each.records)
+
+
+def test_a_cleared_suspicion_leaves_nothing_in_the_next_timeline(bench: Bench) -> None:
+    bench.secondary()
+    bench.engine(Kind.SUSPECT, a=600)
+    bench.engine(Kind.CLEARED, a=100)
+    bench.engine(Kind.CLAIM, Cause.YIELDED, 4)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 4, Cause.YIELDED)
+    record = bench.engine(Kind.ANNOUNCED).records[0]
+    assert record.timeline.suspicion_ns == 0
+
+
+def test_being_fenced_ends_the_role(bench: Bench) -> None:
+    bench.primary()
+    effects = bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    assert bench.machine.role is Role.SECONDARY
+    assert effects.destroy_vip_sockets
+    assert effects.remove_routes
+    assert effects.records[-1].reason.code is Code.FENCED
+    assert bench.machine.status.engine is None or bench.order.term_first <= 4
+
+
+def test_a_newer_term_keeps_the_primary(bench: Bench) -> None:
+    bench.primary()
+    bench.engine(Kind.CLAIM, Cause.RENEW, 6)
+    assert bench.machine.role is Role.PRIMARY
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 6, Cause.RENEW)
+    record = bench.engine(Kind.ANNOUNCED).records[0]
+    assert (record.before, record.after, record.term) == (Role.PRIMARY, Role.PRIMARY, 6)
+    assert record.reason.code is Code.TERM_RENEWED
+
+
+def test_an_abandoned_claim_is_told_with_its_reason(bench: Bench) -> None:
+    bench.secondary()
+    bench.engine(Kind.CLAIM, Cause.IDLE, 4)
+    effects = bench.engine(Kind.ABANDONED, Cause.NO_RECEIPT, 4)
+    assert bench.machine.role is Role.SECONDARY
+    assert effects.records[0].reason.code is Code.NO_RECEIPT
+
+
+def test_lost_events_are_made_up_for_by_the_state_of_the_engine(bench: Bench) -> None:
+    bench.secondary()
+    bench.see_engine(Phase.SERVING, term=4)
+    assert bench.machine.role is Role.SECONDARY, "its event may still be on its way"
+    bench.wait(60 * MILLISECOND)
+    bench.see_engine(Phase.SERVING, term=4)
+    assert bench.machine.role is Role.PRIMARY
+    assert bench.machine.status.reason.code is Code.RESYNCED
+
+
+def test_what_cannot_be_changes_nothing(bench: Bench) -> None:
+    bench.start()
+    before = bench.machine.status, bench.order
+    with pytest.raises(StateError):
+        bench.machine.step(EngineEvent(kind=Kind.CLAIM, at_ns=1, a=2), bench.now + 5)
+    assert (bench.machine.status, bench.order) == before
+
+
+# -- attestation and orders ----------------------------------------------------------------------
+
+
+def test_the_attestation_is_renewed_by_the_steps(bench: Bench) -> None:
+    bench.secondary()
+    for _ in range(20):
+        bench.wait(100 * MILLISECOND)
+        bench.feed(Tick())
+        assert bench.order.attested_until_ns <= bench.now + TIMERS.attest_ns
+    newest = [each.attest_until_ns for each in bench.effects if each.attest_until_ns][-1]
+    assert newest >= bench.now + TIMERS.attest_ns // 2
+
+
+def test_an_attestation_always_outlasts_a_lease() -> None:
+    bench = Bench()
+    bench.feed(ConfigReloaded(policy=POLICY, timers=replace(TIMERS, lease_ns=10 * SECOND)))
+    bench.start()
+    for _ in range(50):
+        bench.wait(SECOND)
+        newest = [each.attest_until_ns for each in bench.effects if each.attest_until_ns][-1]
+        assert newest - bench.now > 10 * SECOND, "else no claim would ever be made"
+
+
+def test_facts_alone_make_no_new_generation(bench: Bench) -> None:
+    bench.secondary()
+    generation = bench.order.generation
+    effects = bench.feed(SICK)
+    assert effects.order is not None
+    assert effects.order.generation == generation
+    assert effects.order.health == 500
+    bench.feed(Pause(request_id="p", for_ns=SECOND))
+    assert bench.order.generation > generation
+
+
+def test_an_order_carries_the_newest_attestation(bench: Bench) -> None:
+    bench.secondary()
+    for each in bench.effects:
+        if each.order is not None:
+            assert each.order.attested_until_ns == each.attest_until_ns
+
+
+# -- planned switch-over -------------------------------------------------------------------------
+
+
+def test_switch_over_on_the_primary(bench: Bench) -> None:
+    bench.primary()
+    effects = bench.feed(ForceFailover(request_id="f"))
+    assert bench.outcome("f") is Outcome.ACCEPTED
+    assert effects.order is not None
+    assert effects.order.permits & Permit.YIELD
+    assert not effects.order.permits & CLAIMS
+    bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    assert bench.outcome("f") is Outcome.DONE
+    assert bench.answer("f").reason.sentence == "b is primary"
+    assert not bench.order.permits & Permit.YIELD
+    bench.hear(flags=WELL | Flag.OPEN, term=3)
+    assert bench.order.permits & Permit.MAY_CLAIM_DEAD, "the next failure is covered again"
+
+
+def test_switch_over_that_nobody_takes_up(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(ForceFailover(request_id="f"))
+    bench.wait(SECOND)
+    assert bench.outcome("f") is Outcome.FAILED
+    assert bench.answer("f").reason.code is Code.PEER_DID_NOT_CLAIM
+    assert not bench.order.permits & Permit.YIELD
+    assert bench.machine.role is Role.PRIMARY
+
+
+def test_switch_over_on_the_secondary(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(ForceFailover(request_id="f"))
+    assert bench.order.permits & Permit.CLAIM_NOW
+    bench.engine(Kind.CLAIM, Cause.ORDERED, 4)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 4, Cause.ORDERED)
+    assert bench.outcome("f") is Outcome.DONE
+    assert not bench.order.permits & Permit.CLAIM_NOW
+
+
+def test_a_forced_claim_that_fails_says_why(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(ForceFailover(request_id="f"))
+    bench.engine(Kind.CLAIM, Cause.ORDERED, 4)
+    bench.engine(Kind.ABANDONED, Cause.NO_RECEIPT, 4)
+    assert bench.outcome("f") is Outcome.FAILED
+    assert "no receipt" in bench.answer("f").reason.sentence
+
+
+def test_a_command_is_carried_out_once(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(ForceFailover(request_id="f"))
+    generation = bench.order.generation
+    effects = bench.feed(ForceFailover(request_id="f"))
+    assert bench.order.generation == generation
+    assert effects.replies[0].outcome is Outcome.ACCEPTED
+    bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    bench.feed(ForceFailover(request_id="f"))
+    assert bench.outcome("f") is Outcome.DONE
+
+
+def test_one_command_at_a_time(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(ForceFailover(request_id="f"), ForceFailover(request_id="g"))
+    assert bench.outcome("g") is Outcome.REFUSED
+    assert bench.answer("g").reason.code is Code.BUSY
+
+
+def test_switch_over_is_refused_with_code_and_sentence(bench: Bench) -> None:
+    bench.primary()
+    bench.hear(flags=Flag.HEARS_YOU)
+    generation = bench.order.generation
+    bench.feed(ForceFailover(request_id="f"))
+    assert bench.outcome("f") is Outcome.REFUSED
+    assert bench.answer("f").reason.code is Code.PEER_UNFIT
+    assert bench.order.generation == generation
+    bench.feed(ForceFailover(request_id="g", even_if_unfit=True))
+    assert bench.outcome("g") is Outcome.ACCEPTED
+
+
+def test_a_primary_told_to_stay_primary_refuses(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))
+    bench.feed(ForceFailover(request_id="f"))
+    assert bench.answer("f").reason.code is Code.STAY_PRIMARY
+
+
+def test_force_yield_leaves_the_role_though_nobody_takes_it(bench: Bench) -> None:
+    bench.primary()
+    bench.hear(flags=WELL | Flag.NEVER_CLAIMS)
+    effects = bench.feed(ForceYield(request_id="y"))
+    assert effects.close_gate is not None
+    assert bench.order.resign_of == bench.order.generation
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    assert bench.outcome("y") is Outcome.DONE
+    assert not bench.order.permits & CLAIMS, "it doesn't take back at once what it gave up"
+    bench.wait(6 * SECOND)
+    assert bench.order.permits & Permit.MAY_CLAIM_IDLE
+
+
+def test_force_yield_is_for_primaries(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(ForceYield(request_id="y"))
+    assert bench.answer("y").reason.code is Code.NOT_PRIMARY
+
+
+# -- admin status --------------------------------------------------------------------------------
+
+
+def test_stay_secondary_is_answered_when_it_is_in_effect_and_saved(bench: Bench) -> None:
+    bench.secondary()
+    bench.disk_works = False
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_SECONDARY))
+    assert not bench.order.permits & CLAIMS
+    assert not bench.replies
+    bench.confirm()
+    assert not bench.replies, "a power cut would take it back"
+    bench.feed(StateSaved())
+    assert bench.outcome("s") is Outcome.DONE
+
+
+def test_a_claim_that_came_before_the_withdrawal_is_told(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_SECONDARY))
+    bench.confirm(claim_came_first=True)
+    assert bench.answer("s").reason.code is Code.DONE_AFTER_CLAIM
+
+
+def test_a_disk_that_refuses_is_told(bench: Bench) -> None:
+    bench.secondary()
+    bench.disk_works = False
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_SECONDARY))
+    bench.confirm()
+    bench.feed(EffectFailed(effect="save", why="no space left"))
+    assert bench.outcome("s") is Outcome.FAILED
+    assert "no space left" in bench.answer("s").reason.sentence
+    seen = len(bench.effects)
+    bench.wait(2 * SECOND)
+    assert any(each.save for each in bench.effects[seen:]), "it is tried again"
+
+
+def test_an_engine_that_never_confirms_is_told(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_SECONDARY))
+    bench.wait(3 * SECOND)
+    assert bench.outcome("s") is Outcome.FAILED
+    assert bench.answer("s").reason.code is Code.UNCONFIRMED
+
+
+def test_a_primary_that_is_disabled_hands_over_first(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED))
+    assert bench.order.permits & Permit.YIELD
+    assert bench.order.admin is Admin.ENABLED
+    bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    assert bench.order.admin is Admin.DISABLED
+    assert not bench.order.permits & CLAIMS
+    bench.confirm()
+    bench.feed(Tick())
+    assert bench.machine.role is Role.DISABLED
+    assert bench.outcome("d") is Outcome.DONE
+
+
+def test_a_primary_is_not_disabled_where_nobody_takes_over(bench: Bench) -> None:
+    bench.primary()
+    bench.hear(flags=WELL | Flag.NEVER_CLAIMS)
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED))
+    assert bench.answer("d").reason.code is Code.PEER_NEVER_CLAIMS
+    assert bench.machine.status.admin is Admin.ENABLED
+
+
+def test_an_operator_may_insist(bench: Bench) -> None:
+    bench.primary()
+    bench.hear(flags=WELL | Flag.NEVER_CLAIMS)
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED, even_if_unfit=True))
+    assert bench.order.resign_of
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    bench.confirm()
+    bench.feed(Tick())
+    assert bench.machine.role is Role.DISABLED
+
+
+def test_a_disabled_node_is_enabled_again(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED))
+    bench.confirm()
+    bench.feed(Tick())
+    assert bench.machine.role is Role.DISABLED
+    bench.feed(AdminCommand(request_id="e", status=Admin.ENABLED))
+    assert bench.machine.role is Role.SECONDARY
+    assert bench.order.permits & CLAIMS
+
+
+def test_two_nodes_can_not_both_stay_primary(bench: Bench) -> None:
+    bench.secondary(admin=Admin.STAY_PRIMARY)
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))
+    assert bench.answer("s").reason.code is Code.BOTH_STAY_PRIMARY
+
+
+def test_a_fit_node_that_stays_primary_takes_the_role_back_after_a_hold_down(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))
+    bench.confirm()
+    bench.wait(POLICY.preempt_hold_ns - SECOND)
+    assert not bench.order.permits & Permit.CLAIM_NOW
+    seen = len(bench.effects)
+    bench.wait(2 * SECOND)
+    orders = [each.order for each in bench.effects[seen:] if each.order is not None]
+    assert any(order.permits & Permit.CLAIM_NOW for order in orders)
+
+
+# -- pause ---------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_both_sided_when_the_peer_says_so(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(Pause(request_id="p", for_ns=60 * SECOND))
+    assert bench.order.flags & Flag.PAUSED
+    assert bench.order.permits & Permit.MAY_SERVE, "renewal goes on"
+    bench.confirm()
+    assert not [each for each in bench.replies if each.request_id == "p"]
+    bench.hear(flags=WELL | Flag.PAUSE_ACK)
+    assert bench.answer("p").reason.code is Code.PAUSED_BOTH
+
+
+def test_a_pause_of_which_the_peer_does_not_know_is_named_one_sided(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(Pause(request_id="p", for_ns=60 * SECOND))
+    bench.confirm()
+    bench.wait(3 * SECOND)
+    assert bench.outcome("p") is Outcome.DONE
+    assert bench.answer("p").reason.code is Code.PAUSED_ONE_SIDED
+
+
+def test_a_pause_ends_by_itself_or_by_command(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(Pause(request_id="p", for_ns=5 * SECOND))
+    assert bench.order.permits & CLAIMS == Permit(0)
+    bench.wait(6 * SECOND)
+    assert bench.order.permits & CLAIMS
+    bench.feed(Pause(request_id="q", for_ns=0))
+    bench.wait(60 * SECOND)
+    assert bench.order.permits & CLAIMS == Permit(0)
+    bench.feed(Resume(request_id="r"))
+    bench.confirm()
+    assert bench.order.permits & CLAIMS
+    assert bench.outcome("r") is Outcome.DONE
+
+
+def test_resume_without_pause_is_refused(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(Resume(request_id="r"))
+    assert bench.answer("r").reason.code is Code.NOT_PAUSED
+
+
+def test_a_pause_of_the_peer_is_ended_there(bench: Bench) -> None:
+    bench.secondary(flags=WELL | Flag.OPEN | Flag.PAUSED)
+    bench.feed(Resume(request_id="r"))
+    assert bench.answer("r").reason.code is Code.PEER_PAUSED
+    bench.engine(Kind.DEAD, a=1)
+    bench.feed(Resume(request_id="s"))
+    bench.confirm()
+    assert bench.outcome("s") is Outcome.DONE
+    assert bench.order.permits & Permit.MAY_CLAIM_DEAD
+
+
+# -- what fails ----------------------------------------------------------------------------------
+
+
+def test_a_lost_gate_shuts_at_once_and_takes_the_addresses_off(bench: Bench) -> None:
+    bench.primary()
+    effects = bench.feed(GateLost(interface="lan0"))
+    assert effects.close_gate is not None
+    assert effects.withdraw_vips == "lan0"
+    assert effects.order is not None
+    assert effects.order.resign_of
+    assert not effects.order.permits & Permit.MAY_SERVE
+    assert effects.order.health == 0
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    assert bench.machine.status.reason.code is Code.GATE_LOST
+    assert not bench.order.permits & CLAIMS
+    bench.feed(GateRestored(interface="lan0"))
+    bench.wait(6 * SECOND)
+    assert bench.order.permits & CLAIMS
+
+
+def test_a_better_peer_is_yielded_to_and_an_equal_one_is_not(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(SICK)
+    assert bench.order.permits & Permit.YIELD
+    bench.hear(flags=Flag.HEARS_YOU, health=500)
+    assert not bench.order.permits & Permit.YIELD
+
+
+def test_without_fail_safe_a_sick_primary_always_leaves() -> None:
+    bench = Bench(policy=replace(POLICY, fail_safe=False)).primary()
+    bench.hear(flags=Flag.HEARS_YOU, health=300)
+    effects = bench.feed(SICK)
+    assert effects.close_gate is not None
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    assert not bench.order.permits & Permit.MAY_CLAIM_IDLE
+
+
+def test_a_disk_that_reserves_no_terms_makes_unfit_in_time(bench: Bench) -> None:
+    bench.secondary()
+    bench.disk_works = False
+    bench.hear(flags=WELL | Flag.OPEN, term=58, highest=58)
+    assert bench.effects[-1].reserve_terms is not None
+    bench.feed(TermsFailed(why="no space left"))
+    assert bench.order.term_last > 58, "there still is one to use"
+    assert not bench.machine.status.fit
+    assert Code.NO_TERMS in {each.code for each in bench.machine.status.unfit}
+
+
+def test_a_port_that_is_back_is_announced_on(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(PortLost(interface="lan0"))
+    assert bench.feed(PortRestored(interface="lan0")).announce
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def test_a_stop_hands_over_and_shuts_the_gate(bench: Bench) -> None:
+    bench.primary()
+    effects = bench.feed(Stopping())
+    assert not effects.stopped
+    assert bench.order.permits & Permit.YIELD
+    assert bench.order.flags & Flag.NEVER_CLAIMS
+    bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    assert bench.confirm().stopped
+
+
+def test_a_stop_without_successor_shuts_the_gate_all_the_same(bench: Bench) -> None:
+    bench.primary()
+    bench.hear(flags=WELL | Flag.NEVER_CLAIMS)
+    assert bench.feed(Stopping()).close_gate is not None
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    assert bench.machine.status.reason.code is Code.STOPPED
+    assert bench.confirm().stopped
+
+
+def test_a_stop_waits_for_nobody_for_ever(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(Stopping())
+    bench.wait(SECOND)
+    assert bench.order.resign_of, "nobody took over"
+    bench.engine(Kind.CLOSED, Cause.RESIGNED, 2)
+    bench.wait(SECOND)
+    assert bench.effects[-1].stopped or any(each.stopped for each in bench.effects)
+
+
+def test_a_planned_restart_leaves_the_gate_open_under_a_longer_lease(bench: Bench) -> None:
+    bench.primary()
+    effects = bench.feed(Stopping(restart=True))
+    assert effects.order is not None
+    assert effects.order.lease_ns == POLICY.restart_lease_ns
+    assert effects.order.flags & Flag.RESTART
+    assert effects.close_gate is None
+    bench.confirm()
+    bench.wait(SECOND)
+    assert any(each.stopped for each in bench.effects)
+    assert not any(each.close_gate for each in bench.effects)
+
+
+def test_nothing_is_begun_while_stopping(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(Stopping())
+    bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))
+    assert bench.answer("s").reason.code is Code.STOPPING
