@@ -114,6 +114,16 @@ def test_provoked_takeovers_and_those_outside_the_time_are_left_out() -> None:
     assert [(edge.node, kind) for edge, kind in found] == [("a", judge.Kind.FALSE)]
 
 
+def test_who_owned_the_role_at_a_moment() -> None:
+    edges = judge.read_watch(WATCHED).edges
+    assert judge.owner_at(edges, 99) is None
+    assert judge.owner_at(edges, 100) == "a"
+    assert judge.owner_at(edges, 6000) is None
+    assert judge.owner_at(edges, 7500) == "b"
+    both = judge.read_watch("1 a open 2 0 9 -\n2 b open 3 0 9 -\n").edges
+    assert judge.owner_at(both, 5) is None
+
+
 def test_a_node_that_opens_its_own_gate_again_took_nothing_over() -> None:
     lines = "1 a open 2 0 9 -\n10 a shut 2 0 9 lease\n20 a open 4 3 90 -\n"
     assert judge.unprovoked(judge.read_watch(lines).edges, [], since_ns=0, until_ns=99) == []

@@ -382,6 +382,7 @@ SPECS = _specs(
         bar=0,
         aim=0,
         bar_on=MAXIMUM,
+        runs_needed=3,
     ),
     # ------------------------------------------------------------------------ cost -----------
     Spec(name="xdp_hello", what="XDP cost of a HELLO", unit="ns", bar=400, aim=200),

@@ -36,7 +36,7 @@ def payload(
 
 
 def forgeries(node: str, link: str) -> list[bytes]:
-    """Frames to a node in its peer's name: made-up MACs of each type, a wrong pair, key, version."""
+    """Frames to a node in its peer's name: MACs made up, a wrong pair, key, version, index."""
     sender = plan.node_index(plan.peer(node))
     bodies = [payload(sender, kind=kind) for kind in (HELLO, PROBE, ANSWER)]
     bodies.append(payload(sender, pair=4711))

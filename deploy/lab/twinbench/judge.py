@@ -125,6 +125,16 @@ def read_watch(text: str) -> Watch:
     )
 
 
+def owner_at(edges: Sequence[Edge], at_ns: int) -> str | None:
+    """Whose gate was open at a moment; None if nobody's was, or both were."""
+    state: dict[str, bool] = {}
+    for edge in edges:
+        if edge.at_ns <= at_ns:
+            state[edge.node] = edge.open
+    opened = [node for node, is_open in state.items() if is_open]
+    return opened[0] if len(opened) == 1 else None
+
+
 class Kind(enum.Enum):
     """What a takeover was that nobody had caused."""
 

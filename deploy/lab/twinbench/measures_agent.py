@@ -22,6 +22,8 @@ from twinbench.figures import Figure
 from twinbench.measures_death import MS
 
 HIGHEST_FIFO = 98
+ATTEMPTS = 5
+"""How often a run begins anew because the primary changed by itself just before its cue."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -60,6 +62,7 @@ def planned(effort: Effort) -> list[Figure]:
 class Replaced:
     """The primary's agent went away and the other node took over."""
 
+    serving: str
     overlap: int
     back_ns: int
     """From the signal until the client was served by the new primary."""
@@ -70,26 +73,42 @@ class Replaced:
     capture_lost: int
 
 
-def _replaced(serving: str, number: signal.Signals) -> Replaced:
+def _replaced(number: signal.Signals) -> Replaced:
+    """Signal the agent of whoever serves at that moment, and watch the other node take over."""
+    for _ in range(ATTEMPTS):
+        serving = agents.wait_fit()
+        pid = processes.pid_of(agents.process_name(serving))
+        taker = plan.peer(serving)
+        with (
+            capture.Capture() as recorder,
+            ground.GateWatch() as gates,
+            probe.Probe(interval_us=100) as running,
+        ):
+            running.wait_served()
+            running.wait_for_time(0.2)
+            if pid is None or judge.owner_at(gates.now().edges, agents.boot_ns()) != serving:
+                continue
+            before = agents.boot_ns()
+            os.kill(pid, number)
+            opened = gates.wait_open(taker, before)
+            running.wait_served(since_ns=opened.at_ns)
+            running.wait_for_time(0.1)
+            record = running.finish()
+            watch = gates.finish()
+            recording = recorder.finish()
+        return _judged(serving, before, opened, record, watch, recording)
+    raise LabError(f"the primary changed just before the signal, {ATTEMPTS} times in a row")
+
+
+def _judged(
+    serving: str,
+    before: int,
+    opened: judge.Edge,
+    record: probe.Record,
+    watch: judge.Watch,
+    recording: capture.Recording,
+) -> Replaced:
     taker = plan.peer(serving)
-    pid = processes.pid_of(agents.process_name(serving))
-    if pid is None:
-        raise LabError(f"the agent of {serving} does not run")
-    with (
-        capture.Capture() as recorder,
-        ground.GateWatch() as gates,
-        probe.Probe(interval_us=100) as running,
-    ):
-        running.wait_served()
-        running.wait_for_time(0.2)
-        before = agents.boot_ns()
-        os.kill(pid, number)
-        opened = gates.wait_open(taker, before)
-        running.wait_served(since_ns=opened.at_ns)
-        running.wait_for_time(0.1)
-        record = running.finish()
-        watch = gates.finish()
-        recording = recorder.finish()
     takeover = ground.takeover_after(taker, before)
     frames = ground.owned(recording, ground.options())
     first = judge.first_frame_ns(frames, taker, takeover.gate_ns)
@@ -100,6 +119,7 @@ def _replaced(serving: str, number: signal.Signals) -> Replaced:
         raise LabError("the client was not served again")
     outage = record.outage_around(before)
     return Replaced(
+        serving=serving,
         overlap=len(judge.overlap(frames, [takeover])),
         back_ns=max(whole, first - before),
         outage_ns=(outage.duration_ns or 0) if outage else 0,
@@ -123,17 +143,17 @@ def _service_bound_ms() -> tuple[float, str]:
 def _signalled(
     name: str, number: signal.Signals, runs: int, bring_back: Callable[[str], object]
 ) -> list[Figure]:
-    serving = ground.twinbeat(ground.options())
+    ground.twinbeat(ground.options())
     bound, promised = _service_bound_ms()
     seen: list[Replaced] = []
     for _ in range(runs):
-        seen.append(_replaced(serving, number))
+        seen.append(_replaced(number))
         ground.say(
             f"  back after {seen[-1].back_ns / MS:.2f} ms, outage "
             f"{seen[-1].outage_ns / MS:.2f} ms, overlap {seen[-1].overlap}"
         )
-        bring_back(serving)
-        serving = agents.wait_fit()
+        bring_back(seen[-1].serving)
+    agents.wait_fit()
     details = {
         "outage_ms": [round(run.outage_ns / MS, 3) for run in seen],
         "lost": [run.lost for run in seen],
