@@ -176,9 +176,25 @@ def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
 def test_events_are_lines_of_text_or_json(served: Served, twinbeat: Shell) -> None:
     served.call(lambda: served.agent.happen(1, "suspect"))
     assert twinbeat("events") == 0
-    assert twinbeat.out == "2026-11-23T03:12:01Z suspect (x): \n"
+    assert twinbeat.out == "2026-11-23T03:12:01Z suspect (x)\n"
     assert twinbeat("events --json") == 0
     assert twinbeat.json["event"] == "suspect"
+
+
+def test_an_event_without_a_sentence_shows_its_figures(served: Served, twinbeat: Shell) -> None:
+    late = schema.Event(number=1, time="T", at_ns=1, event="late", fields={"a": 620000, "b": 0})
+    served.call(lambda: served.agent.events.publish(late))
+    assert twinbeat("events") == 0
+    assert twinbeat.out == "T late: a=620000\n"
+
+
+def test_moments_are_told_in_the_order_of_time(served: Served, twinbeat: Shell) -> None:
+    odd = schema.Timeline(gate_ns=2_000, announced_ns=1_000)
+    served.agent.past = [transition(timeline=odd)]
+    assert twinbeat("history") == 0
+    lines = twinbeat.out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["announced", "gate"]
+    assert "(+1 µs)" in lines[3]
 
 
 def test_following_ends_when_the_agent_does(served: Served, twinbeat: Shell) -> None:

@@ -66,11 +66,15 @@ def _headline(transition: Transition) -> str:
 
 def _detail(transition: Transition) -> Iterator[str]:
     yield f"   {transition.sentence}"
-    known = [
-        (name, at)
-        for name, field in _MOMENTS
-        if (at := getattr(transition.timeline, field)) is not None
-    ]
+    # In the order of time: a moment that an earlier reign left behind stands before the others.
+    known = sorted(
+        (
+            (name, at)
+            for name, field in _MOMENTS
+            if (at := getattr(transition.timeline, field)) is not None
+        ),
+        key=lambda moment_known: moment_known[1],
+    )
     before = begin = known[0][1] if known else 0
     for name, at in known:
         wall = moment(at + transition.realtime_offset_ns)
@@ -116,4 +120,6 @@ def _say_event(line: bytes) -> None:
         say(paint(f"{fields.get('count', '?')} events were lost here: too slow a reader", "yellow"))
         return
     reason = f" ({event.reason})" if event.reason else ""
-    say(f"{event.time} {event.event}{reason}: {event.sentence}")
+    # What the engine tells in passing has figures and no sentence.
+    figures = " ".join(f"{name}={value}" for name, value in event.fields.items() if value)
+    say(f"{event.time} {event.event}{reason}: {event.sentence or figures}".rstrip(": "))

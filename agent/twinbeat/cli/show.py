@@ -18,6 +18,9 @@ _ROLE_COLOR: Final = {
     Role.INIT: "yellow",
     Role.DISABLED: "magenta",
 }
+_USUAL_FLAGS: Final = frozenset({"open", "hears_you", "fit", "known"})
+"""Flags of a frame that are told in words already."""
+
 _WATCH_COLOR: Final = {
     Watch.ALIVE: "green",
     Watch.SUSPECT: "yellow",
@@ -162,7 +165,8 @@ def _peer(status: Status) -> Iterator[str]:
     yield f"{peer.name}: {watch}, {role}, {admin}, {fit}, health {peer.health}, {heard}{trip}"
     gate = f"open under term {peer.term}" if peer.gate_open else "shut"
     hears = "hears this node" if peer.hears_us else paint("does not hear this node", "yellow")
-    flags = f", flags {' '.join(peer.flags)}" if peer.flags else ""
+    special = [flag for flag in peer.flags if flag not in _USUAL_FLAGS]
+    flags = f", flags {' '.join(special)}" if special else ""
     yield f"gate {gate}, {hears}{flags}"
 
 
@@ -197,7 +201,7 @@ def _vips(status: Status) -> Iterator[str]:
         carrier = "" if vrid.carrier else paint(", no carrier", "red")
         yield (
             f"VRID {vrid.id} on {vrid.interface}: {paint(vrid.state, color)}, "
-            f"{vrid.vips_total} addresses, {mac}{carrier}"
+            f"{vrid.vips_total} address{'' if vrid.vips_total == 1 else 'es'}, {mac}{carrier}"
         )
         listed = " ".join(vrid.vips[:8])
         rest = more + len(vrid.vips[8:])
