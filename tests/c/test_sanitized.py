@@ -26,6 +26,7 @@ THREADS = ["-fsanitize=thread"]
 PROGRAMS = {
     "test_frames": (["frames"], MEMORY),
     "test_announce": (["announce", "frames"], MEMORY),
+    "test_maps": (["maps"], MEMORY),
     "test_threads": (["ring"], THREADS),
     "fuzz_receive": (["plain", "maps"], MEMORY),
     "fuzz_step": (["engine"], MEMORY),

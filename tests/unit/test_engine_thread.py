@@ -420,6 +420,29 @@ def test_nothing_is_announced_behind_a_gate_that_was_fenced_after_the_decision(
     assert engine.counters().announcements_sent == sent
 
 
+def test_contested_gate_announces_nothing_though_the_reign_goes_on(
+    engines: ExitStack, maps: MemoryMaps
+) -> None:
+    patient = replace(
+        SLOW, timers=replace(SLOW.timers, verify_ns=30_000 * MS, lease_ns=60_000 * MS)
+    )
+    engine = opened(engines, maps)
+    many = announcements(*(f"10.77.{i}.{j}" for i in range(40) for j in range(100)))
+    engine.set_announcements(many, replace(QUICK, rate_per_second=2000))
+    serve(engine)
+    engine.set_settings(patient)
+    maps.gate.contested_ns = now_ns()
+    maps.gate.contested = maps.gate.term
+    eventually(lambda: engine.counters().announcements_blocked == 1)
+    sent = engine.counters().announcements_sent
+    assert sent < len(many)
+    engine.snapshot()
+    assert engine.snapshot().engine.phase is Phase.SERVING
+    assert engine.counters().announcements_sent == sent
+    maps.gate.contested = 0  # the receipt came: everything is said again, from the beginning
+    eventually(lambda: engine.counters().announcements_sent > sent)
+
+
 def test_burst_leaves_room_for_heartbeats(
     engines: ExitStack, maps: MemoryMaps, capture: Capture
 ) -> None:
