@@ -159,8 +159,9 @@ class Checks:
 
     def after(self) -> None:
         """Something happened: look at both gates."""
-        check_one_owner(self)
-        check_lease(self)
+        now_open = [node.gate_open() for node in self.world.nodes]
+        check_one_owner(self, now_open)
+        check_lease(self, now_open)
 
 
 # -- ONE_OWNER -----------------------------------------------------------------------------------
@@ -181,10 +182,9 @@ def check_one_owner_on_acceptance(checks: Checks, node: SimNode, payload: bytes)
         )
 
 
-def check_one_owner(checks: Checks) -> None:
+def check_one_owner(checks: Checks, now_open: list[bool]) -> None:
     """Two gates open at once only by silence, and only where nothing could get through."""
     world = checks.world
-    now_open = [world.a.gate_open(), world.b.gate_open()]
     both = now_open[0] and now_open[1]
     if both and checks.overlap is None:
         opener = 1 if not checks.was_open[1] else 0
@@ -263,11 +263,11 @@ def check_no_false_death(checks: Checks, node: SimNode) -> None:
 # -- LEASE ---------------------------------------------------------------------------------------
 
 
-def check_lease(checks: Checks) -> None:
+def check_lease(checks: Checks, now_open: list[bool]) -> None:
     """An engine that is held up serves no longer than its lease; Python no longer than both."""
     world, setting = checks.world, checks.world.setting
     for node in world.nodes:
-        if not node.gate_open():
+        if not now_open[node.index]:
             continue
         agent, lease = node.agent, node.lease_ns
         if world.now_ns - node.last_act_ns > lease:

@@ -300,7 +300,9 @@ class SimNode:
 
     def gate_open(self) -> bool:
         """As a packet would see it now."""
-        return self.powered and bool(lib.tb_plain_gate_open(self.plain, self.clock()))
+        return self.powered and bool(
+            lib.tb_plain_gate_open(self.plain, self.world.now_ns + self.offset_ns)
+        )
 
     def receive(self, link: int, payload: bytes) -> int | None:
         """What XDP does; the reason, or None if the machine is off."""

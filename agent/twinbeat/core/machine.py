@@ -23,12 +23,12 @@ It reads no clock and does no I/O, and doesn't know how its effects are carried 
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, assert_never
 
 from twinbeat.core import election, table
+from twinbeat.core.commands import Confirmation, Kind, Operation, refuse_command
 from twinbeat.core.effects import (
     Effects,
     Level,
@@ -51,6 +51,7 @@ from twinbeat.core.events import (
     GateRestored,
     HealthChanged,
     IsolationChanged,
+    Operator,
     Pause,
     PeerSeen,
     PortLost,
@@ -64,6 +65,7 @@ from twinbeat.core.events import (
     Tick,
 )
 from twinbeat.core.reasons import CAUSES, Code, Reason, Refusal, because, duration, refuse
+from twinbeat.core.status import Status, sentence, unfit
 from twinbeat.core.table import Turn
 from twinbeat.core.terms import Terms
 from twinbeat.core.timeline import follow
@@ -84,92 +86,16 @@ from twinbeat.core.types import (
     Phase,
     Policy,
     Role,
-    TermBlock,
     Timeline,
     Timers,
     TrackedHealth,
     Watch,
 )
 
+__all__ = ["Machine", "Status"]
+
 REQUESTS_REMEMBERED: Final = 128
 """Commands whose answers are kept, so that one repeated under its id is answered, not repeated."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What the machine knows, for people: the one source of CLI, API and metrics."""
-
-    role: Role
-    since_ns: int
-    reason: Reason
-    """Of the last change of role."""
-    sentence: str
-    """What the node does now, and why."""
-    admin: Admin
-    health: TrackedHealth
-    score: int
-    """As the frames carry it: 0 for a node that can't serve."""
-    fit: bool
-    unfit: tuple[Refusal, ...]
-    """Why it isn't fit: every reason."""
-    withheld: tuple[Refusal, ...]
-    """What the standing order withholds, and why."""
-    engine: EngineView | None
-    block: TermBlock
-    terms_left: int
-    peer: PeerView | None
-    peer_heard: bool
-    isolated: bool
-    paused_until_ns: int
-    """0 = not paused."""
-    paused_both: bool
-    """The peer has said that it knows."""
-    peer_paused: bool
-    waiting: Reason | None
-    """What this node waits for before it acts, if anything; counted down by `waiting_until_ns`."""
-    waiting_until_ns: int
-    contested: bool
-    """Another open gate was heard, and the kernel shut this one until that is decided."""
-    last: Transition | None
-    """Newest record of the history of this run."""
-
-
-class Kind(enum.Enum):
-    """What an operation is to bring about."""
-
-    HAND_OVER = "hand over"
-    """Primary: say YIELD until the peer's claim shuts the gate."""
-    TAKE_OVER = "take over"
-    """Secondary: claim by receipt."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """A change of role under way."""
-
-    kind: Kind
-    request_id: str
-    """Whom to answer; empty = the node's own wish."""
-    begun_ns: int
-    deadline_ns: int
-    then_admin: Admin | None = None
-    """Taken on when the role is given up."""
-    resign_at_last: bool = False
-    """Shut the gate at the deadline even if nobody took over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """A command whose order is out and that is answered when it is in effect."""
-
-    request_id: str
-    generation: int
-    deadline_ns: int
-    answer: Code
-    needs_save: bool
-    needs_peer: bool = False
-    """A pause: the peer should say that it knows."""
-    claim_came_first: bool = False
 
 
 class _Draft:
@@ -260,6 +186,7 @@ class Machine:
         self._late_logged_ns = 0
         self._ahead_since_ns = 0
         self._yielding_to_better = False
+        self._permitted: tuple[election.Facts, Permit] | None = None
         self._facts = self._gather()
         self._out = _Draft()
 
@@ -330,7 +257,7 @@ class Machine:
             health=self._health,
             score=facts.health,
             fit=facts.fit,
-            unfit=self._unfit(),
+            unfit=unfit(facts),
             withheld=election.permitted(facts)[1],
             engine=self._engine,
             block=self._terms.block,
@@ -668,14 +595,18 @@ class Machine:
 
     # -- commands ------------------------------------------------------------------------------
 
-    def _on_command(
-        self, command: AdminCommand | ForceFailover | ForceYield | Pause | Resume
-    ) -> None:
+    def _on_command(self, command: Operator) -> None:
         known = self._answers.get(command.request_id)
         if known is not None:
             self._out.replies.append(known)
             return
-        refusal = self._refuse_command(command)
+        refusal = refuse_command(
+            command,
+            self._gather(),
+            started=bool(self._started_ns),
+            leaving=self._stopping or self._restarting,
+            busy=self._operation is not None,
+        )
         if refusal is not None:
             self._answer(command.request_id, Outcome.REFUSED, refusal)
             self._log(Level.INFO, refusal)
@@ -701,49 +632,6 @@ class Machine:
                     self._peer_pause_overridden = True
                 self._durable = replace(self._durable, paused_until_ns=0)
                 self._await(command.request_id, Code.DONE)
-            case _:
-                assert_never(command)
-
-    def _refuse_command(
-        self, command: AdminCommand | ForceFailover | ForceYield | Pause | Resume
-    ) -> Refusal | None:
-        """Why a command is refused, or None. The only place that refuses commands."""
-        facts = self._gather()
-        primary = self._role is Role.PRIMARY
-        if not self._started_ns:
-            return election.describe(Code.NOT_READY, facts)
-        if self._stopping or self._restarting:
-            return election.describe(Code.STOPPING, facts)
-        match command:
-            case AdminCommand(status=status, even_if_unfit=insists):
-                if self._operation is not None:
-                    return election.describe(Code.BUSY, facts)
-                peer_stays = facts.peer is not None and facts.peer.admin is Admin.STAY_PRIMARY
-                if status is Admin.STAY_PRIMARY and peer_stays:
-                    return election.describe(Code.BOTH_STAY_PRIMARY, facts)
-                if status.never_claims and primary and not insists:
-                    return election.successor(facts)
-                return None
-            case ForceFailover(even_if_unfit=insists):
-                if self._operation is not None:
-                    return election.describe(Code.BUSY, facts)
-                if primary:
-                    if facts.admin is Admin.STAY_PRIMARY and not insists:
-                        return election.describe(Code.STAY_PRIMARY, facts)
-                    return election.successor(facts, even_if_unfit=insists)
-                return election.may_take_over(facts, even_if_unfit=insists)
-            case ForceYield():
-                if self._operation is not None:
-                    return election.describe(Code.BUSY, facts)
-                return None if primary else election.describe(Code.NOT_PRIMARY, facts)
-            case Pause():
-                return None
-            case Resume():
-                if not facts.frozen:
-                    return election.describe(Code.NOT_PAUSED, facts)
-                if not facts.paused and facts.peer_heard:
-                    return election.describe(Code.PEER_PAUSED, facts)
-                return None
             case _:
                 assert_never(command)
 
@@ -997,14 +885,14 @@ class Machine:
     def _settle_order(self) -> Order | None:
         """The standing order that follows from the facts; None if it is the one that stands."""
         facts = self._facts
-        permits = election.permitted(facts)[0]
+        permits = self._permits(facts)
         serving = self._role is Role.PRIMARY
         if not serving:
             self._resigned_reign = 0
         elif (must := election.must_resign(facts)) and self._resigned_reign != self._term:
             self._resign(must.reason())
             facts = self._facts = self._gather()
-            permits = election.permitted(facts)[0]
+            permits = self._permits(facts)
         operation = self._operation
         taking = operation is not None and operation.kind is Kind.TAKE_OVER
         handing = operation is not None and operation.kind is Kind.HAND_OVER
@@ -1048,6 +936,12 @@ class Machine:
             order = replace(order, generation=self._order.generation + 1)
         self._order = order
         return order
+
+    def _permits(self, facts: election.Facts) -> Permit:
+        """What the facts permit; worked out only when they changed."""
+        if self._permitted is None or self._permitted[0] != facts:
+            self._permitted = facts, election.permitted(facts)[0]
+        return self._permitted[1]
 
     def _settle_attestation(self, order_out: bool) -> int | None:
         if self._now < self._attest_next_ns and not order_out:
@@ -1177,19 +1071,6 @@ class Machine:
             peer_pause_overridden=self._peer_pause_overridden,
         )
 
-    def _unfit(self) -> tuple[Refusal, ...]:
-        facts = self._facts
-        rows = (
-            (Code.NOT_READY, facts.role is Role.INIT),
-            (Code.DISABLED, facts.admin is Admin.DISABLED),
-            (Code.STOPPING, facts.stopping),
-            (Code.GATE_MISSING, bool(facts.gates_missing)),
-            (Code.NO_TERMS, bool(facts.terms_spent)),
-            (Code.CHECKS_FAIL, not facts.up),
-            (Code.ISOLATED, facts.isolated),
-        )
-        return tuple(election.describe(code, facts) for code, holds in rows if holds)
-
     def _waiting(self) -> tuple[Reason | None, int]:
         """What the node waits for, and until when."""
         if self._role is Role.INIT and self._started_ns and self._peer is None:
@@ -1220,20 +1101,13 @@ class Machine:
         self._out.logs.append(Log(level=level, reason=reason))
 
     def _sentence(self) -> str:
-        """What the node does now, and why: one line."""
-        name = self._policy.name
-        match self._role:
-            case Role.PRIMARY if self._contested:
-                doing = f"{name} is primary under term {self._term}, its gate shut by a contest"
-            case Role.PRIMARY:
-                doing = f"{name} is primary under term {self._term}"
-            case Role.CLAIMING:
-                doing = f"{name} claims term {self._term}"
-            case Role.SECONDARY | Role.INIT | Role.DISABLED:
-                doing = f"{name} is {self._role.name.lower()}"
-            case _:
-                assert_never(self._role)
-        return f"{doing}: {self._reason.sentence}"
+        return sentence(
+            self._policy.name,
+            self._role,
+            self._term,
+            contested=self._contested,
+            reason=self._reason,
+        )
 
 
 _TURNS: Final = {
