@@ -177,10 +177,8 @@ def compile_programs(directory: Path) -> Compiled:
             module = bcc.BPF(text=source_text(directory).encode(), cflags=list(_CFLAGS))
     except Exception as error:
         detail = "".join(said).strip()
-        raise CompileError(
-            *_explain(detail, error),
-            detail=detail,
-        ) from error
+        code, sentence, fix = _explain(detail, error)
+        raise CompileError(code, sentence, fix=fix, detail=detail) from error
     maps = dict(_tables(module))
     by_fd = {fd: name for name, fd in maps.items()}
     programs = {}
@@ -193,10 +191,17 @@ def compile_programs(directory: Path) -> Compiled:
     return Compiled(programs=programs, maps=infos, took_ns=time.monotonic_ns() - started)
 
 
-def _explain(detail: str, error: Exception) -> tuple[str, str]:
+NOT_PERMITTED: Final = (
+    "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container, bpf(2) must "
+    "be allowed as well"
+)
+
+
+def _explain(detail: str, error: Exception) -> tuple[str, str, str]:
+    """Code, sentence and fix."""
     if "Operation not permitted" in detail or "Operation not permitted" in str(error):
-        return "not-permitted", "the kernel did not allow bcc to create maps"
-    return "compile-failed", "bcc could not compile the eBPF programs"
+        return "not-permitted", "the kernel did not allow bcc to create maps", NOT_PERMITTED
+    return "compile-failed", "bcc could not compile the eBPF programs", ""
 
 
 def _tables(module: object) -> Iterator[tuple[str, int]]:

@@ -380,8 +380,7 @@ def failure(error: LoadError | CompileError | BpfError) -> Loaded:
                 detail=detail,
             )
         fixes = {
-            errno.EPERM: "the loader needs root (CAP_BPF and CAP_NET_ADMIN); in a container, "
-            "bpf(2) must be allowed as well",
+            errno.EPERM: compiler.NOT_PERMITTED,
             errno.EINVAL: "the kernel must be 5.18 or newer",
             errno.ENOSYS: "this kernel or machine has no bpf(2): x86_64 and aarch64 are supported",
             errno.ENOMEM: "memory for the maps ran out: raise LimitMEMLOCK or the cgroup's limit",
