@@ -14,7 +14,7 @@ from typing import Final
 
 from twinbeat.api import schema
 from twinbeat.api.events import EventHub
-from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.api.text import length, moment, realtime_offset_ns
 from twinbeat.core.effects import Level, Log, Notify, Outcome, Reply, Transition
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.reasons import CAUSES, Refusal
@@ -109,17 +109,28 @@ class Teller:
             self._amendable = recorded.number
             for phase, length_ns in recorded.durations_ns.items():
                 self.phases.setdefault(phase, Histogram()).add(length_ns)
+        fields: dict[str, str | int | bool | None] = {
+            "from": before.value,
+            "to": after.value,
+            "term": recorded.term,
+            **{f"{phase}_ns": length_ns for phase, length_ns in recorded.durations_ns.items()},
+        }
         self.publish(
             "transition",
             at_ns=transition.at_ns,
             reason=recorded.reason,
             sentence=recorded.sentence,
-            fields={
-                "from": before.value,
-                "to": after.value,
-                "term": recorded.term,
-                **{f"{phase}_ns": length for phase, length in recorded.durations_ns.items()},
-            },
+            fields=fields,
+        )
+        # The core told why; this is what it came to, for `journalctl TWINBEAT_EVENT=transition`.
+        total_ns = recorded.durations_ns.get("total")
+        log.info(
+            "%s, which was %s, term %d%s",
+            after.value,
+            before.value,
+            recorded.term,
+            "" if total_ns is None else f", {length(total_ns)} in all",
+            extra={"fields": {"event": "transition", "reason": recorded.reason, **fields}},
         )
 
     def log(self, line: Log) -> None:
