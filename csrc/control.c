@@ -96,6 +96,8 @@ static int start_helper(struct tb_helpers *helpers, struct helper *helper, int c
 	int err;
 
 	helper->all = helpers;
+	/* The first frame goes at once: it warms the way up, and shows whether the pair works at all. */
+	helper->bell = 1;
 	helper->cpu = cpu;
 	own.port = helpers->setup.port;
 	err = tb_packet_build(&helper->packet, &own);

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from unit.namespace import fresh_namespace
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -65,6 +67,13 @@ def run(command: list[str]) -> str:
 def test_sanitized(name: str, tmp_path: Path) -> None:
     sources, sanitizer = PROGRAMS[name]
     run([str(build(name, sources, sanitizer, tmp_path))])
+
+
+@pytest.mark.privileged
+def test_thread_has_no_data_race(tmp_path: Path) -> None:
+    sources = sorted(path.stem for path in (ROOT / "csrc").glob("*.c"))
+    with fresh_namespace():
+        run([str(build("test_thread", sources, THREADS, tmp_path))])
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name.startswith("fuzz_")])

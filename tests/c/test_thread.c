@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The whole thread under ThreadSanitizer, while the owner does all at once what Python may ask of it. Runs as root in
+ * a namespace with nothing but `lo`.
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "clock.h"
+#include "thread.h"
+
+#define MS 1000000ull
+
+static int memory(size_t size)
+{
+	int fd = memfd_create("map", 0);
+
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	return fd;
+}
+
+static void setup_of(struct tb_setup *setup)
+{
+	memset(setup, 0, sizeof(*setup));
+	setup->maps = (struct tb_map_fds){
+		.gate = memory(4096),
+		.self = memory(4096),
+		.peer = memory(4096),
+		.links = memory(4096),
+		.control = memory(4096),
+	};
+	setup->settings = (struct tb_settings){
+		.timers = {.hello = MS / 5,
+			   .dead = MS,
+			   .verify = MS,
+			   .stall = 2 * MS,
+			   .lease = 500 * MS},
+		.late = 100 * MS,
+		.idle_claim = 5 * MS,
+		.listen = 20 * MS,
+		.links = 1,
+		.probes = 3,
+		.claim_alone = true,
+	};
+	setup->config = (struct tb_config){
+		.pair = 1, .port = TB_PORT, .keys = {{.k0 = 1, .k1 = 2, .id = 1}}};
+	setup->link[0] = (struct tb_link_setup){
+		.ifindex = 1,
+		.path = {.family = 4, .ttl = 255, .port = TB_PORT, .local = {127, 0, 0, 1}}};
+	setup->control_ifindex = 1;
+	setup->ports = 1;
+	setup->port_ifindex[0] = 1;
+	setup->priority = 1;
+	setup->cpu = -1;
+}
+
+static void announcements_of(struct tb_thread *thread, tb_u32 count)
+{
+	static struct tb_announcement what[200];
+	struct tb_schedule schedule = {
+		.repeat_ns = {MS, 3 * MS}, .repeats = 2, .refresh_ns = 5 * MS, .rate = 20000};
+
+	for (tb_u32 i = 0; i < count; i++)
+		what[i] = (struct tb_announcement){.ifindex = 1, .family = i & 1 ? 6 : 4};
+	CHECK(tb_thread_set_announcements(thread, what, count, &schedule) == 0);
+}
+
+int main(void)
+{
+	struct tb_order order = {
+		.expires_ns = ~0ull,
+		.attested_until_ns = 1ull << 62,
+		.term_first = 2,
+		.term_last = 1u << 30,
+		.permits = TB_MAY_SERVE | TB_MAY_CLAIM_COLD | TB_MAY_CLAIM_DEAD,
+	};
+	struct tb_start_report report;
+	struct tb_thread *thread;
+	struct tb_setup setup;
+	struct tb_event events[64];
+	static struct tb_counters counters;
+	static struct tb_view view;
+	struct tb_histogram histogram;
+	tb_u64 until;
+	bool opened = false;
+	int stage;
+
+	setup_of(&setup);
+	CHECK(tb_thread_open(&setup, &thread, &stage) == 0);
+	CHECK(tb_thread_start(thread, &report) == 0);
+	CHECK(report.helpers > 0);
+	until = tb_now() + 2000 * MS;
+	for (tb_u32 i = 1; tb_now() < until; i++) {
+		tb_u8 mac[6] = {2, 0, 0, 0, 0, (tb_u8)i};
+		tb_u32 count;
+
+		order.generation = i;
+		CHECK(tb_thread_set_order(thread, &order, i % 3 ? 0 : 5000 * MS) == 0);
+		tb_thread_attest(thread, 1ull << 62);
+		tb_thread_set_settings(thread, &setup.settings);
+		tb_thread_set_config(thread, &setup.config);
+		CHECK(tb_thread_set_peer_mac(thread, 0, mac) == 0);
+		CHECK(tb_thread_set_peer_mac(thread, 1, mac) != 0);
+		announcements_of(thread, i % 200);
+		if (i % 5 == 0)
+			tb_thread_announce(thread);
+		while ((count = tb_thread_events(thread, events, 64)) != 0)
+			for (tb_u32 k = 0; k < count; k++)
+				opened |= events[k].kind == TB_E_OPENED;
+		tb_thread_counters(thread, &counters);
+		CHECK(tb_thread_histogram(thread, i % TB_HISTOGRAMS, &histogram) == 0);
+		CHECK(tb_thread_view(thread, &view, i % 2 ? 0 : 5000 * MS) == 0);
+		usleep(200);
+	}
+	CHECK(opened);
+	CHECK(view.gate.term != 0);
+	CHECK(counters.rounds > 100 && counters.announced > 0 && counters.control_sent > 0);
+	CHECK(counters.link[0].sent[TB_PROBE] > 100);
+	CHECK(tb_thread_stop(thread, true, 5000 * MS) == 0);
+	CHECK(tb_thread_start(thread, &report) < 0);
+	CHECK(tb_thread_view(thread, &view, 0) == 0);
+	CHECK(view.gate.term == 0 && view.gate.open_until == 0);
+	tb_thread_close(thread);
+	tb_thread_close(NULL);
+	return 0;
+}
