@@ -379,6 +379,8 @@ class SimNode:
             )
             agent.inbox.append(event)
             world.checks.engine_event(self, event)
+            if world.narrator is not None:
+                world.narrator.engine(self, event)
         if actions.announce:
             world.checks.announced(self)
             agent.inbox.append(EngineEvent(kind=EngineEventKind.ANNOUNCED, at_ns=now + 5 * US, a=1))
@@ -454,6 +456,8 @@ class SimNode:
             return
         effects = agent.machine.step(event, self.clock())
         self.world.checks.effects(self, event, effects)
+        if self.world.narrator is not None:
+            self.world.narrator.core(self, effects)
         self._execute(agent, effects)
 
     def _execute(self, agent: Agent, effects: Effects) -> None:
@@ -479,8 +483,6 @@ class SimNode:
         if effects.stopped:
             self.kill()
             world.at(world.now_ns + self.away_ns, self._start_again)
-        elif effects.order is not None and world.order_hook is not None:
-            world.order_hook(self, effects.order)
 
     def _start_again(self) -> None:
         if self.powered and self.agent is None:

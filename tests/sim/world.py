@@ -6,15 +6,26 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from sim.invariants import Checks
 from sim.network import MS, US, Link
 from sim.node import LINKS, Setting, SimNode
-from twinbeat.core.types import Order
+from twinbeat.core.effects import Effects
+from twinbeat.core.events import EngineEvent
 
 STEPS_MAX = 2_000_000
 """A schedule that needs more is a loop that doesn't end."""
+
+
+class Narrator(Protocol):
+    """Who listens to a history."""
+
+    def engine(self, node: SimNode, event: EngineEvent) -> None:
+        """The engine of a node did something."""
+
+    def core(self, node: SimNode, effects: Effects) -> None:
+        """The core of a node wants something."""
 
 
 class World:
@@ -38,7 +49,8 @@ class World:
                 for path in link.path:
                     path.jitter_ns = 0
         self.checks = Checks(self)
-        self.order_hook: Callable[[SimNode, Order], None] | None = None
+        self.narrator: Narrator | None = None
+        """Told of everything worth telling, for transcripts."""
         self.nodes = (SimNode(self, 0), SimNode(self, 1))
         self.at(0, self._background)
 

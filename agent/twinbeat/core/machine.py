@@ -397,10 +397,7 @@ class Machine:
                 self._probes = event.b
                 self._log(Level.WARNING, self._because(Code.PEER_DEAD))
             case kind.WITHHELD:
-                self._log(
-                    Level.INFO,
-                    refuse(CAUSES[event.cause], **self._names()),
-                )
+                self._log(Level.INFO, self._withheld_by(event.cause))
             case kind.CONTESTED:
                 self._contested = True
                 self._log(Level.WARNING, self._because(Code.CONTESTED))
@@ -589,6 +586,14 @@ class Machine:
         if cause is Cause.RESIGNED:
             return self._resign_reason
         return self._because(CAUSES[cause])
+
+    def _withheld_by(self, cause: Cause) -> Refusal:
+        """Why the engine claims nothing; where the standing order forbids it, why that is so."""
+        if cause in (Cause.NOT_PERMITTED, Cause.ORDER_VOID):
+            refusals = election.permitted(self._facts)[1]
+            if refusals:
+                return refusals[0]
+        return refuse(CAUSES[cause], **self._names())
 
     def _see_term(self, term: int) -> None:
         self._highest = max(self._highest, term)
