@@ -354,7 +354,7 @@ class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "How long an agent that hangs behind an open gate is waited for: stall_us, "
             "or until its lease ends."
         ),
-    ] = "wait-stall"
+    ] = "wait-lease"
     claim_alone: Annotated[
         bool,
         _key(
