@@ -87,7 +87,8 @@ static void withhold(struct round *r, enum tb_cause cause)
 	if (r->e->withheld == (tb_u32)cause)
 		return;
 	r->e->withheld = (tb_u32)cause;
-	tell(r, TB_E_WITHHELD, cause, since(r->now, r->e->heard_ns), r->e->window_probes);
+	tell(r, TB_E_WITHHELD, cause, r->e->heard_ns != 0 ? since(r->now, r->e->heard_ns) : 0,
+	     r->e->window_probes);
 }
 
 static tb_u64 margin(const struct round *r)
