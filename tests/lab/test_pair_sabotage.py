@@ -7,7 +7,7 @@ import ipaddress
 import shutil
 
 import pytest
-from twinlab import agents, capture, cutter, flood, lab, netns, plan, probe
+from twinlab import agents, capture, cutter, flood, lab, netns, plan, probe, timeline
 from twinlab.shell import run, wait_for
 
 from lab import watching
@@ -26,6 +26,20 @@ def test_restart_of_the_secondary_is_not_noticed(primary: str) -> None:
     seen = watching.watch(restart, agents.pair_is_fit, "the pair is whole again", timeout_s=60)
     assert seen.outage is None
     assert watching.serves(primary)
+
+
+def test_planned_restart_of_the_primary_is_not_noticed(primary: str) -> None:
+    """The gate stays open under a longer lease; the new agent takes the reign up again."""
+    reign = watching.term(primary)
+    seen = watching.watch(
+        lambda: agents.restart(primary),
+        agents.pair_is_fit,
+        "the pair is whole again",
+        timeout_s=60,
+    )
+    resumed = timeline.takeover(primary, seen.before_ns)
+    assert (resumed["reason"], resumed["term"]) == ("resumed", reign)
+    assert seen.outage is None
 
 
 @pytest.mark.parametrize("hook", ["xdp", "clsact"])
@@ -56,7 +70,7 @@ def test_gate_removed_by_hand(primary: str, hook: str) -> None:
 def test_wiped_state(primary: str) -> None:
     """A node that lost its memory learns its place from its peer, and never reuses a term."""
     survivor = plan.peer(primary)
-    highest = agents.show(primary)["node"]["term_highest"]
+    highest = watching.term(primary)
     agents.kill(primary)
     wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
     for path in (netns.node_dir(primary, "/var/lib") / "twinbeat").iterdir():
@@ -67,7 +81,7 @@ def test_wiped_state(primary: str) -> None:
     done = agents.cli(survivor, "force", "failover", "--yes", "--reason", "test")
     assert done.returncode == 0, done.stderr
     wait_for(lambda: watching.serves(primary), f"{primary} is primary again", timeout_s=10)
-    assert agents.show(primary)["node"]["term"] > highest
+    assert watching.term(primary) > highest
 
 
 def test_forged_flood_moves_nobody(primary: str) -> None:

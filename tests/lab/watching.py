@@ -99,6 +99,13 @@ def serves(node: str) -> bool:
     return bool(said and said["node"]["role"] == "primary" and said["gate"]["open"])
 
 
+def term(node: str) -> int:
+    """The term the node serves under, 0 = none."""
+    said = agents.show(node)
+    assert said is not None, f"the agent of {node} does not answer"
+    return int(said["gate"]["term"])
+
+
 def takeover(node: str, since_ns: int) -> dict[str, Any]:
     """The node's takeover since a moment; its timeline is checked to be in order."""
     transition = timeline.takeover(node, since_ns)

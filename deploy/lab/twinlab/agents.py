@@ -142,6 +142,17 @@ def terminate(node: str) -> None:
     processes.end(process_name(node))
 
 
+def restart(node: str) -> int:
+    """The planned restart: the agent leaves its reign under a longer lease, and is started anew.
+
+    What systemd does when the agent ends with the exit code for it.  Returns the new pid.
+    """
+    name = process_name(node)
+    processes.send_signal(name, signal.SIGUSR2)
+    wait_for(lambda: processes.pid_of(name) is None, f"the agent of {node} to end", timeout_s=20)
+    return start(node)
+
+
 def reload(node: str) -> int:
     """SIGHUP: read the configuration again."""
     return processes.send_signal(process_name(node), signal.SIGHUP)

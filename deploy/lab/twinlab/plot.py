@@ -91,6 +91,7 @@ def _overview(axis, record: Record, acts: Sequence[Act]) -> None:
             rotation=90,
             va="top",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )
     axis.set_ylabel("round trip, µs")
     axis.set_xlabel("seconds since the first probe")
@@ -116,7 +117,7 @@ def _enlarged(axis, record: Record, act: Act) -> None:
     axis.plot(sent_at, trips, ".", markersize=5, color=ANSWERED, label="answered")
     axis.plot(lost, [0] * len(lost), "|", markersize=16, color=LOST, label="lost")
     for moment in act.moments:
-        if moment.key in COLOURS:
+        if moment.key in COLOURS and abs(moment.at_ns - act.zero_ns) < FAR_NS:
             axis.axvline(
                 (moment.at_ns - act.zero_ns) / 1e6,
                 color=COLOURS[moment.key],

@@ -81,6 +81,10 @@ def _build_switch(link: str, switch: str) -> None:
             f"link set {plan.BRIDGE} up",
         ],
     )
+    if Path("/proc/sys/net/bridge").is_dir():
+        # A switch doesn't filter: bridge netfilter would put its hooks into every frame's path.
+        kinds = ("iptables", "ip6tables", "arptables")
+        _sysctl(switch, {f"net.bridge.bridge-nf-call-{kind}": "0" for kind in kinds})
 
 
 def _plug(switch: str, port: str, name: str, device: str, mac: str) -> None:
