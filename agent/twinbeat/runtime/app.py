@@ -10,6 +10,8 @@ invariant shuts the gate at once and lets systemd start the agent anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import gc
 import logging
 import os
@@ -107,6 +109,9 @@ class App:
         self._broken: BaseException | None = None
         self._stopping = False
         self._restart = False
+        self._before: list[Event] = []
+        """What happened before the core was started."""
+        self._begun = False
         self._reloading = asyncio.Lock()
         self._pinged_ns = 0
         self._kept_ns = 0
@@ -131,17 +136,16 @@ class App:
         """
         await self._prepare()
         async with AsyncIPRoute() as self._ipr:
-            try:
-                await self._start()
-            except BaseException:
-                await self._abandon()
-                raise
+            async with contextlib.AsyncExitStack() as failed:
+                await self._start(failed)
+                failed.pop_all()
             self._take_signals()
             await self._ended.wait()
             return await self._finish()
 
     async def _prepare(self) -> None:
         """What needs no network: disk, host, kernel programs."""
+        self._be_alone()
         try:
             self._store.prepare()
             self._keys = load_keys(self._config)
@@ -150,6 +154,18 @@ class App:
             raise StartError(str(error)) from error
         self._fit_host()
         await self._load_programs()
+
+    def _be_alone(self) -> None:
+        """Two agents on one gate would each shut what the other opens: the second never begins."""
+        path = self._paths.run / "twinbeatd.lock"
+        try:
+            self._paths.run.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError("another twinbeatd runs on this node") from error
+        except OSError as error:
+            raise StartError(f"locking {path}: {error.strerror}") from error
 
     def _fit_host(self) -> None:
         lateness = host.measure()
@@ -177,9 +193,12 @@ class App:
         self._facts.bpf = loaded.layout
         log.info("kernel programs: %s, gate %s", loaded.status, loaded.gate)
 
-    async def _start(self) -> None:
+    async def _start(self, failed: contextlib.AsyncExitStack) -> None:
+        """Everything up to the open interface; `failed` undoes what was begun if it can't be."""
         self._maps = Maps.open(self._config.pair.id, root=self._paths.pins)
+        failed.callback(self._maps.close)
         self._gate = GateWords(self._maps.fd("gate"))
+        failed.callback(self._gate.close)
         epoch = self._take_epoch()
         self._build_core()
         self._stage = Stage(
@@ -198,6 +217,7 @@ class App:
             ipr=self._ipr, stage=self._stage, routes_of=self._routes, vips=self._vips
         )
         self._neighbours = Neighbours(config=self._config, ipr=self._ipr, tell=self._peer_mac)
+        failed.callback(self._stage.leave)
         try:
             self._stage.configure_keys(self._config.keys.send, _bpf_keys(self._keys))
             await self._stage.raise_gates()
@@ -205,13 +225,16 @@ class App:
             gate_open = self._maps.gate().is_open(now_ns())
             await self._network.forget_stale_routes(keep=gate_open)
             self._engine = await self._open_engine()
+            failed.callback(self._engine.close)
             self._stage.open_links()
         except (*REFUSALS, EngineError) as error:
             raise StartError(str(error)) from error
         self._check_host_settings()
         self._wire()
-        self._begin()
         await self._listen()
+        failed.push_async_callback(self._server.close)
+        failed.push_async_callback(self._workers.close)
+        self._begin()
         self._neighbours.start()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
         gc.collect()
@@ -269,8 +292,6 @@ class App:
             ended=self._ended.set,
             history_failed=lambda why: log.warning("%s", why),
         )
-        self._before: list[Event] = []
-        self._loop: Loop | None = None
 
     async def _open_engine(self) -> Engine:
         ports = self._stage.ports()
@@ -319,12 +340,15 @@ class App:
 
     def _begin(self) -> None:
         """The order is with the engine before its thread runs, so that it can resume a reign."""
-        assert self._loop is not None
         gate = self._maps.gate()
         highest = max(gate.term, gate.fence_below)
         view = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=highest)
+        self._begun = True
         self._loop.feed(*self._before, Started(engine=view))
-        report = self._engine.start()
+        try:
+            report = self._engine.start()
+        except EngineError as error:
+            raise StartError(str(error)) from error
         self._facts.realtime = report.real_time is None
         if report.real_time is not None:
             log.warning("no real-time priority for the engine: %s", os.strerror(report.real_time))
@@ -395,7 +419,6 @@ class App:
 
     async def _finish(self) -> int:
         """Take everything down in order; what fails is told and doesn't hold up the rest."""
-        assert self._loop is not None
         leave = self._restart and self._broken is None
         self._loop.stop()
         for task in self._tasks:
@@ -427,13 +450,6 @@ class App:
             return EXIT_BROKEN
         return EXIT_RESTART if leave else EXIT_OK
 
-    async def _abandon(self) -> None:
-        """The start failed half-way: nothing may be left open."""
-        for name in ("_engine", "_gate", "_maps"):
-            part = getattr(self, name, None)
-            if part is not None:
-                part.close()
-
     async def _keep_last_position(self) -> None:
         peer = self._maps.peer()
         own = self._maps.gate().counter >> 32
@@ -444,7 +460,7 @@ class App:
 
     def _feed(self, event: Event) -> None:
         """Into the core, or kept for it while the core isn't started."""
-        if self._loop is None:
+        if not self._begun:
             self._before.append(event)
             return
         try:
@@ -531,7 +547,6 @@ class App:
 
     def counters(self) -> schema.Counters:
         """Everything that only grows."""
-        assert self._loop is not None
         return status.counters(
             config=self._config,
             engine=self._engine,

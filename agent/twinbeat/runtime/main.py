@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.close_gate:
-        return _close_gate()
+        return _close_gate(options.pins)
     # What it takes to run is loaded only now: closing a gate in an emergency must be quick.
     from twinbeat.observe.log import set_up
     from twinbeat.runtime.app import EXIT_FAILED, App, Paths, StartError
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notifier = Notifier()
 
     async def run() -> int:
-        return await App(config, notifier=notifier, paths=Paths()).run()
+        paths = Paths(run=options.run, state=options.state, pins=options.pins)
+        return await App(config, notifier=notifier, paths=paths).run()
 
     try:
         return asyncio.run(run())
@@ -70,6 +71,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="default: %(default)s",
     )
+    for name, default, what in (
+        ("--run", "/run/twinbeat", "sockets"),
+        ("--state", "/var/lib/twinbeat", "what survives a restart"),
+        ("--pins", "/sys/fs/bpf/twinbeat", "kernel programs and maps, on a BPF file system"),
+    ):
+        parser.add_argument(
+            name,
+            type=Path,
+            default=Path(default),
+            metavar="DIR",
+            help=f"{what}; default: %(default)s",
+        )
     parser.add_argument(
         "--foreground", action="store_true", help="log to standard error, whatever log.format says"
     )
@@ -82,11 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _close_gate() -> int:
+def _close_gate(pins: Path) -> int:
     from twinbeat.runtime.gate import shut_pinned
 
     try:
-        for pair in shut_pinned():
+        for pair in shut_pinned(pins):
             _say(f"the gate of pair {pair} is shut")
     except (BpfError, OSError) as error:
         _say(f"the gate could not be shut: {error}")
