@@ -9,6 +9,7 @@ and therefore forgets at once.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from twinlab import cutter, netns, plan
 from twinlab.shell import run, wait_for
