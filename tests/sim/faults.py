@@ -196,7 +196,7 @@ def command(world: World, node: SimNode) -> str:
             ForceFailover(request_id=request, even_if_unfit=insists),
             ForceFailover(request_id=request, even_if_unfit=insists),
             ForceYield(request_id=request),
-            Pause(request_id=request, for_ns=_span(world, 20 * MS)),
+            Pause(request_id=request, for_ns=rng.choice((1, 8, 30)) * MS),
             Resume(request_id=request),
             *(
                 AdminCommand(request_id=request, status=status, even_if_unfit=insists)

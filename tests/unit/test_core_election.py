@@ -34,7 +34,7 @@ PERMITS: list[tuple[str, dict[str, Any], Permit, bool, set[Code]]] = [
     ("stay secondary", {"admin": Admin.STAY_SECONDARY}, Permit(0), True, {Code.STAY_SECONDARY}),
     ("stay primary", {"admin": Admin.STAY_PRIMARY}, CLAIMS, True, set()),
     ("paused", {"paused": True}, Permit(0), True, {Code.PAUSED}),
-    ("peer paused", {"peer": peer(flags=WELL | Flag.PAUSED)}, Permit(0), True, {Code.PAUSED}),
+    ("peer paused", {"peer": peer(flags=WELL | Flag.PAUSED)}, Permit(0), True, {Code.PEER_PAUSED}),
     ("paused, served last", {"paused": True, "last_primary": True}, ONLY_IDLE, True, {Code.PAUSED}),
     ("just started", {"role": Role.INIT}, Permit(0), True, {Code.STARTING}),
     ("stopping", {"stopping": True}, Permit(0), True, {Code.STOPPING}),

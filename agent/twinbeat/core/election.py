@@ -137,8 +137,14 @@ WITHHOLDS: Final[tuple[Row, ...]] = (
     Row(Code.ABSTAINING, lambda f: f.abstaining, CLAIMS),
     # While paused nobody claims, but for the last primary, whose gate fell shut meanwhile and that
     # finds nobody serving: by receipt.
-    Row(Code.PAUSED, lambda f: f.frozen and not f.last_primary, CLAIMS),
-    Row(Code.PAUSED, lambda f: f.frozen and f.last_primary, CLAIMS & ~Permit.MAY_CLAIM_IDLE),
+    Row(Code.PAUSED, lambda f: f.paused and not f.last_primary, CLAIMS),
+    Row(Code.PAUSED, lambda f: f.paused and f.last_primary, CLAIMS & ~Permit.MAY_CLAIM_IDLE),
+    Row(Code.PEER_PAUSED, lambda f: f.peer_paused and not f.last_primary, CLAIMS),
+    Row(
+        Code.PEER_PAUSED,
+        lambda f: f.peer_paused and f.last_primary,
+        CLAIMS & ~Permit.MAY_CLAIM_IDLE,
+    ),
     # What it can't do.
     Row(Code.GATE_MISSING, lambda f: bool(f.gates_missing), ALL),
     Row(Code.NO_TERMS, lambda f: bool(f.terms_spent), CLAIMS),

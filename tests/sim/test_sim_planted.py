@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the simulator find what it is there for? Faults are planted, one at a time.
+
+Each one spoils one thing that the safety of the pair rests on, in the maps, the orders or the
+disk of both nodes, and must be found. One that no schedule finds means a rule without teeth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sim import schedule
+from sim.node import Agent, SimNode
+from twinbeat.core import election
+from twinbeat.core.effects import Effects
+from twinbeat.core.types import Order, Permit, TermBlock
+
+SCHEDULES = 1000
+"""By so many at most each plant has to be found."""
+
+Patch = pytest.MonkeyPatch
+
+
+def around(patch: Patch, owner: Any, name: str, wrap: Callable[..., Any]) -> None:
+    """Replace a method by one that is handed the original first."""
+    original = getattr(owner, name)
+    patch.setattr(owner, name, lambda *args, **kwargs: wrap(original, *args, **kwargs))
+
+
+def no_fence(patch: Patch) -> None:
+    """A claim that is heard shuts no gate."""
+
+    def receive(original: Any, node: SimNode, link: int, payload: bytes) -> Any:
+        before = node.plain.gate.fence_below if node.powered else 0
+        reason = original(node, link, payload)
+        if node.powered:
+            node.plain.gate.fence_below = before
+        return reason
+
+    around(patch, SimNode, "receive", receive)
+
+
+def no_contest(patch: Patch) -> None:
+    """An open peer that is heard doesn't shut the own gate."""
+
+    def receive(original: Any, node: SimNode, link: int, payload: bytes) -> Any:
+        reason = original(node, link, payload)
+        if node.powered:
+            node.plain.gate.contested = 0
+        return reason
+
+    around(patch, SimNode, "receive", receive)
+
+
+def false_receipts(patch: Patch) -> None:
+    """Every frame of the peer looks like a receipt."""
+
+    def round_(original: Any, node: SimNode, agent: Agent) -> None:
+        if node.powered and agent.engine.claim:
+            node.plain.peer.fence_below = agent.engine.claim
+        original(node, agent)
+
+    around(patch, SimNode, "_round", round_)
+
+
+def endless_lease(patch: Patch) -> None:
+    """The gate stays open whatever becomes of the engine."""
+
+    def act(original: Any, node: SimNode, agent: Agent) -> None:
+        if agent.actions.renew or agent.actions.open:
+            agent.actions.open_until += 1 << 40
+        original(node, agent)
+
+    around(patch, SimNode, "_act", act)
+
+
+def endless_attestation(patch: Patch) -> None:
+    """Python's attestation is never looked at again."""
+
+    def set_order(original: Any, node: SimNode, agent: Agent, order: Order) -> None:
+        original(node, agent, order)
+        agent.input.order.attested_until_ns = 1 << 62
+
+    def execute(original: Any, node: SimNode, agent: Agent, effects: Effects) -> None:
+        original(node, agent, effects)
+        agent.input.order.attested_until_ns = 1 << 62
+
+    around(patch, SimNode, "_set_order", set_order)
+    around(patch, SimNode, "_execute", execute)
+
+
+def replays_accepted(patch: Patch) -> None:
+    """The place of a counter isn't taken: a recording passes for a frame."""
+
+    def receive(original: Any, node: SimNode, link: int, payload: bytes) -> Any:
+        if node.powered:
+            node.plain.link[link].hello_counter = node.plain.link[link].answer_counter = 0
+        return original(node, link, payload)
+
+    around(patch, SimNode, "receive", receive)
+
+
+def terms_not_on_disk(patch: Patch) -> None:
+    """Terms are used before, and though, the disk never heard of them."""
+
+    def reserve(original: Any, node: SimNode, agent: Agent, block: TermBlock) -> None:
+        before = node.disk.reserved
+        original(node, agent, block)
+        node.disk.reserved = before
+
+    around(patch, SimNode, "_reserve", reserve)
+
+
+def stay_secondary_claims(patch: Patch) -> None:
+    """What the operator took away is granted all the same."""
+
+    def permitted(original: Any, facts: election.Facts) -> Any:
+        permits, refusals = original(facts)
+        if facts.admin.never_claims:
+            permits |= Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_IDLE | Permit.MAY_CLAIM_STALLED
+        return permits, refusals
+
+    around(patch, election, "permitted", permitted)
+
+
+def pause_forgotten(patch: Patch) -> None:
+    """A paused node claims."""
+
+    def permitted(original: Any, facts: election.Facts) -> Any:
+        permits, refusals = original(facts)
+        if facts.paused:
+            permits = permits & ~Permit.PAUSED | Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_STALLED
+        return permits, refusals
+
+    around(patch, election, "permitted", permitted)
+
+
+def nobody_claims(patch: Patch) -> None:
+    """No order permits a claim where the peer is heard."""
+
+    def permitted(original: Any, facts: election.Facts) -> Any:
+        permits, refusals = original(facts)
+        return permits & ~(Permit.MAY_CLAIM_IDLE | Permit.MAY_CLAIM_STALLED), refusals
+
+    around(patch, election, "permitted", permitted)
+
+
+def no_proof_needed(patch: Patch) -> None:
+    """One late probe is enough for a death."""
+
+    def settings(original: Any, node: SimNode) -> Any:
+        settings = original(node)
+        settings.probes = 0
+        settings.timers.verify = 20_000
+        return settings
+
+    around(patch, SimNode, "c_settings", settings)
+
+
+PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
+    (no_fence, {"ONE_OWNER", "SOMEONE"}),
+    (no_contest, {"ONE_OWNER"}),
+    (false_receipts, {"ONE_OWNER"}),
+    (endless_lease, {"LEASE"}),
+    (endless_attestation, {"LEASE"}),
+    (replays_accepted, {"FORGE"}),
+    (terms_not_on_disk, {"TERM"}),
+    (stay_secondary_claims, {"NO_SURPRISE"}),
+    (pause_forgotten, {"NO_SURPRISE"}),
+    (nobody_claims, {"SOMEONE"}),
+    (no_proof_needed, {"ONE_OWNER"}),
+]
+
+
+@pytest.mark.parametrize(("plant", "rules"), PLANTS, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_planted_fault_is_found(
+    plant: Callable[[Patch], None], rules: set[str], monkeypatch: Patch
+) -> None:
+    plant(monkeypatch)
+    for seed in range(SCHEDULES):
+        violation = schedule.run(seed).violation
+        if violation is not None:
+            assert violation.split(":")[0] in rules, violation
+            return
+    pytest.fail(f"{SCHEDULES} schedules did not find it")
