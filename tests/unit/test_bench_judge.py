@@ -169,10 +169,23 @@ def test_served_after_says_if_service_never_came_back() -> None:
     assert judge.served_after(record([True, False, False]), MS, within_ns=9 * MS) == (None, 2)
 
 
-def test_the_losers_last_frame() -> None:
-    frames = [frame(10, "a"), frame(30, "a"), frame(40, "b")]
-    assert judge.losers_last_frame_ns(frames, 12, "b") == 18
-    assert judge.losers_last_frame_ns(frames, 31, "b") == 0
+def test_the_last_frame_of_the_loser() -> None:
+    frames = [frame(10, "a"), frame(30, "a"), frame(40, "b"), frame(90, "a")]
+    assert judge.last_frame_ns(frames, "a", 12, 60) == 18
+    assert judge.last_frame_ns(frames, "a", 12) == 78
+    assert judge.last_frame_ns(frames, "b", 41) == 0
+
+
+def test_the_loser_of_a_contest_is_whose_gate_shuts_first() -> None:
+    lines = "1 a open 2 0 9 -\n2 b open 3 0 9 -\n50 a shut 2 3 9 fence\n60 a open 4 3 9 -\n"
+    seen = judge.contest(judge.read_watch(lines).edges, 40)
+    assert (seen.loser, seen.shut_after_ns) == ("a", 10)
+
+
+def test_two_gates_that_stay_open_are_no_happy_end() -> None:
+    edges = judge.read_watch("1 a open 2 0 9 -\n2 b open 3 0 9 -\n").edges
+    assert judge.contest(edges, 40).shut_after_ns is None
+    assert judge.contest(edges[:1], 40) == judge.Contest(loser=None, shut_after_ns=0)
 
 
 # ----------------------------------------------------------------- partition, flood ----------

@@ -35,9 +35,14 @@ SETTINGS: list[str] = []
 """Configuration beyond the profile, for the whole bench (`--set policy.stall='"wait-lease"'`)."""
 
 
+AS_CONFIGURED = "timers.accept_host = true"
+"""A profile's figures are about that profile: the timers are never raised to suit the host."""
+
+
 def options(profile: str = "fast", *, vips: int = 1) -> plan.Options:
     """The lab that a figure asks for.  Without agents: the bench starts them."""
-    return plan.Options(agent=False, profile=profile, vips=vips, settings=tuple(SETTINGS))
+    settings = (AS_CONFIGURED, *SETTINGS)
+    return plan.Options(agent=False, profile=profile, vips=vips, settings=settings)
 
 
 def bare(wanted: plan.Options) -> None:
@@ -188,14 +193,24 @@ def takeover_after(node: str, since_ns: int, *, timeout_s: float = 10.0) -> judg
     return wait_for(told, f"{node} tells of its takeover", timeout_s=timeout_s, interval_s=0.05)
 
 
+def was_primary(node: str, at_ns: int) -> bool:
+    """Whether a node's own account has it as primary at a moment."""
+    role = None
+    for transition in agents.history(node):
+        if transition["at_ns"] <= at_ns:
+            role = transition["to_role"]
+    return role == "primary"
+
+
 def counters() -> dict[str, dict[str, Any]]:
     """Both nodes' counters; LabError if one doesn't answer."""
     found = {}
     for node in plan.NODES:
-        said = wait_for(
-            lambda node=node: agents.counters(node), f"counters of {node}", timeout_s=30
+        found[node] = wait_for(
+            lambda name=node: agents.counters(name, timeout_s=30.0),
+            f"counters of {node}",
+            timeout_s=60,
         )
-        found[node] = said
     return found
 
 

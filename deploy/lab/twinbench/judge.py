@@ -268,12 +268,38 @@ def _lost_since(record: Record, since_ns: int, within_ns: int) -> int:
     )
 
 
-def losers_last_frame_ns(frames: Sequence[Frame], since_ns: int, winner: str) -> int:
-    """How long after a moment a node other than the winner last spoke for a VIP; 0 = not at all."""
-    last = max(
-        (frame.at_ns for frame in frames if frame.port != winner and frame.at_ns >= since_ns),
-        default=since_ns,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """How two open gates became one after a partition healed."""
+
+    loser: str | None
+    """Whose gate shut first; None = only one was open."""
+    shut_after_ns: int | None
+    """How long after the moment the loser's gate shut; None = both stayed open."""
+
+
+def contest(edges: Sequence[Edge], since_ns: int) -> Contest:
+    """Which of two gates that were open at a moment shut, and when."""
+    state: dict[str, bool] = {}
+    for edge in edges:
+        if edge.at_ns > since_ns and sum(state.values()) == 2 and not edge.open:
+            gone = edge.at_ns - since_ns
+            return Contest(loser=edge.node, shut_after_ns=gone)
+        state[edge.node] = edge.open
+    if sum(state.values()) == 2:
+        return Contest(loser=None, shut_after_ns=None)
+    return Contest(loser=None, shut_after_ns=0)
+
+
+def last_frame_ns(
+    frames: Sequence[Frame], node: str, since_ns: int, until_ns: int | None = None
+) -> int:
+    """How long after a moment a node last spoke for a VIP before another one; 0 = not at all."""
+    last = since_ns
+    for frame in frames:
+        within = frame.at_ns >= since_ns and (until_ns is None or frame.at_ns < until_ns)
+        if frame.port == node and within:
+            last = frame.at_ns
     return last - since_ns
 
 

@@ -41,11 +41,18 @@ class Death:
 def one_death(
     node: str, options: plan.Options, *, interval_us: int = 100, vips: list[str] | None = None
 ) -> Death:
-    """Let the primary die, measure, heal it and wait until the pair is whole."""
+    """Let the primary die, measure, heal it and wait until the pair is whole.
+
+    A node that was no longer primary when its death came makes the run void: LabError.
+    """
     survivor = plan.peer(node)
     with capture.Capture(links=("lan0",), ports=(survivor,)) as recorder:
         failure = measure.silent_death(node, interval_us=interval_us, vips=vips)
         recording = recorder.finish()
+    if not ground.was_primary(node, failure.before_ns):
+        lab.heal(node)
+        agents.wait_fit()
+        raise LabError(f"{node} lost the role by itself just before it was to die")
     takeover = ground.takeover_after(survivor, failure.before_ns)
     lab.heal(node)
     agents.wait_fit()
@@ -142,6 +149,7 @@ def many_vips(effort: Effort) -> list[Figure]:
     """10,000 VIPs and one, in turn as far as bringing them up permits."""
     many: list[float] = []
     one: list[float] = []
+    problems: list[str] = []
     for _ in range(effort.many_vips_blocks):
         for count, into in ((1, one), (effort.many_vips, many)):
             options = ground.options(vips=count)
@@ -150,12 +158,19 @@ def many_vips(effort: Effort) -> list[Figure]:
             serving = ground.twinbeat(options)
             ground.say(f"  {count} VIPs up in {(agents.boot_ns() - began) / 1e9:.1f} s")
             for _ in range(effort.many_vips_runs):
-                into.append(one_death(serving, options, vips=lan).outage_ns / MS)
-                serving = plan.peer(serving)
-                ground.say(f"  {count} VIPs: {into[-1]:.2f} ms")
+                try:
+                    into.append(one_death(serving, options, vips=lan).outage_ns / MS)
+                    ground.say(f"  {count} VIPs: {into[-1]:.2f} ms")
+                except LabError as error:
+                    problems.append(str(error))
+                    ground.say(f"  {error}")
+                serving = agents.wait_fit()
     ratio = samples.ratio(samples.median(many), samples.median(one))
+    details = {"vips": effort.many_vips, "problems": problems}
     return [
-        figures.measured("many_vips_outage", many, details={"vips": effort.many_vips}),
+        figures.measured(
+            "many_vips_outage", many, details={"vips": effort.many_vips, "problems": problems}
+        ),
         figures.measured("one_vip_outage", one),
         figures.measured(
             "many_vips_ratio", [ratio] * min(len(many), len(one)) if ratio is not None else []

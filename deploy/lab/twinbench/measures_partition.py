@@ -35,14 +35,19 @@ class Healed:
     """One partition and its end."""
 
     cut: str
+    both_served: bool
+    """Whether both nodes thought of themselves as primary when the cut was lifted."""
     served_ns: int | None
     lost: int
-    overlap_ns: int
-    winner: str | None
+    overlap_ns: int | None
+    """Until the loser's last frame for a VIP; None = unknown, or it never stopped."""
+    gates_ns: int | None
+    """Until the loser's gate shut; None as above."""
+    loser: str | None
     capture_lost: int
 
 
-def _one(node: str) -> Healed:
+def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     """Cut a node off, heal it after a while, and look at what follows."""
     with probe.Probe(interval_us=200) as running:
         running.wait_served()
@@ -59,20 +64,34 @@ def _one(node: str) -> Healed:
     through = first_through_ns(recording.frames, node, before)
     if through is None:
         raise LabError(f"nothing came from {node} after it was healed")
-    frames = [
-        frame for frame in ground.owned(recording, ground.options()) if not is_between_nodes(frame)
-    ]
     served, lost = judge.served_after(record, through, within_ns=int((WATCHED_S - 0.1) * 1e9))
-    since = [frame for frame in frames if frame.at_ns >= through]
-    winner = since[-1].port if since else None
+    edges = gates.now().edges if gates else ()
+    seen = judge.contest(edges, before)
     return Healed(
         cut=node,
+        both_served=seen.loser is not None or seen.shut_after_ns is None,
         served_ns=served,
         lost=lost,
-        overlap_ns=judge.losers_last_frame_ns(since, through, winner) if winner else 0,
-        winner=winner,
+        overlap_ns=_overlap_ns(recording, edges, seen.loser, through),
+        gates_ns=None if seen.shut_after_ns is None else seen.shut_after_ns - (through - before),
+        loser=seen.loser,
         capture_lost=recording.lost,
     )
+
+
+def _overlap_ns(
+    recording: capture.Recording, edges: Sequence[judge.Edge], loser: str | None, through: int
+) -> int | None:
+    """Until the loser's last frame, before it may have become primary once more."""
+    if loser is None:
+        return None
+    again = next(
+        (edge.at_ns for edge in edges if edge.node == loser and edge.open and edge.at_ns > through),
+        None,
+    )
+    spoken = ground.owned(recording, ground.options())
+    frames = [frame for frame in spoken if not is_between_nodes(frame)]
+    return judge.last_frame_ns(frames, loser, through, again)
 
 
 def is_between_nodes(frame: capture.Frame) -> bool:
@@ -105,34 +124,34 @@ def partition(effort: Effort) -> list[Figure]:
     serving = ground.twinbeat(ground.options())
     ours: list[Healed] = []
     problems: list[str] = []
-    for number in range(effort.partitions):
-        node = serving if number % 2 == 0 else plan.peer(serving)
-        kind = "primary" if node == serving else "secondary"
-        ours.append(_one(node))
-        served = ours[-1].served_ns
-        ground.say(
-            f"  {kind} {node} cut: served after "
-            f"{'never' if served is None else f'{served / MS:.2f} ms'}, "
-            f"lost {ours[-1].lost}, overlap {ours[-1].overlap_ns / US:.0f} us"
-        )
-        serving = agents.wait_fit()
+    with ground.GateWatch(interval_us=50) as gates:
+        for number in range(effort.partitions):
+            node = serving if number % 2 == 0 else plan.peer(serving)
+            kind = "primary" if node == serving else "secondary"
+            ours.append(_one(node, gates=gates))
+            ground.say(f"  {kind} {node} cut: {_told(ours[-1])}")
+            serving = agents.wait_fit()
     bound_us = _overlap_bound_us(serving)
     theirs: list[Healed] = []
     ground.end_twinbeat()
     try:
         with ground.keepalived(ground.options()) as rival:
             for number in range(effort.partitions):
-                theirs.append(_one(plan.NODES[number % 2]))
-                served = theirs[-1].served_ns
-                ground.say(
-                    "  keepalived: served after "
-                    + ("never" if served is None else f"{served / MS:.2f} ms")
-                )
+                theirs.append(_one(plan.NODES[number % 2], gates=None))
+                ground.say(f"  keepalived: {_told(theirs[-1])}")
                 lab.heal(theirs[-1].cut)
                 rival.wait_master("a")
     except LabError as error:
         problems.append(str(error))
     return _figures(ours, theirs, bound_us, problems)
+
+
+def _told(healed: Healed) -> str:
+    served = "never" if healed.served_ns is None else f"after {healed.served_ns / MS:.2f} ms"
+    text = f"served {served}, lost {healed.lost}"
+    if healed.overlap_ns is not None and healed.gates_ns is not None:
+        text += f", overlap {healed.overlap_ns / US:.0f} us, gates {healed.gates_ns / US:.0f} us"
+    return text
 
 
 def _overlap_bound_us(node: str) -> float:
@@ -150,10 +169,17 @@ def _served_ms(healed: Healed) -> float:
 def _figures(
     ours: list[Healed], theirs: list[Healed], bound_us: float, problems: list[str]
 ) -> list[Figure]:
+    contested = [run for run in ours if run.both_served]
+    overlaps = [
+        run.overlap_ns / US if run.overlap_ns is not None else WATCHED_S * 1e6 for run in contested
+    ]
     details: dict[str, Any] = {
-        "cut": [healed.cut for healed in ours],
-        "winner": [healed.winner for healed in ours],
-        "frames_lost_by_capture": sum(healed.capture_lost for healed in ours),
+        "cut": [run.cut for run in ours],
+        "loser": [run.loser for run in ours],
+        "frames_lost_by_capture": sum(run.capture_lost for run in ours),
+        "loser_shut_after_us": [
+            None if run.gates_ns is None else round(run.gates_ns / US, 1) for run in contested
+        ],
     }
     rival_note = f"{sum(1 for healed in theirs if healed.served_ns is None)} of {len(theirs)} "
     rival_note += f"runs not served again within {WATCHED_S} s"
@@ -161,7 +187,10 @@ def _figures(
         figures.measured("partition_served", [_served_ms(run) for run in ours], details=details),
         figures.measured("partition_lost", [run.lost for run in ours]),
         figures.measured(
-            "partition_overlap", [run.overlap_ns / US for run in ours], bar=round(bound_us, 1)
+            "partition_overlap",
+            overlaps,
+            bar=round(bound_us, 1),
+            note=f"both gates were open at the heal in {len(contested)} of {len(ours)} runs",
         ),
         figures.measured(
             "keepalived_partition_served",

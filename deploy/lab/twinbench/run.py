@@ -82,13 +82,13 @@ GROUPS = (
     Group("hog", measures_agent.hog, ("hog_overlap", "hog_outage")),
     Group("cost_fast", measures_agent.cost_fast, ("agent_memory", "agent_cpu_fast")),
     Group("load_fast", measures_load.fast, _load_names("fast")),
-    Group("cost_balanced", measures_agent.cost_balanced, ("agent_cpu_balanced",)),
-    Group("load_balanced", measures_load.balanced, _load_names("balanced")),
     Group(
         "many_vips",
         measures_death.many_vips,
         ("many_vips_outage", "one_vip_outage", "many_vips_ratio"),
     ),
+    Group("cost_balanced", measures_agent.cost_balanced, ("agent_cpu_balanced",)),
+    Group("load_balanced", measures_load.balanced, _load_names("balanced")),
 )
 """All groups in the order of a bench.  What shares a lab stands together."""
 

@@ -188,8 +188,9 @@ def show(node: str) -> dict[str, Any] | None:
     return _get(node, "/v1/status")
 
 
-def counters(node: str) -> dict[str, Any] | None:
-    return _get(node, "/v1/counters")
+def counters(node: str, *, timeout_s: float = 2.0) -> dict[str, Any] | None:
+    """Everything the node counts; None if it doesn't answer."""
+    return _get(node, "/v1/counters", timeout_s=timeout_s)
 
 
 def history(node: str) -> list[dict[str, Any]]:
@@ -198,8 +199,8 @@ def history(node: str) -> list[dict[str, Any]]:
     return list(answer["transitions"]) if answer else []
 
 
-def _get(node: str, path: str) -> dict[str, Any] | None:
-    """GET over the node's unix socket; None if nothing useful came back within two seconds.
+def _get(node: str, path: str, *, timeout_s: float = 2.0) -> dict[str, Any] | None:
+    """GET over the node's unix socket; None if nothing useful came back in time.
 
     A stopped agent accepts nothing, yet its socket still queues: hence the timeout, and no question
     to a process that is known not to run.
@@ -214,7 +215,7 @@ def _get(node: str, path: str) -> dict[str, Any] | None:
     class Connection(http.client.HTTPConnection):
         def connect(self) -> None:
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(2.0)
+            self.sock.settimeout(timeout_s)
             self.sock.connect(socket_path(node))
 
     connection = Connection("localhost")
