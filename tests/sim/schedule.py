@@ -10,6 +10,7 @@ from sim.invariants import Violation, check_someone
 from sim.network import MS, US
 from sim.node import Setting
 from sim.world import World
+from twinbeat.core.table import StateError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,11 @@ def run(seed: int, length: int = 12) -> Result:
         say("all is made well")
         check_someone(world, bound_ns(world), steady_ns=12 * MS)
     except Violation as broken:
-        say(str(broken))
         violation = str(broken)
+    except (StateError, AssertionError) as broken:
+        violation = f"STATE: {broken}"
+    if violation is not None:
+        say(violation)
     return Result(
         seed=seed,
         steps=world.steps,

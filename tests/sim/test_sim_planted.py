@@ -168,7 +168,7 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (endless_attestation, {"LEASE"}),
     (replays_accepted, {"FORGE"}),
     (terms_not_on_disk, {"TERM"}),
-    (stay_secondary_claims, {"NO_SURPRISE"}),
+    (stay_secondary_claims, {"NO_SURPRISE", "STATE"}),
     (pause_forgotten, {"NO_SURPRISE"}),
     (nobody_claims, {"SOMEONE"}),
     (no_proof_needed, {"ONE_OWNER"}),
