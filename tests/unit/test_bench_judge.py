@@ -191,16 +191,22 @@ def test_two_gates_that_stay_open_are_no_happy_end() -> None:
 # ----------------------------------------------------------------- partition, flood ----------
 
 
-def through(frames: Sequence[object], since_ns: int) -> int | None:
-    return measures_partition.first_through_ns(frames, "a", since_ns)  # type: ignore[arg-type]
+def through(frames: Sequence[object], before_ns: int, after_ns: int) -> int | None:
+    return measures_partition.first_through_ns(frames, "a", before_ns, after_ns)  # type: ignore[arg-type]
 
 
 def test_the_first_frame_through_is_of_the_healed_node_or_to_it() -> None:
     hello = frame(50, "b", source="10.77.0.2", dport=3003)
-    assert through([frame(40, "b"), hello, frame(60, "a")], 0) == 50
-    assert through([frame(40, "b"), frame(60, "a")], 0) == 60
-    assert through([frame(40, "a"), hello], 45) == 50
-    assert through([frame(40, "b")], 0) is None
+    assert through([frame(40, "b"), hello, frame(60, "a")], 0, 10) == 50
+    assert through([frame(40, "b"), frame(60, "a")], 0, 10) == 60
+    assert through([frame(40, "a"), hello], 45, 46) == 50
+    assert through([frame(40, "b")], 0, 10) is None
+
+
+def test_what_the_other_node_sends_counts_only_once_the_cut_is_surely_lifted() -> None:
+    hello = frame(50, "b", source="10.77.0.2", dport=3003)
+    assert through([hello, frame(55, "a")], 30, 60) == 55
+    assert through([hello, frame(65, "b", source="10.77.0.2", dport=3003)], 30, 60) == 65
 
 
 def test_adverts_and_heartbeats_are_no_service() -> None:

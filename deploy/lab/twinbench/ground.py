@@ -21,6 +21,8 @@ from twinlab.shell import LabError, run, wait_for
 from twinbench import judge
 
 GATES = "bench-gates"
+ACTING_PRIORITY = 40
+"""Above whatever is not real-time, below the engines."""
 GATE_PIN = f"sys/fs/bpf/twinbeat/{plan.PAIR_ID}/gate"
 
 
@@ -238,6 +240,16 @@ def ahead_of_the_crowd() -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """For the few microseconds of an act whose moment matters: no other process comes between."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(ACTING_PRIORITY))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def engine_priority(node: str) -> int:
     """The highest real-time priority among the threads of the node's agent; 0 = none has one."""
     pid = processes.pid_of(agents.process_name(node))
@@ -250,7 +262,12 @@ def engine_priority(node: str) -> int:
 
 def cut_silently(node: str) -> tuple[int, int]:
     """Let a node die silently; the moments just before and just after."""
-    with cutter.CutWord(node) as word:
+    return store(node, cutter.ALL_BITS)
+
+
+def store(node: str, bits: int) -> tuple[int, int]:
+    """Set a node's cut word; the moments just before and just after."""
+    with cutter.CutWord(node) as word, at_once():
         before = agents.boot_ns()
-        word.store(cutter.ALL_BITS)
+        word.store(bits)
         return before, agents.boot_ns()

@@ -88,8 +88,9 @@ def _replaced(number: signal.Signals) -> Replaced:
             running.wait_for_time(0.2)
             if pid is None or judge.owner_at(gates.now().edges, agents.boot_ns()) != serving:
                 continue
-            before = agents.boot_ns()
-            os.kill(pid, number)
+            with ground.at_once():
+                before = agents.boot_ns()
+                os.kill(pid, number)
             opened = gates.wait_open(taker, before)
             running.wait_served(since_ns=opened.at_ns)
             running.wait_for_time(0.1)

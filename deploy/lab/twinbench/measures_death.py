@@ -47,7 +47,9 @@ def one_death(
     """
     survivor = plan.peer(node)
     with capture.Capture(links=("lan0",), ports=(survivor,)) as recorder:
-        failure = measure.silent_death(node, interval_us=interval_us, vips=vips)
+        failure = measure.failure(
+            lambda: ground.cut_silently(node), interval_us=interval_us, vips=vips
+        )
         recording = recorder.finish()
     if not ground.was_primary(node, failure.before_ns):
         lab.heal(node)
@@ -100,7 +102,7 @@ def silent_death(effort: Effort) -> list[Figure]:
 
 
 def _keepalived_death() -> float:
-    failure = measure.silent_death("a")
+    failure = measure.failure(lambda: ground.cut_silently("a"), interval_us=100)
     if failure.outage_ns is None:
         raise LabError("keepalived's client was not served again")
     return failure.outage_ns / MS
@@ -169,7 +171,9 @@ def many_vips(effort: Effort) -> list[Figure]:
     details = {"vips": effort.many_vips, "problems": problems}
     return [
         figures.measured(
-            "many_vips_outage", many, details={"vips": effort.many_vips, "problems": problems}
+            "many_vips_outage",
+            many,
+            details=details,
         ),
         figures.measured("one_vip_outage", one),
         figures.measured(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twinlab import agents, capture, cutter, lab, plan, probe
+from twinlab import agents, capture, lab, plan, probe
 from twinlab.shell import LabError
 
 from twinbench import figures, ground, judge
@@ -52,16 +52,14 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     with probe.Probe(interval_us=200) as running:
         running.wait_served()
         running.wait_for_time(0.2)
-        with cutter.CutWord(node) as word:
-            word.store(cutter.ALL_BITS)
-            running.wait_for_time(CUT_S)
-            with capture.Capture(links=("lan0", "ha0"), heartbeats=True) as recorder:
-                before = agents.boot_ns()
-                word.store(0)
-                running.wait_for_time(WATCHED_S)
-                recording = recorder.finish()
+        ground.cut_silently(node)
+        running.wait_for_time(CUT_S)
+        with capture.Capture(links=("lan0", "ha0"), heartbeats=True) as recorder:
+            before, after = ground.store(node, 0)
+            running.wait_for_time(WATCHED_S)
+            recording = recorder.finish()
         record = running.finish()
-    through = first_through_ns(recording.frames, node, before)
+    through = first_through_ns(recording.frames, node, before, after)
     if through is None:
         raise LabError(f"nothing came from {node} after it was healed")
     served, lost = judge.served_after(record, through, within_ns=int((WATCHED_S - 0.1) * 1e9))
@@ -103,17 +101,20 @@ def is_between_nodes(frame: capture.Frame) -> bool:
     )
 
 
-def first_through_ns(frames: Sequence[capture.Frame], healed: str, since_ns: int) -> int | None:
-    """When the first frame got through after a heal, to the healed node or from it.
+def first_through_ns(
+    frames: Sequence[capture.Frame], healed: str, before_ns: int, after_ns: int
+) -> int | None:
+    """When the first frame got through after a heal, from the healed node or to it.
 
-    What the other node sends gets through as soon as the cut is lifted, so its next frame counts as
-    well; the moment before the store is early by less than the store takes.
+    The cut was lifted somewhere between the two moments.  What comes from the healed node has got
+    through for certain; what the other node sends to it has from the second moment on.
     """
     return next(
         (
             frame.at_ns
             for frame in frames
-            if frame.at_ns >= since_ns and (frame.port == healed or is_between_nodes(frame))
+            if (frame.port == healed and frame.at_ns >= before_ns)
+            or (is_between_nodes(frame) and frame.at_ns >= after_ns)
         ),
         None,
     )
