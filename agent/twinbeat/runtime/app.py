@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,16 @@ from twinbeat.core.events import (
     Stopping,
 )
 from twinbeat.core.machine import Machine
-from twinbeat.core.types import SECOND, EngineEventKind, EngineView, Phase, Policy, Role, Watch
+from twinbeat.core.types import (
+    SECOND,
+    EngineEventKind,
+    EngineView,
+    Flag,
+    Phase,
+    Policy,
+    Role,
+    Watch,
+)
 from twinbeat.engine import loader
 from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.engine import Engine, EngineError
@@ -52,6 +62,7 @@ from twinbeat.engine.types import MapFds, Setup, now_ns
 from twinbeat.net import AsyncIPRoute, routes, sysctls
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, interface
+from twinbeat.net.warmth import Warmth
 from twinbeat.observe.history import History
 from twinbeat.observe.metrics import exposition
 from twinbeat.runtime import host, status, wiring
@@ -113,6 +124,7 @@ class App:
         """What happened before the core was started."""
         self._begun = False
         self._reloading = asyncio.Lock()
+        self._peer_fit = False
         self._pinged_ns = 0
         self._kept_ns = 0
         offset_ns = realtime_offset_ns()
@@ -236,9 +248,19 @@ class App:
         failed.push_async_callback(self._workers.close)
         self._begin()
         self._neighbours.start()
+        self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
         gc.collect()
         gc.freeze()
+
+    def _warm_up(self) -> None:
+        never = [*self._vips(), *(ip_address(link.peer) for link in self._config.links)]
+        self._warmth = Warmth(never=never)
+        try:
+            self._warmth.start(self._stage.ports().values())
+        except NetError as error:
+            # A takeover is slower then, and no less safe.
+            log.warning("%s", error)
 
     def _take_epoch(self) -> int:
         """R13: a boot epoch above all before; that of a living gate map goes on.
@@ -433,6 +455,7 @@ class App:
         await self._server.close()
         await self._workers.close()
         self._neighbours.stop()
+        self._warmth.stop()
         try:
             if leave:
                 self._stage.leave()
@@ -493,6 +516,11 @@ class App:
                 self._neighbours.heard(event.link)
             case EngineEventKind.HEARD | EngineEventKind.COUNTER_JUMP:
                 self._keep_position()
+            case EngineEventKind.PEER_CHANGED:
+                fit = bool(event.b & Flag.FIT)
+                if fit and not self._peer_fit and self._machine.role is Role.PRIMARY:
+                    self._warmth.hint()
+                self._peer_fit = fit
             case _:
                 pass
 
