@@ -316,7 +316,9 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
     bound = checks.bound[node.index]
     if bound is not None:
         raise Violation("NO_SURPRISE", f"{node.name} claims though it was told {bound.name}")
-    if checks.world.now_ns < checks.paused_until_ns[node.index] and event.cause is not Cause.IDLE:
+    # R17: the last primary alone may claim again, where it hears that nobody serves.
+    again = event.cause in (Cause.IDLE, Cause.DEAF) and agent.machine.facts.last_primary
+    if checks.world.now_ns < checks.paused_until_ns[node.index] and not again:
         raise Violation("NO_SURPRISE", f"{node.name} claims while paused ({event.cause.name})")
 
 
