@@ -3,8 +3,8 @@
 
 `refuse_command` is the only place that refuses a command. It is a pure function of the facts, so a
 refused command has changed nothing. A command that moves the role leaves an `Operation`, of which
-one at most is under way; one that only withdraws or grants something leaves a `Confirmation`, to be
-answered when the engine has the order and the disk has the state.
+one at most is under way; one that only withdraws or grants something is answered by the `Desk` when
+the engine has the order and the disk has the state.
 """
 
 from __future__ import annotations
@@ -41,20 +41,6 @@ class Operation:
     """Taken on when the role is given up."""
     resign_at_last: bool = False
     """Shut the gate at the deadline even if nobody took over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """A command whose order is out and that is answered when it is in effect."""
-
-    request_id: str
-    generation: int
-    deadline_ns: int
-    answer: Code
-    needs_save: bool
-    needs_peer: bool = False
-    """A pause: the peer should say that it knows."""
-    claim_came_first: bool = False
 
 
 def refuse_command(

@@ -23,19 +23,18 @@ It reads no clock and does no I/O, and doesn't know how its effects are carried 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Final, assert_never
 
 from twinbeat.core import election, table
-from twinbeat.core.commands import Confirmation, Kind, Operation, refuse_command
+from twinbeat.core.commands import Kind, Operation, refuse_command
+from twinbeat.core.desk import Desk, Held
 from twinbeat.core.effects import (
     Effects,
     Level,
     Log,
     Notify,
     Outcome,
-    Reply,
     Transition,
 )
 from twinbeat.core.events import (
@@ -94,9 +93,6 @@ from twinbeat.core.types import (
 
 __all__ = ["Machine", "Status"]
 
-REQUESTS_REMEMBERED: Final = 128
-"""Commands whose answers are kept, so that one repeated under its id is answered, not repeated."""
-
 
 class _Draft:
     """The effects of the step under way."""
@@ -110,7 +106,6 @@ class _Draft:
         self.install_routes = False
         self.records: list[Transition] = []
         self.logs: list[Log] = []
-        self.replies: list[Reply] = []
         self.status_changed = False
 
 
@@ -166,15 +161,13 @@ class Machine:
         self._order = Order(
             generation=0, expires_ns=0, attested_until_ns=0, term_first=1, term_last=0
         )
-        self._confirmed = 0
         self._resign_of = 0
         self._resign_reason = self._because(Code.RESIGNED)
         self._resigned_reign = 0
         self._attested_until_ns = 0
         self._attest_next_ns = 0
         self._operation: Operation | None = None
-        self._confirmations: list[Confirmation] = []
-        self._answers: OrderedDict[str, Reply] = OrderedDict()
+        self._desk = Desk(self._because)
         self._abstain_since_ns = 0
         self._abstain_until_ns = 0
         self._hold_since_ns = 0
@@ -214,7 +207,7 @@ class Machine:
             wanted.append(self._started_ns + self._timers.boot_wait_ns)
         if self._operation is not None:
             wanted.append(self._operation.deadline_ns)
-        wanted += [each.deadline_ns for each in self._confirmations]
+        wanted += self._desk.deadlines()
         for moment in (
             self._durable.paused_until_ns,
             self._pending_until_ns,
@@ -377,51 +370,34 @@ class Machine:
                     )
                     self._flush()
             case kind.ORDER:
-                self._confirm(event.a, claim_came_first=bool(event.b))
-            case kind.HEARD:
-                self._watch = Watch.ALIVE
-                self._log(Level.INFO, self._because(Code.PEER_WAS_HEARD))
-            case kind.CLEARED:
-                self._watch = Watch.ALIVE
-                self._log(Level.DEBUG, self._because(Code.PEER_CLEARED, silence=duration(event.a)))
-            case kind.SUSPECT:
-                self._watch = Watch.SUSPECT
-                self._log(
-                    Level.DEBUG, self._because(Code.PEER_SUSPECTED, silence=duration(event.a))
-                )
-            case kind.STALLED:
-                self._watch = Watch.STALLED
-                self._log(Level.WARNING, self._because(Code.PEER_STALLED))
-            case kind.DEAD:
-                self._watch = Watch.DEAD
-                self._probes = event.b
-                self._log(Level.WARNING, self._because(Code.PEER_DEAD))
+                self._desk.confirm(event.a, claim_came_first=bool(event.b))
             case kind.WITHHELD:
                 self._log(Level.INFO, self._withheld_by(event.cause))
-            case kind.CONTESTED:
-                self._contested = True
-                self._log(Level.WARNING, self._because(Code.CONTESTED))
-            case kind.REOPENED:
-                self._contested = False
-                self._log(Level.WARNING, self._because(Code.REOPENED))
-            case kind.LINK_SILENT:
-                self._log(
-                    Level.WARNING,
-                    self._because(Code.LINK_SILENT, link=event.link, silence=duration(event.a)),
-                )
-            case kind.LINK_HEARD:
-                self._log(Level.INFO, self._because(Code.LINK_HEARD, link=event.link))
-            case kind.LATE:
-                quiet = self._late_logged_ns + self._patience.late_log_ns
-                if not self._late_logged_ns or event.at_ns >= quiet:
-                    self._late_logged_ns = event.at_ns
-                    self._log(Level.WARNING, self._because(Code.LATE, silence=duration(event.a)))
-            case kind.COUNTER_JUMP:
-                self._log(Level.WARNING, self._because(Code.COUNTER_JUMP))
+            case kind.CONTESTED | kind.REOPENED:
+                self._contested = event.kind is kind.CONTESTED
+            case kind.DEAD:
+                self._probes = event.b
+            case kind.HEARD | kind.CLEARED | kind.SUSPECT | kind.STALLED:
+                pass  # Watched and told below.
+            case kind.LINK_SILENT | kind.LINK_HEARD | kind.COUNTER_JUMP | kind.LATE:
+                pass  # Told below.
             case kind.RECEIPT | kind.TERM_LOW | kind.PEER_CHANGED:
                 pass
             case _:
                 assert_never(event.kind)
+        self._watch = _WATCH.get(event.kind, self._watch)
+        if event.kind in _TOLD and not (event.kind is kind.LATE and self._told_late(event.at_ns)):
+            level, code = _TOLD[event.kind]
+            told = self._because(code, silence=duration(event.a), link=event.link)
+            self._log(level, told)
+
+    def _told_late(self, at_ns: int) -> bool:
+        """A host that is often late says so now and then."""
+        quiet_until = self._late_logged_ns + self._patience.late_log_ns
+        if self._late_logged_ns and at_ns < quiet_until:
+            return True
+        self._late_logged_ns = at_ns
+        return False
 
     def _on_engine(self, view: EngineView) -> None:
         """The engine's state itself: puts right what lost events left wrong.
@@ -433,7 +409,7 @@ class Machine:
         self._watch = view.watch
         self._see_term(view.highest)
         by = self._missed(view)
-        if by is None and view.order_generation <= self._confirmed:
+        if by is None and view.order_generation <= self._desk.confirmed:
             self._ahead_since_ns = 0
             return
         if not self._ahead_since_ns:
@@ -441,7 +417,7 @@ class Machine:
         if self._now < self._ahead_since_ns + self._patience.resync_ns:
             return
         self._ahead_since_ns = 0
-        self._confirm(view.order_generation, claim_came_first=False)
+        self._desk.confirm(view.order_generation, claim_came_first=False)
         if by is not None:
             self._turn(by, self._because(Code.RESYNCED), self._moment(view.term or self._term))
 
@@ -508,8 +484,13 @@ class Machine:
             self._stop_from_ns = self._now + 2 * self._timers.hello_ns
             self._stop_at_ns = self._now + self._patience.stop_ns
             return
-        reachable = election.successor(self._gather()) is None
+        reachable = election.successor(self._gather(), even_if_unfit=True) is None
         self._stopping = True
+        if self._operation is not None:
+            self._desk.answer(
+                self._operation.request_id, Outcome.FAILED, self._because(Code.STOPPING)
+            )
+            self._operation = None
         if self._role is not Role.PRIMARY:
             self._stop_at_ns = self._now + self._patience.stop_ns
         elif reachable:
@@ -601,9 +582,7 @@ class Machine:
     # -- commands ------------------------------------------------------------------------------
 
     def _on_command(self, command: Operator) -> None:
-        known = self._answers.get(command.request_id)
-        if known is not None:
-            self._out.replies.append(known)
+        if self._desk.repeat(command.request_id):
             return
         refusal = refuse_command(
             command,
@@ -613,46 +592,50 @@ class Machine:
             busy=self._operation is not None,
         )
         if refusal is not None:
-            self._answer(command.request_id, Outcome.REFUSED, refusal)
+            self._desk.answer(command.request_id, Outcome.REFUSED, refusal)
             self._log(Level.INFO, refusal)
             return
         match command:
             case AdminCommand():
                 self._set_admin(command)
             case ForceFailover():
-                self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+                self._desk.answer(
+                    command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED)
+                )
                 serving = self._role is Role.PRIMARY
                 self._begin(Kind.HAND_OVER if serving else Kind.TAKE_OVER, command.request_id)
             case ForceYield():
-                self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+                self._desk.answer(
+                    command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED)
+                )
                 self._begin(Kind.HAND_OVER, command.request_id, resign_at_last=True)
                 if election.successor(self._gather(), even_if_unfit=True) is not None:
                     self._give_up_waiting()
             case Pause(for_ns=for_ns):
                 until = self._now + for_ns if for_ns else FOREVER
                 self._durable = replace(self._durable, paused_until_ns=until)
-                self._await(command.request_id, Code.PAUSED_BOTH, needs_peer=True)
+                self._expect(command.request_id, Code.PAUSED_BOTH, needs_peer=True)
             case Resume():
                 if self._facts.peer_paused and not self._facts.peer_heard:
                     self._peer_pause_overridden = True
                 self._durable = replace(self._durable, paused_until_ns=0)
-                self._await(command.request_id, Code.DONE)
+                self._expect(command.request_id, Code.DONE)
             case _:
                 assert_never(command)
 
     def _set_admin(self, command: AdminCommand) -> None:
         if command.status is self._durable.admin:
-            self._answer(command.request_id, Outcome.DONE, self._because(Code.UNCHANGED))
+            self._desk.answer(command.request_id, Outcome.DONE, self._because(Code.UNCHANGED))
             return
         leaving = command.status.never_claims and self._role is Role.PRIMARY
         if leaving and not command.even_if_unfit:
-            self._answer(command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+            self._accept(command.request_id)
             self._begin(Kind.HAND_OVER, command.request_id, then_admin=command.status)
             return
         self._durable = replace(self._durable, admin=command.status)
         if leaving:
             self._resign(self._because(_ADMIN_CODES[command.status]))
-        self._await(command.request_id, Code.DONE)
+        self._expect(command.request_id, Code.DONE)
 
     def _begin(
         self,
@@ -691,38 +674,13 @@ class Machine:
         self._abstain_since_ns = self._now
         self._abstain_until_ns = self._now + self._patience.abstain_ns
 
-    def _await(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
+    def _accept(self, request_id: str) -> None:
+        self._desk.answer(request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED))
+
+    def _expect(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
         """Answer when the order that is about to go out is in effect and the state is saved."""
-        self._confirmations.append(
-            Confirmation(
-                request_id=request_id,
-                generation=-1,  # Known when the order has been derived.
-                deadline_ns=self._now + self._patience.confirm_ns,
-                answer=answer,
-                needs_save=True,
-                needs_peer=needs_peer,
-            )
-        )
-
-    def _answer(self, request_id: str, outcome: Outcome, reason: Reason | Refusal) -> None:
-        if not request_id:
-            return
-        reply = Reply(request_id=request_id, outcome=outcome, reason=reason)
-        self._out.replies.append(reply)
-        self._answers[request_id] = reply
-        self._answers.move_to_end(request_id)
-        while len(self._answers) > REQUESTS_REMEMBERED:
-            self._answers.popitem(last=False)
-
-    def _confirm(self, generation: int, *, claim_came_first: bool) -> None:
-        if claim_came_first:
-            self._confirmations = [
-                replace(each, claim_came_first=True)
-                if self._confirmed < each.generation <= generation
-                else each
-                for each in self._confirmations
-            ]
-        self._confirmed = max(self._confirmed, generation)
+        deadline = self._now + self._patience.confirm_ns
+        self._desk.expect(request_id, answer, deadline, needs_peer=needs_peer)
 
     def _operation_failed(self, why: Reason) -> None:
         """A claim was given up: if an operator asked for it, tell him."""
@@ -731,7 +689,7 @@ class Machine:
             return
         self._operation = None
         reason = self._because(Code.CLAIM_FAILED, why=why.sentence)
-        self._answer(operation.request_id, Outcome.FAILED, reason)
+        self._desk.answer(operation.request_id, Outcome.FAILED, reason)
 
     # -- settling ------------------------------------------------------------------------------
 
@@ -754,7 +712,7 @@ class Machine:
         attest = self._settle_attestation(order is not None)
         if order is not None:
             order = self._order = replace(order, attested_until_ns=self._attested_until_ns)
-        self._settle_confirmations()
+        self._settle_desk()
         self._settle_stop()
         return self._effects(order=order, attest=attest)
 
@@ -809,19 +767,19 @@ class Machine:
                 self._operation = None
                 if operation.then_admin is not None:
                     self._durable = replace(self._durable, admin=operation.then_admin)
-                    self._await(operation.request_id, Code.DONE)
+                    self._expect(operation.request_id, Code.DONE)
                 elif self._reason.code is Code.FENCED:
                     reason = self._because(Code.SWITCHED_OVER, winner=winner)
-                    self._answer(operation.request_id, Outcome.DONE, reason)
+                    self._desk.answer(operation.request_id, Outcome.DONE, reason)
                 else:
-                    self._answer(operation.request_id, Outcome.DONE, self._reason)
+                    self._desk.answer(operation.request_id, Outcome.DONE, self._reason)
                 if not self._peer_serves() and self._reason.code is Code.FENCED:
                     # The peer's claim shut our gate; its opening is on its way.
                     self._abstain()
             case Kind.TAKE_OVER if serving:
                 self._operation = None
                 reason = self._because(Code.SWITCHED_OVER, winner=winner)
-                self._answer(operation.request_id, Outcome.DONE, reason)
+                self._desk.answer(operation.request_id, Outcome.DONE, reason)
             case Kind.HAND_OVER | Kind.TAKE_OVER:
                 if self._now >= operation.deadline_ns:
                     self._operation_late(operation)
@@ -840,14 +798,14 @@ class Machine:
         if operation.kind is Kind.TAKE_OVER:
             self._operation_expired(operation)
         else:
-            self._answer(operation.request_id, Outcome.FAILED, late)
+            self._desk.answer(operation.request_id, Outcome.FAILED, late)
             self._log(Level.WARNING, late)
 
     def _operation_expired(self, operation: Operation) -> None:
         refusals = election.permitted(self._gather())[1]
         why = refusals[0].sentence if refusals else "the engine began no claim"
         reason = self._because(Code.CLAIM_FAILED, why=why)
-        self._answer(operation.request_id, Outcome.FAILED, reason)
+        self._desk.answer(operation.request_id, Outcome.FAILED, reason)
         self._log(Level.WARNING, reason)
 
     def _settle_admin(self) -> None:
@@ -860,7 +818,7 @@ class Machine:
             disabled
             and self._role in (Role.INIT, Role.SECONDARY)
             and self._order.admin is Admin.DISABLED
-            and self._confirmed >= self._order.generation > 0
+            and self._desk.confirmed >= self._order.generation > 0
             and not (self._engine is not None and self._engine.phase is not Phase.LISTENING)
         ):
             self._turn(Turn.WITHDRAWN, self._because(Code.DISABLED), moment)
@@ -959,49 +917,26 @@ class Machine:
             self._attest_next_ns = self._now + length // 4
         return self._attested_until_ns
 
-    def _settle_confirmations(self) -> None:
-        waiting: list[Confirmation] = []
-        for each in self._confirmations:
-            confirmation = each
-            if confirmation.generation < 0:
-                confirmation = replace(confirmation, generation=self._order.generation)
-            if not self._settled(confirmation):
-                waiting.append(confirmation)
-        self._confirmations = waiting
-
-    def _settled(self, each: Confirmation) -> bool:
-        """Answer a command if it is in effect, or can't wait any longer."""
-        in_effect = self._confirmed >= each.generation
-        unsaved = each.needs_save and self._durable != self._saved
-        late = self._now >= each.deadline_ns
-        peer_knows = (
-            not each.needs_peer
-            or not self._peer_heard()
-            or (self._peer is not None and bool(self._peer.flags & Flag.PAUSE_ACK))
+    def _settle_desk(self) -> None:
+        peer = self._peer
+        self._desk.settle(
+            Held(
+                generation=self._order.generation,
+                saved=self._durable == self._saved,
+                save_failed=self._save_failed,
+                peer_heard=self._peer_heard(),
+                peer_knows=peer is not None and bool(peer.flags & Flag.PAUSE_ACK),
+            ),
+            self._now,
         )
-        if unsaved and (self._save_failed or late):
-            why = self._save_failed or "the disk hangs"
-            reason = self._because(Code.DISK_REFUSES, why=why)
-            self._answer(each.request_id, Outcome.FAILED, reason)
-        elif not in_effect and late:
-            self._answer(each.request_id, Outcome.FAILED, self._because(Code.UNCONFIRMED))
-        elif unsaved or not in_effect or (not peer_knows and not late):
-            return False
-        else:
-            answer = each.answer
-            heard = self._peer_heard()
-            if each.needs_peer and not (heard and peer_knows):
-                answer = Code.PAUSED_ONE_SIDED
-            elif each.claim_came_first:
-                answer = Code.DONE_AFTER_CLAIM
-            self._answer(each.request_id, Outcome.DONE, self._because(answer))
-        return True
 
     def _settle_stop(self) -> None:
         if self._restarting:
-            done = self._confirmed >= self._order.generation and self._now >= self._stop_from_ns
+            done = (
+                self._desk.confirmed >= self._order.generation and self._now >= self._stop_from_ns
+            )
         elif self._stopping:
-            done = self._role is not Role.PRIMARY and self._confirmed >= self._order.generation
+            done = self._role is not Role.PRIMARY and self._desk.confirmed >= self._order.generation
             if self._role is not Role.PRIMARY and not self._stop_at_ns:
                 self._stop_at_ns = self._now + self._patience.stop_ns
         else:
@@ -1041,7 +976,7 @@ class Machine:
             records=tuple(out.records),
             logs=tuple(out.logs),
             notify=notify,
-            replies=tuple(out.replies),
+            replies=self._desk.take(),
             stopped=self._stopped,
         )
 
@@ -1121,6 +1056,30 @@ _TURNS: Final = {
     EngineEventKind.ABANDONED: Turn.ABANDONED,
     EngineEventKind.CLOSED: Turn.CLOSED,
 }
+
+_WATCH: Final = {
+    EngineEventKind.HEARD: Watch.ALIVE,
+    EngineEventKind.CLEARED: Watch.ALIVE,
+    EngineEventKind.SUSPECT: Watch.SUSPECT,
+    EngineEventKind.STALLED: Watch.STALLED,
+    EngineEventKind.DEAD: Watch.DEAD,
+}
+"""What an event says of the peer's agent."""
+
+_TOLD: Final = {
+    EngineEventKind.HEARD: (Level.INFO, Code.PEER_WAS_HEARD),
+    EngineEventKind.CLEARED: (Level.DEBUG, Code.PEER_CLEARED),
+    EngineEventKind.SUSPECT: (Level.DEBUG, Code.PEER_SUSPECTED),
+    EngineEventKind.STALLED: (Level.WARNING, Code.PEER_STALLED),
+    EngineEventKind.DEAD: (Level.WARNING, Code.PEER_DEAD),
+    EngineEventKind.CONTESTED: (Level.WARNING, Code.CONTESTED),
+    EngineEventKind.REOPENED: (Level.WARNING, Code.REOPENED),
+    EngineEventKind.LINK_SILENT: (Level.WARNING, Code.LINK_SILENT),
+    EngineEventKind.LINK_HEARD: (Level.INFO, Code.LINK_HEARD),
+    EngineEventKind.LATE: (Level.WARNING, Code.LATE),
+    EngineEventKind.COUNTER_JUMP: (Level.WARNING, Code.COUNTER_JUMP),
+}
+"""What of the engine's events is a line of the log, how loud, and in which words."""
 
 _ADMIN_CODES: Final = {
     Admin.STAY_SECONDARY: Code.STAY_SECONDARY,

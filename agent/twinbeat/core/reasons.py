@@ -184,7 +184,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.BUSY: "another command is under way",
     Code.NOT_PAUSED: "{node} isn't paused",
     Code.NOT_READY: "{node} has only just started",
-    Code.DISK_REFUSES: "the state could not be saved: {why}",
+    Code.DISK_REFUSES: "the state of {node} could not be saved",
     Code.ACCEPTED: "the command was accepted and is under way",
     Code.SWITCHED_OVER: "{winner} is primary",
     Code.PEER_DID_NOT_CLAIM: "{peer} did not take over within {waited}; {node} keeps the role",

@@ -35,7 +35,8 @@ def follow(line: Timeline, event: EngineEvent) -> Timeline:
         case Kind.OPENED | Kind.CLOSED:
             return replace(line, gate_ns=event.at_ns)
         case Kind.ANNOUNCED:
-            return replace(line, announced_ns=event.at_ns)
+            # Of a reign that began in an earlier story: the end of it hasn't been announced.
+            return replace(line, announced_ns=event.at_ns) if line.gate_ns else line
         case Kind.ABANDONED:
             return replace(line, claim_ns=0, receipt_ns=0)
         case _:
