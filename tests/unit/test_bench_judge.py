@@ -169,11 +169,30 @@ def test_served_after_says_if_service_never_came_back() -> None:
     assert judge.served_after(record([True, False, False]), MS, within_ns=9 * MS) == (None, 2)
 
 
-def test_the_last_frame_of_the_loser() -> None:
-    frames = [frame(10, "a"), frame(30, "a"), frame(40, "b"), frame(90, "a")]
-    assert judge.last_frame_ns(frames, "a", 12, 60) == 18
-    assert judge.last_frame_ns(frames, "a", 12) == 78
-    assert judge.last_frame_ns(frames, "b", 41) == 0
+HEALED = judge.read_watch(
+    # Both open at 40; b hears a and shuts at 50; a is fenced at 80; b opens again at 90.
+    "1 a open 2 0 999 -\n2 b open 3 0 999 -\n50 b shut 3 0 999 contest\n"
+    "80 a shut 2 3 999 fence\n90 b open 3 0 999 -\n"
+).edges
+
+
+def overlap_after_heal(*frames: object, tolerance_ns: int = 0) -> int:
+    return judge.overlap_after_heal_ns(frames, HEALED, 40, tolerance_ns=tolerance_ns)  # type: ignore[arg-type]
+
+
+def test_a_contest_that_hands_over_cleanly_overlaps_no_longer_than_both_gates_were_open() -> None:
+    assert overlap_after_heal(frame(60, "a"), frame(79, "a"), frame(91, "b")) == 0
+    assert overlap_after_heal(frame(45, "a"), frame(48, "b"), frame(60, "a")) == 8
+
+
+def test_a_frame_from_behind_a_shut_gate_is_overlap() -> None:
+    assert overlap_after_heal(frame(85, "a"), frame(95, "b")) == 45
+    assert overlap_after_heal(frame(60, "b")) == 20
+
+
+def test_an_opening_may_be_noted_a_little_late() -> None:
+    assert overlap_after_heal(frame(88, "b")) == 48
+    assert overlap_after_heal(frame(88, "b"), tolerance_ns=5) == 0
 
 
 def test_the_loser_of_a_contest_is_whose_gate_shuts_first() -> None:

@@ -282,7 +282,7 @@ SPECS = _specs(
     ),
     Spec(
         name="partition_overlap",
-        what="from the first frame that gets through to the loser's last frame for a VIP",
+        what="from the first frame that gets through to the last that a sole owner would not send",
         unit="us",
         bar_on=MAXIMUM,
         runs_needed=20,

@@ -291,16 +291,38 @@ def contest(edges: Sequence[Edge], since_ns: int) -> Contest:
     return Contest(loser=None, shut_after_ns=0)
 
 
-def last_frame_ns(
-    frames: Sequence[Frame], node: str, since_ns: int, until_ns: int | None = None
+def overlap_after_heal_ns(
+    frames: Iterable[Frame], edges: Sequence[Edge], since_ns: int, *, tolerance_ns: int = 0
 ) -> int:
-    """How long after a moment a node last spoke for a VIP before another one; 0 = not at all."""
+    """How long after a moment a frame for a VIP was last sent that one owner alone would not send.
+
+    That is a frame sent while both gates were open, or by a node whose gate was shut.
+
+    tolerance_ns: how late tb-gates may have noted an opening; a frame so much ahead of its sender's
+    opening is no fault.
+    """
     last = since_ns
     for frame in frames:
-        within = frame.at_ns >= since_ns and (until_ns is None or frame.at_ns < until_ns)
-        if frame.port == node and within:
+        if frame.at_ns < since_ns:
+            continue
+        opened = {
+            node for node in {edge.node for edge in edges} if open_at(edges, node, frame.at_ns)
+        }
+        soon = open_at(edges, frame.port, frame.at_ns + tolerance_ns)
+        if len(opened) > 1 or (frame.port not in opened and not soon):
             last = frame.at_ns
     return last - since_ns
+
+
+def open_at(edges: Sequence[Edge], node: str, at_ns: int) -> bool:
+    """Whether a node's gate was open at a moment, as far as it was seen."""
+    state = False
+    for edge in edges:
+        if edge.at_ns > at_ns:
+            break
+        if edge.node == node:
+            state = edge.open
+    return state
 
 
 # -------------------------------------------------------------------------- counters ---------

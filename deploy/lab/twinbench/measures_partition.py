@@ -26,6 +26,11 @@ CUT_S = 2.0
 WATCHED_S = 1.5
 """After the heal.  Whoever is not served by then is counted with this time."""
 
+CONTEST_NS = 100_000_000
+"""A contest is long over by then; what comes later has other causes."""
+NOTED_LATE_NS = 300_000
+"""tb-gates looks each 50 us, and is itself kept waiting now and then."""
+
 HEARTBEATS = {plan.HEARTBEAT_PORT}
 VRRP_PROTOCOL = 112
 
@@ -40,9 +45,9 @@ class Healed:
     served_ns: int | None
     lost: int
     overlap_ns: int | None
-    """Until the loser's last frame for a VIP; None = unknown, or it never stopped."""
+    """Until the last frame for a VIP that a sole owner would not have sent; None = unknown."""
     gates_ns: int | None
-    """Until the loser's gate shut; None as above."""
+    """Until the first of the two open gates shut; None = neither did."""
     loser: str | None
     capture_lost: int
 
@@ -70,7 +75,7 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
         both_served=seen.loser is not None or seen.shut_after_ns is None,
         served_ns=served,
         lost=lost,
-        overlap_ns=_overlap_ns(recording, edges, seen.loser, through),
+        overlap_ns=_overlap_ns(recording, edges, through),
         gates_ns=None if seen.shut_after_ns is None else seen.shut_after_ns - (through - before),
         loser=seen.loser,
         capture_lost=recording.lost,
@@ -78,18 +83,19 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
 
 
 def _overlap_ns(
-    recording: capture.Recording, edges: Sequence[judge.Edge], loser: str | None, through: int
+    recording: capture.Recording, edges: Sequence[judge.Edge], through: int
 ) -> int | None:
-    """Until the loser's last frame, before it may have become primary once more."""
-    if loser is None:
+    """Until the last frame for a VIP that a sole owner would not have sent."""
+    if not edges:
         return None
-    again = next(
-        (edge.at_ns for edge in edges if edge.node == loser and edge.open and edge.at_ns > through),
-        None,
-    )
     spoken = ground.owned(recording, ground.options())
-    frames = [frame for frame in spoken if not is_between_nodes(frame)]
-    return judge.last_frame_ns(frames, loser, through, again)
+    frames = [
+        frame
+        for frame in spoken
+        if not is_between_nodes(frame) and frame.at_ns < through + CONTEST_NS
+    ]
+    near = [edge for edge in edges if edge.at_ns < through + 2 * CONTEST_NS][-50:]
+    return judge.overlap_after_heal_ns(frames, near, through, tolerance_ns=NOTED_LATE_NS)
 
 
 def is_between_nodes(frame: capture.Frame) -> bool:
@@ -125,7 +131,7 @@ def partition(effort: Effort) -> list[Figure]:
     serving = ground.twinbeat(ground.options())
     ours: list[Healed] = []
     problems: list[str] = []
-    with ground.GateWatch(interval_us=50) as gates:
+    with ground.GateWatch(interval_us=50, fifo=70) as gates:
         for number in range(effort.partitions):
             node = serving if number % 2 == 0 else plan.peer(serving)
             kind = "primary" if node == serving else "secondary"
@@ -176,9 +182,9 @@ def _figures(
     ]
     details: dict[str, Any] = {
         "cut": [run.cut for run in ours],
-        "loser": [run.loser for run in ours],
+        "first_gate_shut": [run.loser for run in ours],
         "frames_lost_by_capture": sum(run.capture_lost for run in ours),
-        "loser_shut_after_us": [
+        "first_gate_shut_after_us": [
             None if run.gates_ns is None else round(run.gates_ns / US, 1) for run in contested
         ],
     }
