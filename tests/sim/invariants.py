@@ -66,6 +66,7 @@ class Checks:
         self.newest = ["", ""]
         """By node: the newest request that set its status."""
         self.requests: dict[tuple[int, str], Event] = {}
+        self.resumed_ns = -1
         self.requested_ns: dict[tuple[int, str], int] = {}
         self.wiped_ns = [0, 0]
         self.powered_ns = [0, 0]
@@ -121,6 +122,7 @@ class Checks:
                 self.newest[index] = request_id
             case Resume():
                 self.paused_until_ns[:] = [0, 0]
+                self.resumed_ns = self.world.now_ns
             case _:
                 pass
 
@@ -132,6 +134,8 @@ class Checks:
             case AdminCommand(status=status) if status.never_claims:
                 if self.newest[index] == request_id:
                     self.bound[index] = status
+            case Pause() if self.requested_ns[index, request_id] <= self.resumed_ns:
+                pass  # Resumed since.
             case Pause(for_ns=for_ns):
                 until = self.requested_ns[index, request_id] + for_ns
                 self.paused_until_ns[index] = until
@@ -236,7 +240,12 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
         speaks = speaks and sender.plain.gate.counter > listener.plain.peer.known
         if listener.plain.peer.epoch != sender.plain.gate.counter >> 32:
             # Heard, but not to be told from a recording: its engine yields, its kernel can't.
-            speaks = speaks and listener.fluent_since_ns < world.now_ns - patience
+            speaks = (
+                speaks
+                and listener.agent is not None
+                and listener.fluent_since_ns < world.now_ns - patience
+                and world.now_ns - listener.last_act_ns <= setting.hello_ns
+            )
         if speaks and world.clean_path(sender.index, world.now_ns - patience):
             raise Violation(
                 "ONE_OWNER",
