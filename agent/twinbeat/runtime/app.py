@@ -366,7 +366,8 @@ class App:
         highest = max(gate.term, gate.fence_below)
         view = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=highest)
         self._begun = True
-        self._loop.feed(*self._before, Started(engine=view))
+        floor = (gate.counter >> 32) << 10  # Of the boot epoch, see Started.
+        self._loop.feed(*self._before, Started(engine=view, term_floor=floor))
         try:
             report = self._engine.start()
         except EngineError as error:
