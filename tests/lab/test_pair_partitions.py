@@ -19,9 +19,12 @@ def both_serve() -> bool:
 
 def test_healed_partition_leaves_the_higher_term(primary: str) -> None:
     """Nobody can tell death from partition: both serve, until the first frame gets through."""
-    survivor = plan.peer(primary)
     lab.cut(primary, silent=True)
     wait_for(both_serve, "both nodes serve alone", timeout_s=20)
+    terms = {node: watching.term(node) for node in plan.NODES}
+    assert len(set(terms.values())) == 2, "two nodes never share a term"
+    winner = max(plan.NODES, key=terms.__getitem__)
+    loser = plan.peer(winner)
     with capture.Capture() as recorder, probe.Probe() as running:
         running.wait_served()
         lab.heal(primary)
@@ -31,11 +34,11 @@ def test_healed_partition_leaves_the_higher_term(primary: str) -> None:
         record = running.finish()
     recording = recorder.finish()
     assert recording.lost == 0
-    assert agents.roles() == {primary: "secondary", survivor: "primary"}
+    assert agents.roles() == {loser: "secondary", winner: "primary"}
     late = [
         frame
         for frame in recording.by_owner(watching.VIPS, watching.VMACS)
-        if frame.port == primary and frame.at_ns > healed + NOISE_NS
+        if frame.port == loser and frame.at_ns > healed + NOISE_NS
     ]
     assert late == [], "the loser was silent after the first frame got through"
     outage = record.outage_around(healed - NOISE_NS)
