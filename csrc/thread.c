@@ -10,6 +10,7 @@
  */
 #include "thread.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
 #include <pthread.h>
@@ -21,6 +22,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <unistd.h>
 
@@ -246,7 +248,9 @@ static void announce(struct tb_thread *t)
 		to.sll_protocol = frame->protocol;
 		if (sendto(t->announce_fd, frame->bytes, frame->size, MSG_DONTWAIT,
 			   (struct sockaddr *)&to, sizeof(to)) >= 0) {
-			tb_add(&t->out.counters.announced, 1);
+			tb_add(frame->protocol == htons(ETH_P_IPV6) ? &t->out.counters.announced6
+								    : &t->out.counters.announced4,
+			       1);
 			if (!t->first_announced)
 				first_announced(t);
 		} else if (errno == EAGAIN) {

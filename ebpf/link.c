@@ -133,7 +133,7 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 	struct tb_frame *frame = (void *)(a->udp + 1);
 	const struct tb_port *port = ports.lookup(&key);
 	struct tb_ctx c = {};
-	tb_u32 zero = 0, link;
+	tb_u32 zero = 0, link, counted;
 	int reason;
 
 	if (!port) {
@@ -145,16 +145,18 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 	if (!tb_is_for(port, a))
 		return XDP_PASS;
 
+	link = port->link;
+	/* Where the words of this link begin; the private pair is none. */
+	counted = port->control ? 0 : (link + 1) * TB_REASONS;
 	if (a->udp->length != TB_BE16(TB_DATAGRAM)) {
-		tb_count(TB_R_LENGTH);
+		tb_count(counted + TB_R_LENGTH);
 		return XDP_DROP;
 	}
 	if (a->fault || (void *)(frame + 1) > a->end) {
-		tb_count(TB_R_MALFORMED);
+		tb_count(counted + TB_R_MALFORMED);
 		return XDP_DROP;
 	}
 
-	link = port->link;
 	c.cpu = bpf_get_smp_processor_id();
 	c.gate = gate.lookup(&zero);
 	c.self = self.lookup(&zero);
@@ -174,7 +176,7 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 	c.ttl_min = port->ttl_min;
 
 	reason = tb_receive(&c, frame);
-	tb_count((tb_u32)reason);
+	tb_count(counted + (tb_u32)reason);
 	if (c.gap_ns)
 		tb_count_gap(link, c.gap_ns);
 	if (!c.reply)

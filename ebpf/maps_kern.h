@@ -34,18 +34,21 @@ BPF_F_TABLE("hash", struct tb_port_key, struct tb_port, ports, 64, 0);
 BPF_F_TABLE("hash", tb_u32, struct tb_vip, vips4, TB_VIPS, 0);
 BPF_F_TABLE("hash", struct tb_address6, struct tb_vip, vips6, TB_VIPS, 0);
 BPF_F_TABLE("array", tb_u32, tb_u32, vrids, 256, 0);
-BPF_F_TABLE("percpu_array", tb_u32, tb_u64, counters, TB_REASONS, 0);
+BPF_F_TABLE("percpu_array", tb_u32, tb_u64, counters, ((TB_LINKS + 1) * TB_REASONS), 0);
 BPF_F_TABLE("percpu_array", tb_u32, tb_u64, gaps, (TB_LINKS * TB_BUCKETS), 0);
 BPF_F_TABLE("percpu_array", tb_u32, struct tb_sample, samples, 64, 0);
 
-static __always_inline void tb_count(tb_u32 reason)
+/* Count in one word of the map: for what belongs to no link that is the reason itself. */
+static __always_inline void tb_count(tb_u32 number)
 {
-	tb_u64 *word = counters.lookup(&reason);
+	tb_u64 *word = counters.lookup(&number);
 
 	if (word)
 		*word += 1;
 }
-#define TB_COUNT(ctx, reason) tb_count(reason)
+
+/* What the rules count by themselves is always of a link: control frames end before. */
+#define TB_COUNT(ctx, reason) tb_count(((ctx)->link_id + 1) * TB_REASONS + (reason))
 
 /* Bucket i of a link's histogram counts gaps below 2^i microseconds; the last one takes the rest. */
 static __always_inline void tb_count_gap(tb_u32 link, tb_u64 gap_ns)

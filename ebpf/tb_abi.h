@@ -267,7 +267,11 @@ TB_ASSERT(sizeof(struct tb_vip) == 4, "vip size");
 /* Map "vrids", 256 words of 32 bits: bit 0 = the IPv4 virtual MAC of that number is ours, bit 1 = the IPv6 one. */
 enum tb_vrid_bit { TB_VRID_V4 = 1, TB_VRID_V6 = 2 };
 
-/* Map "counters", per CPU: one word for each reason. Names: lower case, without the prefix, are metric labels. */
+/*
+ * Map "counters", per CPU, (TB_LINKS + 1) * TB_REASONS words: those of link n begin at (n + 1) * TB_REASONS, and
+ * what belongs to no link (the gate, the private pair, heartbeats where no link is) is counted in the first
+ * TB_REASONS. Names: lower case, without the prefix, are metric labels.
+ */
 enum tb_reason {
 	/* heartbeats */
 	TB_R_HELLO = 0,	      /* accepted */

@@ -621,3 +621,39 @@ def test_a_bridge_talking_to_its_neighbours_proves_nothing(world: World) -> None
     for _ in range(16):
         world.receive(HELLO.but(port=4000, to=group).packet())
     assert world.maps.link(0).foreign_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "link", "counts"),
+    [
+        (HELLO, 0, {Reason.HELLO: 1}),
+        (HELLO.but(family=6, vlan=20, link=1), 1, {Reason.HELLO: 1}),
+        (PROBE.but(vlan=30, link=2, ttl=64), 2, {Reason.PROBE: 1}),
+        (HELLO.but(vlan=30, link=2, ttl=63), 2, {Reason.TTL: 1}),
+        (
+            fields(claim=TERM + 1).but(vlan=30, link=2, ttl=64),
+            2,
+            {Reason.HELLO: 1, Reason.FENCED: 1},
+        ),
+        (CONTROL, None, {Reason.CONTROL: 1}),
+        (HELLO.but(vlan=9, node=0), None, {Reason.LINK: 1}),
+        (HELLO.but(vlan=21), None, {Reason.LINK: 1}),
+    ],
+)
+def test_what_comes_on_a_link_is_counted_for_that_link(
+    world: World, heartbeat: Heartbeat, link: int | None, counts: dict[Reason, int]
+) -> None:
+    before = {number: world.maps.counters_of(number) for number in (None, *range(abi.LINKS))}
+    assert world.receive(heartbeat.packet()).counts == counts
+    for number, counted in before.items():
+        after = world.maps.counters_of(number)
+        grown = {reason: after[reason] - counted[reason] for reason in counted}
+        moved = {reason: by for reason, by in grown.items() if by}
+        assert moved == (counts if number == link else {}), number
+
+
+def test_a_packet_of_a_wrong_size_is_counted_for_its_link(world: World) -> None:
+    packet = HELLO.but(vlan=30, link=2).wrap(b"short")
+    assert world.receive(packet).counts == {Reason.LENGTH: 1}
+    assert world.maps.counters_of(2)[Reason.LENGTH] == 1
+    assert world.maps.counters_of(None)[Reason.LENGTH] == 0

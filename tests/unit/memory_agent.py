@@ -158,7 +158,11 @@ def counters(**changes: Any) -> schema.Counters:
         "reasons": {"hello": 100, "auth": 3, "in_open": 50, "in_vip": 2},
         "links": [
             schema.LinkCounters(
-                name="ha0", sent=100, received=99, missed=1, gaps=histogram({8: 98})
+                name="ha0",
+                sent=100,
+                received=99,
+                reasons={"hello": 50, "auth": 2},
+                gaps=histogram({8: 98}),
             ),
             schema.LinkCounters(name="lan0", sent=100, received=100),
         ],

@@ -375,6 +375,8 @@ def test_opening_is_announced_in_arp_and_neighbour_discovery(
     assert announced.b == announced.at_ns - opening.at_ns
     # At once and again; on a machine that stalls, a pass makes up for both repeats.
     eventually(lambda: engine.counters().announcements_sent >= 4)
+    assert engine.counters().announcements_ipv4 >= 2
+    assert engine.counters().announcements_ipv6 >= 2
 
 
 def test_reply_form_on_demand(engines: ExitStack, maps: MemoryMaps, capture: Capture) -> None:

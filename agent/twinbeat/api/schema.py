@@ -455,8 +455,9 @@ class LinkCounters(Struct, frozen=True, kw_only=True):
     name: str
     sent: int = 0
     received: int = 0
-    missed: int | None = None
-    """Heartbeats the peer sent that never came, by gaps longer than a hello; None = not known."""
+    reasons: dict[str, int] = {}
+    """The kernel's verdicts on the heartbeats of this link; what was lost on the way is what the
+    peer counts as sent and this node neither received nor refused."""
     gaps: Histogram | None = None
     """Time between two heartbeats."""
 
@@ -477,7 +478,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     time: str
     now_ns: int
     reasons: dict[str, int]
-    """The kernel's verdicts by reason: names of `enum tb_reason`, lower case without the prefix."""
+    """The kernel's verdicts by reason, on all links and on none: names of `enum tb_reason`, lower
+    case without the prefix."""
     links: list[LinkCounters]
     suspicions: dict[str, int] = {}
     """By outcome: cleared (the agent spoke), stalled, dead, withheld."""

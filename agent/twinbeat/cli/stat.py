@@ -77,8 +77,9 @@ def _rates(before: Counters, now: Counters) -> Iterator[tuple[str, str]]:
 
 def _table(counters: Counters) -> Iterator[str]:
     for link in counters.links:
-        missed = "" if link.missed is None else f", missed {link.missed}"
-        yield f"link {link.name}: sent {link.sent}, received {link.received}{missed}"
+        refused = {name: link.reasons[name] for name in _REFUSED if link.reasons.get(name)}
+        words = "".join(f", {name} {count}" for name, count in refused.items())
+        yield f"link {link.name}: sent {link.sent}, received {link.received}{words}"
         if link.gaps is not None:
             yield f"  between two heartbeats: {_quantiles(link.gaps)}"
     for name, histogram in counters.histograms.items():

@@ -64,7 +64,7 @@ class VridBit(IntFlag):
 
 
 class Reason(IntEnum):
-    """enum tb_reason: index into map "counters"; the name in lower case is the metric's label."""
+    """enum tb_reason; the name in lower case is the metric's label."""
 
     HELLO = 0
     PROBE = 1
@@ -106,6 +106,12 @@ class Reason(IntEnum):
     def label(self) -> str:
         """The label of this reason in metrics and in `twinbeat stat`."""
         return self.name.lower()
+
+
+HEARTBEAT_REASONS: Final = tuple(reason for reason in Reason if reason < Reason.IN_OPEN)
+"""Those that a heartbeat on a link can meet; the rest is the gate's."""
+COUNTERS: Final = (LINKS + 1) * len(Reason)
+"""Words of map "counters": those of no link first, then those of each link."""
 
 
 class Frame(ctypes.BigEndianStructure):
@@ -333,5 +339,5 @@ def fingerprint() -> bytes:
         for field in kind._fields_
     ]
     lines += [f"{reason.name} {reason.value}" for reason in Reason]
-    lines += [f"{VERSION} {LINKS} {CPUS} {KEYS} {VIPS} {BUCKETS}"]
+    lines += [f"{VERSION} {LINKS} {CPUS} {KEYS} {VIPS} {BUCKETS} {COUNTERS}"]
     return hashlib.sha256("\n".join(lines).encode()).digest()

@@ -97,7 +97,7 @@ SPECS: Final = (
         entries=abi.VIPS,
     ),
     Spec(name="vrids", kind=MapType.ARRAY, value_size=4, entries=256),
-    Spec(name="counters", kind=MapType.PERCPU_ARRAY, value_size=8, entries=len(abi.Reason)),
+    Spec(name="counters", kind=MapType.PERCPU_ARRAY, value_size=8, entries=abi.COUNTERS),
     Spec(name="gaps", kind=MapType.PERCPU_ARRAY, value_size=8, entries=abi.LINKS * abi.BUCKETS),
     # The programs' own memory of when they last looked; worth nothing to anybody else.
     Spec(name="samples", kind=MapType.PERCPU_ARRAY, value_size=16, entries=64, pinned=False),
@@ -339,8 +339,16 @@ class Maps:
     # What the programs count -------------------------------------------------------------------
 
     def counters(self) -> dict[abi.Reason, int]:
-        """Verdicts by reason, over all processors, since the maps were made."""
-        return {reason: self._total("counters", reason) for reason in abi.Reason}
+        """Verdicts by reason, over all links and processors, since the maps were made."""
+        counted = [self.counters_of(link) for link in (None, *range(abi.LINKS))]
+        return {reason: sum(one.get(reason, 0) for one in counted) for reason in abi.Reason}
+
+    def counters_of(self, link: int | None) -> dict[abi.Reason, int]:
+        """Verdicts on the heartbeats of one link; None: all verdicts on what is of no link."""
+        if link is None:
+            return {reason: self._total("counters", reason) for reason in abi.Reason}
+        first = (link + 1) * len(abi.Reason)
+        return {reason: self._total("counters", first + reason) for reason in abi.HEARTBEAT_REASONS}
 
     def gaps(self, link: int) -> list[int]:
         """Histogram of the time between two HELLOs of a link: bucket i is below 2**i µs."""

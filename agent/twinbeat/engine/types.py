@@ -395,7 +395,8 @@ class Counters:
     """Rounds that began later than `late_ns`."""
     events_lost: int
     """Events that found the ring full: Python was too slow to drain it."""
-    announcements_sent: int
+    announcements_ipv4: int
+    announcements_ipv6: int
     announcements_blocked: int
     """Not sent, as the gate was found shut."""
     announcements_refused: int
@@ -404,6 +405,11 @@ class Counters:
     control_errors: int
     peer_busy: int
     """Rounds that used the last snapshot of the peer, as XDP was writing the new one."""
+
+    @property
+    def announcements_sent(self) -> int:
+        """Of both families."""
+        return self.announcements_ipv4 + self.announcements_ipv6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -328,17 +328,23 @@ def _links(status: Status, counters: Counters) -> Iterator[Metric]:
             [([link.name], getattr(link, what)) for link in counters.links],
         )
     yield from family.counters(
-        "twinbeat_heartbeats_missed",
-        "Heartbeats of the peer that did not come when they were due.",
-        ["link"],
-        [([link.name], link.missed) for link in counters.links if link.missed is not None],
-    )
-    yield from family.counters(
         "twinbeat_heartbeats_rejected",
-        "Heartbeats refused by the kernel, on all links.",
-        ["reason"],
-        [([reason], counters.reasons.get(reason, 0)) for reason in REJECTED],
+        "Heartbeats refused by the kernel; an empty link = where no link is.",
+        ["link", "reason"],
+        [
+            *(
+                ([link.name, reason], link.reasons.get(reason, 0))
+                for link in counters.links
+                for reason in REJECTED
+            ),
+            *((["", reason], _on_no_link(counters, reason)) for reason in REJECTED),
+        ],
     )
+
+
+def _on_no_link(counters: Counters, reason: str) -> int:
+    counted = sum(link.reasons.get(reason, 0) for link in counters.links)
+    return counters.reasons.get(reason, 0) - counted
 
 
 def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
@@ -459,7 +465,6 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_heartbeat_age_seconds",
         "twinbeat_heartbeat_interarrival_seconds",
         "twinbeat_heartbeat_send_lateness_seconds",
-        "twinbeat_heartbeats_missed_total",
         "twinbeat_heartbeats_received_total",
         "twinbeat_heartbeats_rejected_total",
         "twinbeat_heartbeats_sent_total",

@@ -109,7 +109,11 @@ def counters(
 ) -> schema.Counters:
     """Everything that only grows."""
     counted = engine.counters()
-    reasons = {reason.label: count for reason, count in maps.counters().items()}
+    by_link = [maps.counters_of(number) for number in range(len(config.links))]
+    rest = maps.counters_of(None)
+    reasons = {
+        reason.label: rest[reason] + sum(one.get(reason, 0) for one in by_link) for reason in rest
+    }
     now_ns = clock_ns()
     histograms = {
         name: _engine_histogram(histogram)
@@ -126,12 +130,13 @@ def counters(
                 name=section.name,
                 sent=sum(counted.links[number].sent.values()),
                 received=maps.link(number).accepted,
+                reasons={reason.label: count for reason, count in by_link[number].items()},
                 gaps=schema.Histogram(counts=maps.gaps(number)),
             )
             for number, section in enumerate(config.links)
         ],
         suspicions=dict(teller.suspicions),
-        announcements={"any": counted.announcements_sent},
+        announcements={"ipv4": counted.announcements_ipv4, "ipv6": counted.announcements_ipv6},
         transitions=[
             schema.TransitionCount(
                 from_role=schema.Role(before),
