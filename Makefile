@@ -56,7 +56,7 @@ lint: build ## check style, types, scripts, alert rules and the units
 	$(EXPOSURE) --threshold=25 deploy/systemd/twinbeatd.service | tail -n 1
 	$(EXPOSURE) --threshold=15 deploy/systemd/twinbeat-worker.service | tail -n 1
 
-format: build ## bring Python and C into the house format
+format: build docs ## bring Python, C and the tables of the documentation into shape
 	ruff check --fix-only --quiet
 	ruff format
 	clang-format-14 -i $(C_SOURCES)
