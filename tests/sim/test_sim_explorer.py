@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pathlib
 import subprocess
@@ -17,6 +18,7 @@ SHARES = 2
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_short_schedule_breaks_a_rule() -> None:
+    faulthandler.cancel_dump_traceback_later()  # Long by intent.
     # In processes of their own: a fork of this one would carry pytest along.
     running = [
         subprocess.Popen(

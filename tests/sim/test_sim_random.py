@@ -10,6 +10,7 @@ What is printed for a broken rule is all that is needed to have it again: the se
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 from collections import Counter
@@ -43,6 +44,7 @@ def told(result: Result) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
+    faulthandler.cancel_dump_traceback_later()  # Long by intent; every schedule has its own end.
     one = request.config.getoption("--seed")
     if one is not None:
         result = schedule.run(one, length_of(one))
