@@ -209,9 +209,7 @@ def counters() -> dict[str, dict[str, Any]]:
     found = {}
     for node in plan.NODES:
         found[node] = wait_for(
-            lambda name=node: agents.counters(name, timeout_s=30.0),
-            f"counters of {node}",
-            timeout_s=60,
+            lambda name=node: agents.counters(name), f"counters of {node}", timeout_s=60
         )
     return found
 

@@ -23,6 +23,7 @@ from twinbench.figures import Figure
 from twinbench.measures_death import MS
 
 DETECTED_WITHIN_S = 10.0
+ANSWERS_WITHIN_S = 30.0
 FIT_AFTER_DEATH_S = 120.0
 
 
@@ -64,6 +65,7 @@ def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
             ground.GateWatch(fifo=5) as gates,
             probe.Probe(interval_us=500, fifo=20) as client,
             ground.ahead_of_the_crowd(),
+            agents.patient(ANSWERS_WITHIN_S),
         ):
             client.wait_served()
             began = agents.boot_ns()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ WORKER = plan.VENV_DIR / "bin" / "twinbeat-worker"
 TOOL = plan.VENV_DIR / "bin" / "twinbeat"
 
 KEY_ID = 1
+_answer_timeout_s: ContextVar[float] = ContextVar("answer_timeout_s", default=2.0)
+"""How long an answer over the socket is waited for; see `patient`."""
 FIT_TIMEOUT_S = 60.0
 """A pair has come up, or a node is fit again, long before; a boot waits for the longest lease."""
 
@@ -188,9 +193,9 @@ def show(node: str) -> dict[str, Any] | None:
     return _get(node, "/v1/status")
 
 
-def counters(node: str, *, timeout_s: float = 2.0) -> dict[str, Any] | None:
+def counters(node: str) -> dict[str, Any] | None:
     """Everything the node counts; None if it doesn't answer."""
-    return _get(node, "/v1/counters", timeout_s=timeout_s)
+    return _get(node, "/v1/counters")
 
 
 def history(node: str) -> list[dict[str, Any]]:
@@ -199,7 +204,17 @@ def history(node: str) -> list[dict[str, Any]]:
     return list(answer["transitions"]) if answer else []
 
 
-def _get(node: str, path: str, *, timeout_s: float = 2.0) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def patient(timeout_s: float) -> Iterator[None]:
+    """Wait longer for answers: under heavy load an agent's slow path is slow indeed."""
+    token = _answer_timeout_s.set(timeout_s)
+    try:
+        yield
+    finally:
+        _answer_timeout_s.reset(token)
+
+
+def _get(node: str, path: str) -> dict[str, Any] | None:
     """GET over the node's unix socket; None if nothing useful came back in time.
 
     A stopped agent accepts nothing, yet its socket still queues: hence the timeout, and no question
@@ -215,7 +230,7 @@ def _get(node: str, path: str, *, timeout_s: float = 2.0) -> dict[str, Any] | No
     class Connection(http.client.HTTPConnection):
         def connect(self) -> None:
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(timeout_s)
+            self.sock.settimeout(_answer_timeout_s.get())
             self.sock.connect(socket_path(node))
 
     connection = Connection("localhost")
