@@ -62,7 +62,7 @@ from twinbeat.engine.types import MapFds, Setup, now_ns
 from twinbeat.net import AsyncIPRoute, routes, sysctls
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, interface
-from twinbeat.net.warmth import Warmth
+from twinbeat.net.warmth import PortSetup, Warmth
 from twinbeat.observe.history import History
 from twinbeat.observe.metrics import exposition
 from twinbeat.runtime import host, status, wiring
@@ -148,10 +148,10 @@ class App:
         """
         await self._prepare()
         async with AsyncIPRoute() as self._ipr:
+            self._take_signals()
             async with contextlib.AsyncExitStack() as failed:
                 await self._start(failed)
                 failed.pop_all()
-            self._take_signals()
             await self._ended.wait()
             return await self._finish()
 
@@ -254,13 +254,21 @@ class App:
         gc.freeze()
 
     def _warm_up(self) -> None:
-        never = [*self._vips(), *(ip_address(link.peer) for link in self._config.links)]
-        self._warmth = Warmth(never=never)
+        self._warmth = Warmth()
+        self._bind_warmth()
         try:
-            self._warmth.start(self._stage.ports().values())
+            self._warmth.start()
         except NetError as error:
             # A takeover is slower then, and no less safe.
             log.warning("%s", error)
+
+    def _bind_warmth(self) -> None:
+        never = [*self._vips(), *(ip_address(link.peer) for link in self._config.links)]
+        ports = [
+            PortSetup(interface=port, fixed=wiring.fixed_neighbours(self._config, name))
+            for name, port in self._stage.ports().items()
+        ]
+        self._warmth.bind(ports, never=never)
 
     def _take_epoch(self) -> int:
         """R13: a boot epoch above all before; that of a living gate map goes on.
@@ -417,7 +425,7 @@ class App:
 
     def _stop(self, restart: bool) -> None:
         """The first signal asks the core to hand over; a second one doesn't wait for it."""
-        if self._stopping:
+        if self._stopping or not self._begun:
             self._restart = False
             self._ended.set()
             return
@@ -535,6 +543,7 @@ class App:
     def _gate_restored(self, name: str) -> None:
         ports = self._stage.ports()
         self._engine.set_announcements(*wiring.announcements(self._config, ports))
+        self._bind_warmth()
         self._feed(GateRestored(interface=name))
 
     def _paused(self, reason: str) -> None:
@@ -588,6 +597,8 @@ class App:
     # -- reload ----------------------------------------------------------------------------------
 
     def _on_hangup(self) -> None:
+        if not self._begun:
+            return  # the configuration was read a moment ago
         task = asyncio.get_running_loop().create_task(self.reload())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -654,6 +665,7 @@ class App:
         ports = self._stage.ports()
         self._engine.set_settings(wiring.settings(self._config, ports=len(ports)))
         self._engine.set_announcements(*wiring.announcements(self._config, ports))
+        self._bind_warmth()
         self._facts.digest = digest(self._file)
         self._facts.needs_restart = list(needs_restart)
         self._facts.loaded = moment(now_ns() + realtime_offset_ns())

@@ -23,6 +23,10 @@ LOOKS_MAX: Final = 4
 """So often a busy engine is looked at again; after that its state waits for the timer."""
 
 
+PAUSE_MAX_NS: Final = 500_000_000
+"""The timer fires so often at least, for what hangs on it beside the core: systemd's watchdog, and
+the record of the peer's counter each second.  An early tick does the core no harm."""
+
 COALESCE_S: Final = 0.005
 """After events that decide nothing the engine isn't listened to for so long: where the host is late
 suspicions come and go by the hundred, and a loop that woke for each would be late itself."""
@@ -191,8 +195,10 @@ class Loop:
 
     def _arm(self) -> None:
         deadline_ns = self._decider.next_deadline()
-        if self._timer is not None:
-            if deadline_ns == self._deadline_ns:
+        if self._timer is None:
+            deadline_ns = min(deadline_ns, self._now_ns() + PAUSE_MAX_NS)
+        else:
+            if deadline_ns >= self._deadline_ns:
                 return
             self._timer.cancel()
         self._deadline_ns = deadline_ns

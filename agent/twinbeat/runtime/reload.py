@@ -35,10 +35,15 @@ class Plan:
 def plan(running: Config, wanted: Config) -> Plan:
     """What is to be done to get from the configuration in force to that in the file."""
     found = compare(running, wanted)
-    new_vips = {section.id: section for section in wanted.vrids}
+    new_sections = {section.id: section for section in wanted.vrids}
     vrids = tuple(
-        replace(section, vips=new_vips[section.id].vips, vips_file=new_vips[section.id].vips_file)
-        if section.id in new_vips
+        replace(
+            section,
+            vips=new_sections[section.id].vips,
+            vips_file=new_sections[section.id].vips_file,
+            neighbours=new_sections[section.id].neighbours,
+        )
+        if section.id in new_sections
         else section
         for section in running.vrids
     )

@@ -172,6 +172,22 @@ def route(section: RouteSection) -> Route:
     )
 
 
+def fixed_neighbours(config: Config, port: str) -> frozenset[Address]:
+    """Those configured for a port, and the gateways of routes that may lie behind it."""
+    configured = {
+        ipaddress.ip_address(text)
+        for section in config.vrids
+        if section.interface == port
+        for text in section.neighbours
+    }
+    gateways = {
+        ipaddress.ip_address(section.gateway)
+        for section in config.routes
+        if section.gateway and section.interface in {"", port}
+    }
+    return frozenset(configured | gateways)
+
+
 def mac_bytes(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
