@@ -619,7 +619,8 @@ class App:
                 log.error("the reload was undone: %s", error)
                 answer = schema.Refusal(code="environment", sentence=f"it was undone: {error}")
             else:
-                log.info("%s", sentence)
+                if self._facts.needs_restart:
+                    log.warning("%s", sentence)
                 answer = schema.Outcome(
                     operation="",
                     state=schema.OutcomeState.DONE,

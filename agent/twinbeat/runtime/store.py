@@ -60,6 +60,7 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     admin: str = Admin.ENABLED.name
     last_primary: bool = False
     peer_known: bool = False
+    peer_paused: bool = False
     paused_until_ns: int = 0
     """Of the boot-time clock; 0 = not paused, FOREVER = until resumed."""
     paused_until_wall_ns: int = 0
@@ -187,6 +188,7 @@ class Store:
             admin=Admin[file.admin] if file.admin in Admin.__members__ else Admin.ENABLED,
             last_primary=file.last_primary,
             peer_known=file.peer_known,
+            peer_paused=file.peer_paused,
             paused_until_ns=until_ns,
         )
 
@@ -198,6 +200,7 @@ class Store:
             admin=durable.admin.name,
             last_primary=durable.last_primary,
             peer_known=durable.peer_known,
+            peer_paused=durable.peer_paused,
             paused_until_ns=until_ns,
             paused_until_wall_ns=self._wall_s() * SECOND + until_ns - now_ns if ends else 0,
             boot=self._boot(),
