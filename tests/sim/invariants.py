@@ -353,6 +353,7 @@ def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
     def one() -> bool:
         return world.a.gate_open() + world.b.gate_open() == 1
 
+    world.run(3 * world.setting.lease_ns)  # Who is still held up finds out what he missed.
     if not world.run_until(one, within_ns):
         raise Violation("SOMEONE", f"nobody serves {within_ns // 1_000_000} ms after healing")
     # Who is first may still be settled by a command under way or a better node; then it's quiet.

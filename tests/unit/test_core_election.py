@@ -34,7 +34,7 @@ PERMITS: list[tuple[str, dict[str, Any], Permit, bool, set[Code]]] = [
     ("stay secondary", {"admin": Admin.STAY_SECONDARY}, Permit(0), True, {Code.STAY_SECONDARY}),
     ("stay primary", {"admin": Admin.STAY_PRIMARY}, CLAIMS, True, set()),
     ("paused", {"paused": True}, Permit(0), True, {Code.PAUSED}),
-    ("peer paused", {"peer": peer(flags=WELL | Flag.PAUSED)}, Permit(0), True, {Code.PEER_PAUSED}),
+    ("peer paused", {"peer_paused": True}, Permit(0), True, {Code.PEER_PAUSED}),
     ("paused, served last", {"paused": True, "last_primary": True}, ONLY_IDLE, True, {Code.PAUSED}),
     ("just started", {"role": Role.INIT}, Permit(0), True, {Code.STARTING}),
     ("stopping", {"stopping": True}, Permit(0), True, {Code.STOPPING}),
@@ -116,12 +116,6 @@ def test_paused_is_told_to_the_engine() -> None:
     assert not permitted(facts())[0] & Permit.PAUSED
 
 
-def test_a_pause_of_a_silent_peer_can_be_overridden() -> None:
-    paused = facts(peer=peer(flags=WELL | Flag.PAUSED), peer_heard=False)
-    assert not permitted(paused)[0] & CLAIMS
-    assert permitted(replace(paused, peer_pause_overridden=True))[0] & CLAIMS == CLAIMS
-
-
 def test_granted_never_contains_a_forced_claim() -> None:
     assert not GRANTED & Permit.CLAIM_NOW
 
@@ -139,7 +133,12 @@ SAID: list[tuple[str, dict[str, Any], Flag]] = [
     ("stopping", {"stopping": True}, Flag.NEVER_CLAIMS),
     ("isolated", {"isolated": True}, Flag.ISOLATED),
     ("no terms", {"terms_spent": "no space left"}, Flag(0)),
-    ("peer paused", {"peer": peer(flags=WELL | Flag.PAUSED)}, Flag.FIT | Flag.PAUSE_ACK),
+    ("peer paused", {"peer_paused": True}, Flag.FIT),
+    (
+        "peer paused, noted on disk",
+        {"peer_paused": True, "peer_pause_saved": True},
+        Flag.FIT | Flag.PAUSE_ACK,
+    ),
 ]
 
 
@@ -232,7 +231,7 @@ SUCCESSORS: list[tuple[str, dict[str, Any], Code | None, Code | None]] = [
     ("claiming", {"peer": peer(flags=WELL | Flag.CLAIMING)}, *(Code.CLAIM_UNDER_WAY,) * 2),
     ("deaf", {"peer": peer(flags=Flag.FIT)}, Code.PEER_DEAF, Code.PEER_DEAF),
     ("paused", {"paused": True}, Code.PAUSED, Code.PAUSED),
-    ("paused itself", {"peer": peer(flags=WELL | Flag.PAUSED)}, *(Code.PEER_PAUSED,) * 2),
+    ("paused itself", {"peer_paused": True}, *(Code.PEER_PAUSED,) * 2),
 ]
 
 

@@ -533,6 +533,17 @@ def test_a_pause_of_the_peer_is_ended_there(bench: Bench) -> None:
     assert bench.order.permits & Permit.MAY_CLAIM_DEAD
 
 
+def test_a_reboot_does_not_end_a_pause_of_the_pair() -> None:
+    bench = Bench(durable=Durable(peer_known=True, peer_paused=True))
+    bench.start()
+    bench.wait(3 * SECOND)
+    assert bench.machine.role is Role.SECONDARY
+    assert not bench.order.permits & CLAIMS
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL)
+    assert bench.order.permits & CLAIMS, "the peer says that it is over"
+
+
 # -- what fails ----------------------------------------------------------------------------------
 
 

@@ -131,6 +131,7 @@ class TestDurable:
         admin=Admin.STAY_SECONDARY,
         last_primary=True,
         peer_known=True,
+        peer_paused=True,
         paused_until_ns=NOW + 100 * SECOND,
     )
 

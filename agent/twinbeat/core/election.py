@@ -59,8 +59,10 @@ class Facts:
     """A planned change of role is under way: this node is to be primary no longer."""
     abstaining: bool = False
     """It gave up the role by order, a moment ago."""
-    peer_pause_overridden: bool = False
-    """The operator resumed this node while a peer that had paused was silent."""
+    peer_paused: bool = False
+    """The peer last said that nobody claims."""
+    peer_pause_saved: bool = False
+    """And this node would know it after a reboot."""
 
     @property
     def able(self) -> bool:
@@ -87,15 +89,6 @@ class Facts:
     def health(self) -> int:
         """The score as the frames carry it: 0 for a node that can't serve at all."""
         return self.score if self.able and not self.isolated else 0
-
-    @property
-    def peer_paused(self) -> bool:
-        """The peer last said that nobody claims."""
-        return (
-            self.peer is not None
-            and bool(self.peer.flags & Flag.PAUSED)
-            and not self.peer_pause_overridden
-        )
 
     @property
     def frozen(self) -> bool:
@@ -198,7 +191,7 @@ def flags(facts: Facts) -> Flag:
         (Flag.FIT, facts.fit),
         (Flag.STARTING, facts.role is Role.INIT),
         (Flag.PAUSED, facts.paused),
-        (Flag.PAUSE_ACK, facts.peer is not None and bool(facts.peer.flags & Flag.PAUSED)),
+        (Flag.PAUSE_ACK, facts.peer_paused and facts.peer_pause_saved),
         (Flag.ISOLATED, facts.isolated),
         (Flag.PREFERRED, facts.admin is Admin.STAY_PRIMARY or facts.policy.preferred),
         (Flag.NEVER_CLAIMS, facts.admin.never_claims or facts.stopping),

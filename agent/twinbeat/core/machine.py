@@ -444,8 +444,10 @@ class Machine:
             self._durable = replace(self._durable, peer_known=True)
         if self._peer is not None and view.counter < self._peer.counter:
             return
-        if not view.flags & Flag.PAUSED:
-            self._peer_pause_overridden = False
+        paused = bool(view.flags & Flag.PAUSED)
+        if paused is not self._durable.peer_paused and not (paused and self._peer_pause_overridden):
+            self._durable = replace(self._durable, peer_paused=paused)
+        self._peer_pause_overridden = paused and self._peer_pause_overridden
         if view.serves and self._role is not Role.PRIMARY and self._durable.last_primary:
             self._durable = replace(self._durable, last_primary=False)
         self._peer = view
@@ -618,6 +620,7 @@ class Machine:
             case Resume():
                 if self._facts.peer_paused and not self._facts.peer_heard:
                     self._peer_pause_overridden = True
+                    self._durable = replace(self._durable, peer_paused=False)
                 self._durable = replace(self._durable, paused_until_ns=0)
                 self._expect(command.request_id, Code.DONE)
             case _:
@@ -1008,7 +1011,8 @@ class Machine:
             peer_heard=self._peer_heard(),
             handing_over=operation is not None and operation.kind is Kind.HAND_OVER,
             abstaining=bool(self._abstain_until_ns),
-            peer_pause_overridden=self._peer_pause_overridden,
+            peer_paused=self._durable.peer_paused,
+            peer_pause_saved=self._saved.peer_paused,
         )
 
     def _waiting(self) -> tuple[Reason | None, int]:

@@ -377,6 +377,9 @@ class Durable:
     """This node served last: the only one that may claim while the pair is paused."""
     peer_known: bool = False
     """The peer was heard at least once under this state directory."""
+    peer_paused: bool = False
+    """The peer said that it is paused, and was not heard to say otherwise: a reboot of this node
+    may not end a pause of the pair."""
     paused_until_ns: int = 0
     """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
     runtime sets it to `FOREVER` or to what is left."""
