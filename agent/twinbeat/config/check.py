@@ -94,7 +94,12 @@ def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings
     if vrid.vips_file:
         file = base / vrid.vips_file
         addresses.extend(_vips_of(file, f"{path}.vips_file", vrid.vips_file, findings))
-    return replace(vrid, vips=tuple(addresses))
+    neighbours = [
+        canonical
+        for number, text in enumerate(vrid.neighbours)
+        if (canonical := _vip(text, f"{path}.neighbours[{number}]", findings, None)) is not None
+    ]
+    return replace(vrid, vips=tuple(addresses), neighbours=tuple(neighbours))
 
 
 def _vips_of(file: Path, key: str, written: str, findings: Findings) -> list[str]:
@@ -124,12 +129,12 @@ def _vip(text: str, key: str, findings: Findings, file: str | None) -> str | Non
     if address is None:
         wrong = "should be an IPv4 or IPv6 address."
         if parse_address(text.partition("/")[0]) is not None:
-            wrong = "should be without a prefix length: a shared address stands for itself."
+            wrong = "should be without a prefix length: an address stands for itself."
         findings.add(key, text, wrong, file=file)
         return None
     kind = _useless(address)
     if kind:
-        findings.add(key, text, f"is {kind} and can't be a shared address.", file=file)
+        findings.add(key, text, f"is {kind}, at which no single host can be reached.", file=file)
         return None
     return str(address)
 
@@ -333,6 +338,11 @@ def _vrids(vrids: tuple[VridSection, ...], findings: Findings) -> None:
             if vip in owners:
                 findings.add(f"{path}.vips", vip, f"stands in {owners[vip]} already.")
             owners.setdefault(vip, path)
+    for number, vrid in enumerate(vrids):
+        for neighbour in vrid.neighbours:
+            if neighbour in owners:
+                wrong = f"is a shared address ({owners[neighbour]}), so nobody else answers for it."
+                findings.add(f"vrid[{number}].neighbours", neighbour, wrong)
     for version in (4, 6):
         count = sum((":" in vip) == (version == 6) for vip in owners)
         if count > VIPS_MAX:

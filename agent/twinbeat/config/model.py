@@ -316,6 +316,16 @@ class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "path begins at this file's directory."
         ),
     ] = ""
+    neighbours: Annotated[
+        tuple[str, ...],
+        _key(
+            "Hosts on this network that a new primary talks to at once, such as servers and "
+            "routers, up to 64. Both nodes keep their MACs known; next hops of routes and whoever "
+            "is heard asking or being asked for by ARP are kept without being listed.",
+            max_length=64,
+            example=["192.0.2.21", "192.0.2.22"],
+        ),
+    ] = ()
 
 
 class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -143,10 +143,13 @@ class Socket:
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
-    def dump(self, kind: int, payload: bytes) -> list[tuple[int, bytes]]:
+    def dump(
+        self, kind: int, payload: bytes, *, at_most: int | None = None
+    ) -> list[tuple[int, bytes]]:
         """Ask for a dump; all its messages as (kind, payload).
 
-        Raises NetError if the kernel refuses it.
+        With `at_most` the first so many, and the socket can only be closed after that.  Raises
+        NetError if the kernel refuses it.
         """
         self._sequence += 1
         header = HEADER.pack(
@@ -163,6 +166,8 @@ class Socket:
                 if answer == NLMSG_ERROR:
                     raise NetError("reading from the kernel", code=_error_code(body))
                 found.append((answer, bytes(body)))
+                if at_most is not None and len(found) >= at_most:
+                    return found
 
     def batch(self, batch: Iterable[Message], *, tolerate: frozenset[int]) -> list[tuple[int, int]]:
         """Send messages in datagrams of up to BATCH_MAX, each acknowledged.

@@ -3,143 +3,113 @@
 
 A node that takes over without knowing the MACs of clients, servers and routers asks for each, and
 its first answers wait for it: a third of a millisecond, as much as it took to find the peer dead.
-So both nodes keep an entry for every neighbour that matters on the ports with virtual addresses,
-and have the kernel refresh it (NTF_EXT_MANAGED, Linux 5.16; older kernels are reminded).
+So both nodes, whatever their role, see to it that the kernel's table has an entry with a MAC for
+every neighbour that matters on the ports with virtual addresses.
 
-Who matters: the next hops of routes, whoever is in the neighbour table already, and whoever is
-asked for by ARP on these ports, for the primary's own questions are broadcasts that the secondary
-hears.  What was asked before the secondary was there is asked again for its sake (`hint`).  IPv6
-asks by multicast that a secondary doesn't hear, so there only routes and its own table count.
+Who matters: those configured, the next hops of routes, whoever is in the neighbour table already,
+and whoever is asked for by ARP on these ports or asks there. The primary's own questions are
+broadcasts, so the secondary hears of a client as soon as the primary first talks to it. What was
+asked before the secondary was there is asked again for its sake (`hint`). IPv6 asks by multicast
+that a secondary doesn't hear, so there those configured, routes and its own table have to do.
+
+`twinbeat.net.acquaintances` has the rules of who is kept, `twinbeat.net.neighbour_table` what the
+kernel does. Nothing here decides anything else, and a failure costs a takeover a few hundred
+microseconds at most.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import socket
 import struct
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twinbeat.net import netlink
+from twinbeat.net import neighbour_table
+from twinbeat.net.acquaintances import Acquaintances, Tally
 from twinbeat.net.errors import NetError
-from twinbeat.net.interfaces import Address, Assigned, Interface, addresses
-from twinbeat.net.netlink import Message, Socket, attribute, attributes
+from twinbeat.net.interfaces import Address, Interface
+from twinbeat.net.neighbour_table import Place
 
 log = logging.getLogger("twinbeat.net")
 
-KEPT_MAX: Final = 512
-"""Neighbours of one port; whoever was wanted longest ago goes first."""
+TICK_S: Final = 1.0
+PER_TICK: Final = 32
+"""Neighbours of a port that are asked for in one tick."""
+LOOK_EVERY: Final = 5
+"""Ticks between two looks at the kernel's table."""
+ROUTES_EVERY: Final = 60
+"""Ticks between two looks at the routes."""
 HINTS_MAX: Final = 128
 READ_MAX: Final = 64
 PAUSE_S: Final = 0.05
 """After READ_MAX frames at once the listener looks away so long: a storm of ARP costs little."""
-REMIND_S: Final = 20.0
 
-RTM_NEWNEIGH: Final = 28
-RTM_DELNEIGH: Final = 29
-RTM_GETNEIGH: Final = 30
-RTM_GETROUTE: Final = 26
-NDA_DST: Final = 1
-NDA_LLADDR: Final = 2
-NDA_FLAGS_EXT: Final = 15
-NTF_USE: Final = 1 << 0
-NTF_EXT_MANAGED: Final = 1 << 0
-NUD_FAILED: Final = 0x20
-NUD_NOARP: Final = 0x40
-NUD_PERMANENT: Final = 0x80
-RTA_OIF: Final = 4
-RTA_GATEWAY: Final = 5
-
-_NDMSG: Final = struct.Struct("=BxxxiHBB")
-"""struct ndmsg: family, interface, state, flags, type."""
-_RTMSG: Final = struct.Struct("=BBBBBBBBI")
 _ARP: Final = struct.Struct("!HHBBH6s4s6s4s")
 """Hardware, protocol, lengths, operation, sender's and target's MAC and address."""
+_ARP_HEAD: Final = (1, 0x0800, 6, 4)
 _ETHERNET: Final = struct.Struct("!6s6sH")
 _ETH_P_ARP: Final = 0x0806
 _REQUEST: Final = 1
 _OUTGOING: Final = 4
 _BROADCAST: Final = b"\xff" * 6
+_NOWHERE: Final = Place(networks=(), speaking=(), own=frozenset())
 
-_UNMANAGEABLE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortSetup:
+    """A port, and the neighbours that are kept whatever is heard."""
+
+    interface: Interface
+    fixed: frozenset[Address] = frozenset()
+    """Those of them that aren't in the port's networks don't count."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Port:
     interface: Interface
-    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    own: ipaddress.IPv4Address | None
-    kept: OrderedDict[Address, None] = field(default_factory=OrderedDict)
+    configured: frozenset[Address]
+    kept: Acquaintances
+    place: Place = _NOWHERE
+    hints: list[ipaddress.IPv4Address] = field(default_factory=list)
+    """Still to be asked for by broadcast."""
 
 
 class Warmth:
     """The neighbours of the ports that have virtual addresses."""
 
-    def __init__(self, *, never: Iterable[Address]) -> None:
-        self._never = frozenset(never)
-        """Virtual addresses and the pinned addresses of the peer."""
-        self._ports: dict[int, _Port] = {}
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._never: frozenset[Address] = frozenset()
+        self._ports: dict[str, _Port] = {}
         self._socket: socket.socket | None = None
-        self._managed = True
-        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ticks = 0
 
     # -- life ------------------------------------------------------------------------------------
 
-    def start(self, ports: Iterable[Interface]) -> None:
-        """Take in what is known, and listen. Raises NetError."""
-        assigned = addresses()
-        for port in ports:
-            self._ports[port.index] = _Port(port, *_networks(port, assigned))
-        self._take_in()
-        self._open()
-        self._remind()
+    def bind(self, ports: Iterable[PortSetup], *, never: Collection[Address]) -> None:
+        """Care for these ports, at start and whenever they or the configuration change.
 
-    def stop(self) -> None:
-        """Listen no more, and let the kernel forget what it was told to keep."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-        gone = frozenset({errno.ENOENT, errno.ENODEV})
-        forget = [
-            Message(RTM_DELNEIGH, 0, _entry(index, address, 0))
-            for index, port in self._ports.items()
-            for address in port.kept
-        ]
-        with Socket() as sock:
-            sock.batch(forget, tolerate=gone)
-        self._ports.clear()
-
-    def kept(self) -> list[Address]:
-        """Whom this node keeps warm."""
-        return [address for port in self._ports.values() for address in port.kept]
-
-    def hint(self) -> int:
-        """Ask for the newest neighbours by broadcast, so that a peer that has come learns of them.
-
-        Returns how many were asked for.
+        `never` holds what is no neighbour: virtual addresses, the pinned addresses of the peer.
         """
-        self._take_in()
-        asked = 0
-        for port in self._ports.values():
-            if port.own is None:
-                continue
-            mac = bytes.fromhex(port.interface.mac.replace(":", ""))
-            for address in list(reversed(port.kept))[:HINTS_MAX]:
-                if isinstance(address, ipaddress.IPv4Address):
-                    asked += self._ask(port, mac, port.own, address)
-        return asked
+        self._never = frozenset(never)
+        before, self._ports = self._ports, {}
+        for setup in ports:
+            old = before.get(setup.interface.name)
+            self._ports[setup.interface.name] = _Port(
+                interface=setup.interface,
+                configured=setup.fixed,
+                kept=old.kept if old is not None else Acquaintances(self.tally),
+            )
+        self._ticks = 0
 
-    # -- listening -------------------------------------------------------------------------------
-
-    def _open(self) -> None:
+    def start(self) -> None:
+        """Listen, and keep what is found. Raises NetError if it may not listen; keeps then too."""
+        self._task = asyncio.get_running_loop().create_task(self._keep())
         try:
             self._socket = socket.socket(
                 socket.AF_PACKET,
@@ -150,18 +120,48 @@ class Warmth:
             raise NetError("listening to ARP", code=error.errno or 0) from error
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
 
+    def stop(self) -> None:
+        """Listen no more. What the kernel knows stays, and ages as ever."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def kept(self, name: str) -> Acquaintances:
+        """The neighbours of a port."""
+        return self._ports[name].kept
+
+    def standing(self) -> dict[str, tuple[int, int]]:
+        """By port: how many are kept, and how many of them have a MAC."""
+        return {name: (len(port.kept), port.kept.warm) for name, port in self._ports.items()}
+
+    def hint(self) -> None:
+        """Ask for the newest neighbours by broadcast, so that a peer that has come learns of them.
+
+        They go out with the next ticks, so many at a time.
+        """
+        for port in self._ports.values():
+            newest = port.kept.newest(HINTS_MAX)
+            port.hints = [one for one in newest if isinstance(one, ipaddress.IPv4Address)]
+
+    # -- listening -------------------------------------------------------------------------------
+
     def _readable(self) -> None:
         assert self._socket is not None
         for _ in range(READ_MAX):
             try:
-                frame, (_name, _protocol, kind, *_rest) = self._socket.recvfrom(64)
+                frame, (name, _protocol, kind, *_rest) = self._socket.recvfrom(64)
             except BlockingIOError:
                 return
             except OSError as error:
                 log.debug("listening to ARP: %s", error)
                 return
-            if kind != _OUTGOING:
-                self._heard(frame, _name)
+            port = self._ports.get(name)
+            if port is not None and kind != _OUTGOING:
+                self._heard(port, frame)
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
         loop.call_later(PAUSE_S, self._listen_again)
@@ -170,159 +170,72 @@ class Warmth:
         if self._socket is not None:
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
 
-    def _heard(self, frame: bytes, name: str) -> None:
+    def _heard(self, port: _Port, frame: bytes) -> None:
         """Both the one who asks and the one asked for may be spoken to soon."""
         if len(frame) < _ETHERNET.size + _ARP.size:
             return
-        hardware, protocol, mac_length, length, operation, *rest = _ARP.unpack_from(
-            frame, _ETHERNET.size
-        )
-        if (hardware, protocol, mac_length, length, operation) != (1, 0x0800, 6, 4, _REQUEST):
+        *head, operation, _mac, sender, _unknown, target = _ARP.unpack_from(frame, _ETHERNET.size)
+        if tuple(head) != _ARP_HEAD or operation != _REQUEST:
             return
-        index = next(
-            (index for index, port in self._ports.items() if port.interface.name == name), 0
-        )
-        for raw in (rest[1], rest[3]):
-            if index and self._want(index, ipaddress.IPv4Address(raw)):
-                self._keep(index, [ipaddress.IPv4Address(raw)])
+        now = asyncio.get_running_loop().time()
+        for address in (ipaddress.IPv4Address(sender), ipaddress.IPv4Address(target)):
+            if self._may_be(port, address):
+                port.kept.hear(address, now)
+
+    def _may_be(self, port: _Port, address: Address) -> bool:
+        return address not in self._never and port.place.has(address)
 
     # -- keeping ---------------------------------------------------------------------------------
 
-    def _want(self, index: int, address: Address) -> bool:
-        """Note a neighbour; True if it is a new one."""
-        port = self._ports.get(index)
-        if port is None or address in self._never or address == port.own:
-            return False
-        if not any(address in network for network in port.networks):
-            return False
-        new = address not in port.kept
-        port.kept[address] = None
-        port.kept.move_to_end(address)
-        if len(port.kept) > KEPT_MAX:
-            old, _ = port.kept.popitem(last=False)
-            with Socket() as sock:
-                tolerate = frozenset({errno.ENOENT, errno.ENODEV})
-                sock.batch([Message(RTM_DELNEIGH, 0, _entry(index, old, 0))], tolerate=tolerate)
-        return new
+    async def _keep(self) -> None:
+        while True:
+            for port in list(self._ports.values()):
+                try:
+                    await self._tend(port)
+                except (NetError, OSError) as error:
+                    # The port may be gone just now; a takeover is slower then, and no less safe.
+                    log.debug("neighbours of %s: %s", port.interface.name, error)
+            self._ticks += 1
+            await asyncio.sleep(TICK_S)
 
-    def _keep(self, index: int, wanted: list[Address]) -> None:
-        create = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
-        with Socket() as sock:
-            if self._managed:
-                flags = attribute(NDA_FLAGS_EXT, struct.pack("=I", NTF_EXT_MANAGED))
-                batch = [
-                    Message(RTM_NEWNEIGH, create, _entry(index, one, 0) + flags) for one in wanted
-                ]
-                refused = sock.batch(batch, tolerate=frozenset({errno.ENODEV}))
-                self._managed = not any(code in _UNMANAGEABLE for _, code in refused)
-            if not self._managed:
-                batch = [
-                    Message(RTM_NEWNEIGH, create, _entry(index, one, NTF_USE)) for one in wanted
-                ]
-                sock.batch(batch, tolerate=frozenset({errno.ENODEV}))
+    async def _tend(self, port: _Port) -> None:
+        index, loop = port.interface.index, asyncio.get_running_loop()
+        if self._ticks % ROUTES_EVERY == 0:
+            port.place = await asyncio.to_thread(neighbour_table.place, index)
+            hops = await asyncio.to_thread(neighbour_table.next_hops, index)
+            near = {address for address in port.configured if self._may_be(port, address)}
+            port.kept.fix(near | hops - self._never, loop.time())
+        if self._ticks % LOOK_EVERY == 0:
+            known = await asyncio.to_thread(neighbour_table.known, index)
+            for address, state in known.items():
+                if state and self._may_be(port, address):
+                    port.kept.find(address, loop.time())
+            port.kept.look(known)
+        due = port.kept.due(loop.time(), PER_TICK)
+        if due:
+            await asyncio.to_thread(neighbour_table.remind, index, due)
+        self._ask(port)
 
-    def _take_in(self) -> None:
-        """Whom the kernel has found or routes through."""
-        for index, address in [*_table(), *_next_hops()]:
-            self._want(index, address)
-
-    def _remind(self) -> None:
-        """Keep all; forget those that nobody answers for."""
-        self._take_in()
-        failed = _failed()
-        for index, port in self._ports.items():
-            for address in [one for one in port.kept if (index, one) in failed]:
-                del port.kept[address]
-            self._keep(index, list(port.kept))
-        with Socket() as sock:
-            tolerate = frozenset({errno.ENOENT, errno.ENODEV})
-            sock.batch(
-                [
-                    Message(RTM_DELNEIGH, 0, _entry(index, address, 0))
-                    for index, address in failed
-                    if index in self._ports
-                ],
-                tolerate=tolerate,
+    def _ask(self, port: _Port) -> None:
+        """Some of the hints, as the kernel would ask if it did not know."""
+        hints, port.hints = port.hints[:PER_TICK], port.hints[PER_TICK:]
+        mac = bytes.fromhex(port.interface.mac.replace(":", ""))
+        for target in hints:
+            own = _speaker(port.place, target)
+            if own is None or self._socket is None:
+                continue
+            frame = _ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + _ARP.pack(
+                *_ARP_HEAD, _REQUEST, mac, own.packed, bytes(6), target.packed
             )
-        self._timer = asyncio.get_running_loop().call_later(REMIND_S, self._remind)
-
-    def _ask(
-        self, port: _Port, mac: bytes, own: ipaddress.IPv4Address, target: ipaddress.IPv4Address
-    ) -> int:
-        assert self._socket is not None
-        frame = _ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + _ARP.pack(
-            1, 0x0800, 6, 4, _REQUEST, mac, own.packed, bytes(6), target.packed
-        )
-        try:
-            self._socket.sendto(frame, (port.interface.name, _ETH_P_ARP))
-        except OSError as error:
-            log.debug("asking for %s: %s", target, error)
-            return 0
-        return 1
+            try:
+                self._socket.sendto(frame, (port.interface.name, _ETH_P_ARP))
+            except OSError as error:
+                log.debug("asking for %s: %s", target, error)
 
 
-# -- what the kernel knows ------------------------------------------------------------------------
-
-
-def _networks(
-    port: Interface, assigned: list[Assigned]
-) -> tuple[list[ipaddress.IPv4Network | ipaddress.IPv6Network], ipaddress.IPv4Address | None]:
-    """The networks a port is in by addresses of its own, and the first of these."""
-    networks = []
-    own = None
-    for one in assigned:
-        if one.interface != port.index or one.prefix == one.address.max_prefixlen:
-            continue
-        networks.append(ipaddress.ip_network((one.address, one.prefix), strict=False))
-        if own is None and isinstance(one.address, ipaddress.IPv4Address):
-            own = one.address
-    return networks, own
-
-
-def _entries() -> list[tuple[int, int, Address, int]]:
-    """(interface, state, address, length of the MAC) of every neighbour."""
-    with Socket() as sock:
-        dump = sock.dump(RTM_GETNEIGH, _NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-    found: list[tuple[int, int, Address, int]] = []
-    for kind, body in dump:
-        if kind != RTM_NEWNEIGH:
-            continue
-        family, index, state, _flags, _type = _NDMSG.unpack_from(body)
-        known = attributes(body, _NDMSG.size)
-        raw = known.get(NDA_DST, b"")
-        if family in {socket.AF_INET, socket.AF_INET6} and len(raw) in {4, 16}:
-            mac = known.get(NDA_LLADDR, b"")
-            found.append((index, state, ipaddress.ip_address(raw), len(mac)))
-    return found
-
-
-def _table() -> list[tuple[int, Address]]:
-    """Neighbours that have a MAC by the kernel's own finding."""
-    skip = NUD_FAILED | NUD_NOARP | NUD_PERMANENT
-    return [
-        (index, address) for index, state, address, mac in _entries() if mac and not state & skip
-    ]
-
-
-def _failed() -> set[tuple[int, Address]]:
-    return {(index, address) for index, state, address, _ in _entries() if state & NUD_FAILED}
-
-
-def _next_hops() -> list[tuple[int, Address]]:
-    """Gateways of the routes, by the interface they lie behind."""
-    found: list[tuple[int, Address]] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with Socket() as sock:
-            dump = sock.dump(RTM_GETROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
-        for _kind, body in dump:
-            known = attributes(body, _RTMSG.size)
-            index = int.from_bytes(known.get(RTA_OIF, b""), "little")
-            gateway = known.get(RTA_GATEWAY, b"")
-            if index and len(gateway) in {4, 16}:
-                found.append((index, ipaddress.ip_address(gateway)))
-    return found
-
-
-def _entry(index: int, address: Address, flags: int) -> bytes:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return _NDMSG.pack(family, index, 0, flags, 0) + attribute(NDA_DST, address.packed)
+def _speaker(place: Place, target: ipaddress.IPv4Address) -> ipaddress.IPv4Address | None:
+    """The port's own address in the target's network."""
+    for network, own in zip(place.networks, place.speaking, strict=True):
+        if target in network and isinstance(own, ipaddress.IPv4Address):
+            return own
+    return None

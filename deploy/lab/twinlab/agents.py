@@ -71,11 +71,15 @@ def configuration(node: str, options: plan.Options) -> str:
             f'peer = "{plan.node_address(peer, link)}"\n\n'
         )
     lan = [plan.LAN_VIP, plan.LAN_VIP6] if options.ipv6 else [plan.LAN_VIP]
+    servers = [plan.server_address(server) for server in plan.SERVERS]
+    if options.ipv6:
+        servers += [plan.server_address6(server) for server in plan.SERVERS]
     text += (
         f'[[vrid]]\nid = {plan.LAN_VRID}\ninterface = "lan0"\nvmac = {vmac}\n'
         f"vips = {json.dumps(lan)}\n{vips_file}\n"
         f'[[vrid]]\nid = {plan.WAN_VRID}\ninterface = "wan0"\nvmac = {vmac}\n'
         f"vips = {json.dumps(options.wan_vips())}\n"
+        f"neighbours = {json.dumps(servers)}\n"
     )
     return text
 
