@@ -601,15 +601,11 @@ class Machine:
             case AdminCommand():
                 self._set_admin(command)
             case ForceFailover():
-                self._desk.answer(
-                    command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED)
-                )
+                self._accept(command.request_id)
                 serving = self._role is Role.PRIMARY
                 self._begin(Kind.HAND_OVER if serving else Kind.TAKE_OVER, command.request_id)
             case ForceYield():
-                self._desk.answer(
-                    command.request_id, Outcome.ACCEPTED, self._because(Code.ACCEPTED)
-                )
+                self._accept(command.request_id)
                 self._begin(Kind.HAND_OVER, command.request_id, resign_at_last=True)
                 if election.successor(self._gather(), even_if_unfit=True) is not None:
                     self._give_up_waiting()
@@ -934,12 +930,11 @@ class Machine:
         )
 
     def _settle_stop(self) -> None:
+        confirmed = self._desk.confirmed >= self._order.generation
         if self._restarting:
-            done = (
-                self._desk.confirmed >= self._order.generation and self._now >= self._stop_from_ns
-            )
+            done = confirmed and self._now >= self._stop_from_ns
         elif self._stopping:
-            done = self._role is not Role.PRIMARY and self._desk.confirmed >= self._order.generation
+            done = confirmed and self._role is not Role.PRIMARY
             if self._role is not Role.PRIMARY and not self._stop_at_ns:
                 self._stop_at_ns = self._now + self._patience.stop_ns
         else:
