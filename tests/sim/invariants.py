@@ -147,6 +147,10 @@ class Checks:
     def wiped(self, node: SimNode) -> None:
         """What the operator said is lost with the disk."""
         self.wiped_ns[node.index] = self.world.now_ns
+        if all(self.wiped_ns):
+            # Nobody is left who knows which counters were used: recordings of then are like new.
+            for recordings in self.accepted.values():
+                recordings.clear()
         self.bound[node.index] = None
         self.paused_until_ns[node.index] = 0
 
