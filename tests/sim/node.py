@@ -541,7 +541,7 @@ class SimNode:
 
     def _peer_view(self) -> PeerView:
         peer = self.plain.peer
-        # R13: the runtime keeps what it knows of the peer, and its own epoch, which may have jumped.
+        # R13: the runtime keeps what it knows of the peer, and its own epoch, which may jump.
         self.disk.peer_counter = max(self.disk.peer_counter, peer.known)
         self.disk.epoch = max(self.disk.epoch, self.plain.gate.counter >> 32)
         return PeerView(

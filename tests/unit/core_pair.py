@@ -133,7 +133,9 @@ class Bench:
     def hear(self, **changes: Any) -> Effects:
         """The peer says something new."""
         self.counter += 1
-        return self.feed(PeerSeen(view=peer(counter=self.counter, arrived_ns=self.now + 500, **changes)))
+        return self.feed(
+            PeerSeen(view=peer(counter=self.counter, arrived_ns=self.now + 500, **changes))
+        )
 
     def see_engine(self, phase: Phase, watch: Watch = Watch.ALIVE, term: int = 0) -> Effects:
         """A copy of the engine's state."""
