@@ -80,10 +80,7 @@ def status(
             node=_node(config, core, offset_ns),
             gate=_gate(snapshot, guarded, facts),
             peer=_peer(config, snapshot),
-            links=[
-                _link(config, words, now_ns, snapshot.engine.two_way, guarded)
-                for words in snapshot.links
-            ],
+            links=[_link(config, words, snapshot, guarded) for words in snapshot.links],
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
             timers=_timers(config, facts),
             configuration=schema.Configuration(
@@ -241,16 +238,14 @@ def _watch(watch: Watch) -> schema.Watch:
 
 
 def _link(
-    config: Config,
-    words: LinkWords,
-    now_ns: int,
-    two_way: int,
-    guarded: Mapping[str, Guarded],
+    config: Config, words: LinkWords, snapshot: Snapshot, guarded: Mapping[str, Guarded]
 ) -> schema.Link:
     section = config.links[words.number]
     one = guarded.get(section.interface)
-    age_ns = max(0, now_ns - words.hello_ns) if words.hello_ns else None
-    fresh = age_ns is not None and age_ns <= config.timers.ns.dead_ns
+    age_ns = max(0, snapshot.at_ns - words.hello_ns) if words.hello_ns else None
+    # The engine's own word, so that one late heartbeat is no news here either.
+    silent = bool(snapshot.engine.link_silent >> words.number & 1)
+    two_way = bool(snapshot.engine.two_way >> words.number & 1)
     return schema.Link(
         name=section.name,
         interface=section.interface,
@@ -261,8 +256,8 @@ def _link(
         local=section.local,
         peer=section.peer,
         carrier=words.carrier,
-        up=words.carrier and fresh,
-        two_way=bool(two_way >> words.number & 1),
+        up=words.carrier and age_ns is not None and not silent,
+        two_way=two_way,
         age_ns=age_ns,
         round_trip_ns=words.round_trip_ns or None,
         xdp=one.mode if one is not None else "none",
