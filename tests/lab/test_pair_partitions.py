@@ -19,6 +19,7 @@ def both_serve() -> bool:
 
 def test_healed_partition_leaves_the_higher_term(primary: str) -> None:
     """Nobody can tell death from partition: both serve, until the first frame gets through."""
+    begin = agents.boot_ns()
     lab.cut(primary, silent=True)
     wait_for(both_serve, "both nodes serve alone", timeout_s=20)
     terms = {node: watching.term(node) for node in plan.NODES}
@@ -34,7 +35,7 @@ def test_healed_partition_leaves_the_higher_term(primary: str) -> None:
         record = running.finish()
     recording = recorder.finish()
     assert recording.lost == 0
-    assert agents.roles() == {loser: "secondary", winner: "primary"}
+    assert agents.roles() == {loser: "secondary", winner: "primary"}, watching.story(begin)
     late = [
         frame
         for frame in recording.by_owner(watching.VIPS, watching.VMACS)

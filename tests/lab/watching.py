@@ -118,6 +118,18 @@ def takeover(node: str, since_ns: int) -> dict[str, Any]:
     return transition
 
 
+def story(since_ns: int) -> str:
+    """What both nodes say happened since a moment: to go with a failed assertion."""
+    lines = []
+    for node in plan.NODES:
+        for said in agents.history(node):
+            if said["at_ns"] >= since_ns:
+                at_ms = (said["at_ns"] - since_ns) / 1e6
+                change = f"{said['from_role']} → {said['to_role']}, term {said['term']}"
+                lines.append((at_ms, f"{at_ms:10.3f} ms  {node}: {change}: {said['sentence']}"))
+    return "\n".join(["", *(line for _, line in sorted(lines))])
+
+
 def transitions(node: str) -> int:
     """How many transitions the node has recorded."""
     return len(agents.history(node))
