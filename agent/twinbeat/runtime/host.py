@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,6 +26,31 @@ PAUSE_NS: Final = 250_000
 FACTOR_MAX: Final = 16
 _PRIORITY: Final = 60
 """That of the engine's thread."""
+
+
+NICE: Final = -15
+"""Of the ordinary threads: the loop that attests must get its turn among busy processes. Not lower,
+so that an administrator's shell can still be put before it."""
+
+
+def claim_share(*, autogroup: Path = Path("/proc/self/autogroup")) -> list[str]:
+    """Ask for a fair share of the processors under load; returns what was refused, in sentences.
+
+    Where the kernel groups tasks by session, `nice` counts within the session only and the session
+    has a value of its own; where it doesn't, that file is absent or says nothing.
+    """
+    refused: list[str] = []
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except OSError as error:
+        refused.append(f"nice {NICE} was refused ({error.strerror}): give the agent CAP_SYS_NICE")
+    try:
+        # Only of a session of our own: others in it would be lifted with us.
+        if os.getsid(0) == os.getpid() and autogroup.exists():
+            autogroup.write_text(str(NICE))
+    except OSError as error:
+        refused.append(f"the session's share of the processors stays as it is ({error.strerror})")
+    return refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The share of the processors that the agent asks for, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASK = """
+import json, os, sys
+from pathlib import Path
+from twinbeat.runtime.host import claim_share
+
+refused = claim_share(autogroup=Path(sys.argv[1]))
+print(json.dumps({"nice": os.getpriority(os.PRIO_PROCESS, 0), "refused": refused}))
+"""
+
+
+def ask(autogroup: Path, *, own_session: bool, user: int | None = None) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(autogroup)],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=own_session,
+        user=user,
+    )
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.privileged
+def test_the_agent_asks_for_its_turn_among_busy_processes(tmp_path: Path) -> None:
+    group = tmp_path / "autogroup"
+    group.write_text("as it was")
+    assert ask(group, own_session=True) == {"nice": -15, "refused": []}
+    assert group.read_text() == "-15"
+
+
+@pytest.mark.privileged
+def test_a_session_shared_with_others_is_not_lifted_with_it(tmp_path: Path) -> None:
+    group = tmp_path / "autogroup"
+    group.write_text("as it was")
+    assert ask(group, own_session=False)["nice"] == -15
+    assert group.read_text() == "as it was"
+
+
+@pytest.mark.privileged
+def test_a_refusal_is_told_and_harms_nothing() -> None:
+    answer = ask(Path("/nonexistent"), own_session=True, user=65534)
+    assert answer["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
+    assert answer["refused"] == [
+        "nice -15 was refused (Permission denied): give the agent CAP_SYS_NICE"
+    ]
