@@ -43,6 +43,7 @@ def status(**changes: Any) -> schema.Status:
                 vips=["192.0.2.10", "2001:db8::10"],
             )
         ],
+        "neighbours": [schema.Neighbours(interface="lan0", kept=3, warm=2)],
         "timers": schema.Timers(
             profile="fast",
             hello_us=200,
@@ -168,6 +169,7 @@ def counters(**changes: Any) -> schema.Counters:
         ],
         "suspicions": {"cleared": 2, "dead": 1},
         "announcements": {"ipv4": 7, "ipv6": 7},
+        "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "transitions": [
             schema.TransitionCount(
                 from_role=schema.Role.SECONDARY,

@@ -148,6 +148,9 @@ def test_counters_carry_their_labels() -> None:
     assert value(samples, rejected, link="", reason="auth") == 1, "what came where no link is"
     assert value(samples, "twinbeat_heartbeats_received_total", link="ha0") == 99
     assert value(samples, "twinbeat_gate_packets_total", direction="in", verdict="vip") == 2
+    assert value(samples, "twinbeat_neighbours", interface="lan0", state="warm") == 2
+    assert value(samples, "twinbeat_neighbours", interface="lan0", state="cold") == 1
+    assert value(samples, "twinbeat_neighbour_changes_total", change="given_up") == 2
     assert (
         value(
             samples,

@@ -258,6 +258,16 @@ class Vrid(Struct, frozen=True, kw_only=True):
     xdp: str = ""
 
 
+class Neighbours(Struct, frozen=True, kw_only=True):
+    """Whom a new primary would talk to at once through one port."""
+
+    interface: str
+    kept: int
+    """How many are kept known, the role notwithstanding."""
+    warm: int
+    """Of them: with a MAC in the kernel's table. The others are being asked for, or are silent."""
+
+
 class Timers(Struct, frozen=True, kw_only=True):
     """The timers in force."""
 
@@ -426,6 +436,7 @@ class Status(Struct, frozen=True, kw_only=True):
     peer: Peer
     links: list[Link]
     vrids: list[Vrid]
+    neighbours: list[Neighbours] = []
     timers: Timers
     configuration: Configuration
     process: Process
@@ -492,6 +503,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Effects that failed, by kind."""
     dual_primary: int = 0
     """How often another open gate was heard while ours was open."""
+    neighbours: dict[str, int] = {}
+    """What became of neighbours: learned, given_up (nobody answers), turned_away (no room)."""
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""

@@ -66,7 +66,7 @@ def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
         "node": ("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
         "peer": ("peer",),
         "links": ("links",),
-        "vips": ("vrids",),
+        "vips": ("vrids", "neighbours"),
     }[what]
     return {"schema": SCHEMA, **{key: whole[key] for key in keys}}
 
@@ -206,6 +206,8 @@ def _vips(status: Status) -> Iterator[str]:
         listed = " ".join(vrid.vips[:8])
         rest = more + len(vrid.vips[8:])
         yield f"  {listed}" + (f" and {rest} more" if rest else "")
+    for port in status.neighbours:
+        yield f"neighbours on {port.interface}: {port.warm} of {port.kept} known by MAC"
 
 
 def _ago(ns: int) -> str:

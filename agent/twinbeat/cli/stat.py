@@ -90,6 +90,7 @@ def _table(counters: Counters) -> Iterator[str]:
         ("kernel verdicts", counters.reasons),
         ("suspicions", counters.suspicions),
         ("announcements", counters.announcements),
+        ("neighbours", counters.neighbours),
         ("claims refused", counters.claims_refused),
         ("effects failed", counters.effect_failures),
     ):

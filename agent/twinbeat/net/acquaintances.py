@@ -15,7 +15,7 @@ hundreds are asked for that don't exist, from pushing out those that matter:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from twinbeat.net.interfaces import Address
@@ -54,6 +54,10 @@ class Tally:
     given_up: int = 0
     turned_away: int = 0
     """No room, or too many newcomers at once."""
+
+    def counted(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
 
 
 class Acquaintances:

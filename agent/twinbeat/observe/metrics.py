@@ -65,6 +65,8 @@ GATE_VERDICTS: Final = {
 }
 """Verdicts of the gate by direction: open lets through, the others drop. They add up."""
 
+NEIGHBOUR_CHANGES: Final = ("learned", "given_up", "turned_away")
+
 PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Role))
 """What is known of the peer; while it is heard, its role."""
 
@@ -358,7 +360,22 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
                 [pair, str(vrid.id), state], vrid.vips_total if vrid.state == state else 0
             )
     yield vips
+    neighbours = GaugeMetricFamily(
+        "twinbeat_neighbours",
+        "Neighbours kept known for a takeover; those that are cold would have to be asked for.",
+        labels=["pair", "interface", "state"],
+    )
+    for port in status.neighbours:
+        neighbours.add_metric([pair, port.interface, "warm"], port.warm)
+        neighbours.add_metric([pair, port.interface, "cold"], port.kept - port.warm)
+    yield neighbours
     family = _Family(status)
+    yield from family.counters(
+        "twinbeat_neighbour_changes",
+        "Neighbours learned, given up as nobody answers, turned away for lack of room.",
+        ["change"],
+        [([change], counters.neighbours.get(change, 0)) for change in NEIGHBOUR_CHANGES],
+    )
     yield from family.counters(
         "twinbeat_announcements_sent",
         "Announcements of addresses sent.",
@@ -473,6 +490,8 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_late_ticks_total",
         "twinbeat_link_up",
         "twinbeat_loop_lag_seconds",
+        "twinbeat_neighbour_changes_total",
+        "twinbeat_neighbours",
         "twinbeat_node_info",
         "twinbeat_pause_expires_timestamp_seconds",
         "twinbeat_paused",

@@ -136,6 +136,7 @@ class App:
             digest=digest(config),
         )
         self._hub = EventHub()
+        self._warmth = Warmth()
         self._store = Store(paths.state)
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -166,6 +167,9 @@ class App:
             raise StartError(str(error)) from error
         self._fit_host()
         await self._load_programs()
+        # Only now: the compiler needs no better share than anybody else.
+        for refused in host.claim_share():
+            log.warning("%s", refused)
 
     def _be_alone(self) -> None:
         """Two agents on one gate would each shut what the other opens: the second never begins."""
@@ -254,7 +258,6 @@ class App:
         gc.freeze()
 
     def _warm_up(self) -> None:
-        self._warmth = Warmth()
         self._bind_warmth()
         try:
             self._warmth.start()
@@ -581,6 +584,7 @@ class App:
             guarded=self._stage.guarded,
             facts=self._facts,
             teller=self._teller,
+            neighbours=self._warmth.standing(),
         )
 
     def counters(self) -> schema.Counters:
@@ -591,6 +595,7 @@ class App:
             maps=self._maps,
             lag=self._loop.lag,
             teller=self._teller,
+            neighbours=self._warmth.tally.counted(),
             dropped=self._hub.dropped_total,
         )
 

@@ -67,6 +67,7 @@ def status(
     guarded: Mapping[str, Guarded],
     facts: Facts,
     teller: Teller,
+    neighbours: Mapping[str, tuple[int, int]],
 ) -> schema.Status:
     """The node at this moment."""
     now_ns = snapshot.at_ns
@@ -82,6 +83,10 @@ def status(
             peer=_peer(config, snapshot),
             links=[_link(config, words, snapshot, guarded) for words in snapshot.links],
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
+            neighbours=[
+                schema.Neighbours(interface=name, kept=kept, warm=warm)
+                for name, (kept, warm) in sorted(neighbours.items())
+            ],
             timers=_timers(config, facts),
             configuration=schema.Configuration(
                 path=config.path,
@@ -102,7 +107,14 @@ def status(
 
 
 def counters(
-    *, config: Config, engine: Engine, maps: Maps, lag: Histogram, teller: Teller, dropped: int
+    *,
+    config: Config,
+    engine: Engine,
+    maps: Maps,
+    lag: Histogram,
+    teller: Teller,
+    neighbours: Mapping[str, int],
+    dropped: int,
 ) -> schema.Counters:
     """Everything that only grows."""
     counted = engine.counters()
@@ -145,6 +157,7 @@ def counters(
         ],
         claims_refused=dict(teller.claims_refused),
         effect_failures=dict(teller.effect_failures),
+        neighbours=dict(neighbours),
         dual_primary=reasons.get("contested", 0),
         late_ticks=counted.late,
         events_lost=counted.events_lost + dropped,
