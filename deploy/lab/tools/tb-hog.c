@@ -7,7 +7,7 @@
  */
 #include "tool.h"
 
-#define SECONDS_MAX 900
+#define SECONDS_MAX 3600
 
 static const char usage_text[] = "usage: tb-hog --seconds N [--fifo PRIORITY] [--cpu N]";
 

@@ -3,12 +3,14 @@
  * tb-late: how late this machine wakes a real-time thread, so that every figure can be read beside it.
  *
  * One thread under SCHED_FIFO sleeps until a moment, notes how late it woke, and so on; nothing is
- * allocated in between.  What it prints is a JSON object with quantiles in nanoseconds.  The
- * processor it ran on is the scheduler's choice unless --cpu says otherwise.
+ * allocated in between.  What it prints is a JSON object with quantiles in nanoseconds, and what
+ * this bare loop costs in percent of a processor.  Where it runs is the scheduler's choice unless
+ * --cpu says otherwise.
  */
 #include "tool.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define SECONDS_MAX 900
 
@@ -20,6 +22,15 @@ static int by_value(const void *left, const void *right)
 	int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
 
 	return (a > b) - (a < b);
+}
+
+static double cpu_s(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_SELF, &used);
+	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
 static int64_t quantile(const int64_t *sorted, int64_t count, int64_t per_mille)
@@ -69,6 +80,7 @@ int main(int argc, char **argv)
 	int64_t count = 0, above_ms = 0;
 	int64_t next = clock_ns(TOOL_CLOCK) + interval_us * NS_PER_US;
 	int64_t until = next + seconds * NS_PER_S;
+	double cpu_before = cpu_s();
 	while (!tool_stopped && count < capacity && next < until) {
 		sleep_until_ns(next);
 		int64_t now = clock_ns(TOOL_CLOCK);
@@ -82,11 +94,12 @@ int main(int argc, char **argv)
 	}
 	if (!count)
 		return 1;
+	double cpu_percent = 100 * (cpu_s() - cpu_before) / (double)seconds;
 	qsort(late, (size_t)count, sizeof(*late), by_value);
 	printf("{\"samples\": %lld, \"p50_ns\": %lld, \"p99_ns\": %lld, \"p999_ns\": %lld, "
-	       "\"max_ns\": %lld, \"above_1ms\": %lld}\n",
+	       "\"max_ns\": %lld, \"above_1ms\": %lld, \"cpu_percent\": %.1f}\n",
 	       (long long)count, (long long)quantile(late, count, 500),
 	       (long long)quantile(late, count, 990), (long long)quantile(late, count, 999),
-	       (long long)late[count - 1], (long long)above_ms);
+	       (long long)late[count - 1], (long long)above_ms, cpu_percent);
 	return 0;
 }

@@ -5,6 +5,7 @@ a hang, a kill, a reload, a real-time hog; and what the agent costs."""
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlab import agents, capture, plan, probe, processes, services
-from twinlab.shell import LabError, wait_for
+from twinlab.shell import LabError, run, wait_for
 
 from twinbench import figures, ground, judge, samples
 from twinbench.effort import Effort
@@ -307,9 +308,12 @@ def cost_fast(effort: Effort) -> list[Figure]:
     """Memory and processor time of the agents in fast, with nothing going on."""
     ground.twinbeat(ground.options())
     memory, cpu, worker = _cost(effort.cost_s)
+    note = _bare_loop(200)
     return [
         figures.measured("agent_memory", memory, details={"worker": worker}),
-        figures.measured("agent_cpu_fast", cpu, seconds=effort.cost_s, details={"worker": worker}),
+        figures.measured(
+            "agent_cpu_fast", cpu, seconds=effort.cost_s, note=note, details={"worker": worker}
+        ),
     ]
 
 
@@ -317,11 +321,22 @@ def cost_balanced(effort: Effort) -> list[Figure]:
     """Processor time of the agents in balanced."""
     ground.twinbeat(ground.options("balanced"))
     _, cpu, worker = _cost(effort.cost_s)
+    note = _bare_loop(5000)
     return [
         figures.measured(
-            "agent_cpu_balanced", cpu, seconds=effort.cost_s, details={"worker": worker}
+            "agent_cpu_balanced", cpu, seconds=effort.cost_s, note=note, details={"worker": worker}
         )
     ]
+
+
+def _bare_loop(interval_us: int) -> str:
+    """What this machine takes for nothing but waking a real-time thread as often as the engine's."""
+    command = [services.tool("tb-late"), "--seconds", "3", "--interval-us", str(interval_us)]
+    said = json.loads(run([*command, "--fifo", "60"], timeout_s=30))
+    return (
+        f"a real-time thread that only sleeps, each {interval_us} us, takes "
+        f"{said['cpu_percent']} % on this machine"
+    )
 
 
 def _cost(seconds: float) -> tuple[list[float], list[float], dict[str, Any]]:

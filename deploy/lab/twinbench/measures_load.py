@@ -57,7 +57,7 @@ def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
     ground.twinbeat(options)
     seconds = int(effort.load_s)
     names = [f"bench-busy-{number}" for number in range(effort.load_processes)]
-    command = [services.tool("tb-hog"), "--seconds", str(min(900, 2 * seconds + 60))]
+    command = [services.tool("tb-hog"), "--seconds", str(min(3600, 4 * seconds + 600))]
     try:
         for name in names:
             processes.spawn(name, plan.CLIENT_NS, command)
