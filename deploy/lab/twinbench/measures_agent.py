@@ -330,7 +330,7 @@ def cost_balanced(effort: Effort) -> list[Figure]:
 
 
 def _bare_loop(interval_us: int) -> str:
-    """What this machine takes for nothing but waking a real-time thread as often as the engine's."""
+    """What this machine takes for nothing but waking a real-time thread that often."""
     command = [services.tool("tb-late"), "--seconds", "3", "--interval-us", str(interval_us)]
     said = json.loads(run([*command, "--fifo", "60"], timeout_s=30))
     return (

@@ -88,7 +88,8 @@ def markdown(result: Object) -> str:
     kind = "quick" if result["quick"] else "full"
     parts = [
         "# Figures\n",
-        "Written by `deploy/lab/bench` from one run. Everything is measured from outside the "
+        "Written from one run (`deploy/lab/bench`, then `deploy/lab/bench --report-from "
+        "deploy/lab/out/bench.json`). Everything is measured from outside the "
         "agents: by the client's own record, by captures on the switches, and by watching both "
         "gates.\n",
         f"A {kind} run of {result['elapsed_s'] / 60:.0f} minutes on {machine['date'][:10]}: "
@@ -125,6 +126,8 @@ def _paragraph(figure: Object) -> str:
     lines = [f"- **{figure['name']}**: {figure['what']}."]
     if figure["error"]:
         lines.append(f"  Failed: {' '.join(figure['error'].split())[:300]}")
+    if figure.get("limited_by"):
+        lines.append(f"  Limited by {figure['limited_by']}.")
     if figure["note"]:
         lines.append(f"  {figure['note'][:1].upper()}{figure['note'][1:]}.")
     if figure["seconds"]:
