@@ -134,6 +134,18 @@ def test_a_resumed_reign_makes_a_primary(bench: Bench) -> None:
     assert bench.machine.status.reason.code is Code.RESUMED
 
 
+def test_a_resumed_reign_is_not_passed_on_while_its_first_block_is_written() -> None:
+    bench = Bench(durable=Durable(peer_known=True))
+    bench.disk_works = False
+    bench.start()
+    bench.engine(Kind.OPENED, Cause.RESUMED, 4, Cause.RESUMED)
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL, highest=4)
+    assert not bench.order.permits & Permit.YIELD
+    bench.feed(TermsFailed(why="no space left"))
+    assert bench.order.permits & Permit.YIELD, "now it is a fault, and the peer is better"
+
+
 # -- takeover ------------------------------------------------------------------------------------
 
 

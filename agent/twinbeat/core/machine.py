@@ -862,7 +862,8 @@ class Machine:
             permits &= ~Permit.CLAIM_NOW
         unwanted = serving and facts.admin.never_claims
         unwanted = unwanted and election.successor(facts, even_if_unfit=True) is None
-        better = serving and not handing and election.better_peer(facts)
+        # A resumed reign isn't passed on for a first block that is just being written.
+        better = serving and not handing and not self._terms.awaited and election.better_peer(facts)
         if better and not self._yielding_to_better:
             assert facts.peer is not None
             self._log(

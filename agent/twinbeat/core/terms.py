@@ -66,6 +66,11 @@ class Terms:
         """The disk refused; ask again at ``retry_ns``."""
         return replace(self, asked=None, failed=why or "unknown", retry_ns=retry_ns)
 
+    @property
+    def awaited(self) -> bool:
+        """This run's first block is still being written: no fault of this node yet."""
+        return self.block == NO_BLOCK and self.asked is not None and not self.failed
+
     def spent(self, highest: int) -> bool:
         """Too few are left to claim with. A disk that refuses counts as spent before the end."""
         reserve = self.size // 8 if self.failed else 0
