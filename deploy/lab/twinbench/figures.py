@@ -34,8 +34,6 @@ class Spec:
     """The bar is a lower bound (a ratio in our favour), not an upper one."""
     runs_needed: int = 1
     seconds_needed: float = 0.0
-    limited_by: str = ""
-    """What keeps the figure from being better, as far as it was traced."""
 
     def __post_init__(self) -> None:
         if self.bar_on not in (MEDIAN, MAXIMUM):
@@ -114,7 +112,6 @@ class Figure:
             "values": [_rounded(value) for value in self.values],
             "note": self.note,
             "details": self.details,
-            "limited_by": self.spec.limited_by,
             "error": self.error,
         }
 
@@ -139,11 +136,6 @@ SPECS = _specs(
         bar=1.3,
         aim=1.0,
         runs_needed=20,
-        limited_by=(
-            "the timers: a verdict needs dead + verify = 1.0 ms after the last heartbeat, which is up to "
-            "200 us old at the death; then some 20 us to the first frame, and the client's next probe "
-            "with its round trip; a wake-up that comes late adds its lateness"
-        ),
     ),
     Spec(
         name="keepalived_outage",
@@ -176,10 +168,6 @@ SPECS = _specs(
         name="verdict_to_first_answer",
         what="from the verdict to the first answer that reaches the client (sent each 100 us)",
         unit="us",
-        limited_by=(
-            "the pause until the client's next probe (up to 100 us), ARP for a server or client the new "
-            "primary has not met, and the round trip through NAT and a server process"
-        ),
     ),
     # ------------------------------------------------------------------- many VIPs -----------
     Spec(
@@ -255,9 +243,6 @@ SPECS = _specs(
                 aim=0,
                 bar_on=MAXIMUM,
                 seconds_needed=600,
-                limited_by=(
-                    "a virtual processor that is taken away for longer than stall, or than the lease"
-                ),
             ),
             Spec(
                 name=f"undetected_deaths_{profile}",
@@ -343,9 +328,6 @@ SPECS = _specs(
         aim=5000,
         bar_on=MAXIMUM,
         runs_needed=2,
-        limited_by=(
-            "what else ran on the hog's processor, the client and the observers included"
-        ),
     ),
     # ----------------------------------------------------------------------- flood -----------
     Spec(
@@ -355,9 +337,6 @@ SPECS = _specs(
         bar=200_000,
         at_least=True,
         seconds_needed=10,
-        limited_by=(
-            "sender, switch, victim and everything that watches share the machine's processors"
-        ),
     ),
     Spec(
         name="flood_transitions",
@@ -430,10 +409,6 @@ SPECS = _specs(
             seconds_needed=10,
         )
         for profile, bar in (("fast", 10.0), ("balanced", 1.5))
-            limited_by=(
-                "waking up: the engine's own rounds take about 7.5 us each, the rest is what the machine "
-                "takes for any timed sleep, and over veth the peer's receive path runs in the sender"
-            ),
     ),
     # ----------------------------------------------------------------------- noise -----------
     Spec(

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twinbench.limits import LIMITS
+
 Object = dict[str, Any]
 
 
@@ -126,8 +128,8 @@ def _paragraph(figure: Object) -> str:
     lines = [f"- **{figure['name']}**: {figure['what']}."]
     if figure["error"]:
         lines.append(f"  Failed: {' '.join(figure['error'].split())[:300]}")
-    if figure.get("limited_by"):
-        lines.append(f"  Limited by {figure['limited_by']}.")
+    if figure["name"] in LIMITS:
+        lines.append(f"  Limited by {LIMITS[figure['name']]}.")
     if figure["note"]:
         lines.append(f"  {figure['note'][:1].upper()}{figure['note'][1:]}.")
     if figure["seconds"]:
