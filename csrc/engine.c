@@ -32,14 +32,20 @@ struct round {
 enum {
 	WINDOW_RESTARTS = 8,   /* R11: then late ticks no longer restart the window */
 	PROBES_PER_VERIFY = 8, /* design: a PROBE every verify/8 while suspicious */
+	BACKOFF_DOUBLINGS = 8, /* of the pause between claims that nobody receipts */
 	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
 };
-#define PING_EVERY_NS 1000000000ull /* a PROBE per link in quiet times: round trip, two-way proof */
-#define LATE_EVENT_EVERY_NS \
-	100000000ull /* late ticks are reported at most this often, with their number */
-#define STRANDED_CHECK_NS \
-	1000000000ull		 /* R11: how long an opening by silence may prove to be isolation */
-#define RECEIPT_POLL_NS 50000ull /* how often a running claim looks for its receipt */
+
+/* A PROBE per link in quiet times: round trip, two-way proof. */
+#define PING_EVERY_NS 1000000000ull
+/* Late ticks are reported at most this often, with their number. */
+#define LATE_EVENT_EVERY_NS 100000000ull
+/* R11: how long an opening by silence may prove to be isolation. */
+#define STRANDED_CHECK_NS 1000000000ull
+/* The pause between fruitless claims doubles up to this, so that a deaf peer costs few terms. */
+#define BACKOFF_MAX_NS 250000000ull
+/* How often a running claim looks for its receipt. */
+#define RECEIPT_POLL_NS 50000ull
 
 static tb_u64 later(tb_u64 a, tb_u64 b)
 {
@@ -204,6 +210,7 @@ static void begin_reign(struct round *r, tb_u64 term, enum tb_cause how, enum tb
 	e->phase = TB_SERVING;
 	e->term = term;
 	e->claim = 0;
+	e->fruitless = 0;
 	e->receipted = how == TB_C_RECEIPT;
 	e->by_silence = how != TB_C_RECEIPT;
 	e->contest_told_ns = 0;
@@ -408,13 +415,20 @@ static void begin_claim(struct round *r, enum tb_cause cause)
 static void abandon(struct round *r, enum tb_cause cause)
 {
 	struct tb_engine *e = r->e;
+	tb_u64 pause;
 
 	tell(r, TB_E_ABANDONED, cause, e->claim, r->in->gate.fence_below);
 	e->claim = 0;
 	if (e->phase == TB_CLAIMING)
 		e->phase = TB_LISTENING;
-	/* By node index, so that two claimants don't meet again. */
-	e->backoff_until_ns = r->now + (1 + r->s->node) * 2 * r->s->timers.verify;
+	/* By node index, so that two claimants don't meet again; longer each time that nobody receipts. */
+	pause = (1 + r->s->node) * 2 * r->s->timers.verify;
+	if (cause == TB_C_NO_RECEIPT) {
+		pause = later(pause, sooner(pause << e->fruitless, BACKOFF_MAX_NS));
+		if (e->fruitless < BACKOFF_DOUBLINGS)
+			e->fruitless++;
+	}
+	e->backoff_until_ns = r->now + pause;
 }
 
 /*
@@ -681,6 +695,7 @@ static void alive(struct round *r)
 	else
 		tell(r, TB_E_HEARD, TB_C_NONE, r->in->peer.counter, 0);
 	e->watch = TB_ALIVE;
+	e->fruitless = 0;
 	e->heard_since_ns = r->now;
 	e->withheld = TB_C_NONE;
 	e->answer_open = false;

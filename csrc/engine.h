@@ -199,6 +199,7 @@ struct tb_engine {
 	tb_u64 claim; /* 0 = none */
 	tb_u64 claim_ns, backoff_until_ns;
 	tb_u32 claim_cause; /* enum tb_cause */
+	tb_u32 fruitless;   /* claims in a row that got no receipt though the peer was heard */
 
 	/* reign */
 	tb_u64 opened_ns, lease_until, contest_told_ns, stranger_since_ns;

@@ -5,6 +5,7 @@ The names R1 to R18 are those of deploy/docs/protocol.md.
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -275,6 +276,18 @@ def test_r6_claim_without_receipt_is_abandoned() -> None:
     assert 2 * VERIFY < waited <= 2 * VERIFY + FAST.timers.hello_ns
     assert not bench.told(EventKind.OPENED)
     assert bench.phase is Phase.LISTENING
+
+
+def test_r6_fruitless_claims_come_ever_more_seldom() -> None:
+    bench = Bench()
+    bench.run(1 * MS)
+    bench.kernel = False
+    bench.run(1000 * MS)
+    fruitless = [e.at_ns for e in bench.told(EventKind.ABANDONED) if e.cause is Cause.NO_RECEIPT]
+    pauses = [after - before for before, after in pairwise(fruitless)]
+    assert len(pauses) >= 6
+    assert all(later > 1.5 * sooner for sooner, later in pairwise(pauses[1:6]))
+    assert max(pauses) < 300 * MS, "and yet it never gives up"
 
 
 def test_r6_overtaken_claim_is_abandoned() -> None:
