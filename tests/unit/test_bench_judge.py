@@ -114,6 +114,17 @@ def test_provoked_takeovers_and_those_outside_the_time_are_left_out() -> None:
     assert [(edge.node, kind) for edge, kind in found] == [("a", judge.Kind.FALSE)]
 
 
+def test_how_long_both_gates_were_open_when_nobody_had_caused_it() -> None:
+    lines = (
+        "1 a open 2 0 9 -\n10 b open 3 0 9 -\n15 a shut 2 3 9 fence\n"
+        "40 a open 4 0 9 -\n70 b shut 3 4 9 fence\n"
+    )
+    edges = judge.read_watch(lines).edges
+    assert judge.both_open_ns(edges, [], since_ns=0, until_ns=99) == 30
+    assert judge.both_open_ns(edges, [(39, 50)], since_ns=0, until_ns=99) == 5
+    assert judge.both_open_ns(edges, [], since_ns=80, until_ns=99) == 0
+
+
 def test_who_owned_the_role_at_a_moment() -> None:
     edges = judge.read_watch(WATCHED).edges
     assert judge.owner_at(edges, 99) is None

@@ -198,6 +198,25 @@ def unprovoked(
     return found
 
 
+def both_open_ns(
+    edges: Sequence[Edge], provoked: Sequence[tuple[int, int]], *, since_ns: int, until_ns: int
+) -> int:
+    """The longest time both gates were open that began in none of the provoked times."""
+    opened: dict[str, bool] = {}
+    longest, began = 0, None
+    for edge in edges:
+        opened[edge.node] = edge.open
+        both = sum(opened.values()) > 1
+        if both and began is None:
+            began = edge.at_ns
+        elif not both and began is not None:
+            quiet = not any(begin <= began <= end for begin, end in provoked)
+            if quiet and since_ns <= began <= until_ns:
+                longest = max(longest, edge.at_ns - began)
+            began = None
+    return longest
+
+
 # -------------------------------------------------------------------------- overlaps ---------
 
 

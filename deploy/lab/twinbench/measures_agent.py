@@ -197,6 +197,9 @@ def reload(effort: Effort) -> list[Figure]:
     doubted: list[int] = []
     with probe.Probe(interval_us=200) as running:
         running.wait_served(run=200)
+        before, began = _raised(), agents.boot_ns()
+        running.wait_for_time(effort.noise_s)
+        quiet = judge.per_minute(_raised() - before, (agents.boot_ns() - began) / 1e9)
         for _, node in zip(range(effort.reloads), itertools.cycle(plan.NODES), strict=False):
             before = _raised()
             loaded = _loaded(node)
@@ -213,10 +216,15 @@ def reload(effort: Effort) -> list[Figure]:
         record = running.finish()
     lost = [_lost_between(record, begin, end) for begin, end in marks]
     elsewhere = record.lost() - sum(lost)
+    watched = judge.per_minute(sum(doubted), sum(end - begin for begin, end in marks) / 1e9)
     note = f"{elsewhere} further probes lost between the reloads" if elsewhere else ""
     return [
         figures.measured("reload_lost", lost, note=note),
-        figures.measured("reload_suspicions", doubted),
+        figures.measured(
+            "reload_suspicions",
+            doubted,
+            note=f"{watched:.0f} a minute then; {quiet:.0f} a minute just before, without a reload",
+        ),
     ]
 
 

@@ -47,27 +47,27 @@ def one_death(
     """
     survivor = plan.peer(node)
     with capture.Capture(links=("lan0",), ports=(survivor,)) as recorder:
+        moments: list[int] = []
         failure = measure.failure(
-            lambda: ground.cut_silently(node), interval_us=interval_us, vips=vips
+            lambda: moments.extend(ground.cut_silently(node)), interval_us=interval_us, vips=vips
         )
         recording = recorder.finish()
-    if not ground.was_primary(node, failure.before_ns):
+    died = moments[1]
+    if not ground.was_primary(node, moments[0]):
         lab.heal(node)
         agents.wait_fit()
         raise LabError(f"{node} lost the role by itself just before it was to die")
-    takeover = ground.takeover_after(survivor, failure.before_ns)
+    takeover = ground.takeover_after(survivor, moments[0])
     lab.heal(node)
     agents.wait_fit()
     if failure.outage_ns is None:
         raise LabError("the client was not served again")
     verdict = takeover.verdict_ns
-    first = judge.first_frame_ns(
-        ground.owned(recording, options), survivor, verdict or failure.before_ns
-    )
+    first = judge.first_frame_ns(ground.owned(recording, options), survivor, verdict or died)
     answered = failure.outage.first_good_ns if failure.outage else None
     return Death(
         outage_ns=failure.outage_ns,
-        detection_ns=(verdict or takeover.gate_ns) - failure.before_ns,
+        detection_ns=(verdict or takeover.gate_ns) - died,
         to_frame_ns=first - verdict if first is not None and verdict is not None else None,
         to_answer_ns=answered - verdict if answered is not None and verdict is not None else None,
         reason=takeover.reason,

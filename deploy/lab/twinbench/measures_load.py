@@ -145,7 +145,9 @@ def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: in
         "takeovers_by_kind": {kind.value: kinds.count(kind) for kind in judge.Kind},
         "late_ticks": seen.late_ticks,
         "primaries_stepped_down": reasons,
-        "gates_both_open_ns": watch.both_longest_ns,
+        "gates_both_open_ns": judge.both_open_ns(
+            watch.edges, seen.provoked, since_ns=began, until_ns=ended
+        ),
         "gates_unwatched_ns": watch.pause_longest_ns,
         "outages_of_real_deaths_ms": [round(outage, 2) for outage in seen.outages_ms],
     }
