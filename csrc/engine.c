@@ -447,14 +447,23 @@ static bool silence_opens(const struct round *r)
 	return r->now >= e->open_until_ns + margin(r);
 }
 
-/* What the other node's kernel has been told, it has receipted: nothing below our term lives there. */
+/*
+ * What the other node's kernel has been told, it has receipted: nothing below our term lives there. But a
+ * receipt is worth only as long as its giver can't have taken us for dead since: it looks for a whole dead
+ * interval at least after the frame of ours that it echoes. Whoever was stalled longer asks again.
+ */
 static bool has_receipt(const struct round *r)
 {
 	const struct tb_peer *peer = &r->in->peer;
+	tb_u64 worth = r->s->timers.dead;
+
+	if (peer->dead_us != 0)
+		worth = sooner(worth, (tb_u64)peer->dead_us * 1000);
 
 	return peer->epoch != 0 && peer->arrived_ns >= r->e->claim_ns &&
-	       peer->fence_below >= r->e->claim &&
-	       !((peer->flags & TB_F_OPEN) && peer->term > r->e->claim);
+	       peer->fence_below >= r->e->claim && !(peer->flags & TB_F_KNOWN) &&
+	       since(r->now, peer->echo_ns) < worth &&
+	       !((peer->flags & (TB_F_OPEN | TB_F_CONTESTED)) && peer->term > r->e->claim);
 }
 
 /* R10: nobody was ever heard, not even a kernel; asked once more for a whole verify, with the claim. */

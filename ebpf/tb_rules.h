@@ -246,7 +246,8 @@ TB_INLINE void tb_fence_and_contest(struct tb_ctx *c, const struct tb_frame *f, 
 	tb_u64 peer_fence = TB_BE64(f->fence_below);
 	tb_u64 own;
 
-	if ((TB_BE32(f->flags) & TB_F_OPEN) && peer_term > claim)
+	/* A reign that is shut for the length of a contest is one still: its term stands. */
+	if ((TB_BE32(f->flags) & (TB_F_OPEN | TB_F_CONTESTED)) && peer_term > claim)
 		claim = peer_term;
 	if (claim != 0 && tb_raise(&gate->fence_below, claim))
 		TB_COUNT(c, TB_R_FENCED);
@@ -439,12 +440,14 @@ TB_INLINE void tb_draw(struct tb_gate *gate, tb_u64 now, struct tb_gate_words *w
 	w->flags = 0;
 	if (w->term == 0)
 		return;
-	if (TB_READ(gate->contested) == w->term)
+	if (w->term < w->fence_below || now >= until)
+		return;
+	if (TB_READ(gate->contested) == w->term) {
 		w->flags = TB_F_CONTESTED;
-	else if (w->term >= w->fence_below && now < until) {
-		w->flags = TB_F_OPEN;
-		w->lease_us = (tb_u32)((until - now) / 1000) + 1;
+		return;
 	}
+	w->flags = TB_F_OPEN;
+	w->lease_us = (tb_u32)((until - now) / 1000) + 1;
 }
 
 /*

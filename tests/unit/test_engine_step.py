@@ -265,6 +265,23 @@ def test_r6_receipt_opens() -> None:
     assert not bench.peer.gate_open(bench.now), "never two"
 
 
+def test_r6_receipt_grows_stale_in_a_stall() -> None:
+    """Whoever gave it may have taken us for dead meanwhile, and serve: it is asked again."""
+    bench = secondary()
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    while not bench.told(EventKind.CLAIM):
+        bench.round()
+    claim = bench.last(EventKind.CLAIM)
+    assert bench.peer.gate.fence_below >= claim.a, "the receipt lies there"
+    bench.kernel = False
+    bench.now = claim.at_ns + DEAD
+    bench.round()
+    assert not bench.told(EventKind.OPENED)
+    bench.kernel = True
+    bench.run(1 * MS)
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+
+
 def test_r6_claim_without_receipt_is_abandoned() -> None:
     bench = secondary()
     bench.kernel = False
