@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulator and transcripts")
     group.addoption("--seed", type=int, help="play this one schedule of the simulator again")
     group.addoption("--schedules", type=int, help="how many random schedules to play")
+    group.addoption("--fresh", action="store_true", help="schedules that nobody has played yet")
     group.addoption(
         "--rewrite", action="store_true", help="write the transcripts anew; read the diff"
     )

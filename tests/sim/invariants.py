@@ -70,6 +70,7 @@ class Checks:
         self.requested_ns: dict[tuple[int, str], int] = {}
         self.wiped_ns = [0, 0]
         self.powered_ns = [0, 0]
+        self.jumped_ns = [0, 0]
         self.accepted: dict[tuple[int, int], deque[bytes]] = {
             (node, link): deque(maxlen=16) for node in range(2) for link in range(2)
         }
@@ -99,6 +100,8 @@ class Checks:
         elif kind is EngineEventKind.OPENED:
             self.opened_by[i] = event.cause.name
             self.opened_ns[i] = self.world.now_ns
+        elif kind is EngineEventKind.COUNTER_JUMP:
+            self.jumped_ns[i] = self.world.now_ns
         elif kind is EngineEventKind.DEAD:
             check_no_false_death(self, node)
 
@@ -272,6 +275,7 @@ def check_no_false_death(checks: Checks, node: SimNode) -> None:
         other.powered
         and other.plain.gate.counter > node.plain.peer.known  # Else its answers are recordings.
         and checks.powered_ns[other.index] < since
+        and checks.jumped_ns[other.index] < since  # Nor before it was taught its own count.
         and world.clean_loop(since - setting.dead_ns)
     ):
         raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")

@@ -479,7 +479,7 @@ class Timers(Struct, frozen=True, kw_only=True):
             lease_ns=lease,
             attest_ns=self.attest_ms * NS_PER_MS,
             boot_wait_ns=self.boot_wait_ms * NS_PER_MS,
-            late_ns=verify // 4,
+            late_ns=verify // 2,
             listen_ns=lease + dead + verify,
             idle_claim_ns=dead + verify,
         )
@@ -507,7 +507,7 @@ PROFILES: Final[dict[str, Timers]] = {
     for timers in (
         #                     hello     dead   verify      stall       lease attest    boot
         #                        µs       µs       µs         µs          µs     ms      ms
-        _profile("fast", 200, 600, 400, 2_000, 10_000, 500, 2_000),
+        _profile("fast", 200, 600, 300, 2_000, 10_000, 500, 2_000),
         _profile("balanced", 5_000, 20_000, 5_000, 20_000, 100_000, 1_000, 3_000),
         _profile("routed", 100_000, 500_000, 200_000, 500_000, 2_000_000, 3_000, 10_000),
         _profile("classic", 200_000, 3_000_000, 200_000, 1_000_000, 10_000_000, 20_000, 20_000),
