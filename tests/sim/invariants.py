@@ -85,7 +85,7 @@ class Checks:
         """The kernel may just have been switched on as well."""
         if node.plain.gate.counter == node.disk.epoch << 32:
             self.powered_ns[node.index] = self.world.now_ns
-        # An agent remembers requests by their id for as long as it lives: the next may use one anew.
+        # An agent remembers requests by id for as long as it lives: the next may use one anew.
         for asked in (self.requests, self.requested_ns):
             for key in [key for key in asked if key[0] == node.index]:
                 del asked[key]
