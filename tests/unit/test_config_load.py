@@ -205,7 +205,7 @@ def test_all_problems_are_found_at_once(good: Path) -> None:
     [
         ("dead_us = 500", "dead_us", "three times hello_us"),
         ("hello_us = 201", "hello_us", "three times hello_us"),
-        ("lease_us = 900", "lease_us", "longer than dead_us + verify_us"),
+        ("verify_us = 400\nlease_us = 1000", "lease_us", "longer than dead_us + verify_us"),
         ("stall_us = 10001", "stall_us", "not be longer than lease_us"),
         ("lease_us = 400000", "lease_us", "one and a half times lease_us"),
         ("boot_wait_ms = 100\nlease_us = 99101", "boot_wait_ms", "lease_us + dead_us"),
