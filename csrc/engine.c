@@ -32,6 +32,8 @@ struct round {
 enum {
 	WINDOW_RESTARTS = 8,   /* R11: then late ticks no longer restart the window */
 	PROBES_PER_VERIFY = 8, /* design: a PROBE every verify/8 while suspicious */
+	FRUITLESS_FREE =
+		8, /* claims in a row without a receipt before the pause between them grows */
 	BACKOFF_DOUBLINGS = 8, /* of the pause between claims that nobody receipts */
 	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
 };
@@ -423,9 +425,12 @@ static void abandon(struct round *r, enum tb_cause cause)
 		e->phase = TB_LISTENING;
 	/* By node index, so that two claimants don't meet again; longer each time that nobody receipts. */
 	pause = (1 + r->s->node) * 2 * r->s->timers.verify;
-	if (cause == TB_C_NO_RECEIPT) {
-		pause = later(pause, sooner(pause << e->fruitless, BACKOFF_MAX_NS));
-		if (e->fruitless < BACKOFF_DOUBLINGS)
+	if (cause == TB_C_NO_RECEIPT && !r->late) {
+		/* A few in a row are an unlucky host's; more are a peer that can't receipt. */
+		if (e->fruitless > FRUITLESS_FREE)
+			pause = later(pause, sooner(pause << (e->fruitless - FRUITLESS_FREE),
+						    BACKOFF_MAX_NS));
+		if (e->fruitless < FRUITLESS_FREE + BACKOFF_DOUBLINGS)
 			e->fruitless++;
 	}
 	e->backoff_until_ns = r->now + pause;

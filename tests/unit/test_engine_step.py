@@ -302,8 +302,9 @@ def test_r6_fruitless_claims_come_ever_more_seldom() -> None:
     bench.run(1000 * MS)
     fruitless = [e.at_ns for e in bench.told(EventKind.ABANDONED) if e.cause is Cause.NO_RECEIPT]
     pauses = [after - before for before, after in pairwise(fruitless)]
-    assert len(pauses) >= 6
-    assert all(later > 1.5 * sooner for sooner, later in pairwise(pauses[1:6]))
+    assert len(pauses) >= 14
+    assert max(pauses[:8]) < 2 * min(pauses[:8]), "a few in a row may be an unlucky host's"
+    assert all(later > 1.4 * sooner for sooner, later in pairwise(pauses[9:14]))
     assert max(pauses) < 300 * MS, "and yet it never gives up"
 
 
