@@ -26,6 +26,7 @@
 #include <linux/if_packet.h>
 #include <unistd.h>
 
+#include "alarm.h"
 #include "clock.h"
 #include "control.h"
 #include "ring.h"
@@ -114,6 +115,7 @@ struct tb_thread {
 	tb_u32 links, ports;
 	struct tb_helpers *helpers;
 	struct tb_setup setup;
+	struct tb_alarm alarm;
 	int announce_fd;
 	int carrier_fd;
 	pthread_t pthread;
@@ -420,13 +422,15 @@ static void sleep_until_due(struct tb_thread *t, tb_u32 bell)
 	tb_u64 wake = t->actions.wake_ns;
 	tb_u64 announce_wake = tb_announcer_wake(&t->announcer);
 	tb_u64 now = tb_now();
-	tb_u64 left;
 
 	if (announce_wake < wake)
 		wake = announce_wake;
 	t->planned_ns = wake;
-	left = wake > now + SLEEP_MIN_NS ? wake - now : SLEEP_MIN_NS;
-	tb_wait(&t->in.bell, bell, left < SLEEP_MAX_NS ? left : SLEEP_MAX_NS);
+	if (wake < now + SLEEP_MIN_NS)
+		wake = now + SLEEP_MIN_NS;
+	if (wake > now + SLEEP_MAX_NS)
+		wake = now + SLEEP_MAX_NS;
+	tb_alarm_sleep(&t->alarm, &t->in.bell, bell, wake, wake + t->engine.settings.timers.hello);
 }
 
 static void touch_stack(void)
@@ -459,7 +463,7 @@ static void *thread_main(void *argument)
 	}
 	__atomic_store_n(&t->out.running, 0, __ATOMIC_RELEASE);
 	tb_ring_bell(&t->out.bell);
-	tb_ring_notify(&t->ring);
+	tb_ring_wake(&t->ring);
 	return NULL;
 }
 
@@ -639,6 +643,7 @@ int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *st
 	t->ring.eventfd = -1;
 	t->announce_fd = -1;
 	t->carrier_fd = -1;
+	t->alarm.ahead[0] = t->alarm.ahead[1] = -1;
 	for (tb_u32 i = 0; i < TB_LINKS; i++)
 		for (int k = 0; k < TB_UDP_SOCKETS; k++)
 			t->sender[i].fd[k] = -1;
@@ -649,6 +654,10 @@ int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *st
 		goto out;
 	*stage = TB_STAGE_RING;
 	err = tb_ring_open(&t->ring);
+	if (err)
+		goto out;
+	*stage = TB_STAGE_ALARM;
+	err = tb_alarm_open(&t->alarm);
 	if (err)
 		goto out;
 	*stage = TB_STAGE_LINK;
@@ -682,6 +691,8 @@ const char *tb_stage_name(int stage)
 		return "mapping the kernel's maps";
 	case TB_STAGE_RING:
 		return "making the ring of events";
+	case TB_STAGE_ALARM:
+		return "making the timers";
 	case TB_STAGE_LINK:
 		return "opening a link's socket";
 	case TB_STAGE_ANNOUNCE:
@@ -715,6 +726,7 @@ void tb_thread_close(struct tb_thread *t)
 		(void)close(t->announce_fd);
 	if (t->carrier_fd >= 0)
 		(void)close(t->carrier_fd);
+	tb_alarm_close(&t->alarm);
 	tb_ring_close(&t->ring);
 	tb_maps_close(&t->maps);
 	free_arenas(t->in.arena);

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from twinbeat.runtime import host
+
 ASK = """
 import json, os, sys
 from pathlib import Path
@@ -57,3 +59,19 @@ def test_a_refusal_is_told_and_harms_nothing() -> None:
     assert answer["refused"] == [
         "nice -15 was refused (Permission denied): give the agent CAP_SYS_NICE"
     ]
+
+
+def test_processors_are_kept_awake_as_long_as_the_request_is_held(tmp_path: Path) -> None:
+    device = tmp_path / "cpu_dma_latency"
+    device.touch()
+    held = host.keep_awake(20, device=device)
+    assert isinstance(held, int)
+    os.fstat(held)
+    os.close(held)
+    assert device.read_bytes() == (20).to_bytes(4, sys.byteorder)
+
+
+def test_a_host_that_refuses_to_stay_awake_is_named(tmp_path: Path) -> None:
+    refused = host.keep_awake(0, device=tmp_path / "none" / "cpu_dma_latency")
+    assert isinstance(refused, str)
+    assert "cpu_dma_latency: No such file or directory" in refused

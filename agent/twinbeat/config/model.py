@@ -346,6 +346,41 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     table: Annotated[int, _key("Routing table.", ge=1, le=0xFFFFFFFF)] = 254
 
 
+class EngineSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The real-time thread that sends heartbeats and gives verdicts, and what it asks of the host."""
+
+    cpu: (
+        Annotated[
+            int,
+            _key(
+                "Processor to pin the thread to, best one that is isolated.",
+                ge=0,
+                le=1023,
+                restart=True,
+            ),
+        ]
+        | None
+    ) = None
+    priority: Annotated[
+        int,
+        _key("Its SCHED_FIFO priority.", ge=1, le=98, restart=True),
+    ] = 60
+    idle_latency_us: (
+        Annotated[
+            int,
+            _key(
+                "How long processors may take to wake up while the agent runs: 0 keeps all of them "
+                "from sleeping and costs power, -1 asks for nothing. "
+                "Unset: 0 with the profile fast, -1 with the others.",
+                ge=-1,
+                le=10_000,
+                restart=True,
+            ),
+        ]
+        | None
+    ) = None
+
+
 class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is allowed when."""
 
@@ -531,6 +566,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timers_set: TimersSection = TimersSection()
     """As written; `timers` is what is in force."""
     routes: tuple[RouteSection, ...] = ()
+    engine: EngineSection = EngineSection()
     policy: PolicySection = PolicySection()
     announce: AnnounceSection = AnnounceSection()
     metrics: MetricsSection = MetricsSection()
@@ -542,6 +578,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def timers(self) -> Timers:
         """The timers in force."""
         return resolve_timers(self.timers_set)
+
+    @property
+    def idle_latency_us(self) -> int | None:
+        """What is asked of the host's processors; None: nothing."""
+        asked = self.engine.idle_latency_us
+        if asked is None:
+            return 0 if self.timers_set.profile == "fast" else None
+        return None if asked < 0 else asked
 
 
 def resolve_timers(section: TimersSection) -> Timers:
@@ -563,6 +607,7 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "link": ("links", LinkSection, True),
     "vrid": ("vrids", VridSection, True),
     "route": ("routes", RouteSection, True),
+    "engine": ("engine", EngineSection, False),
     "policy": ("policy", PolicySection, False),
     "announce": ("announce", AnnounceSection, False),
     "metrics": ("metrics", MetricsSection, False),

@@ -35,6 +35,7 @@ class _Lib:
     TB_F_STRANDED: int
     TB_F_NEVER_CLAIMS: int
     TB_F_KNOWN: int
+    TB_F_NEWBORN: int
     TB_ROLE_INIT: int
     TB_ROLE_SECONDARY: int
     TB_ROLE_CLAIMING: int
@@ -178,6 +179,7 @@ class _Lib:
     TB_STAGE_MEMORY: int
     TB_STAGE_MAPS: int
     TB_STAGE_RING: int
+    TB_STAGE_ALARM: int
     TB_STAGE_LINK: int
     TB_STAGE_ANNOUNCE: int
     TB_STAGE_PORT: int

@@ -165,6 +165,7 @@ class App:
             self._history = History(self._paths.state / "history.jsonl")
         except StoreError as error:
             raise StartError(str(error)) from error
+        self._keep_awake()
         self._fit_host()
         await self._load_programs()
         # Only now: the compiler needs no better share than anybody else.
@@ -182,6 +183,15 @@ class App:
             raise StartError("another twinbeatd runs on this node") from error
         except OSError as error:
             raise StartError(f"locking {path}: {error.strerror}") from error
+
+    def _keep_awake(self) -> None:
+        """Before lateness is measured, as it changes what timers the host can hold."""
+        latency_us = self._config.idle_latency_us
+        if latency_us is None:
+            return
+        held = host.keep_awake(latency_us)
+        if isinstance(held, str):
+            log.warning("%s", held)
 
     def _fit_host(self) -> None:
         lateness = host.measure()
@@ -346,6 +356,8 @@ class App:
                 config=wiring.wire(self._config, self._keys),
                 control_ifindex=self._stage.control_index,
                 port_ifindexes=tuple(port.index for port in ports.values()),
+                priority=self._config.engine.priority,
+                cpu=self._config.engine.cpu,
             )
         )
         engine.set_announcements(*wiring.announcements(self._config, ports))

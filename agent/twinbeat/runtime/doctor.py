@@ -143,7 +143,23 @@ def permissions() -> Iterator[Check]:
 
 
 def realtime(config: Config | None) -> Iterator[Check]:
+    latency_us = config.idle_latency_us if config else None
+    held = host.keep_awake(latency_us) if latency_us is not None else None
     lateness = host.measure()
+    if isinstance(held, int):
+        os.close(held)
+    if held is not None:
+        yield check(
+            "idle_latency",
+            isinstance(held, int),
+            held
+            if isinstance(held, str)
+            else f"processors can be kept awake: they wake up within {latency_us} µs while the "
+            "agent runs",
+            fix=f"let the agent write to {host.LATENCY_DEVICE} (deploy/systemd/tmpfiles.conf and "
+            "DeviceAllow= do), or set engine.idle_latency_us = -1",
+            level=WARNING,
+        )
     yield check(
         "realtime",
         lateness.realtime,

@@ -9,6 +9,7 @@ whole factor that keeps their relations; a host that misses by more than FACTOR_
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -51,6 +52,28 @@ def claim_share(*, autogroup: Path = Path("/proc/self/autogroup")) -> list[str]:
     except OSError as error:
         refused.append(f"the session's share of the processors stays as it is ({error.strerror})")
     return refused
+
+
+LATENCY_DEVICE: Final = Path("/dev/cpu_dma_latency")
+
+
+def keep_awake(latency_us: int, *, device: Path = LATENCY_DEVICE) -> int | str:
+    """Ask the kernel for processors that wake up within `latency_us`.
+
+    Returns the file descriptor that holds the request, which ends when it is closed or the process
+    is gone; or, in a sentence, why the request was refused. A processor that leaves a deep sleep,
+    or a virtual one that its host has to wake, is tens of microseconds late.
+    """
+    try:
+        held = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return f"processors may sleep as deeply as they like ({device}: {error.strerror})"
+    try:
+        os.write(held, struct.pack("=i", latency_us))
+    except OSError as error:
+        os.close(held)
+        return f"processors may sleep as deeply as they like ({device}: {error.strerror})"
+    return held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
