@@ -9,17 +9,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy" / "lab"))
 
 from twinbench import (
+    budget,
+    cpu,
     effort,
     figures,
     forge,
     judge,
+    limits,
     machine,
     measures_partition,
     report,
     run,
     samples,
 )
-from twinlab import capture, flood, probe
+from twinlab import capture, flood, probe, shell
 
 MS = 1_000_000
 VIP = "10.77.0.10"
@@ -55,13 +58,16 @@ def frame(
 __all__ = [
     "MS",
     "VIP",
+    "budget",
     "capture",
+    "cpu",
     "effort",
     "figures",
     "flood",
     "forge",
     "frame",
     "judge",
+    "limits",
     "machine",
     "measures_partition",
     "probe",
@@ -69,4 +75,5 @@ __all__ = [
     "report",
     "run",
     "samples",
+    "shell",
 ]

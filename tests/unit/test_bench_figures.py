@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from unit.bench_material import effort, figures, report, run
+from unit.bench_material import budget, effort, figures, limits, report, run
 
 
 def spec(**changes: object) -> figures.Spec:
@@ -112,18 +112,18 @@ def test_a_full_bench_measures_as_much_as_every_bar_asks_for() -> None:
 
 
 def test_a_group_that_fails_loses_its_own_figures_only() -> None:
-    def broken(_: effort.Effort) -> list[figures.Figure]:
+    def broken(*_: object) -> list[figures.Figure]:
         raise run.LabError("no such namespace")
 
-    def faulty(_: effort.Effort) -> list[figures.Figure]:
+    def faulty(*_: object) -> list[figures.Figure]:
         raise KeyError("verdict_ns")
 
-    def half(_: effort.Effort) -> list[figures.Figure]:
+    def half(*_: object) -> list[figures.Figure]:
         return [figures.measured("hog_overlap", [0, 0])]
 
     def seen(measure: object) -> list[figures.Figure]:
         group = run.Group("hog", measure, ("hog_overlap", "hog_outage"), needs_lab=False)  # type: ignore[arg-type]
-        return run.measured_or_failed(group, effort.QUICK)
+        return run.measured_or_failed(group, effort.QUICK, budget.Budget.of(1))
 
     assert [one.error for one in seen(broken)] == ["no such namespace"] * 2
     assert all("verdict_ns" in one.error for one in seen(faulty))
@@ -133,9 +133,35 @@ def test_a_group_that_fails_loses_its_own_figures_only() -> None:
     ]
 
 
+HOG = {
+    "name": "hog",
+    "cut_short": ["1 of 4 hogs"],
+    "problems": ["hog 2: no\nanswer"],
+    "bare_thread_before": {
+        "p50_ns": 45_000,
+        "p99_ns": 980_000,
+        "p999_ns": 2_000_000,
+        "max_ns": 9_400_000,
+        "above_1ms": 30,
+        "seconds": 1.5,
+        "wake_ns": 27_000,
+        "syscall_ns": 113,
+        "programming_ns": 10_500,
+    },
+    "machine_meanwhile": {
+        "stolen_percent": 4.2,
+        "interrupts_percent": 3.0,
+        "busy_percent": 71.5,
+        "interrupts_per_s": 41_000,
+        "switches_per_s": 52_000,
+    },
+}
+
+
 def result(*found: figures.Figure) -> dict[str, object]:
     return {
         "quick": True,
+        "settings": ["timers.accept_host = true"],
         "elapsed_s": 61.0,
         "machine": {
             "processor": "a processor",
@@ -147,7 +173,8 @@ def result(*found: figures.Figure) -> dict[str, object]:
             "date": "2026-01-02T03:04:05+00:00",
         },
         "versions": {"keepalived": "2.2.7"},
-        "figures": [one.to_json() for one in found],
+        "figures": limits.explain([{**one.to_json(), "group": "hog"} for one in found], [HOG]),
+        "groups": [HOG],
     }
 
 
@@ -172,3 +199,59 @@ def test_the_report_names_every_figure_with_its_verdict() -> None:
     assert "**failed**" in text
     assert "no bfdd" in text
     assert "keepalived | 2.2.7" in text
+
+
+def test_the_report_tells_settings_spent_time_failed_runs_and_the_spread() -> None:
+    many = figures.measured("silent_death_outage", [1.0, 1.1, 1.2, 1.2, 5.0])
+    text = report.markdown(result(many))
+    assert "`timers.accept_host = true`" in text
+    assert "Its time was spent after 1 of 4 hogs." in text
+    assert "Runs that failed: hog 2: no answer." in text
+    assert "| `silent_death_outage` | ms | 1.2 | 5 | 5 | 1 | 5 |" in text
+
+
+def test_every_judged_figure_is_explained_by_what_was_measured_beside_it() -> None:
+    judged = [
+        figures.measured(name, [1.0] * 20, seconds=700, bar=spec.bar if spec.bar else 5)
+        for name, spec in figures.SPECS.items()
+        if spec.bar is not None or spec.name in ("sigstop_back", "partition_overlap")
+    ]
+    for one in result(*judged)["figures"]:  # type: ignore[attr-defined]
+        said = " ".join(one["limited_by"])
+        assert "45.0 / 980 / 2,000 us late" in said, one["name"]
+        assert "20.0 times a second" in said, one["name"]
+        assert "programming the local timer 10.5 us (left to the hypervisor)" in said, one["name"]
+        assert "4.2 % of their time was stolen" in said, one["name"]
+
+
+def test_a_missed_median_says_how_many_runs_missed_it() -> None:
+    said = result(figures.measured("silent_death_outage", [1.0, 1.2, 1.4, 9.0]))["figures"]
+    assert "2 of 4 runs lay above the bar" in said[0]["limited_by"][0]  # type: ignore[index]
+
+
+def test_where_the_processors_time_goes_is_told_by_the_loops_beside_it() -> None:
+    details = {"engine_thread_percent": [9.0, 9.4]}
+    said = result(
+        figures.measured("agent_cpu_fast", [11.0, 11.2], seconds=12, details=details),
+        figures.measured("bare_sleep_fast", [9.1]),
+        figures.measured("bare_armed_fast", [4.0]),
+        figures.measured("of_which_sending_fast", [3.5]),
+        figures.measured("of_which_lab_fast", [2.5]),
+    )["figures"][0]  # type: ignore[index]
+    assert said["holds"] is False, "what the loops take is never subtracted"
+    assert said["limited_by"][0] == (
+        "the engine's thread takes 9.20 % of a core; a bare thread that only wakes as often takes "
+        "9.10 %, and 4.00 % sleeping in the engine's way; sending the engine's frames adds 3.50 "
+        "points to that, 2.50 of them for the lab's cables, switches and the receiver's program, "
+        "which run on the sender's time"
+    )
+
+
+def test_a_figure_of_no_run_says_why() -> None:
+    def spent(_: effort.Effort, time: budget.Budget) -> list[figures.Figure]:
+        time.cut_short.append("0 of 4 hogs")
+        return [figures.measured("hog_overlap", []), figures.measured("hog_outage", [3.0])]
+
+    group = run.Group("hog", spent, ("hog_overlap", "hog_outage"), needs_lab=False)
+    found = run.measured_or_failed(group, effort.QUICK, budget.Budget.of(1))
+    assert [one.error for one in found] == ["0 of 4 hogs", ""]

@@ -13,6 +13,8 @@ from twinlab.shell import LabError
 
 from twinbench import effort, ground, report, run
 
+REPORT = plan.REPO_DIR / "deploy" / "docs" / "bench.md"
+
 
 def parser() -> argparse.ArgumentParser:
     """What can be asked for."""
@@ -40,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--report-from", type=Path, metavar="JSON", help="only write the report of an earlier run"
     )
+    top.add_argument(
+        "--report-to", type=Path, default=REPORT, metavar="MD", help=f"where to ({REPORT.name})"
+    )
     return top
 
 
@@ -48,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         if arguments.report_from:
-            print(report.markdown(json.loads(arguments.report_from.read_text())), end="")
+            text = report.markdown(json.loads(arguments.report_from.read_text()))
+            arguments.report_to.write_text(text)
+            print(arguments.report_to)
             return 0
         wanted = effort.QUICK if arguments.quick else effort.FULL
         if arguments.runs:

@@ -3,7 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+FULL_SECONDS = {
+    "xdp": 15.0,
+    "death": 220.0,
+    "bfd": 20.0,
+    "partition": 260.0,
+    "planned": 40.0,
+    "reload": 60.0,
+    "sigstop": 60.0,
+    "sigkill": 90.0,
+    "flood": 70.0,
+    "hog": 60.0,
+    "cost_fast": 45.0,
+    "load_fast": 700.0,
+    "many_vips": 130.0,
+    "cost_balanced": 45.0,
+    "load_balanced": 700.0,
+}
+QUICK_SECONDS = {
+    "xdp": 4.0,
+    "death": 28.0,
+    "bfd": 5.0,
+    "partition": 22.0,
+    "planned": 6.0,
+    "reload": 8.0,
+    "sigstop": 6.0,
+    "sigkill": 9.0,
+    "flood": 12.0,
+    "hog": 5.0,
+    "cost_fast": 10.0,
+    "load_fast": 16.0,
+    "many_vips": 26.0,
+    "cost_balanced": 12.0,
+    "load_balanced": 16.0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +70,16 @@ class Effort:
     """Sent; what reaches the node is measured there and is what counts."""
     flood_deaths: int = 3
     cost_s: float = 12.0
-    noise_s: int = 5
+    bare_s: float = 4.0
+    """Of each of the bare loops beside the agents' cost."""
+    noise_s: float = 5.0
     xdp_runs: int = 20
+    seconds: Mapping[str, float] = field(default_factory=lambda: FULL_SECONDS)
+    """What each group may be expected to take; the time is shared in these proportions."""
+    soft_s: float = 54 * 60
+    """No run is begun that would probably end after this."""
+    hard_s: float = 58 * 60
+    """No wait goes on for long after this."""
 
     def with_runs(self, runs: int) -> Effort:
         """The same with one number of runs wherever there are runs."""
@@ -63,14 +107,17 @@ FULL = Effort()
 
 QUICK = Effort(
     quick=True,
-    deaths=5,
+    seconds=QUICK_SECONDS,
+    soft_s=190.0,
+    hard_s=215.0,
+    deaths=4,
     bfd=2,
     many_vips_blocks=1,
     many_vips_runs=2,
     switchovers=4,
     stops=3,
     kills=3,
-    load_s=12.0,
+    load_s=8.0,
     load_deaths=1,
     partitions=2,
     reloads=5,
@@ -78,7 +125,8 @@ QUICK = Effort(
     hog_s=2,
     flood_s=2,
     flood_deaths=1,
-    cost_s=3.0,
-    noise_s=1,
+    cost_s=2.5,
+    bare_s=0.6,
+    noise_s=0.4,
     xdp_runs=5,
 )

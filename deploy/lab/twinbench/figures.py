@@ -311,6 +311,31 @@ SPECS = _specs(
         bar_on=MAXIMUM,
         runs_needed=50,
     ),
+    Spec(
+        name="reload_suspicion_rate",
+        what="the same as a rate, fast",
+        unit="1/min",
+    ),
+    Spec(
+        name="beside_load_suspicion_rate",
+        what="suspicions beside it while an unrelated process takes as much processor time",
+        unit="1/min",
+    ),
+    Spec(
+        name="beside_quiet_suspicion_rate",
+        what="suspicions beside it while nothing happens",
+        unit="1/min",
+    ),
+    Spec(
+        name="beside_load_lost",
+        what="probes lost in those stretches of unrelated load",
+        unit="probes",
+    ),
+    Spec(
+        name="reload_cpu",
+        what="processor time that a reload takes, the engine's thread left out",
+        unit="ms",
+    ),
     # ------------------------------------------------------------------------- hog -----------
     Spec(
         name="hog_overlap",
@@ -399,16 +424,40 @@ SPECS = _specs(
         bar_on=MAXIMUM,
     ),
     *(
-        Spec(
-            name=f"agent_cpu_{profile}",
-            what=f"processor time of twinbeatd, {profile}, of one core",
-            unit="%",
-            bar=bar,
-            aim=bar / 2,
-            bar_on=MAXIMUM,
-            seconds_needed=10,
-        )
+        spec
         for profile, bar in (("fast", 10.0), ("balanced", 1.5))
+        for spec in (
+            Spec(
+                name=f"agent_cpu_{profile}",
+                what=f"processor time of twinbeatd, {profile}, of one core",
+                unit="%",
+                bar=bar,
+                aim=bar / 2,
+                bar_on=MAXIMUM,
+                seconds_needed=10,
+            ),
+            Spec(
+                name=f"bare_sleep_{profile}",
+                what=f"beside it: a real-time thread that only sleeps, woken as often, {profile}",
+                unit="%",
+            ),
+            Spec(
+                name=f"bare_armed_{profile}",
+                what=f"the same, sleeping in the engine's way, {profile}",
+                unit="%",
+            ),
+            Spec(
+                name=f"of_which_sending_{profile}",
+                what=f"what that thread takes more when it sends the engine's frames, {profile}",
+                unit="%",
+            ),
+            Spec(
+                name=f"of_which_lab_{profile}",
+                what="of which the lab's cables, switches and the receiver's program, which run on "
+                f"the sender's time, {profile}",
+                unit="%",
+            ),
+        )
     ),
     # ----------------------------------------------------------------------- noise -----------
     Spec(

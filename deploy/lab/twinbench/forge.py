@@ -48,4 +48,4 @@ def forgeries(node: str, link: str) -> list[bytes]:
 
 def newest_counter(frames: list[bytes]) -> int:
     """The highest counter in recorded heartbeats."""
-    return max(struct.unpack_from("!Q", frame, COUNTER_AT)[0] for frame in frames)
+    return max(int(struct.unpack_from("!Q", frame, COUNTER_AT)[0]) for frame in frames)

@@ -8,6 +8,7 @@ alternate on the same namespaces, cables and servers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -47,6 +48,16 @@ def options(profile: str = "fast", *, vips: int = 1) -> plan.Options:
     return plan.Options(agent=False, profile=profile, vips=vips, settings=settings)
 
 
+def settings_in_force() -> list[str]:
+    """All configuration that the bench sets beyond a profile, its own part and that of `--set`."""
+    return list(options().settings)
+
+
+def configuration_in_force() -> str:
+    """The whole file of node a in fast, as the bench writes it."""
+    return agents.configuration("a", options())
+
+
 def bare(wanted: plan.Options) -> None:
     """The lab as asked for, without agents; nothing happens if it is up like that."""
     lab.up(wanted)
@@ -84,8 +95,11 @@ def _left_behind(node: str) -> list[str]:
     ]
 
 
-def mend() -> None:
-    """Everything plugged in and running again, after a figure that may have gone wrong."""
+def mend(*, keep: tuple[str, ...] = ()) -> None:
+    """Everything plugged in and running again, after a run that may have gone wrong.
+
+    keep: processes of the bench that still belong to a figure under way.
+    """
     for node in plan.NODES:
         with contextlib.suppress(LabError):
             lab.heal(node)
@@ -93,7 +107,7 @@ def mend() -> None:
             agents.cont(node)
     if processes.RECORDS_DIR.exists():
         for record in processes.RECORDS_DIR.iterdir():
-            kept = ("agent-", "worker-", "nginx-", "echo-")
+            kept = ("agent-", "worker-", "nginx-", "echo-", *keep)
             if not record.name.startswith(kept):
                 processes.end(record.name)
 
@@ -209,7 +223,7 @@ def counters() -> dict[str, dict[str, Any]]:
     found = {}
     for node in plan.NODES:
         found[node] = wait_for(
-            lambda name=node: agents.counters(name), f"counters of {node}", timeout_s=60
+            functools.partial(agents.counters, node), f"counters of {node}", timeout_s=60
         )
     return found
 

@@ -9,10 +9,11 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-from twinlab import plan, services
+from twinlab import netns, plan, services
 from twinlab.shell import LabError, run
 
 from twinbench import figures
@@ -80,12 +81,13 @@ class Noise:
 
     def __init__(self) -> None:
         self.samples: list[dict[str, Any]] = []
-        self._stolen = _steal()
+        self._strain = Strain()
 
-    def sample(self, before: str, seconds: int) -> None:
+    def sample(self, before: str, seconds: float) -> dict[str, Any]:
         """Watch for some seconds, with whatever the last group left running."""
-        said = run([services.tool("tb-late"), "--seconds", str(seconds)], timeout_s=seconds + 30)
-        self.samples.append({"before": before, "seconds": seconds, **json.loads(said)})
+        seen = late(seconds)
+        self.samples.append({"before": before, **seen})
+        return seen
 
     def figure(self) -> Figure:
         """All samples as one figure of 99.9 % quantiles."""
@@ -108,12 +110,48 @@ class Noise:
 
     def stolen_percent(self) -> float:
         """The share of processor time that the hypervisor kept for itself during the bench."""
-        steal, total = _steal()
-        before_steal, before_total = self._stolen
-        passed = total - before_total
-        return 100 * (steal - before_steal) / passed if passed else 0.0
+        return self._strain.told()["stolen_percent"]
 
 
-def _steal() -> tuple[int, int]:
-    fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    return (fields[7] if len(fields) > 7 else 0), sum(fields[:8])
+def late(
+    seconds: float, *arguments: str, interval_us: int = 200, fifo: int = 90, namespace: str = ""
+) -> dict[str, Any]:
+    """What tb-late says of a bare real-time loop that ran for some seconds."""
+    command = [*(netns.enter(namespace) if namespace else ()), services.tool("tb-late")]
+    command += ["--ms", str(round(1000 * seconds)), "--interval-us", str(interval_us)]
+    command += ["--fifo", str(fifo), *arguments]
+    return dict(json.loads(run(command, timeout_s=seconds + 30)))
+
+
+class Strain:
+    """What else the processors did while a group was measured: the kernel's own books."""
+
+    def __init__(self) -> None:
+        self._before = _books()
+        self._began = time.monotonic()
+
+    def told(self) -> dict[str, float]:
+        """Shares of all processors' time in percent, interrupts and switches a second."""
+        grown = {name: value - self._before[name] for name, value in _books().items()}
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        ticks = max(grown["total"], 1)
+        return {
+            "stolen_percent": round(100 * grown["steal"] / ticks, 2),
+            "interrupts_percent": round(100 * (grown["irq"] + grown["softirq"]) / ticks, 2),
+            "busy_percent": round(100 * (ticks - grown["idle"] - grown["iowait"]) / ticks, 1),
+            "interrupts_per_s": round(grown["intr"] / seconds),
+            "switches_per_s": round(grown["ctxt"] / seconds),
+        }
+
+
+def _books() -> dict[str, int]:
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    books = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *words = line.split()
+        if name == "cpu":
+            books = dict(zip(names, map(int, words), strict=False))
+            books["total"] = sum(books.values())
+        elif name in ("intr", "ctxt"):
+            books[name] = int(words[0])
+    return books

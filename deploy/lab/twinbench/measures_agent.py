@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of the service when something happens to the primary's agent: a planned switch-over,
-a hang, a kill, a reload, a real-time hog; and what the agent costs."""
+a hang, a kill, a real-time hog."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from twinlab import agents, capture, plan, probe, processes, services
-from twinlab.shell import LabError, run, wait_for
+from twinlab.shell import LabError, wait_for
 
 from twinbench import figures, ground, judge, samples
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 from twinbench.measures_death import MS
@@ -25,35 +21,39 @@ from twinbench.measures_death import MS
 HIGHEST_FIFO = 98
 ATTEMPTS = 5
 """How often a run begins anew because the primary changed by itself just before its cue."""
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 # ------------------------------------------------------------------------ switch-over --------
 
 
-def planned(effort: Effort) -> list[Figure]:
+def planned(effort: Effort, budget: Budget) -> list[Figure]:
     """The operator asks for it: `twinbeat force failover --yes` on the primary."""
-    serving = ground.twinbeat(ground.options())
     lost: list[int] = []
     outages: list[float] = []
-    for _ in range(effort.switchovers):
-        taker = plan.peer(serving)
-        with probe.Probe(interval_us=200) as running:
-            running.wait_served(run=100)
-            before = agents.boot_ns()
-            done = agents.cli(serving, "force", "failover", "--yes", "--reason", "bench")
-            if done.returncode != 0:
-                raise LabError(f"force failover on {serving}: {done.stderr or done.stdout}")
-            ground.takeover_after(taker, before)
-            running.wait_for_time(0.2)
-            record = running.finish()
-        outage = record.outage_around(before)
-        lost.append(record.lost())
-        outages.append((outage.duration_ns or 0) / MS if outage else 0.0)
-        ground.say(f"  lost {lost[-1]}, outage {outages[-1]:.2f} ms")
-        serving = agents.wait_fit()
+    for number in budget.runs(effort.switchovers, "switch-overs"):
+        with budget.attempt(f"switch-over {number + 1}"):
+            seen, outage_ms = _one_switchover(ground.twinbeat(ground.options()))
+            lost.append(seen)
+            outages.append(outage_ms)
+            ground.say(f"  lost {seen}, outage {outage_ms:.2f} ms")
     details = {"outage_ms": [round(outage, 3) for outage in outages]}
     return [figures.measured("planned_lost", lost, details=details)]
+
+
+def _one_switchover(serving: str) -> tuple[int, float]:
+    """Probes lost, and the outage in ms."""
+    taker = plan.peer(serving)
+    with probe.Probe(interval_us=200) as running:
+        running.wait_served(run=100)
+        before = agents.boot_ns()
+        done = agents.cli(serving, "force", "failover", "--yes", "--reason", "bench")
+        if done.returncode != 0:
+            raise LabError(f"force failover on {serving}: {done.stderr or done.stdout}")
+        ground.takeover_after(taker, before)
+        running.wait_for_time(0.2)
+        record = running.finish()
+    outage = record.outage_around(before)
+    return record.lost(), (outage.duration_ns or 0) / MS if outage else 0.0
 
 
 # ------------------------------------------------------------------- a hung, a dead agent ----
@@ -143,19 +143,20 @@ def _service_bound_ms() -> tuple[float, str]:
 
 
 def _signalled(
-    name: str, number: signal.Signals, runs: int, bring_back: Callable[[str], object]
+    name: str, number: signal.Signals, wanted: int, what: str, budget: Budget
 ) -> list[Figure]:
     ground.twinbeat(ground.options())
     bound, promised = _service_bound_ms()
     seen: list[Replaced] = []
-    for _ in range(runs):
-        seen.append(_replaced(number))
-        ground.say(
-            f"  back after {seen[-1].back_ns / MS:.2f} ms, outage "
-            f"{seen[-1].outage_ns / MS:.2f} ms, overlap {seen[-1].overlap}"
-        )
-        bring_back(seen[-1].serving)
-    agents.wait_fit()
+    for attempt in budget.runs(wanted, what):
+        with budget.attempt(f"{name} {attempt + 1}"):
+            seen.append(_replaced(number))
+            ground.say(
+                f"  back after {seen[-1].back_ns / MS:.2f} ms, outage "
+                f"{seen[-1].outage_ns / MS:.2f} ms, overlap {seen[-1].overlap}"
+            )
+        ground.mend()
+        ground.twinbeat(ground.options())
     details = {
         "outage_ms": [round(run.outage_ns / MS, 3) for run in seen],
         "lost": [run.lost for run in seen],
@@ -177,80 +178,20 @@ def _median(values: Any) -> str:
     return "-" if middle is None else f"{middle:.2f}"
 
 
-def stopped(effort: Effort) -> list[Figure]:
+def stopped(effort: Effort, budget: Budget) -> list[Figure]:
     """SIGSTOP: the process is there and does nothing; its kernel goes on answering."""
-    return _signalled("sigstop", signal.SIGSTOP, effort.stops, agents.cont)
+    return _signalled("sigstop", signal.SIGSTOP, effort.stops, "hung agents", budget)
 
 
-def killed(effort: Effort) -> list[Figure]:
+def killed(effort: Effort, budget: Budget) -> list[Figure]:
     """SIGKILL: the process is gone; programs, maps and gate stay behind in the kernel."""
-    return _signalled("sigkill", signal.SIGKILL, effort.kills, agents.start)
-
-
-# ----------------------------------------------------------------------------- reload --------
-
-
-def reload(effort: Effort) -> list[Figure]:
-    """SIGHUP, as `systemctl reload` sends it, on both nodes in turn, while probes run."""
-    ground.twinbeat(ground.options())
-    marks: list[tuple[int, int]] = []
-    doubted: list[int] = []
-    with probe.Probe(interval_us=200) as running:
-        running.wait_served(run=200)
-        before, began = _raised(), agents.boot_ns()
-        running.wait_for_time(effort.noise_s)
-        quiet = judge.per_minute(_raised() - before, (agents.boot_ns() - began) / 1e9)
-        for _, node in zip(range(effort.reloads), itertools.cycle(plan.NODES), strict=False):
-            before = _raised()
-            loaded = _loaded(node)
-            begin = agents.boot_ns()
-            agents.reload(node)
-            wait_for(
-                lambda node=node, loaded=loaded: _loaded(node) not in (loaded, None),
-                f"{node} has read its configuration again",
-                timeout_s=10,
-            )
-            running.wait_for_time(0.1)
-            marks.append((begin, agents.boot_ns()))
-            doubted.append(_raised() - before)
-        record = running.finish()
-    lost = [_lost_between(record, begin, end) for begin, end in marks]
-    elsewhere = record.lost() - sum(lost)
-    watched = judge.per_minute(sum(doubted), sum(end - begin for begin, end in marks) / 1e9)
-    note = f"{elsewhere} further probes lost between the reloads" if elsewhere else ""
-    return [
-        figures.measured("reload_lost", lost, note=note),
-        figures.measured(
-            "reload_suspicions",
-            doubted,
-            note=f"{watched:.0f} a minute then; {quiet:.0f} a minute just before, without a reload",
-        ),
-    ]
-
-
-def _loaded(node: str) -> str | None:
-    said = agents.show(node)
-    return said["configuration"]["loaded"] if said else None
-
-
-def _raised() -> int:
-    """Suspicions so far, whatever came of them."""
-    return sum(ground.suspicions().values())
-
-
-def _lost_between(record: probe.Record, begin_ns: int, end_ns: int) -> int:
-    judged = record.judged()
-    return sum(
-        1
-        for sent, answered in zip(record.sent_ns[:judged], record.answered_ns[:judged], strict=True)
-        if begin_ns <= sent <= end_ns and not answered
-    )
+    return _signalled("sigkill", signal.SIGKILL, effort.kills, "killed agents", budget)
 
 
 # -------------------------------------------------------------------------------- hog --------
 
 
-def hog(effort: Effort) -> list[Figure]:
+def hog(effort: Effort, budget: Budget) -> list[Figure]:
     """A real-time thread above the engine takes one processor, each of them in turn."""
     ground.twinbeat(ground.options())
     priority = max(ground.engine_priority(node) for node in plan.NODES)
@@ -259,13 +200,15 @@ def hog(effort: Effort) -> list[Figure]:
     overlaps: list[int] = []
     outages: list[float] = []
     notes: list[dict[str, Any]] = []
-    for number in range(effort.hogs):
+    for number in budget.runs(effort.hogs, "hogs"):
         cpu = number % (os.cpu_count() or 1)
-        seen = _one_hog(cpu, HIGHEST_FIFO, effort.hog_s)
-        overlaps.append(seen["overlap"])
-        outages.append(seen["outage_ms"])
-        notes.append({"cpu": cpu, **seen})
-        ground.say(f"  cpu {cpu}: overlap {seen['overlap']}, longest outage {outages[-1]:.1f} ms")
+        with budget.attempt(f"hog {number + 1}"):
+            seen = _one_hog(cpu, HIGHEST_FIFO, effort.hog_s)
+            overlaps.append(seen["overlap"])
+            outages.append(seen["outage_ms"])
+            notes.append({"cpu": cpu, **seen})
+            ground.say(f"  cpu {cpu}: overlap {seen['overlap']}, outage {outages[-1]:.1f} ms")
+        ground.mend()
         agents.wait_fit()
     details = {"engine_priority": priority, "hog_priority": HIGHEST_FIFO, "runs": notes}
     return [
@@ -307,76 +250,3 @@ def _one_hog(cpu: int, priority: int, seconds: int) -> dict[str, Any]:
         "gates_both_open_ns": watch.both_longest_ns,
         "frames_lost_by_capture": recording.lost,
     }
-
-
-# ------------------------------------------------------------------------------- cost --------
-
-
-def cost_fast(effort: Effort) -> list[Figure]:
-    """Memory and processor time of the agents in fast, with nothing going on."""
-    ground.twinbeat(ground.options())
-    memory, cpu, worker = _cost(effort.cost_s)
-    note = _bare_loop(200)
-    return [
-        figures.measured("agent_memory", memory, details={"worker": worker}),
-        figures.measured(
-            "agent_cpu_fast", cpu, seconds=effort.cost_s, note=note, details={"worker": worker}
-        ),
-    ]
-
-
-def cost_balanced(effort: Effort) -> list[Figure]:
-    """Processor time of the agents in balanced."""
-    ground.twinbeat(ground.options("balanced"))
-    _, cpu, worker = _cost(effort.cost_s)
-    note = _bare_loop(5000)
-    return [
-        figures.measured(
-            "agent_cpu_balanced", cpu, seconds=effort.cost_s, note=note, details={"worker": worker}
-        )
-    ]
-
-
-def _bare_loop(interval_us: int) -> str:
-    """What this machine takes for nothing but waking a real-time thread that often."""
-    command = [services.tool("tb-late"), "--seconds", "3", "--interval-us", str(interval_us)]
-    said = json.loads(run([*command, "--fifo", "60"], timeout_s=30))
-    return (
-        f"a real-time thread that only sleeps, each {interval_us} us, takes "
-        f"{said['cpu_percent']} % on this machine"
-    )
-
-
-def _cost(seconds: float) -> tuple[list[float], list[float], dict[str, Any]]:
-    """Megabytes and percent of a core for each node's agent, and the same of the workers."""
-    names = [f"{part}-{node}" for part in ("agent", "worker") for node in plan.NODES]
-    pids = {name: processes.pid_of(name) for name in names}
-    running = {name: pid for name, pid in pids.items() if pid is not None}
-    before = {name: _cpu_s(pid) for name, pid in running.items()}
-    began = time.monotonic()
-    # How long is watched is the measurement itself, not a guess at when something is ready.
-    time.sleep(seconds)
-    elapsed = time.monotonic() - began
-    cpu = {name: 100 * (_cpu_s(pid) - before[name]) / elapsed for name, pid in running.items()}
-    memory = {name: _resident_mb(pid) for name, pid in running.items()}
-    ours = [name for name in running if name.startswith("agent-")]
-    if len(ours) != len(plan.NODES):
-        raise LabError("an agent does not run")
-    worker: dict[str, Any] = {
-        name: {"cpu_percent": round(cpu[name], 2), "memory_mb": round(memory[name], 1)}
-        for name in running
-        if name not in ours
-    }
-    return [memory[name] for name in ours], [cpu[name] for name in ours], worker
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
-
-
-def _resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0

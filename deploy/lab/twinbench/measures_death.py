@@ -15,6 +15,7 @@ from twinlab import agents, capture, lab, measure, plan, rivals
 from twinlab.shell import LabError
 
 from twinbench import figures, ground, judge, samples
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
@@ -75,30 +76,23 @@ def one_death(
     )
 
 
-def silent_death(effort: Effort) -> list[Figure]:
+def silent_death(effort: Effort, budget: Budget) -> list[Figure]:
     """Twinbeat and keepalived in turn, run by run, on the same lab."""
     ours: list[Death] = []
     theirs: list[float] = []
-    problems: list[str] = []
-    for number in range(effort.deaths):
-        try:
+    for number in budget.runs(effort.deaths, "pairs of deaths"):
+        with budget.attempt(f"run {number + 1} of Twinbeat"):
             serving = ground.twinbeat(ground.options())
             ours.append(one_death(serving, ground.options()))
             ground.say(f"  twinbeat {ours[-1].outage_ns / MS:.2f} ms ({ours[-1].reason})")
-        except LabError as error:
-            problems.append(f"run {number + 1} of Twinbeat: {error}")
-            ground.say(f"  {problems[-1]}")
-            ground.mend()
+        ground.mend()
         ground.end_twinbeat()
-        try:
+        with budget.attempt(f"run {number + 1} of keepalived"):
             with ground.keepalived(ground.options()):
                 theirs.append(_keepalived_death())
             ground.say(f"  keepalived {theirs[-1]:.2f} ms")
-        except LabError as error:
-            problems.append(f"run {number + 1} of keepalived: {error}")
-            ground.say(f"  {problems[-1]}")
         ground.mend()
-    return _death_figures(ours, theirs, problems)
+    return _death_figures(ours, theirs)
 
 
 def _keepalived_death() -> float:
@@ -108,7 +102,7 @@ def _keepalived_death() -> float:
     return failure.outage_ns / MS
 
 
-def _death_figures(ours: list[Death], theirs: list[float], problems: list[str]) -> list[Figure]:
+def _death_figures(ours: list[Death], theirs: list[float]) -> list[Figure]:
     outages = [death.outage_ns / MS for death in ours]
     frames = [death.to_frame_ns / US for death in ours if death.to_frame_ns is not None]
     answers = [death.to_answer_ns / US for death in ours if death.to_answer_ns is not None]
@@ -119,13 +113,11 @@ def _death_figures(ours: list[Death], theirs: list[float], problems: list[str]) 
         "above_1.3_ms": samples.count_above(outages, 1.3),
         "above_5_ms": samples.count_above(outages, 5),
         "client_itself_paused_1_ms": sum(1 for d in ours if d.sender_gap_ns > MS),
-        "problems": problems,
     }
-    note = "" if not problems else f"{len(problems)} runs failed"
     # The ratio of the medians stands for all pairs of runs: there are as many as both have runs.
     pairs = min(len(outages), len(theirs))
     return [
-        figures.measured("silent_death_outage", outages, details=details, note=note),
+        figures.measured("silent_death_outage", outages, details=details),
         figures.measured("keepalived_outage", theirs),
         figures.measured("silent_death_ratio", [ratio] * pairs if ratio is not None else []),
         figures.measured("verdict_to_first_frame", frames),
@@ -133,42 +125,41 @@ def _death_figures(ours: list[Death], theirs: list[float], problems: list[str]) 
     ]
 
 
-def bfd(effort: Effort) -> list[Figure]:
+def bfd(effort: Effort, budget: Budget) -> list[Figure]:
     """How long bfdd takes to detect what Twinbeat has repaired by then."""
     ground.end_twinbeat()
     ground.bare(ground.options())
     found = []
     with rivals.Bfd() as rival:
-        for _ in range(effort.bfd):
-            rival.wait_up()
-            found.append(measure.bfd_detection_ns("a") / MS)
+        for number in budget.runs(effort.bfd, "deaths"):
+            with budget.attempt(f"run {number + 1} of bfdd"):
+                rival.wait_up()
+                found.append(measure.bfd_detection_ns("a") / MS)
+                ground.say(f"  bfdd {found[-1]:.2f} ms")
             lab.heal("a")
-            ground.say(f"  bfdd {found[-1]:.2f} ms")
     return [figures.measured("bfd_detection", found)]
 
 
-def many_vips(effort: Effort) -> list[Figure]:
+def many_vips(effort: Effort, budget: Budget) -> list[Figure]:
     """10,000 VIPs and one, in turn as far as bringing them up permits."""
     many: list[float] = []
     one: list[float] = []
-    problems: list[str] = []
-    for _ in range(effort.many_vips_blocks):
-        for count, into in ((1, one), (effort.many_vips, many)):
+    for block in budget.runs(effort.many_vips_blocks, "blocks of deaths with one VIP and many"):
+        of_block = 1 / (effort.many_vips_blocks - block)
+        for count, into, share in ((1, one, 0.3), (effort.many_vips, many, 1.0)):
             options = ground.options(vips=count)
             lan = [vip for vip in options.lan_vips() if ":" not in vip]
             began = agents.boot_ns()
             serving = ground.twinbeat(options)
             ground.say(f"  {count} VIPs up in {(agents.boot_ns() - began) / 1e9:.1f} s")
-            for _ in range(effort.many_vips_runs):
-                try:
+            what = f"deaths with {count} VIPs"
+            for _ in budget.runs(effort.many_vips_runs, what, share=share * of_block):
+                with budget.attempt(what):
                     into.append(one_death(serving, options, vips=lan).outage_ns / MS)
                     ground.say(f"  {count} VIPs: {into[-1]:.2f} ms")
-                except LabError as error:
-                    problems.append(str(error))
-                    ground.say(f"  {error}")
                 serving = agents.wait_fit()
     ratio = samples.ratio(samples.median(many), samples.median(one))
-    details = {"vips": effort.many_vips, "problems": problems}
+    details = {"vips": effort.many_vips}
     return [
         figures.measured(
             "many_vips_outage",

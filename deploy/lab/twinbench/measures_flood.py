@@ -9,6 +9,7 @@ machine this small: what the forgeries cost is the difference.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from twinlab import agents, capture, flood, lab, netns, plan, probe
 from twinlab.shell import LabError, run, wait_for
 
 from twinbench import figures, forge, ground, judge
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 from twinbench.measures_death import MS
@@ -128,14 +130,14 @@ def _signs_of_belief() -> int:
     """Where a forged term would show if one forged frame had been believed."""
     signs = 0
     for node in plan.NODES:
-        said = wait_for(lambda name=node: agents.show(name), f"an answer of {node}", timeout_s=20)
+        said = wait_for(functools.partial(agents.show, node), f"an answer of {node}", timeout_s=20)
         for where, key in (("gate", "fence_below"), ("node", "term_highest"), ("peer", "term")):
             if said[where][key] >= forge.FORGED_TERM:
                 signs += 1
     return signs
 
 
-def under_flood(effort: Effort) -> list[Figure]:
+def under_flood(effort: Effort, budget: Budget) -> list[Figure]:
     """The unrelated flood, the forged one, and real deaths in the midst of it."""
     serving = ground.twinbeat(ground.options())
     ordinary = [Part([flood.unrelated(serving, LINK)]) for _ in range(2)]
@@ -148,16 +150,16 @@ def under_flood(effort: Effort) -> list[Figure]:
         f"{evil.arrived - evil.refused} not counted"
     )
     signs = _signs_of_belief()
-    missed, outages = _deaths(effort)
+    missed, outages = _deaths(effort, budget)
     return _figures(plain, evil, signs, missed, outages)
 
 
-def _deaths(effort: Effort) -> tuple[list[int], list[float]]:
+def _deaths(effort: Effort, budget: Budget) -> tuple[list[int], list[float]]:
     """The primary dies while forged frames rain on the node that has to notice."""
     missed: list[int] = []
     outages: list[float] = []
     seconds = 4
-    for _ in range(effort.flood_deaths):
+    for _ in budget.runs(effort.flood_deaths, "deaths in the flood"):
         serving = agents.wait_fit()
         watcher = plan.peer(serving)
         parts = _evil(watcher)

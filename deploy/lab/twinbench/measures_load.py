@@ -18,6 +18,7 @@ from twinlab import agents, lab, plan, probe, processes, services
 from twinlab.shell import LabError
 
 from twinbench import figures, ground, judge
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 from twinbench.measures_death import MS
@@ -43,17 +44,17 @@ class Seen:
     provoked: list[tuple[int, int]] = field(default_factory=list)
 
 
-def fast(effort: Effort) -> list[Figure]:
+def fast(effort: Effort, budget: Budget) -> list[Figure]:
     """Ten minutes in fast."""
-    return _under_load(effort, ground.options())
+    return _under_load(effort, budget, ground.options())
 
 
-def balanced(effort: Effort) -> list[Figure]:
+def balanced(effort: Effort, budget: Budget) -> list[Figure]:
     """Ten minutes in balanced."""
-    return _under_load(effort, ground.options("balanced"))
+    return _under_load(effort, budget, ground.options("balanced"))
 
 
-def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
+def _under_load(effort: Effort, budget: Budget, options: plan.Options) -> list[Figure]:
     ground.twinbeat(options)
     seconds = int(effort.load_s)
     names = [f"bench-busy-{number}" for number in range(effort.load_processes)]
@@ -69,7 +70,7 @@ def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
         ):
             client.wait_served()
             began = agents.boot_ns()
-            seen = _watch(effort, gates, client, began)
+            seen = _watch(effort, budget, gates, client)
             ended = agents.boot_ns()
             busy = sum(1 for name in names if processes.pid_of(name) is not None)
             watch = gates.finish()
@@ -82,15 +83,16 @@ def _under_load(effort: Effort, options: plan.Options) -> list[Figure]:
     return _figures(options.profile, seen, watch, began, ended)
 
 
-def _watch(effort: Effort, gates: ground.GateWatch, client: probe.Probe, began: int) -> Seen:
+def _watch(effort: Effort, budget: Budget, gates: ground.GateWatch, client: probe.Probe) -> Seen:
     """Stretches of quiet, each ended by a death at a random moment, and a quiet one at the end."""
     seen = Seen()
-    share = effort.load_s / (effort.load_deaths + 1)
-    for _ in range(effort.load_deaths):
+    wanted_s = budget.seconds(effort.load_s, "load", share=0.8)
+    share = wanted_s / (effort.load_deaths + 1)
+    for _ in budget.runs(effort.load_deaths, "deaths under load"):
         _quiet(seen, client, share * random.uniform(0.3, 1.0))
         _death(seen, gates, client)
     # The deaths' own time doesn't count: quiet is watched for as long as the bar asks for.
-    _quiet(seen, client, max(1.0, effort.load_s - seen.quiet_s))
+    _quiet(seen, client, max(1.0, wanted_s - seen.quiet_s))
     return seen
 
 

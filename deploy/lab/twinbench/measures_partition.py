@@ -18,6 +18,7 @@ from twinlab import agents, capture, lab, plan, probe
 from twinlab.shell import LabError
 
 from twinbench import figures, ground, judge
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 from twinbench.measures_death import MS, US
@@ -126,31 +127,29 @@ def first_through_ns(
     )
 
 
-def partition(effort: Effort) -> list[Figure]:
+def partition(effort: Effort, budget: Budget) -> list[Figure]:
     """Twinbeat, then keepalived, each cut in two as often."""
     serving = ground.twinbeat(ground.options())
     ours: list[Healed] = []
-    problems: list[str] = []
+    bound_us = _overlap_bound_us(serving)
     with ground.GateWatch(interval_us=50, fifo=70) as gates:
-        for number in range(effort.partitions):
+        for number in budget.runs(effort.partitions, "partitions", share=0.5):
             node = serving if number % 2 == 0 else plan.peer(serving)
             kind = "primary" if node == serving else "secondary"
-            ours.append(_one(node, gates=gates))
-            ground.say(f"  {kind} {node} cut: {_told(ours[-1])}")
+            with budget.attempt(f"partition {number + 1}"):
+                ours.append(_one(node, gates=gates))
+                ground.say(f"  {kind} {node} cut: {_told(ours[-1])}")
+            ground.mend(keep=(ground.GATES,))
             serving = agents.wait_fit()
-    bound_us = _overlap_bound_us(serving)
     theirs: list[Healed] = []
     ground.end_twinbeat()
-    try:
-        with ground.keepalived(ground.options()) as rival:
-            for number in range(effort.partitions):
-                theirs.append(_one(plan.NODES[number % 2], gates=None))
-                ground.say(f"  keepalived: {_told(theirs[-1])}")
-                lab.heal(theirs[-1].cut)
-                rival.wait_master("a")
-    except LabError as error:
-        problems.append(str(error))
-    return _figures(ours, theirs, bound_us, problems)
+    with budget.attempt("keepalived"), ground.keepalived(ground.options()) as rival:
+        for number in budget.runs(effort.partitions, "partitions of keepalived"):
+            theirs.append(_one(plan.NODES[number % 2], gates=None))
+            ground.say(f"  keepalived: {_told(theirs[-1])}")
+            lab.heal(theirs[-1].cut)
+            rival.wait_master("a")
+    return _figures(ours, theirs, bound_us)
 
 
 def _told(healed: Healed) -> str:
@@ -173,9 +172,7 @@ def _served_ms(healed: Healed) -> float:
     return WATCHED_S * 1e3 if healed.served_ns is None else healed.served_ns / MS
 
 
-def _figures(
-    ours: list[Healed], theirs: list[Healed], bound_us: float, problems: list[str]
-) -> list[Figure]:
+def _figures(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[Figure]:
     contested = [run for run in ours if run.both_served]
     overlaps = [
         run.overlap_ns / US if run.overlap_ns is not None else WATCHED_S * 1e6 for run in contested
@@ -202,6 +199,6 @@ def _figures(
         figures.measured(
             "keepalived_partition_served",
             [_served_ms(run) for run in theirs],
-            note="; ".join([rival_note, *problems]),
+            note=rival_note,
         ),
     ]

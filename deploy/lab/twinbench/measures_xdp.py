@@ -10,13 +10,14 @@ from twinlab import plan
 from twinlab.shell import LabError, run
 
 from twinbench import figures, samples
+from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
 SCRIPT = plan.LAB_DIR / "xdpcost.py"
 
 
-def cost(effort: Effort) -> list[Figure]:
+def cost(effort: Effort, _: Budget) -> list[Figure]:
     """Nanoseconds for a HELLO, an answered PROBE and an unrelated packet."""
     if not SCRIPT.exists():
         raise LabError(f"{SCRIPT.name} is missing")

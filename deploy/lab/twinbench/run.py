@@ -10,23 +10,27 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from twinlab import lab, services
-from twinlab.shell import LabError
+from twinlab.shell import LabError, not_after
 
 from twinbench import (
     figures,
     ground,
+    limits,
     machine,
     measures_agent,
+    measures_cost,
     measures_death,
     measures_flood,
     measures_load,
     measures_partition,
+    measures_reload,
     measures_xdp,
 )
+from twinbench.budget import Budget, allowance
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
@@ -38,13 +42,18 @@ class Group:
     """Figures that are measured together."""
 
     name: str
-    measure: Callable[[Effort], list[Figure]]
+    measure: Callable[[Effort, Budget], list[Figure]]
     figures: tuple[str, ...]
     needs_lab: bool = True
 
 
 def _load_names(profile: str) -> tuple[str, ...]:
     kinds = ("false_failovers", "undetected_deaths", "lapses", "suspicions")
+    return tuple(f"{kind}_{profile}" for kind in kinds)
+
+
+def _bare_names(profile: str) -> tuple[str, ...]:
+    kinds = ("bare_sleep", "bare_armed", "of_which_sending", "of_which_lab")
     return tuple(f"{kind}_{profile}" for kind in kinds)
 
 
@@ -68,7 +77,15 @@ GROUPS = (
         ),
     ),
     Group("planned", measures_agent.planned, ("planned_lost",)),
-    Group("reload", measures_agent.reload, ("reload_lost", "reload_suspicions")),
+    Group(
+        "reload",
+        measures_reload.reload,
+        (
+            *("reload_lost", "reload_suspicions"),
+            *("reload_suspicion_rate", "beside_load_suspicion_rate", "beside_quiet_suspicion_rate"),
+            *("beside_load_lost", "reload_cpu"),
+        ),
+    ),
     Group("sigstop", measures_agent.stopped, ("sigstop_overlap", "sigstop_back")),
     Group("sigkill", measures_agent.killed, ("sigkill_overlap", "sigkill_back")),
     Group(
@@ -80,14 +97,22 @@ GROUPS = (
         ),
     ),
     Group("hog", measures_agent.hog, ("hog_overlap", "hog_outage")),
-    Group("cost_fast", measures_agent.cost_fast, ("agent_memory", "agent_cpu_fast")),
+    Group(
+        "cost_fast",
+        measures_cost.fast,
+        ("agent_memory", "agent_cpu_fast", *_bare_names("fast")),
+    ),
     Group("load_fast", measures_load.fast, _load_names("fast")),
     Group(
         "many_vips",
         measures_death.many_vips,
         ("many_vips_outage", "one_vip_outage", "many_vips_ratio"),
     ),
-    Group("cost_balanced", measures_agent.cost_balanced, ("agent_cpu_balanced",)),
+    Group(
+        "cost_balanced",
+        measures_cost.balanced,
+        ("agent_cpu_balanced", *_bare_names("balanced")),
+    ),
     Group("load_balanced", measures_load.balanced, _load_names("balanced")),
 )
 """All groups in the order of a bench.  What shares a lab stands together."""
@@ -107,41 +132,86 @@ def chosen(names: Sequence[str]) -> list[Group]:
     return [group for group in GROUPS if group.name in names or set(group.figures) & set(names)]
 
 
+TIDYING_S = 10.0
+"""Kept back at the end: the lab goes down, the result is written."""
+
+RECOVERY_S = 20.0
+"""What a group may take beyond twice its time, while a pair that went wrong becomes whole again."""
+
+
 def bench(effort: Effort, groups: Iterable[Group]) -> dict[str, Any]:
     """Measure, and return the object that `bench --json` prints."""
     began = time.monotonic()
     lab.need_root()
     services.build_tools()
     noise = machine.Noise()
-    found: list[Figure] = []
-    took: dict[str, float] = {}
+    found: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    remaining = list(groups)
     try:
-        for group in groups:
+        while remaining:
+            group = remaining[0]
             ground.say(f"{group.name}: {', '.join(group.figures)}")
-            noise.sample(group.name, effort.noise_s)
-            started = time.monotonic()
-            found += measured_or_failed(group, effort)
-            took[group.name] = round(time.monotonic() - started, 1)
-            ground.say(f"  ({took[group.name]:.0f} s)")
+            measured, about = _one_group(effort, remaining, noise, began)
+            found += [{**figure.to_json(), "group": group.name} for figure in measured]
+            told.append(about)
+            ground.say(f"  ({about['took_s']:.0f} s of {about['allowed_s']:.0f})")
+            remaining = remaining[1:]
     finally:
         lab.down()
-    found.append(noise.figure())
+    found.append({**noise.figure().to_json(), "group": ""})
     return {
         "schema": SCHEMA,
         "quick": effort.quick,
-        "settings": list(ground.SETTINGS),
+        "settings": ground.settings_in_force(),
+        "effort": asdict(effort),
+        "configuration": ground.configuration_in_force(),
         "machine": machine.described(),
         "versions": machine.versions(),
         "elapsed_s": round(time.monotonic() - began, 1),
-        "group_s": took,
-        "figures": [figure.to_json() for figure in found],
+        "group_s": {about["name"]: about["took_s"] for about in told},
+        "groups": told,
+        "figures": limits.explain(found, told),
     }
 
 
-def measured_or_failed(group: Group, effort: Effort) -> list[Figure]:
+def _one_group(
+    effort: Effort, remaining: Sequence[Group], noise: machine.Noise, began: float
+) -> tuple[list[Figure], dict[str, Any]]:
+    """The next group's figures, and how it went: its time, what it left out, the machine then."""
+    group = remaining[0]
+    names = [other.name for other in remaining]
+    started = time.monotonic()
+    left = max(0.0, began + effort.soft_s - started)
+    allowed = allowance(group.name, effort.seconds, names, left)
+    budget = Budget.of(allowed)
+    hard_left = max(0.0, began + effort.hard_s - TIDYING_S - started)
+    strain = machine.Strain()
+    sampled: dict[str, Any] = {}
+    with not_after(started + min(hard_left, 2 * allowed + RECOVERY_S)):
+        if hard_left:
+            sampled = noise.sample(group.name, effort.noise_s)
+            strain = machine.Strain()
+            measured = measured_or_failed(group, effort, budget)
+        else:
+            measured = [figures.failed(name, "the bench's time was up") for name in group.figures]
+    for problem in budget.problems:
+        ground.say(f"  {problem}")
+    return measured, {
+        "name": group.name,
+        "took_s": round(time.monotonic() - started, 1),
+        "allowed_s": round(allowed, 1),
+        "cut_short": budget.cut_short,
+        "problems": budget.problems,
+        "bare_thread_before": sampled,
+        "machine_meanwhile": strain.told(),
+    }
+
+
+def measured_or_failed(group: Group, effort: Effort, budget: Budget) -> list[Figure]:
     """A group's figures; those it could not measure say why."""
     try:
-        found = group.measure(effort)
+        found = group.measure(effort, budget)
     except (LabError, OSError, subprocess.SubprocessError) as error:
         ground.say(f"  failed: {error}")
         found = [figures.failed(name, str(error)) for name in group.figures]
@@ -149,16 +219,23 @@ def measured_or_failed(group: Group, effort: Effort) -> list[Figure]:
         ground.say(traceback.format_exc())
         found = [figures.failed(name, repr(error)) for name in group.figures]
     else:
-        measured = {figure.spec.name for figure in found}
-        found += [
-            figures.failed(name, "was not measured")
-            for name in group.figures
-            if name not in measured
-        ]
-        return found
+        return _completed(group, found, budget)
     if group.needs_lab:
         _fresh_start()
     return found
+
+
+def _completed(group: Group, found: list[Figure], budget: Budget) -> list[Figure]:
+    """No figure is missing without a word, and none without a value passes for measured."""
+    why = "; ".join([*budget.problems, *budget.cut_short])
+    by_name = {figure.spec.name: figure for figure in found}
+    complete = []
+    for name in group.figures:
+        figure = by_name.get(name) or figures.failed(name, "was not measured")
+        if not figure.values and not figure.error:
+            figure = replace(figure, error=why or "no run came to its end")
+        complete.append(figure)
+    return complete
 
 
 def _fresh_start() -> None:

@@ -8,6 +8,7 @@ VIP after the new owner's first such frame.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import struct
 from collections.abc import Iterable, Iterator
@@ -222,7 +223,10 @@ class Capture:
                 processes.spawn(self._names[link], plan.SWITCHES[link], command)
             for name in self._names.values():
                 wait_for(
-                    lambda name=name: _is_ready(name), "the capture", timeout_s=5, interval_s=0.005
+                    functools.partial(_is_ready, name),
+                    "the capture",
+                    timeout_s=5,
+                    interval_s=0.005,
                 )
         except BaseException:
             self.__exit__()

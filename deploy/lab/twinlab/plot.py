@@ -6,9 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinlab.probe import Record
 from twinlab.timeline import Moment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ANSWERED, LOST, OVERVIEW = "#2a6f97", "#c1121f", "#555555"
 COLOURS = {
@@ -74,7 +78,7 @@ def _points(
     return sent_at, trips, lost
 
 
-def _overview(axis, record: Record, acts: Sequence[Act]) -> None:
+def _overview(axis: Axes, record: Record, acts: Sequence[Act]) -> None:
     """The whole run; of the answered probes one in a few, of the lost every one."""
     begin, end = record.sent_ns[0], record.sent_ns[-1]
     step = max(1, len(record.sent_ns) // 20_000)
@@ -103,7 +107,7 @@ def _overview(axis, record: Record, acts: Sequence[Act]) -> None:
     )
 
 
-def _enlarged(axis, record: Record, act: Act) -> None:
+def _enlarged(axis: Axes, record: Record, act: Act) -> None:
     """A few milliseconds around one failover."""
     stamps = [
         moment.at_ns

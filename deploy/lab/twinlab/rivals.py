@@ -7,6 +7,7 @@ priority; BFD with 10 ms × 3.  The lab has to be up without agents (`lab up --n
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -184,7 +185,7 @@ class Bfd:
             command += ["--vty_socket", "/run/frr", "--log", "stdout"]
             processes.spawn(f"{daemon}-{node}", plan.namespace(node), command)
             wait_for(
-                lambda daemon=daemon: (directory / f"{daemon}.vty").exists(),
+                (directory / f"{daemon}.vty").exists,
                 f"{daemon} of {node} ({processes.log_tail(f'{daemon}-{node}', 3)})",
                 timeout_s=10,
             )
@@ -207,5 +208,7 @@ class Bfd:
         """Wait until the session is up at both ends."""
         for node in plan.NODES:
             wait_for(
-                lambda node=node: self.is_up(node), f"bfdd's session at {node}", timeout_s=timeout_s
+                functools.partial(self.is_up, node),
+                f"bfdd's session at {node}",
+                timeout_s=timeout_s,
             )

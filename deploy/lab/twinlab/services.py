@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -26,7 +27,7 @@ def start(options: plan.Options) -> None:
         processes.spawn(f"echo-{server}", plan.namespace(server), [tool("tb-echo"), "--fifo", "10"])
     for server in plan.SERVERS:
         wait_for(
-            lambda server=server: _listens(plan.namespace(server)),
+            functools.partial(_listens, plan.namespace(server)),
             f"nginx and echo in {plan.namespace(server)} "
             f"({processes.log_tail(f'nginx-{server}', 3)})",
             timeout_s=10,

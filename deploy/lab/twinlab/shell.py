@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -15,8 +17,29 @@ class LabError(Exception):
     """Something the person at the terminal can do something about; the message says what."""
 
 
+GRACE_S = 5.0
+"""What every wait may take even after the deadline of `not_after`: things are still put away."""
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+
+@contextlib.contextmanager
+def not_after(monotonic_s: float) -> Iterator[None]:
+    """No wait and no command inside goes on for long after a moment of the monotonic clock."""
+    token = _deadline.set(min(monotonic_s, _deadline.get()))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def _limited(timeout_s: float) -> float:
+    return min(timeout_s, max(GRACE_S, _deadline.get() - time.monotonic()))
+
+
 def run(command: Sequence[str], *, input_text: str | None = None, timeout_s: float = 60.0) -> str:
     """Run a command and return what it wrote; LabError with its own words when it fails."""
+    timeout_s = _limited(timeout_s)
     try:
         done = subprocess.run(
             command,
@@ -48,6 +71,7 @@ def wait_for(
 
     The condition decides when to go on, never the clock; the deadline only ends a hopeless wait.
     """
+    timeout_s = _limited(timeout_s)
     deadline = time.monotonic() + timeout_s
     while True:
         value = probe()

@@ -39,7 +39,7 @@ def takeover(node: str, since_ns: int, *, timeout_s: float = 10.0) -> dict[str, 
     def recorded() -> dict[str, Any] | None:
         for transition in reversed(agents.history(node)):
             if transition["to_role"] == "primary" and transition["at_ns"] >= since_ns:
-                return transition
+                return dict(transition)
         return None
 
     try:
