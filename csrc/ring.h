@@ -2,7 +2,9 @@
 /*
  * Events from the engine to Python: a ring with one writer and one reader, and an eventfd to wait on.
  *
- * The writer never waits: an event that finds the ring full is lost and counted.
+ * The writer never waits: an event that finds the ring full is lost and counted. The reader is woken for an event
+ * that changes what it has to decide, and when the ring is half full; suspicions that come and go by the hundred
+ * wait for its next turn.
  */
 #ifndef TB_RING_H
 #define TB_RING_H
@@ -15,6 +17,7 @@ _Static_assert((TB_RING_EVENTS & (TB_RING_EVENTS - 1)) == 0, "positions wrap by 
 struct tb_ring {
 	_Alignas(64) tb_u64 written; /* by the writer alone */
 	tb_u64 lost;
+	bool urgent; /* pushed since the last notice: something to wake the reader for */
 	int eventfd;
 	_Alignas(64) tb_u64 read; /* by the reader alone */
 	_Alignas(64) struct tb_event event[TB_RING_EVENTS];
@@ -27,8 +30,11 @@ void tb_ring_close(struct tb_ring *ring);
 /* Writer. Returns false if the ring was full. */
 bool tb_ring_push(struct tb_ring *ring, const struct tb_event *event);
 
-/* Writer: wake the reader, once after a number of pushes. */
+/* Writer: wake the reader, once after a number of pushes, if any of them is worth it. */
 void tb_ring_notify(struct tb_ring *ring);
+
+/* Writer: wake the reader whatever was pushed. */
+void tb_ring_wake(struct tb_ring *ring);
 
 /* Reader: take up to `max` events, oldest first; clears the eventfd when none is left. */
 tb_u32 tb_ring_drain(struct tb_ring *ring, struct tb_event *events, tb_u32 max);

@@ -57,6 +57,38 @@ static void ring_keeps_order_and_counts_what_it_lost(void)
 	tb_ring_close(&ring);
 }
 
+/* What changes nothing waits in the ring until the reader comes by; what decides wakes it at once. */
+static void ring_wakes_for_what_decides(void)
+{
+	struct tb_event suspect = {.kind = TB_E_SUSPECT};
+	struct tb_event opened = {.kind = TB_E_OPENED};
+	struct tb_event events[64];
+	struct pollfd poll_fd;
+
+	memset(&ring, 0, sizeof(ring));
+	CHECK(tb_ring_open(&ring) == 0);
+	poll_fd = (struct pollfd){.fd = ring.eventfd, .events = POLLIN};
+	CHECK(tb_ring_push(&ring, &suspect));
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 0);
+	CHECK(tb_ring_push(&ring, &opened));
+	CHECK(tb_ring_push(&ring, &suspect));
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 1);
+	CHECK(tb_ring_drain(&ring, events, 64) == 3);
+	CHECK(tb_ring_drain(&ring, events, 64) == 0);
+	CHECK(poll(&poll_fd, 1, 0) == 0);
+	/* A ring that fills up wakes for anything. */
+	for (tb_u32 i = 0; i < TB_RING_EVENTS / 2; i++)
+		CHECK(tb_ring_push(&ring, &suspect));
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 0);
+	CHECK(tb_ring_push(&ring, &suspect));
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 1);
+	tb_ring_close(&ring);
+}
+
 static struct {
 	tb_u64 seq;
 	tb_u64 value[9];
@@ -101,6 +133,7 @@ static void shared_value_is_never_torn(void)
 int main(void)
 {
 	ring_keeps_order_and_counts_what_it_lost();
+	ring_wakes_for_what_decides();
 	shared_value_is_never_torn();
 	return 0;
 }
