@@ -45,7 +45,7 @@ PARTS = (
 )
 """Headers of which Python sees only these."""
 
-TAIL = (HERE / "thread.h", HERE / "plain.h")
+TAIL = (HERE / "thread.h", HERE / "plain.h", HERE / "watchdog.h")
 """Headers taken as they are, after the parts they need."""
 
 LINE = 100
@@ -56,6 +56,7 @@ MODULE = "twinbeat.engine._engine"
 PREAMBLE = """
 #include "plain.h"
 #include "thread.h"
+#include "watchdog.h"
 """
 
 STUB_HEAD = '''# SPDX-License-Identifier: Apache-2.0

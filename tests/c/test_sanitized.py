@@ -29,6 +29,7 @@ PROGRAMS = {
     "test_frames": (["frames"], MEMORY),
     "test_announce": (["announce", "frames"], MEMORY),
     "test_maps": (["maps"], MEMORY),
+    "test_watchdog": (["watchdog"], MEMORY),
     "test_threads": (["ring"], THREADS),
     "fuzz_receive": (["plain", "maps"], MEMORY),
     "fuzz_step": (["engine"], MEMORY),

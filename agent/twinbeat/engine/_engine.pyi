@@ -133,6 +133,7 @@ class _Lib:
     TB_C_PEER_LEASE: int
     TB_C_MISMATCH: int
     TB_C_UNPROVEN: int
+    TB_C_DESPITE_MISMATCH: int
     TB_E_HEARD: int
     TB_E_SUSPECT: int
     TB_E_CLEARED: int
@@ -183,6 +184,7 @@ class _Lib:
     TB_STAGE_LINK: int
     TB_STAGE_ANNOUNCE: int
     TB_STAGE_PORT: int
+    TB_WATCHDOG_NAME: int
     def tb_engine_init(self, engine: Any, settings: Any, now: Any) -> None: ...
     def tb_engine_configure(self, engine: Any, settings: Any) -> None: ...
     def tb_engine_step(self, engine: Any, now: Any, input_: Any, actions: Any) -> None: ...
@@ -235,6 +237,10 @@ class _Lib:
         echo_ns: Any,
         hold_ns: Any,
     ) -> None: ...
+    def tb_watchdog_arm(self, dog: Any, path: Any, timeout_s: Any) -> int: ...
+    def tb_watchdog_ping(self, dog: Any) -> int: ...
+    def tb_watchdog_disarm(self, dog: Any) -> int: ...
+    def tb_watchdog_leave(self, dog: Any) -> None: ...
 
 ffi: FFI
 lib: _Lib
