@@ -1043,6 +1043,7 @@ void tb_engine_configure(struct tb_engine *engine, const struct tb_settings *set
 
 	engine->settings = *settings;
 	engine->link_silent &= ~gone;
+	engine->link_silent |= new; /* as at the start: heard when it is heard */
 	engine->two_way &= ~gone;
 }
 

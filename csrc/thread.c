@@ -29,6 +29,7 @@
 #include "alarm.h"
 #include "clock.h"
 #include "control.h"
+#include "links.h"
 #include "ring.h"
 #include "shared.h"
 #include "tb_rules.h"
@@ -65,6 +66,7 @@ struct tb_thread {
 		struct tb_config config;
 		tb_u64 attested_until_ns;
 		struct tb_arena *arena; /* to be taken over, NULL = none new */
+		struct tb_links *links; /* the same */
 		tb_u32 announce;	/* grows: say everything again */
 		tb_u32 view_wanted;	/* grows */
 		tb_u32 stop;
@@ -77,7 +79,8 @@ struct tb_thread {
 			generation; /* of the order that a whole round was carried out under */
 		tb_u64 engine_seq;
 		struct tb_engine engine;
-		struct tb_arena *retired; /* list, to be freed by Python */
+		struct tb_arena *retired;	/* list, to be freed by Python */
+		struct tb_links *links_retired; /* the same */
 		struct tb_counters counters;
 		struct tb_histogram histogram[TB_HISTOGRAMS];
 		tb_u32 view_made;
@@ -96,6 +99,7 @@ struct tb_thread {
 	struct tb_config config;
 	struct tb_announcer announcer;
 	struct tb_arena *arena;
+	struct tb_links *links;
 	tb_u64 order_seq, settings_seq, config_seq; /* as last taken */
 	tb_u64 planned_ns;			    /* when the next round is due, 0 = at once */
 	tb_u64 carrier_ns;			    /* last looked up */
@@ -106,13 +110,14 @@ struct tb_thread {
 	bool first_announced;
 	bool told; /* events were pushed in this round */
 
+	/* Python's own: the set of links that it handed over last. */
+	struct tb_links *newest;
+
 	/* Fixed after opening. */
 	struct tb_maps maps;
 	struct tb_ring ring;
-	struct tb_sender sender[TB_LINKS];
-	struct watched link[TB_LINKS];
 	struct watched port[TB_PORTS];
-	tb_u32 links, ports;
+	tb_u32 ports;
 	struct tb_helpers *helpers;
 	struct tb_setup setup;
 	struct tb_alarm alarm;
@@ -123,6 +128,22 @@ struct tb_thread {
 };
 
 /* ------------------------------------------------------------------------- taking from Python ---- */
+
+/* A new set of links: the one before goes back to be freed, as closing a socket may take milliseconds. */
+static void take_links(struct tb_thread *t)
+{
+	struct tb_links *links = __atomic_exchange_n(&t->in.links, NULL, __ATOMIC_ACQ_REL);
+	struct tb_links *old = t->links;
+
+	if (!links)
+		return;
+	t->links = links;
+	t->carrier_ns = 0; /* that of a new link is asked for before anything is judged by it */
+	old->next = __atomic_load_n(&t->out.links_retired, __ATOMIC_RELAXED);
+	while (!__atomic_compare_exchange_n(&t->out.links_retired, &old->next, old, false,
+					    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+		;
+}
 
 /* Take what Python handed over since the last round. A value being written right now is taken in the next. */
 static void take_over(struct tb_thread *t, tb_u64 now)
@@ -171,6 +192,7 @@ static void take_over(struct tb_thread *t, tb_u64 now)
 				;
 		}
 	}
+	take_links(t);
 	announce = __atomic_load_n(&t->in.announce, __ATOMIC_ACQUIRE);
 	if (announce != t->announce_seen) {
 		t->announce_seen = announce;
@@ -180,12 +202,12 @@ static void take_over(struct tb_thread *t, tb_u64 now)
 	t->order.attested_until_ns = __atomic_load_n(&t->in.attested_until_ns, __ATOMIC_RELAXED);
 }
 
-static bool has_carrier(struct tb_thread *t, const struct watched *watched)
+static bool has_carrier(struct tb_thread *t, const char name[IFNAMSIZ])
 {
 	struct ifreq request;
 
 	memset(&request, 0, sizeof(request));
-	memcpy(request.ifr_name, watched->name, sizeof(request.ifr_name));
+	memcpy(request.ifr_name, name, sizeof(request.ifr_name));
 	if (ioctl(t->carrier_fd, SIOCGIFFLAGS, &request) < 0)
 		return false;
 	return (request.ifr_flags & IFF_RUNNING) != 0;
@@ -198,10 +220,13 @@ static void look_for_carrier(struct tb_thread *t, tb_u64 now)
 	if (!t->want_carrier && t->carrier_ns != 0 && now - t->carrier_ns < CARRIER_EVERY_NS)
 		return;
 	t->carrier_ns = now;
-	for (tb_u32 i = 0; i < t->links; i++)
-		links |= has_carrier(t, &t->link[i]) ? t->link[i].bit : 0;
+	for (tb_u32 i = 0; i < TB_LINKS; i++) {
+		const struct tb_lane *lane = t->links->lane[i];
+
+		links |= lane && has_carrier(t, lane->sender.name) ? 1u << i : 0;
+	}
 	for (tb_u32 i = 0; i < t->ports; i++)
-		ports |= has_carrier(t, &t->port[i]) ? t->port[i].bit : 0;
+		ports |= has_carrier(t, t->port[i].name) ? t->port[i].bit : 0;
 	t->input.link_carrier = links;
 	t->input.port_carrier = ports;
 	__atomic_store_n(&t->out.link_carrier, links, __ATOMIC_RELAXED);
@@ -268,7 +293,8 @@ static void announce(struct tb_thread *t)
 static void send_frames(struct tb_thread *t)
 {
 	const struct tb_actions *actions = &t->actions;
-	tb_u32 mask = (actions->hello | actions->probe) & t->engine.settings.links;
+	/* Settings and senders come one after the other: what isn't in both has to wait for a round. */
+	tb_u32 mask = (actions->hello | actions->probe) & t->engine.settings.links & t->links->mask;
 	struct tb_frame frame;
 	tb_u64 now = 0;
 
@@ -285,7 +311,7 @@ static void send_frames(struct tb_thread *t)
 		tb_make_frame(&frame, t->maps.gate, t->maps.self, &t->config,
 			      probe ? TB_PROBE : TB_HELLO, i, now, actions->echo, actions->echo_ns,
 			      hold);
-		(void)tb_sender_send(&t->sender[i], &frame, probe);
+		(void)tb_sender_send(&t->links->lane[i]->sender, &frame, probe);
 	}
 	if (mask != 0 && t->planned_ns != 0 && now >= t->planned_ns)
 		tb_record(&t->out.histogram[TB_H_SEND_LATENESS], tb_now() - t->planned_ns);
@@ -581,22 +607,6 @@ static int name_of(struct tb_thread *t, tb_u32 ifindex, struct watched *watched)
 	return 0;
 }
 
-static int open_links(struct tb_thread *t)
-{
-	for (tb_u32 i = 0; i < TB_LINKS; i++) {
-		int err;
-
-		if (t->setup.link[i].ifindex == 0)
-			continue;
-		err = tb_sender_open(&t->sender[i], &t->setup.link[i]);
-		if (err)
-			return err;
-		memcpy(t->link[t->links].name, t->sender[i].name, IFNAMSIZ);
-		t->link[t->links++].bit = 1u << i;
-	}
-	return 0;
-}
-
 static int open_announcements(struct tb_thread *t)
 {
 	int size = ANNOUNCE_BUFFER;
@@ -644,9 +654,6 @@ int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *st
 	t->announce_fd = -1;
 	t->carrier_fd = -1;
 	t->alarm.ahead[0] = t->alarm.ahead[1] = -1;
-	for (tb_u32 i = 0; i < TB_LINKS; i++)
-		for (int k = 0; k < TB_UDP_SOCKETS; k++)
-			t->sender[i].fd[k] = -1;
 
 	*stage = TB_STAGE_MAPS;
 	err = tb_maps_open(&t->maps, &setup->maps);
@@ -661,7 +668,8 @@ int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *st
 	if (err)
 		goto out;
 	*stage = TB_STAGE_LINK;
-	err = open_links(t);
+	err = tb_links_build(setup->link, NULL, &t->links);
+	t->newest = t->links;
 	if (err)
 		goto out;
 	*stage = TB_STAGE_ANNOUNCE;
@@ -720,8 +728,9 @@ void tb_thread_close(struct tb_thread *t)
 	/* A thread that hangs in the kernel can't be freed under its feet; it is left to it. */
 	if (tb_thread_stop(t, false, 1000000000ull) != 0)
 		return;
-	for (tb_u32 i = 0; i < TB_LINKS; i++)
-		tb_sender_close(&t->sender[i]);
+	tb_links_free(t->in.links);
+	tb_links_free(t->out.links_retired);
+	tb_links_free(t->links);
 	if (t->announce_fd >= 0)
 		(void)close(t->announce_fd);
 	if (t->carrier_fd >= 0)
@@ -797,9 +806,24 @@ void tb_thread_set_config(struct tb_thread *t, const struct tb_config *config)
 
 int tb_thread_set_peer_mac(struct tb_thread *t, tb_u32 link, const tb_u8 mac[6])
 {
-	if (link >= TB_LINKS || t->setup.link[link].ifindex == 0)
+	if (link >= TB_LINKS || !t->newest->lane[link])
 		return -ENOENT;
-	tb_sender_set_peer_mac(&t->sender[link], mac);
+	tb_sender_set_peer_mac(&t->newest->lane[link]->sender, mac);
+	return 0;
+}
+
+int tb_thread_set_links(struct tb_thread *t, const struct tb_link_setup link[TB_LINKS])
+{
+	struct tb_links *links;
+	int err = tb_links_build(link, t->newest, &links);
+
+	if (err)
+		return err;
+	tb_links_free(__atomic_exchange_n(&t->out.links_retired, NULL, __ATOMIC_ACQUIRE));
+	t->newest = links;
+	/* What the thread hasn't taken yet it never will. */
+	tb_links_free(__atomic_exchange_n(&t->in.links, links, __ATOMIC_ACQ_REL));
+	tb_ring_bell(&t->in.bell);
 	return 0;
 }
 
@@ -837,9 +861,13 @@ tb_u32 tb_thread_events(struct tb_thread *t, struct tb_event *events, tb_u32 max
 void tb_thread_counters(const struct tb_thread *t, struct tb_counters *counters)
 {
 	tb_copy_words(counters, &t->out.counters, sizeof(*counters));
-	for (tb_u32 i = 0; i < TB_LINKS; i++)
-		tb_copy_words(&counters->link[i], &t->sender[i].counters,
-			      sizeof(counters->link[i]));
+	for (tb_u32 i = 0; i < TB_LINKS; i++) {
+		const struct tb_lane *lane = t->newest->lane[i];
+
+		if (lane)
+			tb_copy_words(&counters->link[i], &lane->sender.counters,
+				      sizeof(counters->link[i]));
+	}
 	tb_helpers_counters(t->helpers, &counters->control_sent, &counters->control_errors);
 }
 

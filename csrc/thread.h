@@ -101,6 +101,11 @@ void tb_thread_attest(struct tb_thread *thread, tb_u64 until_ns);
 void tb_thread_set_settings(struct tb_thread *thread, const struct tb_settings *settings);
 void tb_thread_set_config(struct tb_thread *thread, const struct tb_config *config);
 int tb_thread_set_peer_mac(struct tb_thread *thread, tb_u32 link, const tb_u8 mac[6]);
+/*
+ * Send on exactly these links from the next round on; `settings` say separately which are expected. Links that stay
+ * as they were keep sockets, MACs and counters. Returns 0, or a negative errno with nothing changed.
+ */
+int tb_thread_set_links(struct tb_thread *thread, const struct tb_link_setup link[TB_LINKS]);
 int tb_thread_set_announcements(struct tb_thread *thread,
 				const struct tb_announcement *announcements, tb_u32 count,
 				const struct tb_schedule *schedule);

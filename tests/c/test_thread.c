@@ -102,7 +102,13 @@ int main(void)
 		tb_thread_set_settings(thread, &setup.settings);
 		tb_thread_set_config(thread, &setup.config);
 		CHECK(tb_thread_set_peer_mac(thread, 0, mac) == 0);
-		CHECK(tb_thread_set_peer_mac(thread, 1, mac) != 0);
+		/* A second link comes, changes and goes, twice as often as the thread looks. */
+		setup.link[1] = setup.link[0];
+		setup.link[1].ifindex = i % 3 ? 1 : 0;
+		setup.link[1].path.local[3] = (tb_u8)(2 + i % 2);
+		CHECK(tb_thread_set_links(thread, setup.link) == 0);
+		setup.settings.links = i % 3 ? 3 : 1;
+		CHECK((tb_thread_set_peer_mac(thread, 1, mac) == 0) == (i % 3 != 0));
 		announcements_of(thread, i % 200);
 		if (i % 5 == 0)
 			tb_thread_announce(thread);
@@ -119,6 +125,8 @@ int main(void)
 	CHECK(counters.rounds > 100 && counters.control_sent > 0);
 	CHECK(counters.announced4 > 0 && counters.announced6 > 0);
 	CHECK(counters.link[0].sent[TB_PROBE] > 100);
+	setup.link[1].ifindex = 99;
+	CHECK(tb_thread_set_links(thread, setup.link) < 0);
 	CHECK(tb_thread_stop(thread, true, 5000 * MS) == 0);
 	CHECK(tb_thread_start(thread, &report) < 0);
 	CHECK(tb_thread_view(thread, &view, 0) == 0);

@@ -136,6 +136,17 @@ def link_to_c(link: Link, port: int, c: Any) -> None:
     _put(c.path.peer_mac, bytes(mac_from_python(link.peer_mac)))
 
 
+def links_to_c(links: Sequence[Link], port: int, c: Any = None) -> Any:
+    """struct tb_link_setup[TB_LINKS], by number; slots without a link stay empty."""
+    if c is None:
+        c = ffi.new("struct tb_link_setup[]", lib.TB_LINKS)
+    for link in links:
+        if not 0 <= link.number < lib.TB_LINKS:
+            raise ValueError(f"link number {link.number} is not below {lib.TB_LINKS}")
+        link_to_c(link, port, c[link.number])
+    return c
+
+
 def setup_to_c(setup: Setup) -> Any:
     """struct tb_setup *."""
     if len(setup.port_ifindexes) > lib.TB_PORTS:
@@ -148,10 +159,7 @@ def setup_to_c(setup: Setup) -> Any:
     c.maps.control = setup.maps.control
     c.settings = settings_to_c(setup.settings)[0]
     c.config = config_to_c(setup.config)[0]
-    for link in setup.links:
-        if not 0 <= link.number < lib.TB_LINKS:
-            raise ValueError(f"link number {link.number} is not below {lib.TB_LINKS}")
-        link_to_c(link, setup.config.port, c.link[link.number])
+    links_to_c(setup.links, setup.config.port, c.link)
     c.control_ifindex = setup.control_ifindex
     c.ports = len(setup.port_ifindexes)
     for i, ifindex in enumerate(setup.port_ifindexes):

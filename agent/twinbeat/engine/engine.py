@@ -26,6 +26,7 @@ from twinbeat.engine.convert import (
     histogram_from_c,
     link_counters,
     link_words,
+    links_to_c,
     mac_from_python,
     order_to_c,
     peer_words,
@@ -40,6 +41,7 @@ from twinbeat.engine.types import (
     Event,
     Facts,
     Histogram,
+    Link,
     Order,
     Settings,
     Setup,
@@ -91,7 +93,8 @@ class Engine:
             name: Any = ffi.string(lib.tb_stage_name(stage[0]))
             _check(code, name.decode())
         self._thread: Any = out[0]
-        self._setup = setup
+        self._port = setup.config.port
+        self._links = setup.links
         self._order = Order(generation=0, expires_ns=0)
         self._attested_until_ns = 0
         self._events: Any = ffi.new("struct tb_event[]", _DRAIN)
@@ -183,6 +186,17 @@ class Engine:
             lib.tb_thread_set_peer_mac(self._thread, link, mac_from_python(mac)), "setting a MAC"
         )
 
+    def set_links(self, links: Sequence[Link]) -> None:
+        """Send on exactly these links from the next round on; those that stay as they were go on
+        with their sockets, MACs and counters. The settings' masks say which are expected: hand
+        them over after a link that comes, and before one that goes.
+
+        Raises EngineError if one can't be opened; then nothing has changed.
+        """
+        code = lib.tb_thread_set_links(self._thread, links_to_c(links, self._port))
+        _check(code, "opening a link's socket")
+        self._links = tuple(links)
+
     def set_announcements(
         self, announcements: Sequence[Announcement], schedule: AnnounceSchedule
     ) -> None:
@@ -217,7 +231,7 @@ class Engine:
         c: Any = ffi.new("struct tb_counters *")
         lib.tb_thread_counters(self._thread, c)
         return Counters(
-            links={link.number: link_counters(c.link[link.number]) for link in self._setup.links},
+            links={link.number: link_counters(c.link[link.number]) for link in self._links},
             rounds=c.rounds,
             late=c.late,
             events_lost=c.events_lost,
@@ -255,8 +269,7 @@ class Engine:
             gate=gate_words(c.gate, at_ns),
             peer=peer_words(c.peer),
             links=tuple(
-                link_words(link.number, c.link[link.number], c.link_carrier)
-                for link in self._setup.links
+                link_words(link.number, c.link[link.number], c.link_carrier) for link in self._links
             ),
             control_ns=c.control_ns,
         )
