@@ -1040,6 +1040,7 @@ void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings
 void tb_engine_configure(struct tb_engine *engine, const struct tb_settings *settings)
 {
 	tb_u32 gone = engine->settings.links & ~settings->links;
+	tb_u32 new = settings->links & ~engine->settings.links;
 
 	engine->settings = *settings;
 	engine->link_silent &= ~gone;
