@@ -243,7 +243,7 @@ def test_where_the_processors_time_goes_is_told_by_the_loops_beside_it() -> None
         "the engine's thread takes 9.20 % of a core; a bare thread that only wakes as often takes "
         "9.10 %, and 4.00 % sleeping in the engine's way; sending the engine's frames adds 3.50 "
         "points to that, 2.50 of them for the lab's cables, switches and the receiver's program, "
-        "which run on the sender's time"
+        "which run on the sender's time (where a network card has its driver instead)"
     )
 
 

@@ -48,23 +48,28 @@ class Seen:
         return self._others.get(name, {}).get("details", {}).get(key)
 
 
+def machine(group: Object) -> list[str]:
+    """What the machine did before and during a group of figures; the same for all of them."""
+    seen = Seen({"details": {}}, group, {})
+    return [sentence for general in _GENERAL if (sentence := general(seen))]
+
+
 def explain(figures: Sequence[Object], groups: Sequence[Object]) -> list[Object]:
     """The figures, each with the sentences on what limits it (`limited_by`)."""
     by_name = {figure["name"]: figure for figure in figures}
+    nothing: Object = {}
     by_group = {group["name"]: group for group in groups}
     return [
         {
             **figure,
-            "limited_by": _sentences(
-                Seen(figure, by_group.get(figure.get("group", ""), {}), by_name)
-            ),
+            "limited_by": _sentences(figure, by_group.get(figure["group"], nothing), by_name),
         }
         for figure in figures
     ]
 
 
-def _sentences(seen: Seen) -> list[str]:
-    figure = seen.figure
+def _sentences(figure: Object, group: Object, others: Mapping[str, Object]) -> list[str]:
+    seen = Seen(figure, group, others)
     if figure["error"] or not figure["values"] or figure["name"] == "machine_noise":
         return []
     said: list[str | None] = []
@@ -72,7 +77,7 @@ def _sentences(seen: Seen) -> list[str]:
         if figure["name"] in names:
             said += [explanation(seen) for explanation in explanations]
     if figure["bar"] is not None:
-        said += [_over(seen), *(general(seen) for general in _GENERAL)]
+        said += [_over(seen), *machine(group)]
     return [sentence for sentence in said if sentence]
 
 
@@ -125,7 +130,7 @@ def _over(seen: Seen) -> str | None:
     if figure["bar_on"] != "median" or figure["at_least"] or figure["runs"] < 2:
         return None
     above = count_above(figure["values"], figure["bar"])
-    tails = [quantile(figure["values"], share) for share in (0.5, 0.9, 0.99)]
+    tails = [figure["median"], *(quantile(figure["values"], share) for share in (0.9, 0.99))]
     shown = " / ".join(_number(tail) for tail in tails)
     return (
         f"{above} of {figure['runs']} runs lay above the bar; p50/p90/p99 are {shown} "
@@ -254,8 +259,8 @@ def _flood_ways(seen: Seen) -> str | None:
     if not sent or arrived is None:
         return None
     return (
-        f"of {sent:,} frames sent {arrived:,} reached the node, the others were dropped at the "
-        "switch's port: sender, switch, victim and watchers share the processors"
+        f"of {sent:,} frames sent {arrived:,} reached the node and {sent - arrived:,} were dropped "
+        "at the switch's port: sender, switch, victim and watchers share the processors"
     )
 
 
@@ -311,7 +316,7 @@ def _where_cpu_goes(seen: Seen) -> str | None:
     if lab is not None:
         text += (
             f", {lab:.2f} of them for the lab's cables, switches and the receiver's program, "
-            "which run on the sender's time"
+            "which run on the sender's time (where a network card has its driver instead)"
         )
     return text
 

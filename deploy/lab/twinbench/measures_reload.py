@@ -13,11 +13,12 @@ import functools
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twinlab import agents, netns, plan, probe
-from twinlab.shell import LabError, wait_for
+from twinlab.shell import LabError
 
 from twinbench import cpu, figures, ground, judge, samples
 from twinbench.budget import Budget
@@ -27,6 +28,7 @@ from twinbench.figures import Figure
 AFTER_S = 0.1
 """How long each stretch goes on after what happens in it."""
 BURDEN_MIN_MS = 1.0
+RELOADED_WITHIN_S = 10.0
 
 
 class Burden:
@@ -100,35 +102,49 @@ def reload(effort: Effort, budget: Budget) -> list[Figure]:
             node = next(nodes)
             with budget.attempt(f"reload {number + 1}"):
                 _stretch(quiet, node, running, lambda: None)
-                _stretch(loaded, node, running, functools.partial(_reload, node))
+                _reload(loaded, node, running)
                 extra = max(BURDEN_MIN_MS, loaded.cpu_ms[-1] - quiet.cpu_ms[-1])
                 _stretch(burdened, node, running, functools.partial(burden.burn, extra))
         record = running.finish()
     return _figures(record, quiet, loaded, burdened)
 
 
-def _stretch(into: Stretches, node: str, running: probe.Probe, act: Callable[[], object]) -> None:
-    """Something happens, and a moment passes.  The agents are asked the same each time."""
+def _stretch(
+    into: Stretches,
+    node: str,
+    running: probe.Probe,
+    act: Callable[[], object],
+    done: Callable[[], bool] | None = None,
+) -> None:
+    """Something happens, and a moment passes; a longer one only if it isn't done by then.
+
+    The agents are asked the same in every kind of stretch: answering takes processor time too.
+    """
     pid = agents.pid(node)
     before, used = _raised(), cpu.times(pid)
     began = agents.boot_ns()
     act()
-    _loaded(node)
     running.wait_for_time(AFTER_S)
+    done = done or (lambda: _loaded(node) is not None)
+    while not done():
+        running.wait_for_time(AFTER_S)
     ended = agents.boot_ns()
     into.cpu_ms.append(cpu.used_ns(used, cpu.times(pid))["others"] / 1e6)
     into.suspicions.append(_raised() - before)
     into.spans.append((began, ended))
 
 
-def _reload(node: str) -> None:
+def _reload(into: Stretches, node: str, running: probe.Probe) -> None:
+    """One reload, with its stretch."""
     before = _loaded(node)
-    agents.reload(node)
-    wait_for(
-        lambda: _loaded(node) not in (before, None),
-        f"{node} has read its configuration again",
-        timeout_s=10,
-    )
+    ends = time.monotonic() + RELOADED_WITHIN_S
+
+    def done() -> bool:
+        if time.monotonic() > ends:
+            raise LabError(f"{node} has not read its configuration again")
+        return _loaded(node) not in (before, None)
+
+    _stretch(into, node, running, functools.partial(agents.reload, node), done)
 
 
 def _loaded(node: str) -> str | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twinbench import limits
 from twinbench.samples import quantile
 
 Object = dict[str, Any]
@@ -165,7 +166,7 @@ def _distributions(figures: Sequence[Object]) -> list[str]:
     """The figures that are times of an outage or of a part of one, as distributions."""
     rows = [
         f"| `{figure['name']}` | {figure['unit']} | "
-        + " | ".join(number(quantile(figure["values"], share)) for share in (0.5, 0.9, 0.99))
+        + " | ".join(number(value) for value in _tails(figure))
         + f" | {number(min(figure['values']))} | {number(max(figure['values']))} | "
         f"`{histogram(figure['values'])}` |"
         for figure in figures
@@ -175,6 +176,10 @@ def _distributions(figures: Sequence[Object]) -> list[str]:
         return []
     head = "| figure | unit | p50 | p90 | p99 | least | most | from least to most |"
     return ["## How they spread\n", head, "|---|---|---:|---:|---:|---:|---:|---|", *rows, ""]
+
+
+def _tails(figure: Object) -> list[float | None]:
+    return [figure["median"], *(quantile(figure["values"], share) for share in (0.9, 0.99))]
 
 
 def _grouped(result: Object) -> list[tuple[Object, list[Object]]]:
@@ -190,19 +195,23 @@ def _grouped(result: Object) -> list[tuple[Object, list[Object]]]:
 def _section(group: Object, figures: Sequence[Object]) -> list[str]:
     """One group: its figures, and those only shown beside them."""
     lines = [f"### {group['name'].replace('_', ' ') or 'the machine'}\n"]
+    then = limits.machine(group)
+    if then:
+        lines.append(f"The machine: {_sentences(then)}\n")
     if group.get("cut_short"):
         lines.append(f"Its time was spent after {'; '.join(group['cut_short'])}.\n")
     if group.get("problems"):
         lines.append("Runs that failed: " + "; ".join(map(_one_line, group["problems"])) + ".\n")
-    lines += [_paragraph(figure) for figure in figures if figure["bar"] is not None]
+    lines += [_paragraph(figure, then) for figure in figures if figure["bar"] is not None]
     beside = [figure for figure in figures if figure["bar"] is None]
     if beside and len(beside) < len(figures):
         lines.append("\nBeside them:\n")
-    lines += [_paragraph(figure) for figure in beside]
+    lines += [_paragraph(figure, then) for figure in beside]
     return [*lines, ""]
 
 
-def _paragraph(figure: Object) -> str:
+def _paragraph(figure: Object, said: Sequence[str]) -> str:
+    """One figure; what was said of the machine already isn't repeated."""
     reached = f"{number(figure['median'])} {figure['unit']} (at most {number(figure['max'])})"
     lines = [f"- **{figure['name']}**: {figure['what']}: {reached if figure['runs'] else '-'}."]
     if figure["error"]:
@@ -211,9 +220,14 @@ def _paragraph(figure: Object) -> str:
         lines.append(f"  {figure['note'][:1].upper()}{figure['note'][1:]}.")
     if figure["seconds"]:
         lines.append(f"  Watched for {figure['seconds']:g} s.")
-    if figure.get("limited_by"):
-        lines.append("  What limits it here: " + ". ".join(figure["limited_by"]) + ".")
+    own = [sentence for sentence in figure["limited_by"] if sentence not in said]
+    if own:
+        lines.append(f"  What limits it here: {_sentences(own)}")
     return "\n".join(lines)
+
+
+def _sentences(texts: Sequence[str]) -> str:
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in texts)
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real etcd-server of one member, for the witness: its certificates and its command line.
+
+The authority is made anew each time and lives as long as the directory; both sides show a
+certificate, as a cluster in production would ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinlab.shell import run
+
+SUBJECTS = {"server": "serverAuth", "node": "clientAuth"}
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """Where the certificates of one authority lie."""
+
+    directory: Path
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "ca.crt"
+
+    def certificate(self, subject: str) -> Path:
+        return self.directory / f"{subject}.crt"
+
+    def key(self, subject: str) -> Path:
+        return self.directory / f"{subject}.key"
+
+
+def make_papers(directory: Path, addresses: Sequence[str]) -> Papers:
+    """An authority, a certificate for a server at these addresses and one for the nodes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    papers = Papers(directory)
+    fresh = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    authority = ["-x509", "-days", "30", "-subj", "/CN=lab witness authority"]
+    ca_key = papers.key("ca")
+    run(["openssl", "req", *fresh, *authority, "-keyout", str(ca_key), "-out", str(papers.ca)])
+    for subject, usage in SUBJECTS.items():
+        request = directory / f"{subject}.csr"
+        extensions = directory / f"{subject}.ext"
+        names = ",".join(f"IP:{address}" for address in addresses)
+        extensions.write_text(
+            f"extendedKeyUsage={usage}\n"
+            + (f"subjectAltName={names}\n" if subject == "server" else "")
+        )
+        run(
+            [
+                *["openssl", "req", *fresh, "-subj", f"/CN={subject}"],
+                *["-keyout", str(papers.key(subject)), "-out", str(request)],
+            ]
+        )
+        run(
+            [
+                *["openssl", "x509", "-req", "-in", str(request), "-days", "30"],
+                *["-CA", str(papers.ca), "-CAkey", str(ca_key), "-CAcreateserial"],
+                *["-extfile", str(extensions), "-out", str(papers.certificate(subject))],
+            ]
+        )
+    return papers
+
+
+def command(data: Path, papers: Papers, address: str, port: int, peer_port: int) -> list[str]:
+    """What starts the member; it answers once it has elected itself, within a second."""
+    return [
+        "etcd",
+        f"--data-dir={data}",
+        "--name=witness",
+        "--logger=zap",
+        "--log-level=warn",
+        # Its disk is a tmpfs: nothing here is to survive, and fsync would tell of the host's disk.
+        "--unsafe-no-fsync",
+        "--heartbeat-interval=50",
+        "--election-timeout=500",
+        f"--listen-client-urls=https://{address}:{port}",
+        f"--advertise-client-urls=https://{address}:{port}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
+        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
+        f"--initial-cluster=witness=http://127.0.0.1:{peer_port}",
+        f"--trusted-ca-file={papers.ca}",
+        f"--cert-file={papers.certificate('server')}",
+        f"--key-file={papers.key('server')}",
+        "--client-cert-auth",
+    ]
