@@ -72,6 +72,8 @@ def _first_line(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    if done.returncode != 0:
+        return ""
     said = done.stdout.strip() or done.stderr.strip()
     return said.splitlines()[0] if said else ""
 

@@ -4,7 +4,8 @@
 Beside the agents run, in turn: a real-time thread that only wakes as often as the engine does; one
 that sleeps in the engine's way; the same one sending the engine's own frames over the same cables;
 and the same one sending them into a cable that leads nowhere.  None of it is subtracted from the
-agent's figure: the loops say where its time goes.
+agent's figure: the loops say where its time goes.  They share the machine with the agents: in fast
+those keep all processors out of deep sleep meanwhile, and the plain loop has its profit from that.
 """
 
 from __future__ import annotations
