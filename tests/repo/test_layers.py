@@ -41,6 +41,7 @@ LAYERS = {
     "twinbeat.config": layer("core", "msgspec"),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
+    "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.worker": layer("core config", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
@@ -50,7 +51,7 @@ LAYERS = {
     "twinbeat.api.text": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine net observe worker", "msgspec prometheus_client pyroute2"
+        "api config core engine net observe witness worker", "msgspec prometheus_client pyroute2"
     ),
     "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),
 }
@@ -115,6 +116,7 @@ def test_every_import_keeps_to_its_layer() -> None:
         ("twinbeat.net.vmac", "from twinbeat.worker import main"),
         ("twinbeat.net.vmac", "from twinbeat import engine"),
         ("twinbeat.worker.main", "import twinbeat.net.vmac"),
+        ("twinbeat.witness.etcd", "from twinbeat.net import vmac"),
         ("twinbeat.api.schema", "from twinbeat.core.types import Role"),
         ("twinbeat.cli.main", "from twinbeat.config import Config"),
         ("twinbeat.cli.main", "def f():\n    from twinbeat.runtime import app"),
@@ -170,6 +172,11 @@ def test_only_the_one_shot_loader_uses_the_compiler() -> None:
 def test_the_agent_never_loads_the_compiler() -> None:
     # LLVM would stay in the agent's memory: the loader compiles in a process of its own and exits.
     assert loaded("twinbeat.runtime.main", ("bcc",)) == []
+
+
+def test_an_agent_without_a_witness_loads_no_http_library() -> None:
+    assert loaded("twinbeat.runtime.main", ("urllib3",)) == []
+    assert loaded("twinbeat.witness.etcd", ("urllib3",)) == []
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

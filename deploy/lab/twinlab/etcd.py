@@ -13,7 +13,8 @@ from pathlib import Path
 
 from twinlab.shell import run
 
-SUBJECTS = {"server": "serverAuth", "node": "clientAuth"}
+SUBJECTS = {"server": "serverAuth,clientAuth", "node": "clientAuth"}
+"""The JSON gateway is a client of its own server and shows it the server's certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,6 @@ def command(data: Path, papers: Papers, address: str, port: int, peer_port: int)
         "--name=witness",
         "--logger=zap",
         "--log-level=warn",
-        # Its disk is a tmpfs: nothing here is to survive, and fsync would tell of the host's disk.
-        "--unsafe-no-fsync",
         "--heartbeat-interval=50",
         "--election-timeout=500",
         f"--listen-client-urls=https://{address}:{port}",
