@@ -140,6 +140,7 @@ static bool still_permitted(const struct round *r, enum tb_cause cause)
 	case TB_C_DEAF:
 		return permitted(r, TB_MAY_CLAIM_IDLE) && !permitted(r, TB_PAUSED);
 	case TB_C_COLD:
+	case TB_C_DESPITE_MISMATCH:
 		return permitted(r, TB_MAY_CLAIM_COLD) && !permitted(r, TB_PAUSED);
 	default:
 		return !permitted(r, TB_PAUSED);
@@ -471,11 +472,16 @@ static bool has_receipt(const struct round *r)
 	       !((peer->flags & (TB_F_OPEN | TB_F_CONTESTED)) && peer->term > r->e->claim);
 }
 
+static bool is_cold(enum tb_cause cause)
+{
+	return cause == TB_C_COLD || cause == TB_C_DESPITE_MISMATCH;
+}
+
 /* R10: nobody was ever heard, not even a kernel; asked once more for a whole verify, with the claim. */
 static bool nobody_there(const struct round *r)
 {
 	const struct tb_engine *e = r->e;
-	bool asked = e->claim_cause == TB_C_COLD ||
+	bool asked = is_cold((enum tb_cause)e->claim_cause) ||
 		     (e->claim_cause == TB_C_RENEW && e->watch == TB_UNKNOWN);
 
 	return asked && (e->watch == TB_UNKNOWN || e->watch == TB_DEAD) &&
@@ -498,7 +504,7 @@ static void pursue_claim(struct round *r)
 		abandon(r, r->isolated ? TB_C_ISOLATED : TB_C_ORDER_VOID);
 		return;
 	}
-	if (why == TB_C_COLD && any_link(r, stranger_served)) {
+	if (is_cold(why) && any_link(r, stranger_served)) {
 		abandon(r, TB_C_PEER_SERVES);
 		return;
 	}
@@ -608,6 +614,8 @@ static bool mismatched(const struct round *r, const struct tb_link *link)
 static void claim_cold(struct round *r)
 {
 	tb_u64 may_ns = r->e->started_ns + r->s->listen;
+	tb_u64 patience_ns = may_ns + r->s->mismatch_wait;
+	bool refused = any_link(r, mismatched);
 
 	if (!permitted(r, TB_MAY_CLAIM_COLD))
 		return;
@@ -615,10 +623,11 @@ static void claim_cold(struct round *r)
 		wake_by(r, may_ns);
 		return;
 	}
-	if (any_link(r, mismatched)) {
-		withhold(
-			r,
-			TB_C_MISMATCH); /* R14: somebody is there who can't make himself understood */
+	if (refused && r->now < patience_ns) {
+		/* R14: somebody is there who can't make himself understood. But whoever it is could be
+		 * a forger, who may delay and not forbid. */
+		withhold(r, TB_C_MISMATCH);
+		wake_by(r, patience_ns);
 		return;
 	}
 	if (any_link(r, stranger_served)) {
@@ -629,7 +638,7 @@ static void claim_cold(struct round *r)
 		withhold(r, TB_C_UNPROVEN);
 		return;
 	}
-	begin_claim(r, TB_C_COLD);
+	begin_claim(r, refused ? TB_C_DESPITE_MISMATCH : TB_C_COLD);
 }
 
 /* The peer's agent is heard: claim when asked to, when nobody serves (R8), or when it is deaf and shut (R9). */
@@ -989,6 +998,9 @@ static void write_self(struct round *r)
 	struct tb_self *self = &r->out->self;
 	tb_u32 flags = order->flags & ~(tb_u32)(TB_F_OPEN | TB_F_CONTESTED | TB_F_KNOWN);
 
+	/* A peer that boots again may have used terms that this node never heard of. */
+	if (r->in->peer.epoch != e->first_epoch)
+		flags &= ~(tb_u32)TB_F_NEWBORN;
 	if (e->watch == TB_ALIVE)
 		flags |= TB_F_HEARS_YOU;
 	if (e->phase == TB_CLAIMING)
@@ -1001,6 +1013,10 @@ static void write_self(struct round *r)
 	self->probe_from = e->probe_from;
 	self->fresh_from = fresh_from(r);
 	self->highest = later(e->highest, e->term);
+	/* Who starts may have lost its disk, and hears what ours knows. Who serves would claim anew for it (R18). */
+	if ((r->in->peer.flags & (TB_F_STARTING | TB_F_OPEN)) == TB_F_STARTING &&
+	    order->term_first != 0)
+		self->highest = later(self->highest, order->term_first - 1);
 	/* R6: until the receipt every frame carries the claim, for as long as it takes. */
 	self->claim = e->claim != 0				? e->claim
 		      : e->phase == TB_SERVING && !e->receipted ? e->term
@@ -1060,6 +1076,10 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 	mind_lateness(&round);
 	round.isolated = is_isolated(&round);
 	engine->highest = later(engine->highest, input->gate.fence_below);
+
+	if (engine->first_epoch == 0)
+		engine->first_epoch =
+			input->peer.known != 0 ? input->peer.known >> 32 : input->peer.epoch;
 
 	watch_links(&round, &heard, &answered);
 	watch_peer(&round, heard, answered);

@@ -38,6 +38,7 @@ struct tb_settings {
 	tb_u64 late;	    /* a tick later than this is late: it restarts the verify window */
 	tb_u64 idle_claim;  /* R8: how long a peer may be heard without serving (preferred node; the other waits twice as long plus verify) */
 	tb_u64 listen;	    /* R10: how long a node that has no living reign listens before it may claim by silence */
+	tb_u64 mismatch_wait; /* R14: how much longer frames refused for their key or version keep such a node from that */
 	tb_u32 node;	    /* own index, 0 or 1 */
 	tb_u32 links;	    /* mask of configured links */
 	tb_u32 direct;	    /* mask of those that are a cable between the nodes: count for nothing in the isolation check */
@@ -68,13 +69,13 @@ struct tb_order {
 	tb_u64 generation;	/* grows with each order */
 	tb_u64 expires_ns;	/* void from then on, 0 = void */
 	tb_u64 attested_until_ns; /* Python's attestation, renewed from the loop that decides */
-	tb_u64 term_first;	/* block of terms reserved on disk: [first, last]; first > last = none */
+	tb_u64 term_first;	/* block of terms reserved on disk: [first, last]; first > last = none; all seen by earlier runs lie below */
 	tb_u64 term_last;
 	tb_u64 lease_ns;	/* 0 = settings' lease; longer during a planned restart */
 	tb_u32 permits;		/* enum tb_permit */
 	tb_u32 resign_of;	/* generation (low 32 bits) of a demand to shut the gate at once; 0 = none */
 	/* Facts for the frames. */
-	tb_u32 flags;		/* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED */
+	tb_u32 flags;		/* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED NEWBORN */
 	tb_u8 role;
 	tb_u8 admin;
 	tb_u16 health;
@@ -108,6 +109,8 @@ enum tb_cause {
 	/* refused or abandoned */
 	TB_C_NO_RECEIPT, TB_C_OVERTAKEN, TB_C_BLOCK_SPENT, TB_C_ISOLATED, TB_C_NO_CONTROL, TB_C_PEER_SERVES, TB_C_PEER_BACK,
 	TB_C_NOT_PERMITTED, TB_C_PEER_LEASE, TB_C_MISMATCH, TB_C_UNPROVEN,
+	/* begun, too */
+	TB_C_DESPITE_MISMATCH,
 };
 
 enum tb_event_kind {
@@ -214,6 +217,7 @@ struct tb_engine {
 	tb_u64 idle_since_ns;	/* heard without serving or claiming, 0 = not so */
 	tb_u64 deaf_since_ns;	/* says that it doesn't hear us and serves nothing, 0 = not so */
 	tb_u64 open_until_ns;	/* by our clock: the last end of a lease that it told or could have begun */
+	tb_u64 first_epoch;	/* of the peer, of all that this node's kernel or disk know, 0 = none yet */
 	tb_u64 told;		/* role, flags, health and term as last told by an event */
 
 	/* suspicion */

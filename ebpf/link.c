@@ -104,6 +104,11 @@ static __always_inline int tb_send_back(struct tb_arrival *a)
 
 /* -------------------------------------------------------------------------------- heartbeats ---- */
 
+static __always_inline int tb_is_same(const tb_u32 *a, const tb_u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
 /* Is it addressed to this node? Packets for others to the same port number are none of our business. */
 static __always_inline int tb_is_for(const struct tb_port *port, const struct tb_arrival *a)
 {
@@ -118,8 +123,23 @@ static __always_inline int tb_is_for(const struct tb_port *port, const struct tb
 	} else {
 		const struct tb_ipv6 *ip = a->ip;
 
-		return ip->to.word[0] == port->local[0] && ip->to.word[1] == port->local[1] &&
-		       ip->to.word[2] == port->local[2] && ip->to.word[3] == port->local[3];
+		return tb_is_same(ip->to.word, port->local);
+	}
+}
+
+/* Does it come from the peer's address, as far as that is known? Of a packet for this node. */
+static __always_inline int tb_is_from_peer(const struct tb_port *port, const struct tb_arrival *a)
+{
+	if (port->family == 0 || !(port->peer[0] | port->peer[1] | port->peer[2] | port->peer[3]))
+		return 1;
+	if (a->family == 4) {
+		const struct tb_ipv4 *ip = a->ip;
+
+		return ip->from == port->peer[0];
+	} else {
+		const struct tb_ipv6 *ip = a->ip;
+
+		return tb_is_same(ip->from.word, port->peer);
 	}
 }
 
@@ -174,6 +194,7 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 	c.link_id = (tb_u8)link;
 	c.ttl = (tb_u8)a->ttl;
 	c.ttl_min = port->ttl_min;
+	c.elsewhere = !tb_is_from_peer(port, a);
 
 	reason = tb_receive(&c, frame);
 	tb_count(counted + (tb_u32)reason);

@@ -69,6 +69,7 @@ enum tb_flag {
 	TB_F_STRANDED = 1u << 12,   /* the sender opened without a receipt and has none yet */
 	TB_F_NEVER_CLAIMS = 1u << 13, /* stay-secondary or disabled: the sender will not take over */
 	TB_F_KNOWN = 1u << 14,	    /* ANSWER: echo_ns holds the newest counter of yours that the sender knows: jump above it */
+	TB_F_NEWBORN = 1u << 15,    /* the sender's disk knows of no term, and its peer told it of no past: a new pair, if both say so */
 };
 
 enum tb_role { TB_ROLE_INIT = 0, TB_ROLE_SECONDARY, TB_ROLE_CLAIMING, TB_ROLE_PRIMARY, TB_ROLE_DISABLED };
@@ -223,7 +224,7 @@ struct tb_link {
 	tb_u64 answer_counter;	/* replay position of ANSWER */
 	tb_u64 answer_echo;	/* counter of the probe that the newest ANSWER answered */
 	tb_u64 stranger_ns;	/* newest authentic frame whose epoch is not adopted: the peer restarted, probe it */
-	tb_u64 mismatch_ns;	/* newest frame of our pair with an unknown key or version: not death, a state of its own */
+	tb_u64 mismatch_ns;	/* newest frame of our pair from the peer's address with an unknown key or version: a state of its own */
 	tb_u64 foreign_ns;	/* newest frame that isn't Twinbeat's: proof that this interface hears somebody */
 	tb_u64 challenge_ns;	/* when XDP last answered a PROBE of an epoch not adopted (rate limit) */
 	tb_u64 accepted;	/* frames accepted */
@@ -253,8 +254,9 @@ struct tb_port {
 	tb_u8 control;	/* 1 = receiving end of the private pair, takes CONTROL only */
 	tb_u8 family;	/* 4 or 6: only frames to `local` are ours, others to our port pass; 0 = to any address */
 	tb_u32 local[4];/* own address on the link, network order; IPv4 in the first word */
+	tb_u32 peer[4]; /* the peer's address on the link, likewise; zeros = unknown */
 };
-TB_ASSERT(sizeof(struct tb_port) == 20, "port size");
+TB_ASSERT(sizeof(struct tb_port) == 36, "port size");
 
 /* Maps "vips4" (key: address, network order) and "vips6" (16 bytes): the addresses behind the gate. */
 struct tb_vip {

@@ -5,7 +5,7 @@
  * Compiled into the XDP program by bcc, and into the test module as plain C, so that the simulator runs the
  * very same rules. Pure but for the map values it is handed. The BPF side defines TB_COUNT(ctx, reason) first.
  *
- * Order of checks: magic, version -> pair -> TTL -> key -> MAC -> own index, link -> replay -> only then is
+ * Order of checks: magic -> pair -> TTL -> version -> key -> MAC -> own index, link -> replay -> only then is
  * anything but a counter or a refusal's stamp touched.
  *
  * The rules' numbers (R1, R4, R5, R13) are those of deploy/docs/protocol.md.
@@ -140,9 +140,10 @@ struct tb_ctx {
 	tb_u8 link_id;
 	tb_u8 ttl;
 	tb_u8 ttl_min;
-	tb_u8 reply;	/* out: rewrite the frame with tb_make_answer() and send it back */
-	tb_u8 stranger; /* out: the PROBE to be answered is of an epoch that isn't adopted */
-	tb_u8 slot;	/* out: slot of the key under which the frame came */
+	tb_u8 elsewhere; /* it doesn't come from the peer's address */
+	tb_u8 reply;	 /* out: rewrite the frame with tb_make_answer() and send it back */
+	tb_u8 stranger;	 /* out: the PROBE to be answered is of an epoch that isn't adopted */
+	tb_u8 slot;	 /* out: slot of the key under which the frame came */
 	tb_u64 gap_ns; /* out: time since the HELLO before this one on this link, 0 = none to tell */
 #ifndef TB_BPF
 	tb_u64 *counters; /* of TB_REASONS words */
@@ -174,6 +175,17 @@ TB_INLINE int tb_take_position(tb_u64 *position, tb_u64 counter, tb_u64 base)
 		old = seen;
 	}
 	return 0;
+}
+
+/*
+ * R14: what the peer's address sends under another version or key isn't silence. Anybody can forge it, so the
+ * stamp is shown and delays a cold claim, for a bounded time, and nothing else.
+ */
+TB_INLINE int tb_mismatch(struct tb_ctx *c, int reason)
+{
+	if (!c->control && !c->elsewhere)
+		TB_WRITE(c->link->mismatch_ns, c->now);
+	return reason;
 }
 
 /* Is this echo of one of our counters from within the last dead interval? Then the frame can't be a recording. */
@@ -289,30 +301,21 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 		return TB_R_MALFORMED;
 	if (f->pair != TB_BE32(config->pair))
 		return TB_R_PAIR;
-	if (f->version != TB_VERSION) {
-		if (!c->control)
-			TB_WRITE(c->link->mismatch_ns, c->now);
-		return TB_R_VERSION;
-	}
 	if (c->ttl < c->ttl_min)
 		return TB_R_TTL;
+	if (f->version != TB_VERSION)
+		return tb_mismatch(c, TB_R_VERSION);
 	if (f->key_id == 0)
 		return TB_R_KEY;
-	if (f->key_id == config->keys[0].id) {
+	if (f->key_id == config->keys[0].id)
 		c->slot = 0;
-	} else if (f->key_id == config->keys[1].id) {
+	else if (f->key_id == config->keys[1].id)
 		c->slot = 1;
-	} else {
-		if (!c->control)
-			TB_WRITE(c->link->mismatch_ns, c->now);
-		return TB_R_KEY;
-	}
+	else
+		return tb_mismatch(c, TB_R_KEY);
 	key = &config->keys[c->slot & 1];
-	if (tb_mac(f, key->k0, key->k1) != f->mac) {
-		if (!c->control)
-			TB_WRITE(c->link->mismatch_ns, c->now);
-		return TB_R_AUTH;
-	}
+	if (tb_mac(f, key->k0, key->k1) != f->mac)
+		return tb_mismatch(c, TB_R_AUTH);
 
 	/* Authentic from here on. */
 	if (c->control) {

@@ -416,6 +416,45 @@ def test_table(world: World, case: Case) -> None:
     case.check(world, world.receive)
 
 
+UNKNOWN_KEY = HELLO.but(key=3, secret=KEYS[1])
+TAGGED = UNKNOWN_KEY.but(family=6, vlan=20, link=1)
+ROUTED = UNKNOWN_KEY.but(vlan=30, link=2)
+"""A link of which the peer's address isn't known."""
+
+
+@pytest.mark.parametrize(
+    ("link", "packet", "stamped"),
+    [
+        pytest.param(0, UNKNOWN_KEY.packet(), True, id="unknown key"),
+        pytest.param(0, HELLO.but(secret=bytes(16)).packet(), True, id="wrong seal"),
+        pytest.param(0, HELLO.but(version=2).packet(), True, id="another version"),
+        pytest.param(1, TAGGED.packet(), True, id="over IPv6"),
+        pytest.param(2, ROUTED.packet(), True, id="where any address is the peer's"),
+        pytest.param(
+            0,
+            UNKNOWN_KEY.wrap(UNKNOWN_KEY.payload(), source="169.254.10.3"),
+            False,
+            id="from another address",
+        ),
+        pytest.param(
+            1,
+            TAGGED.wrap(TAGGED.payload(), source="fe80::3"),
+            False,
+            id="from another address, over IPv6",
+        ),
+        pytest.param(0, HELLO.but(version=2, ttl=254).packet(), False, id="from beyond a router"),
+        pytest.param(0, HELLO.but(pair=8, key=3, secret=KEYS[1]).packet(), False, id="not ours"),
+    ],
+)
+def test_only_the_peers_address_is_heard_to_mismatch(
+    world: World, link: int, packet: bytes, stamped: bool
+) -> None:
+    assert world.receive(packet).verdict == DROP
+    stamps = world.maps.link(link)
+    assert (boot_ns() - stamps.mismatch_ns < 10**9) is stamped
+    assert stamped or stamps.mismatch_ns == 0
+
+
 @pytest.mark.parametrize(
     ("heartbeat", "headers"),
     [

@@ -3,6 +3,7 @@
 
 import asyncio
 import ctypes
+import ipaddress
 import json
 import os
 import subprocess
@@ -246,12 +247,14 @@ def test_ports_are_replaced_as_a_set(root: Path) -> None:
     loader.load(root / "7")
     with Maps.open_directory(root / "7") as maps:
         maps.set_ports([Port(ifindex=3, local="192.0.2.1"), Port(ifindex=4, vlan=9, link=1)])
-        maps.set_ports([Port(ifindex=4, vlan=9, link=1, local="fe80::1")])
+        maps.set_ports([Port(ifindex=4, vlan=9, link=1, local="fe80::1", peer="fe80::2")])
         keys = list(bpf.keys(maps.fd("ports"), 8))
         assert keys == [bytes(abi.PortKey(4, 9))]
         raw = bpf.lookup(maps.fd("ports"), keys[0], ctypes.sizeof(abi.Port))
         assert raw is not None
         port = abi.Port.from_buffer_copy(raw)
         assert (port.link, port.family, port.ttl_min) == (1, 6, 255)
+        addresses = [ipaddress.ip_address(bytes(each)) for each in (port.local, port.peer)]
+        assert addresses == [ipaddress.ip_address("fe80::1"), ipaddress.ip_address("fe80::2")]
         with pytest.raises(ValueError, match="room for 64"):
             maps.set_ports(Port(ifindex=number) for number in range(1, 66))

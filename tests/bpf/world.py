@@ -74,8 +74,14 @@ class World:
         self.maps.configure(pair=packets.PAIR, node=0, keys=keys, send=1)
         self.maps.set_ports(
             [
-                Port(ifindex=LOOPBACK, link=0, local=packets.OUR_IPV4),
-                Port(ifindex=LOOPBACK, vlan=20, link=1, local=packets.OUR_IPV6),
+                Port(ifindex=LOOPBACK, link=0, local=packets.OUR_IPV4, peer=packets.PEER_IPV4),
+                Port(
+                    ifindex=LOOPBACK,
+                    vlan=20,
+                    link=1,
+                    local=packets.OUR_IPV6,
+                    peer=packets.PEER_IPV6,
+                ),
                 Port(ifindex=LOOPBACK, vlan=30, link=2, ttl_min=64),
                 Port(ifindex=LOOPBACK, vlan=9, control=True),
             ]

@@ -172,6 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	settings.strict = what >> 3 & 1;
 	settings.wait_lease = what >> 4 & 1;
 	settings.claim_alone = what >> 5 & 1;
+	settings.mismatch_wait = (what >> 10 & 3) * 20 * MS;
 	memset(&input, 0, sizeof(input));
 	memset(&engine, 0xa5, sizeof(engine)); /* tb_engine_init() has to leave nothing of it */
 	input.gate.counter = 5ull << 32;

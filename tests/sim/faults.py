@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,10 @@ from twinbeat.core.events import (
     Stopping,
 )
 from twinbeat.core.types import Admin, TrackedHealth
+from twinbeat.engine._engine import lib
+
+MAGIC_AND_VERSION: Final = struct.pack(">IB", lib.TB_MAGIC, lib.TB_VERSION)
+PAIR: Final = struct.pack(">I", 1)
 
 Fault = Callable[[World, SimNode], str]
 """Does something to the world, for the most part to one node; says what, for the trace."""
@@ -238,6 +243,19 @@ def forge(world: World, node: SimNode) -> str:
     return f"frames are forged at {node.name}"
 
 
+def harass(world: World, node: SimNode) -> str:
+    """Somebody without a key sends heartbeats from the peer's address, for as long as it takes."""
+    link, sender = world.rng.randrange(2), 1 - node.index
+    heartbeat = MAGIC_AND_VERSION + bytes((1, sender, link)) + PAIR + world.rng.randbytes(116)
+
+    def again() -> None:
+        world.deliver(node.index, link, heartbeat, False)
+        world.at(world.now_ns + 2 * MS, again)
+
+    again()
+    return f"somebody without a key sends heartbeats to {node.name} from now on"
+
+
 WEIGHTS: Final[dict[Fault, int]] = {
     cut_one_way: 6,
     cut_both_ways: 6,
@@ -260,6 +278,7 @@ WEIGHTS: Final[dict[Fault, int]] = {
     deaf_to_itself: 1,
     command: 6,
     forge: 3,
+    harass: 1,
 }
 """How often each is drawn."""
 

@@ -29,6 +29,11 @@ FORGE_MAY_TOUCH = frozenset({"mismatch_ns", "stranger_ns", "challenge_ns"})
 """Stamps of refusals: they say that something was refused, and decide nothing else."""
 
 
+TERM_FIELDS = (ffi.offsetof("struct tb_frame", "term"), ffi.offsetof("struct tb_frame", "claim"))
+SMALL_TERMS = 1 << 20
+"""Above it are the terms of nodes that begin them above their boot epoch."""
+
+
 class Violation(AssertionError):  # noqa: N818 -- what is broken is a rule, not the program
     """A safety rule was broken."""
 
@@ -58,17 +63,27 @@ class Checks:
         """By node: what its newest opening rested on."""
         self.opened_ns = [0, 0]
         self.was_open = [False, False]
-        self.terms_used: dict[int, int] = {}
+        self.blank = [True, True]
+        """By node: when it was switched on, its disk knew of no term."""
+        self.forgotten: tuple[set[int], set[int]] = (set(), set())
+        """By node: terms that it used before and may use again, since nobody remembers them."""
+        self.terms_used: dict[int, tuple[int, int]] = {}
+        """Which node used a term, and when."""
         self.bound: list[Admin | None] = [None, None]
         """By node: a status that never claims and that the operator was told is in effect."""
         self.paused_until_ns = [0, 0]
         """By node: until when it is paused, as the operator was told."""
+        self.paused_by = [0, 1]
+        """By node: the node that was told so, and whose disk knows it."""
         self.newest = ["", ""]
         """By node: the newest request that set its status."""
         self.requests: dict[tuple[int, str], Event] = {}
         self.resumed_ns = -1
         self.requested_ns: dict[tuple[int, str], int] = {}
-        self.wiped_ns = [0, 0]
+        self.told: tuple[set[int], set[int]] = (set(), set())
+        """By node: the terms that its peer told it of, as long as it can remember them."""
+        self.wiped_ns = [-1, -1]
+        """By node: when its disk was lost last."""
         self.powered_ns = [0, 0]
         self.jumped_ns = [0, 0]
         self.accepted: dict[tuple[int, int], deque[bytes]] = {
@@ -85,6 +100,9 @@ class Checks:
         """The kernel may just have been switched on as well."""
         if node.plain.gate.counter == node.disk.epoch << 32:
             self.powered_ns[node.index] = self.world.now_ns
+            self.blank[node.index] = node.disk.reserved == 0
+            if self.blank[node.index]:
+                self.told[node.index].clear()
         # An agent remembers requests by id for as long as it lives: the next may use one anew.
         for asked in (self.requests, self.requested_ns):
             for key in [key for key in asked if key[0] == node.index]:
@@ -113,6 +131,8 @@ class Checks:
             if self.requests[node.index, event.request_id] is event:
                 self._unbind(node.index, event)
         check_reason(effects)
+        if effects.reserve_terms is not None and node.disk.reserved == 0:
+            check_first_terms(self, node, effects.reserve_terms.first)
         for record in effects.records:
             self.transitions.append((node.index, record))
             self.covered.add(f"{record.before.name} -> {record.after.name}")
@@ -145,21 +165,23 @@ class Checks:
                 pass  # Resumed since.
             case Pause(for_ns=for_ns):
                 until = self.requested_ns[index, request_id] + for_ns
-                self.paused_until_ns[index] = until
-                if code is Code.PAUSED_BOTH:
-                    self.paused_until_ns[1 - index] = until
+                for paused in (0, 1) if code is Code.PAUSED_BOTH else (index,):
+                    self.paused_until_ns[paused] = until
+                    self.paused_by[paused] = index
             case _:
                 pass
 
     def wiped(self, node: SimNode) -> None:
         """What the operator said is lost with the disk."""
         self.wiped_ns[node.index] = self.world.now_ns
-        if all(self.wiped_ns):
+        if min(self.wiped_ns) >= 0:
             # Nobody is left who knows which counters were used: recordings of then are like new.
             for recordings in self.accepted.values():
                 recordings.clear()
         self.bound[node.index] = None
-        self.paused_until_ns[node.index] = 0
+        for index in range(2):
+            if self.paused_by[index] == node.index:
+                self.paused_until_ns[index] = 0
 
     def announced(self, node: SimNode) -> None:
         """A node wants to announce: only one that serves may (its egress gate sees to it)."""
@@ -170,6 +192,8 @@ class Checks:
         """A frame came off the wire."""
         if reason in ACCEPTED:
             self.accepted[node.index, link].append(payload)
+            for at in TERM_FIELDS:
+                self.told[node.index].add(int.from_bytes(payload[at : at + 8], "big"))
             check_one_owner_on_acceptance(self, node, payload)
 
     def after(self) -> None:
@@ -306,13 +330,15 @@ def check_lease(checks: Checks, now_open: list[bool]) -> None:
 def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
     """Terms are used once, by one node, after they were reserved on disk; and they grow."""
     term = event.a
-    used_by = checks.terms_used.get(term)
-    # A node that lost its disk can't know what it used before but from its peer.
-    peer = checks.world.nodes[1 - node.index].agent
-    forgotten = checks.wiped_ns[node.index] > 0 and (peer is None or peer.engine.highest < term)
-    if used_by is not None and not forgotten:
+    used_by, used_ns = checks.terms_used.get(term, (None, 0))
+    peer = checks.world.nodes[1 - node.index]
+    # Without its clock it can know only from its peer, and that one only while it runs.
+    unknowable = node.clock_behind and (peer.agent is None or peer.agent.engine.highest < term)
+    unknowable = unknowable and checks.wiped_ns[node.index] >= used_ns
+    if used_by is not None and not unknowable and term not in checks.forgotten[node.index]:
         raise Violation("TERM", f"{node.name} claims {term}, which {'ab'[used_by]} used before")
-    checks.terms_used[term] = node.index
+    checks.forgotten[node.index].discard(term)
+    checks.terms_used[term] = node.index, checks.world.now_ns
     if term & 1 != node.index:
         raise Violation("TERM", f"{node.name} claims {term}, a number of its peer")
     if term > node.disk.reserved:
@@ -320,6 +346,19 @@ def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
     assert node.agent is not None
     if term < node.agent.input.gate.fence_below:
         raise Violation("TERM", f"{node.name} claims {term}, which is fenced")
+
+
+def check_first_terms(checks: Checks, node: SimNode, first: int) -> None:
+    """Small terms are for a new pair: two nodes whose disks know of none, or lost what they knew.
+
+    Then nobody is left who could take one reign for another, and the old terms may come again.
+    """
+    if first >= SMALL_TERMS:
+        return
+    if not checks.blank[1 - node.index]:
+        raise Violation("TERM", f"{node.name} begins at {first}, and its peer knows of terms")
+    used = {term for term, (index, _) in checks.terms_used.items() if index == node.index}
+    checks.forgotten[node.index].update(used - checks.told[1 - node.index])
 
 
 # -- NO_SURPRISE ---------------------------------------------------------------------------------

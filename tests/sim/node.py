@@ -67,6 +67,7 @@ class Setting:
     lease_ns: int = 3 * MS
     attest_ns: int = 12 * MS
     boot_wait_ns: int = 5 * MS
+    mismatch_wait_ns: int = 15 * MS
     strict: bool = False
     wait_lease: bool = False
     claim_alone: bool = False
@@ -143,6 +144,8 @@ class SimNode:
         self.disk = Disk()
         self.wall_clock = 1_000_000
         """What a boot epoch begins with; even while it was never set back."""
+        self.clock_behind = False
+        """It was set back: a boot epoch says no longer that it is later than others."""
         self.powered = False
         self.plain: Any = None
         self.agent: Agent | None = None
@@ -198,6 +201,7 @@ class SimNode:
         settings.listen = max(
             setting.boot_wait_ns, setting.lease_ns * 2 + setting.dead_ns + setting.verify_ns
         )
+        settings.mismatch_wait = setting.mismatch_wait_ns
         settings.node = self.index
         settings.links = (1 << LINKS) - 1
         settings.direct = DIRECT
@@ -249,6 +253,7 @@ class SimNode:
         self.world.checks.wiped(self)
         if self.world.rng.random() < 0.5:
             self.wall_clock = self.wall_clock // 2 | 1
+            self.clock_behind = True
 
     def start(self) -> None:
         """The agent starts, on whatever the kernel holds."""

@@ -120,6 +120,7 @@ def bound_ns(world: World) -> int:
     patience = setting.patience
     return 2 * (
         setting.boot_wait_ns
+        + setting.mismatch_wait_ns
         + 5 * setting.lease_ns
         + 10 * (setting.dead_ns + setting.verify_ns)
         + patience.abstain_ns

@@ -96,6 +96,7 @@ def assert_all_was_tried(covered: Counter[str]) -> None:
         "claim idle",
         "claim yielded",
         "claim cold",
+        "claim despite_mismatch",
         "claim ordered",
         "claim renew",
         "INIT -> SECONDARY",

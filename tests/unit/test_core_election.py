@@ -52,7 +52,7 @@ PERMITS: list[tuple[str, dict[str, Any], Permit, bool, set[Code]]] = [
     (
         "never paired",
         {"peer_known": False, "peer": None},
-        CLAIMS & ~Permit.MAY_CLAIM_COLD,
+        CLAIMS & Permit.CLAIM_NOW,
         True,
         {Code.NEVER_PAIRED},
     ),

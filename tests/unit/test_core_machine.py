@@ -2,6 +2,7 @@
 """The machine of one node: what it orders, answers and records for what it is told."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,7 @@ from twinbeat.core.types import (
     Flag,
     Permit,
     Phase,
+    Policy,
     Role,
     TrackedHealth,
     Watch,
@@ -67,13 +69,15 @@ def test_a_starting_node_may_resume_and_nothing_else(bench: Bench) -> None:
     bench.start()
     assert bench.order.permits & Permit.RESUME
     assert not bench.order.permits & CLAIMS
-    assert bench.order.flags == Flag.STARTING
+    assert bench.order.flags == Flag.STARTING | Flag.NEWBORN
 
 
 def test_terms_are_reserved_before_any_are_ordered(bench: Bench) -> None:
     bench.disk_works = False
     bench.start()
-    assert bench.effects[0].reserve_terms is not None
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL)
+    assert bench.effects[-1].reserve_terms is not None
     assert bench.order.term_first > bench.order.term_last
     bench.wait(3 * SECOND)
     assert not bench.order.permits & CLAIMS, "without terms nothing may be claimed"
@@ -102,11 +106,68 @@ def test_a_node_that_never_heard_its_peer_does_not_claim_alone(bench: Bench) -> 
     assert Code.NEVER_PAIRED in {each.code for each in bench.machine.status.withheld}
 
 
-def test_a_node_that_lost_its_disk_and_hears_nobody_uses_no_old_term(bench: Bench) -> None:
-    engine = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=0)
-    bench.feed(Started(engine=engine, term_floor=1 << 40))
+def newborn(policy: Policy = POLICY, highest: int = 0, **durable: Any) -> Bench:
+    """A node whose disk knows of no term, in a year in which terms begin above 2 to the 40th."""
+    bench = Bench(policy=policy, durable=Durable(**durable))
+    engine = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=highest)
+    bench.feed(Started(engine=engine, term_floor=FLOOR))
+    return bench
+
+
+FLOOR = 1 << 40
+
+
+def test_a_node_that_knows_of_no_term_and_hears_nobody_reserves_none() -> None:
+    bench = newborn()
     bench.wait(3 * SECOND)
-    assert bench.order.term_first > 1 << 40
+    assert bench.order.term_first > bench.order.term_last
+    assert not bench.order.permits & CLAIMS
+    assert bench.machine.status.fit, "nothing is wrong with it"
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [newborn(peer_known=True), newborn(replace(POLICY, claim_alone=True))],
+    ids=["peer known", "claims alone"],
+)
+def test_a_node_that_may_claim_alone_uses_no_term_from_before_its_disk_was_lost(
+    bench: Bench,
+) -> None:
+    bench.wait(3 * SECOND)
+    assert bench.order.term_first > FLOOR
+    assert bench.order.permits & Permit.MAY_CLAIM_COLD
+    assert not bench.order.flags & Flag.NEWBORN
+
+
+def test_a_lost_disk_is_told_by_a_peer_that_is_not_newborn() -> None:
+    bench = newborn()
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL, highest=3)
+    assert bench.order.term_first > FLOOR
+    assert not bench.order.flags & Flag.NEWBORN
+
+
+def test_a_pair_that_is_new_has_small_terms() -> None:
+    bench = newborn()
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL | Flag.NEWBORN, term=0, highest=0, two_way=False)
+    assert bench.order.term_first > bench.order.term_last, "that may be said to an earlier boot"
+    bench.hear(flags=WELL | Flag.NEWBORN, term=0, highest=0)
+    assert bench.order.term_first == 1
+    bench.hear(flags=WELL, term=0, highest=0)
+    assert bench.order.term_first == 1
+    assert bench.order.flags & Flag.NEWBORN, "the peer may not have heard it yet"
+
+
+def test_a_kernel_that_remembers_a_term_tells_of_a_lost_disk() -> None:
+    assert newborn(highest=7).order.term_first > FLOOR
+
+
+def test_a_counter_that_was_too_low_tells_of_a_lost_disk(bench: Bench) -> None:
+    bench.secondary()
+    bench.engine(Kind.COUNTER_JUMP, a=(1 << 31) << 32)
+    bench.confirm()
+    assert bench.order.term_first > 1 << 41
 
 
 def test_hearing_the_peer_ends_the_listening(bench: Bench) -> None:
@@ -596,10 +657,10 @@ def test_without_fail_safe_a_sick_primary_always_leaves() -> None:
 def test_a_disk_that_reserves_no_terms_makes_unfit_in_time(bench: Bench) -> None:
     bench.secondary()
     bench.disk_works = False
-    bench.hear(flags=WELL | Flag.OPEN, term=58, highest=58)
+    bench.hear(flags=WELL | Flag.OPEN, term=61, highest=61)
     assert bench.effects[-1].reserve_terms is not None
     bench.feed(TermsFailed(why="no space left"))
-    assert bench.order.term_last > 58, "there still is one to use"
+    assert bench.order.term_last > 61, "there still is one to use"
     assert not bench.machine.status.fit
     assert Code.NO_TERMS in {each.code for each in bench.machine.status.unfit}
 

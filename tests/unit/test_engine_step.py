@@ -560,6 +560,36 @@ def test_r11_python_may_know_of_isolation() -> None:
     assert bench.withheld() == {Cause.ISOLATED}
 
 
+# -- R2: what is told of terms -------------------------------------------------------------------
+
+
+def test_r2_newborn_is_said_to_the_first_boot_of_a_peer_alone() -> None:
+    bench = secondary()
+    bench.order_again(facts=replace(bench.order.facts, flags=Flag.NEWBORN))
+    bench.run(1 * MS)
+    assert bench.node.kernel.maps.self.flags & Flag.NEWBORN
+    bench.peer.gate.counter = 10 << 32
+    bench.run(2 * MS)
+    assert bench.node.kernel.peer.epoch == 10
+    assert not bench.node.kernel.maps.self.flags & Flag.NEWBORN
+
+
+@pytest.mark.parametrize(
+    ("said", "serving", "told"),
+    [(Flag.STARTING, False, 699), (Flag.FIT, False, 0), (Flag.STARTING, True, 501)],
+    ids=["starting", "started", "resuming its reign"],
+)
+def test_r2_a_starting_peer_is_told_what_the_disk_knows(
+    said: Flag, serving: bool, told: int
+) -> None:
+    order = replace(ORDER, permits=Permit(0), term_first=700, term_last=900)
+    bench = Bench(flags=said, order=order)
+    if serving:
+        bench.peer_serves(501)
+    bench.run(2 * MS)
+    assert bench.node.kernel.maps.self.highest == told
+
+
 # -- R13, R14: replay and keys -------------------------------------------------------------------
 
 
@@ -572,12 +602,39 @@ def test_r13_node_that_lost_its_count_jumps_above_what_the_peer_knows() -> None:
 
 
 def test_r14_unknown_key_is_not_death() -> None:
-    bench = Bench(settings=replace(FAST, claim_alone=True), agent=False, kernel=False)
+    settings = replace(FAST, claim_alone=True, mismatch_wait_ns=100 * MS)
+    bench = Bench(settings=settings, agent=False, kernel=False)
     for _ in range(60):
         bench.node.kernel.maps.link[0].mismatch_ns = bench.now
         bench.run(MS)
     assert bench.withheld() == {Cause.MISMATCH}
     assert not bench.told(EventKind.CLAIM)
+
+
+def test_r14_unknown_key_delays_a_cold_claim_and_does_not_forbid_it() -> None:
+    settings = replace(FAST, claim_alone=True, mismatch_wait_ns=50 * MS)
+    bench = Bench(settings=settings, agent=False, kernel=False)
+    begun = bench.now
+    for _ in range(100):
+        bench.node.kernel.maps.link[0].mismatch_ns = bench.now
+        bench.run(MS)
+    claim = bench.last(EventKind.CLAIM)
+    assert claim.cause is Cause.DESPITE_MISMATCH
+    assert claim.at_ns - begun >= settings.listen_ns + 50 * MS
+    assert bench.last(EventKind.OPENED).cause is Cause.SILENCE
+    assert bench.phase is Phase.SERVING
+
+
+def test_r14_unknown_key_does_not_delay_a_takeover() -> None:
+    quiet, forged = secondary(), secondary()
+    for bench in (quiet, forged):
+        bench.agent = bench.kernel = False
+        for _ in range(200):
+            if bench is forged:
+                bench.node.kernel.maps.link[0].mismatch_ns = bench.now
+            bench.run(100_000)
+    took = [bench.last(EventKind.OPENED).at_ns for bench in (quiet, forged)]
+    assert took[0] == took[1]
 
 
 # -- R16: restart --------------------------------------------------------------------------------

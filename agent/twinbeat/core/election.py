@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twinbeat.core.reasons import Code, Refusal, refuse
+from twinbeat.core.terms import Past
 from twinbeat.core.types import Admin, Flag, PeerView, Permit, Policy, Role
 
 
@@ -63,6 +64,8 @@ class Facts:
     """The peer last said that nobody claims."""
     peer_pause_saved: bool = False
     """And this node would know it after a reboot."""
+    past: Past = Past.SETTLED
+    """Whether terms may have been used that it doesn't know of."""
 
     @property
     def able(self) -> bool:
@@ -152,7 +155,7 @@ WITHHOLDS: Final[tuple[Row, ...]] = (
     Row(
         Code.NEVER_PAIRED,
         lambda f: not f.peer_known and not f.policy.claim_alone,
-        Permit.MAY_CLAIM_COLD,
+        CLAIMS & ~Permit.CLAIM_NOW,
     ),
 )
 """The table of permits: what is the case, and what may then not be done."""
@@ -190,6 +193,7 @@ def flags(facts: Facts) -> Flag:
     said = (
         (Flag.FIT, facts.fit),
         (Flag.STARTING, facts.role is Role.INIT),
+        (Flag.NEWBORN, facts.past is not Past.SETTLED),
         (Flag.PAUSED, facts.paused),
         (Flag.PAUSE_ACK, facts.peer_paused and facts.peer_pause_saved),
         (Flag.ISOLATED, facts.isolated),

@@ -61,8 +61,8 @@ class Started:
     engine: EngineView
     term_floor: int = 0
     """A number that grows with every boot, made from the boot epoch (its seconds, shifted left by
-    ten bits). A node that lost its state directory and hears nobody begins its terms above it, so
-    that it doesn't use one again that it may have used before; everybody else has small terms."""
+    ten bits). A node that lost its state directory begins its terms above it, so that it doesn't
+    use one again that it may have used before; everybody else has small terms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ from twinbeat.core.events import (
 from twinbeat.core.reasons import CAUSES, Code, Reason, Refusal, because, duration, refuse
 from twinbeat.core.status import Status, sentence, unfit
 from twinbeat.core.table import Turn
-from twinbeat.core.terms import Terms
+from twinbeat.core.terms import Past, Terms, floor_of
 from twinbeat.core.timeline import follow
 from twinbeat.core.types import (
     DEFAULT_PATIENCE,
@@ -158,6 +158,7 @@ class Machine:
         self._contested = False
         self._term = 0
         self._terms = Terms(size=policy.terms_per_block, reserved_last=reserved_last)
+        self._past = Past.SETTLED if reserved_last else Past.UNKNOWN
         self._order = Order(
             generation=0, expires_ns=0, attested_until_ns=0, term_first=1, term_last=0
         )
@@ -296,6 +297,8 @@ class Machine:
                 self._log(Level.INFO, self._because(Code.STARTED))
                 self._engine, self._watch = engine, engine.watch
                 self._see_term(engine.highest)
+                if engine.highest and self._past is Past.UNKNOWN:
+                    self._begin_above_floor()
             case Tick():
                 pass
             case TermsReserved(block=block):
@@ -379,7 +382,11 @@ class Machine:
                 self._probes = event.b
             case kind.HEARD | kind.CLEARED | kind.SUSPECT | kind.STALLED:
                 pass  # Watched and told below.
-            case kind.LINK_SILENT | kind.LINK_HEARD | kind.COUNTER_JUMP | kind.LATE:
+            case kind.COUNTER_JUMP:
+                # Only a lost disk or a clock set back can make a counter too low.
+                self._term_floor = floor_of(event.a)
+                self._begin_above_floor()
+            case kind.LINK_SILENT | kind.LINK_HEARD | kind.LATE:
                 pass  # Told below.
             case kind.RECEIPT | kind.TERM_LOW | kind.PEER_CHANGED:
                 pass
@@ -451,6 +458,11 @@ class Machine:
         if view.serves and self._role is not Role.PRIMARY and self._durable.last_primary:
             self._durable = replace(self._durable, last_primary=False)
         self._peer = view
+        if self._past is Past.UNKNOWN:
+            if not view.flags & Flag.NEWBORN:
+                self._begin_above_floor()
+            elif view.two_way:  # Said by its engine, and to this boot of this node.
+                self._past = Past.NONE
         for term in (view.term, view.claim, view.fence_below, view.highest):
             self._see_term(term)
 
@@ -578,6 +590,11 @@ class Machine:
                 return refusals[0]
         return refuse(CAUSES[cause], **self._names())
 
+    def _begin_above_floor(self) -> None:
+        """Terms were used of which the disk doesn't know: all of them lie below."""
+        self._past = Past.SETTLED
+        self._see_term(self._term_floor)
+
     def _see_term(self, term: int) -> None:
         self._highest = max(self._highest, term)
 
@@ -700,6 +717,7 @@ class Machine:
             return self._effects(order=None, attest=None)
         self._settle_pause()
         self._settle_listening()
+        self._settle_past()
         self._settle_operation()
         self._settle_admin()
         self._settle_hold()
@@ -750,10 +768,13 @@ class Machine:
             self._turn(Turn.LISTENED, self._because(Code.PEER_FOUND, peer_role=said), moment)
         elif self._now >= self._started_ns + self._timers.boot_wait_ns:
             waited = duration(self._now - self._started_ns)
-            if not self._durable.peer_known:
-                # Whatever this node used before its disk was lost lies below; nobody can tell it.
-                self._see_term(self._term_floor)
             self._turn(Turn.LISTENED, self._because(Code.LISTENED, waited=waited), moment)
+
+    def _settle_past(self) -> None:
+        """Who may claim though it hears nobody can't wait for the peer's word."""
+        may_claim = self._policy.claim_alone or self._durable.peer_known
+        if self._past is Past.UNKNOWN and self._role is not Role.INIT and may_claim:
+            self._begin_above_floor()
 
     def _settle_operation(self) -> None:
         operation = self._operation
@@ -876,7 +897,7 @@ class Machine:
         said = election.flags(facts)
         if self._restarting:
             said |= Flag.RESTART
-        block = self._terms.block
+        block = self._terms.ordered
         order = Order(
             generation=self._order.generation,
             expires_ns=FOREVER,
@@ -955,7 +976,9 @@ class Machine:
         ):
             self._save_retry_ns = 0
             self._saving = save = self._durable
-        reserve = self._terms.wanted(self._highest, self._now) if self._started_ns else None
+        reserve = None
+        if self._started_ns and self._past is not Past.UNKNOWN:
+            reserve = self._terms.wanted(self._highest, self._now)
         if reserve is not None:
             self._terms = self._terms.asking(reserve)
         notify = None
@@ -987,7 +1010,7 @@ class Machine:
     def _gather(self) -> election.Facts:
         operation = self._operation
         spent = ""
-        if self._terms.spent(self._highest):
+        if self._past is not Past.UNKNOWN and self._terms.spent(self._highest):
             spent = self._terms.failed or "none are reserved yet"
         return election.Facts(
             policy=self._policy,
@@ -1009,6 +1032,7 @@ class Machine:
             abstaining=bool(self._abstain_until_ns),
             peer_paused=self._durable.peer_paused,
             peer_pause_saved=self._saved.peer_paused,
+            past=self._past,
         )
 
     def _waiting(self) -> tuple[Reason | None, int]:

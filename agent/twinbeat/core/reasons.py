@@ -56,6 +56,7 @@ class Code(enum.Enum):
     PEER_LEASE = "peer_lease"
     MISMATCH = "mismatch"
     UNPROVEN = "unproven"
+    DESPITE_MISMATCH = "despite_mismatch"
     # -- a standing order withholds a permit ----------------------------------------------------
     STAY_SECONDARY = "stay_secondary"
     PAUSED = "paused"
@@ -157,6 +158,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_LEASE: "the last lease of {peer} may still run",
     Code.MISMATCH: "{peer} speaks under a key or version that {node} doesn't accept",
     Code.UNPROVEN: "{node} never heard {peer}, and no link is proven to carry anything",
+    Code.DESPITE_MISMATCH: "{node} waited for {peer}, whose frames it refuses, as long as it may",
     Code.STAY_SECONDARY: "{node} was told to stay secondary",
     Code.PAUSED: "{node} is paused: nobody takes over",
     Code.PEER_PAUSED: "{peer} is paused: nobody takes over",
@@ -277,6 +279,7 @@ CAUSES: Final[dict[Cause, Code]] = {
     Cause.PEER_LEASE: Code.PEER_LEASE,
     Cause.MISMATCH: Code.MISMATCH,
     Cause.UNPROVEN: Code.UNPROVEN,
+    Cause.DESPITE_MISMATCH: Code.DESPITE_MISMATCH,
 }
 """Every cause of the engine has its code; a test walks the enumeration."""
 

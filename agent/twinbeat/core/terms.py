@@ -5,10 +5,16 @@ A term is the number of a reign. It only ever grows, is used for one claim only,
 after a restart; so what the disk says is reserved is burnt for every later run. The low bit of a
 term is its node's index, so two nodes can't pick the same. Nothing is written on the fast path:
 the block is in the standing order, and the next one is reserved while the old one lasts.
+
+A disk that knows of no term is that of a new node or was lost. A new pair has small terms, but a
+node that lost its disk may not use again what it used before. Its peer may have forgotten as well
+or never have heard of it, so a node counts as new only if its peer says that it is new, too
+(`Past`). Everybody else begins above a number that only grows, made from the boot epoch.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +23,25 @@ from twinbeat.core.types import TermBlock
 
 NEEDED = 4
 """A claim and the peer's answer to it use so many numbers: with fewer the block counts as spent."""
+
+EPOCH_SHIFT: Final = 10
+"""So many bits of numbers are left for the terms of each second of the boot epoch."""
+
+
+def floor_of(counter: int) -> int:
+    """What a node that lost its disk begins its terms above, from a counter of its own."""
+    return counter >> 32 << EPOCH_SHIFT
+
+
+class Past(enum.Enum):
+    """Whether terms were used before this run, of which this node doesn't know."""
+
+    UNKNOWN = enum.auto()
+    """The disk knows of none, and nobody was heard yet: nothing is claimed."""
+    NONE = enum.auto()
+    """The peer said the same of itself: a new pair."""
+    SETTLED = enum.auto()
+    """Whatever was used lies below the highest known."""
 
 
 NO_BLOCK: Final = TermBlock()
@@ -36,6 +61,14 @@ class Terms:
     failed: str = ""
     """Why the disk refused the last time."""
     retry_ns: int = 0
+
+    @property
+    def ordered(self) -> TermBlock:
+        """The block as the engine has it. One without numbers still tells what earlier runs
+        reserved: all terms that this node ever saw lie below its beginning."""
+        if self.block != NO_BLOCK:
+            return self.block
+        return TermBlock(first=self.reserved_last + 1, last=self.reserved_last)
 
     def wanted(self, highest: int, now_ns: int) -> ReserveTerms | None:
         """What to reserve now, if anything: a quarter of a block has to be left."""

@@ -71,6 +71,7 @@ class Flag(enum.IntFlag):
     STRANDED = 1 << 12
     NEVER_CLAIMS = 1 << 13
     KNOWN = 1 << 14
+    NEWBORN = 1 << 15
 
 
 class Permit(enum.IntFlag):
@@ -182,6 +183,7 @@ class Cause(enum.IntEnum):
     PEER_LEASE = 28
     MISMATCH = 29
     UNPROVEN = 30
+    DESPITE_MISMATCH = 31
 
 
 NO_FLAGS: Final = Flag(0)

@@ -54,6 +54,7 @@ class Flag(IntFlag):
     STRANDED = 1 << 12
     NEVER_CLAIMS = 1 << 13
     KNOWN = 1 << 14
+    NEWBORN = 1 << 15
 
 
 class VridBit(IntFlag):
@@ -294,7 +295,7 @@ class PortKey(ctypes.LittleEndianStructure):
 
 
 class Port(ctypes.LittleEndianStructure):
-    """struct tb_port; `local` is in network order, hence bytes."""
+    """struct tb_port; addresses are in network order, hence bytes."""
 
     _fields_ = [
         ("link", ctypes.c_uint8),
@@ -302,6 +303,7 @@ class Port(ctypes.LittleEndianStructure):
         ("control", ctypes.c_uint8),
         ("family", ctypes.c_uint8),
         ("local", ctypes.c_uint8 * 16),
+        ("peer", ctypes.c_uint8 * 16),
     ]
 
 

@@ -124,6 +124,8 @@ class Port:
     """The receiving end of the private pair, which takes control frames only."""
     local: str | None = None
     """Own address on the link: only frames to it are heartbeats. None: to any address."""
+    peer: str | None = None
+    """The peer's address on the link: where refused frames tell of a mismatch. None: anywhere."""
 
     def encoded(self) -> tuple[bytes, bytes]:
         value = abi.Port(link=self.link, ttl_min=self.ttl_min, control=int(self.control))
@@ -132,6 +134,9 @@ class Port:
             value.family = address.version
             packed = address.packed
             value.local[: len(packed)] = packed
+        if self.peer is not None:
+            packed = ipaddress.ip_address(self.peer).packed
+            value.peer[: len(packed)] = packed
         return bytes(abi.PortKey(self.ifindex, self.vlan)), bytes(value)
 
 

@@ -53,6 +53,7 @@ class Flag(IntFlag):
     STRANDED = lib.TB_F_STRANDED
     NEVER_CLAIMS = lib.TB_F_NEVER_CLAIMS
     KNOWN = lib.TB_F_KNOWN
+    NEWBORN = lib.TB_F_NEWBORN
 
 
 class Role(IntEnum):
@@ -142,6 +143,7 @@ class Cause(IntEnum):
     PEER_LEASE = lib.TB_C_PEER_LEASE
     MISMATCH = lib.TB_C_MISMATCH
     UNPROVEN = lib.TB_C_UNPROVEN
+    DESPITE_MISMATCH = lib.TB_C_DESPITE_MISMATCH
 
 
 class EventKind(IntEnum):
@@ -211,6 +213,8 @@ class Settings:
     """A tick later than this restarts the verify window."""
     idle_claim_ns: int
     listen_ns: int
+    mismatch_wait_ns: int = 0
+    """How much longer frames refused for their key or version withhold a cold claim at most."""
     probes: int = 3
     """On-time unanswered probes that a verdict of DEAD needs on each link with carrier."""
     strict: bool = False

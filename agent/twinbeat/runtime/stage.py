@@ -276,6 +276,7 @@ class Stage:
                     link=number,
                     ttl_min=section.ttl_min or 255,
                     local=section.local,
+                    peer=section.peer,
                 )
             )
             if self._maps.link(number).ifindex != index:

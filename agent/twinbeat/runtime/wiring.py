@@ -23,6 +23,8 @@ from twinbeat.net.vmac import vmac_address
 NS_PER_S: Final = 1_000_000_000
 PROBES: Final = 3
 """On-time unanswered probes that a verdict of DEAD takes; a window of verify has room for eight."""
+MISMATCH_WAITS: Final = 10
+"""So many boot waits frames that are refused for their key or version delay a cold claim."""
 PORT: Final = 3003
 
 
@@ -76,6 +78,7 @@ def settings(config: Config, *, ports: int) -> engine.Settings:
         late_ns=ns.late_ns,
         idle_claim_ns=ns.idle_claim_ns,
         listen_ns=ns.listen_ns,
+        mismatch_wait_ns=MISMATCH_WAITS * ns.boot_wait_ns,
         probes=PROBES,
         strict=config.policy.strict,
         wait_lease=config.policy.stall == "wait-lease",
