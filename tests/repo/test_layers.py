@@ -41,6 +41,7 @@ LAYERS = {
     "twinbeat.config": layer("core", "msgspec"),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
+    "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.worker": layer("core config", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),

@@ -29,7 +29,8 @@ def test_every_cause_of_the_engine_has_a_code() -> None:
 
 
 def test_no_code_is_dead() -> None:
-    sources = "".join(path.read_text() for path in CORE.glob("*.py") if path.name != "reasons.py")
+    users = [*CORE.glob("*.py"), *(CORE.parent / "health").glob("*.py")]
+    sources = "".join(path.read_text() for path in users if path.name != "reasons.py")
     used = set(re.findall(r"\bCode\.([A-Z_]+)", sources))
     used |= {code.name for code in CAUSES.values()}
     assert {code.name for code in Code} == used

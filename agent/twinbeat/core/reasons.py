@@ -120,6 +120,14 @@ class Code(enum.Enum):
     PEER_WAS_HEARD = "peer_was_heard"
     RELOADED = "reloaded"
     EFFECT_FAILED = "effect_failed"
+    # -- a monitor of this node's health changed --------------------------------------------------
+    MONITOR_FAILED = "monitor_failed"
+    MONITOR_HANGS = "monitor_hangs"
+    MONITOR_HOLDS = "monitor_holds"
+    MONITOR_EXCUSED = "monitor_excused"
+    MONITOR_ROLE = "monitor_role"
+    SET_FAILED = "set_failed"
+    SET_HOLDS = "set_holds"
 
 
 SENTENCES: Final[dict[Code, str]] = {
@@ -218,6 +226,13 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_WAS_HEARD: "{peer} is heard",
     Code.RELOADED: "the configuration was reloaded",
     Code.EFFECT_FAILED: "{effect} failed: {why}",
+    Code.MONITOR_FAILED: "monitor {monitor} ({kind}) failed: {why}",
+    Code.MONITOR_HANGS: "monitor {monitor} ({kind}) got no answer in time: {why}",
+    Code.MONITOR_HOLDS: "monitor {monitor} ({kind}) holds: {why}",
+    Code.MONITOR_EXCUSED: "monitor {monitor} ({kind}) fails within its start delay: {why}",
+    Code.MONITOR_ROLE: "monitor {monitor} begins or ends with the role",
+    Code.SET_FAILED: "every interface of link set {monitor} failed: {members}",
+    Code.SET_HOLDS: "an interface of link set {monitor} carries again: {members}",
 }
 
 

@@ -387,16 +387,37 @@ class Durable:
     runtime sets it to `FOREVER` or to what is left."""
 
 
+class NodeState(enum.Enum):
+    """What a node is fit for, in one word; the reference's words for it."""
+
+    INIT = "init"
+    """Just started; the core's own."""
+    UP = "up"
+    """Can be primary or secondary."""
+    PARTIAL_FAIL = "partial_fail"
+    """A monitored interface or link set failed, or another check that is no route's."""
+    COMPLETE_FAIL = "complete_fail"
+    """Every interface failed."""
+    ROUTE_MONITOR_FAIL = "route_monitor_fail"
+    """A route monitor failed, and no interface."""
+    DISABLED = "disabled"
+    """Told to take no part; the core's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedHealth:
     """What the monitors say, condensed."""
 
     score: int = 1000
-    """0 to 1000; higher is better; compared before anyone yields."""
+    """0 to 1000; higher is better; compared before anyone yields. 0 = not UP."""
     failed: tuple[str, ...] = field(default=())
-    """Names of the checks that fail, for people."""
+    """Names of the checks whose failure leaves the node not UP, for people; empty while it is UP."""
+    lowering: tuple[str, ...] = field(default=())
+    """Names of failing checks that lower the score of a node that is UP all the same."""
+    state: NodeState = NodeState.UP
+    """Never INIT or DISABLED: those are for the core to say."""
 
     @property
     def up(self) -> bool:
-        """True if every check holds."""
+        """True if the node could serve, as far as the monitors go."""
         return not self.failed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,8 @@ _GROUPS: Final = (
     netlink.RTNLGRP_IPV4_IFADDR,
     netlink.RTNLGRP_IPV6_IFADDR,
 )
+LINKS_ONLY: Final = (netlink.RTNLGRP_LINK,)
+"""For a listener that needs neither addresses nor hooks."""
 _TCMSG: Final = struct.Struct("=BxxxiIII")
 """struct tcmsg: family, interface, handle, parent, info."""
 _CLSACT_MAJOR: Final = 0xFFFF0000
@@ -72,8 +74,11 @@ class Monitor:
     nobody wants to parse each.
     """
 
-    def __init__(self, listener: Callable[[Notice], None]) -> None:
+    def __init__(
+        self, listener: Callable[[Notice], None], *, groups: Iterable[int] = _GROUPS
+    ) -> None:
         self._listener = listener
+        self._groups = tuple(groups)
         self._socket: EventSocket | None = None
         self.addresses_of: set[int] = set()
         """Indexes of interfaces whose addresses are watched."""
@@ -81,7 +86,7 @@ class Monitor:
     def start(self) -> None:
         """Begin to listen; from now on nothing is missed without a Missed."""
         if self._socket is None:
-            self._socket = EventSocket(_GROUPS)
+            self._socket = EventSocket(self._groups)
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
 
     def stop(self) -> None:
