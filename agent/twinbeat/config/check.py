@@ -6,9 +6,12 @@ value neither brings a dozen complaints after it nor hides those about other sec
 """
 
 import ipaddress
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -17,6 +20,10 @@ from twinbeat.config.model import (
     LINKS_MAX,
     VIPS_MAX,
     AnnounceSection,
+    FenceSection,
+    HookSection,
+    InjectSection,
+    IsolationSection,
     KeysSection,
     LinkSection,
     MetricsSection,
@@ -24,11 +31,15 @@ from twinbeat.config.model import (
     PeerSection,
     PolicySection,
     RouteSection,
+    RuleSection,
     TimersSection,
     VridSection,
+    WatchdogSection,
+    WitnessSection,
     resolve_timers,
 )
 from twinbeat.config.problems import Findings, did_you_mean
+from twinbeat.config.secrets import check_options, check_written
 from twinbeat.config.system import System
 
 Sections = dict[str, Any]
@@ -43,7 +54,9 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 def normalise(sections: Sections, base: Path, sound: set[str], findings: Findings) -> None:
     """Fill what follows from other keys, in place: names, TTLs, addresses in canonical form."""
     if "links" in sound:
-        sections["links"] = tuple(_filled(link) for link in sections["links"])
+        sections["links"] = tuple(
+            _filled(place, link) for place, link in enumerate(sections["links"])
+        )
     if "vrids" in sound:
         before = len(findings.problems)
         sections["vrids"] = tuple(
@@ -65,23 +78,29 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
     """Check what only the machine can answer."""
     if sound.issuperset({"links", "vrids", "routes"}):
         _interfaces(sections["links"], sections["vrids"], sections["routes"], findings, system)
+    if "hooks" in sound:
+        _hooks_here(sections["hooks"], findings)
     if sound.issuperset({"links", "vrids"}):
         _addresses(sections["links"], sections["vrids"], findings, system)
     if "keys" in sound:
         keys: KeysSection = sections["keys"]
         check_keys(keys.directory, keys.send, findings)
+    if "fence" in sound:
+        _fence_here(sections["fence"], findings)
 
 
 # ---------------------------------------------------------------------------- normalising --------
 
 
-def _filled(link: LinkSection) -> LinkSection:
+def _filled(place: int, link: LinkSection) -> LinkSection:
+    number = place if link.number is None else link.number
     ttl_min = link.ttl_min or (255 if link.mode == "ethernet" else 1)
     canonical = {}
     for side in ("local", "peer"):
         address = parse_address(getattr(link, side))
         canonical[side] = getattr(link, side) if address is None else str(address)
-    return replace(link, name=link.name or link.interface, ttl_min=ttl_min, **canonical)
+    name = link.name or link.interface
+    return replace(link, name=name, number=number, ttl_min=ttl_min, **canonical)
 
 
 def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings) -> VridSection:
@@ -99,7 +118,8 @@ def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings
         for number, text in enumerate(vrid.neighbours)
         if (canonical := _vip(text, f"{path}.neighbours[{number}]", findings, None)) is not None
     ]
-    return replace(vrid, vips=tuple(addresses), neighbours=tuple(neighbours))
+    vmac = vrid.vmac and not vrid.inject
+    return replace(vrid, vmac=vmac, vips=tuple(addresses), neighbours=tuple(neighbours))
 
 
 def _vips_of(file: Path, key: str, written: str, findings: Findings) -> list[str]:
@@ -239,12 +259,19 @@ def _links(links: tuple[LinkSection, ...], policy: PolicySection, findings: Find
         findings.add("link", None, "no link is configured: add a [[link]] for each of two paths.")
     if len(links) > LINKS_MAX:
         findings.add("link", len(links), f"a pair has {LINKS_MAX} links at most.")
-    if len(links) == 1 and not policy.accept_single_link:
+    beating = [link for link in links if link.heartbeat]
+    if links and not beating:
         findings.add(
             "link",
             None,
-            f"only {links[0].name} is configured, so its failure looks like the peer's death. Add "
-            "a second link, or set policy.accept_single_link = true.",
+            "heartbeat = false on every link: the nodes would never hear of each other.",
+        )
+    if len(beating) == 1 and not policy.accept_single_link:
+        findings.add(
+            "link",
+            None,
+            f"only {beating[0].name} carries heartbeats, so its failure looks like the peer's "
+            "death. Add a second link, or set policy.accept_single_link = true.",
         )
     for number, link in enumerate(links):
         path = f"link[{number}]"
@@ -263,7 +290,7 @@ def _links(links: tuple[LinkSection, ...], policy: PolicySection, findings: Find
                 'needs mode = "ethernet": a routed link has no cable of its own and tags nothing.',
             )
     _once(links, findings)
-    if links and all(link.direct for link in links):
+    if beating and all(link.direct for link in beating):
         findings.warn(
             "link",
             None,
@@ -298,6 +325,7 @@ def _once(links: tuple[LinkSection, ...], findings: Findings) -> None:
     """Names, (interface, VLAN) and addresses belong to one link each."""
     for what, keys in (
         ("name", ("name",)),
+        ("number", ("number",)),
         ("interface", ("interface", "vlan")),
         ("local", ("local",)),
         ("peer", ("peer",)),
@@ -389,14 +417,253 @@ def _routes(routes: tuple[RouteSection, ...], findings: Findings) -> None:
             findings.add(
                 f"{path}.gateway", route.gateway, f"is not of the family of {route.destination}."
             )
-        if not route.gateway and not route.interface:
-            findings.add(path, None, "needs a gateway or an interface.")
+        if route.type == "unicast":
+            if not route.gateway and not route.interface:
+                findings.add(path, None, "needs a gateway or an interface.")
+            if route.onlink and not (route.gateway and route.interface):
+                findings.add(f"{path}.onlink", True, "needs a gateway and an interface.")
+        else:
+            for key in ("gateway", "interface", "source", "onlink", "mtu"):
+                if getattr(route, key):
+                    wrong = f'means nothing with type = "{route.type}".'
+                    findings.add(f"{path}.{key}", getattr(route, key), wrong)
+        if route.mtu and route.mtu < (1280 if version == 6 else 68):
+            findings.add(f"{path}.mtu", route.mtu, "is less than any IP network carries.")
+        source = parse_address(route.source) if route.source else None
+        if route.source and (source is None or (version and source.version != version)):
+            findings.add(
+                f"{path}.source", route.source, "should be an address of the destination's family."
+            )
+    _once_each(
+        "route",
+        [(_destination(route), route.table, route.metric) for route in routes],
+        "has the destination, table and metric of",
+        findings,
+    )
+
+
+def _destination(route: RouteSection) -> str:
+    """What the kernel makes of it: `default` belongs to the gateway's family."""
+    if route.destination == "default":
+        return "::/0" if ":" in route.gateway else "0.0.0.0/0"
+    return route.destination
+
+
+def _once_each(section: str, keys: list[Any], what: str, findings: Findings) -> None:
+    """No two tables of a section may have the same key."""
+    seen: dict[Any, int] = {}
+    for number, key in enumerate(keys):
+        first = seen.setdefault(key, number)
+        if first != number:
+            findings.add(f"{section}[{number}]", None, f"{what} {section}[{first}].")
+
+
+def _rules(rules: tuple[RuleSection, ...], findings: Findings) -> None:
+    for number, rule in enumerate(rules):
+        path = f"rule[{number}]"
+        versions = set()
+        for key in ("source", "destination"):
+            text = getattr(rule, key)
+            if not text:
+                continue
+            try:
+                versions.add(ipaddress.ip_network(text).version)
+            except ValueError as error:
+                findings.add(
+                    f"{path}.{key}", text, f"should be a network such as 192.0.2.0/24 ({error})."
+                )
+        if len(versions) > 1:
+            findings.add(path, None, "source and destination are of different families.")
+        given = {"ipv4": {4}, "ipv6": {6}, "both": {4, 6}}.get(rule.family, versions)
+        if versions and given != versions:
+            findings.add(f"{path}.family", rule.family, "is not that of source and destination.")
+        if rule.fwmark & ~rule.fwmask:
+            findings.add(
+                f"{path}.fwmark", rule.fwmark, f"has bits that fwmask {rule.fwmask} hides."
+            )
+    _once_each("rule", list(rules), "is the same as", findings)
+
+
+def _inject(
+    vrids: tuple[VridSection, ...],
+    inject: InjectSection,
+    routes: tuple[RouteSection, ...],
+    findings: Findings,
+) -> None:
+    injecting = False
+    for number, vrid in enumerate(vrids):
+        injecting = injecting or vrid.inject
+        if vrid.uplinks and not vrid.inject:
+            findings.add(
+                f"vrid[{number}].uplinks",
+                vrid.uplinks,
+                "means nothing without inject = true: only an injected address may arrive "
+                "anywhere but on `interface`.",
+            )
+        if len({vrid.interface, *vrid.uplinks}) <= len(vrid.uplinks):
+            findings.add(f"vrid[{number}].uplinks", vrid.uplinks, "names an interface twice.")
+    for number, route in enumerate(routes):
+        if injecting and route.table == inject.table and inject.table not in {253, 254}:
+            findings.warn(
+                f"route[{number}].table",
+                route.table,
+                "is that of the injected host routes: the routing daemon learns this one too.",
+            )
+
+
+def _hooks(hooks: tuple[HookSection, ...], findings: Findings) -> None:
+    _once_each("hook", [hook.name for hook in hooks], "has the name of", findings)
+    for number, hook in enumerate(hooks):
+        if not hook.events:
+            findings.add(f"hook[{number}].events", None, "is empty: it would never run.")
+        if any("\0" in argument for argument in hook.arguments):
+            findings.add(f"hook[{number}].arguments", None, "holds a null character.")
+
+
+def _hooks_here(hooks: tuple[HookSection, ...], findings: Findings) -> None:
+    for number, hook in enumerate(hooks):
+        key, program = f"hook[{number}].exec", Path(hook.exec)
+        try:
+            mode = program.stat().st_mode
+        except OSError as error:
+            findings.warn(key, hook.exec, f"can't be run at the moment: {error.strerror}.")
+            continue
+        if not stat.S_ISREG(mode) or not mode & 0o111:
+            findings.warn(key, hook.exec, "is no program that could be run.")
+        elif mode & 0o002:
+            findings.add(
+                key, hook.exec, "can be changed by anybody, and would run with the agent's rights."
+            )
+
+
+def _witness(
+    witness: WitnessSection,
+    section: TimersSection,
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    findings: Findings,
+) -> None:
+    """Whoever decides between the nodes must be somebody else, reached by a way that is secured."""
+    if witness.kind == "none":
+        return
+    if not witness.endpoints:
+        findings.add("witness.endpoints", None, "is empty: name the members of the cluster.")
+    if len(set(witness.endpoints)) < len(witness.endpoints):
+        findings.add("witness.endpoints", witness.endpoints, "names a member twice.")
+    if len(witness.endpoints) == 1:
+        findings.warn(
+            "witness.endpoints",
+            witness.endpoints[0],
+            "is the only member: when it is down there is no witness.",
+        )
+    ours = {vip for vrid in vrids for vip in vrid.vips}
+    nodes = {address for link in links for address in (link.local, link.peer)}
+    for endpoint in witness.endpoints:
+        host = endpoint_host(endpoint)
+        if host is None:
+            wrong = "should be https://HOST:PORT and nothing behind it."
+            findings.add("witness.endpoints", endpoint, wrong)
+        elif host in ours:
+            wrong = "is at a shared address of this pair, which only the primary could ask."
+            findings.add("witness.endpoints", endpoint, wrong)
+        elif host in nodes:
+            wrong = "is on a node of this pair: it would fall with it, and decide for it."
+            findings.add("witness.endpoints", endpoint, wrong)
+    if not witness.ca_file.startswith("/"):
+        findings.add("witness.ca_file", witness.ca_file, "should be an absolute path.")
+    if bool(witness.cert_file) != bool(witness.key_file):
+        key = "key_file" if witness.cert_file else "cert_file"
+        findings.add(f"witness.{key}", None, "is missing: certificate and key belong together.")
+    timers = resolve_timers(section)
+    least_ms = -(-(4 * timers.hello_us + timers.dead_us) // 1000)
+    if witness.lease_ms < least_ms:
+        findings.add(
+            "witness.lease_ms",
+            witness.lease_ms,
+            f"must be at least four times hello_us and dead_us, {least_ms} ms here: the peer's "
+            "word is good for as long.",
+        )
+
+
+def endpoint_host(text: str) -> str | None:
+    """The host of an endpoint of the witness, or None where it is none."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    bare = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
+    return host if parts.scheme == "https" and host and port and bare else None
+
+
+def _isolation(
+    isolation: IsolationSection,
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    findings: Findings,
+) -> None:
+    taken = {
+        vip: "a shared address, which this node answers itself"
+        for vrid in vrids
+        for vip in vrid.vips
+    }
+    for link in links:
+        taken[link.local] = "this node's own"
+        taken[link.peer] = "the peer's: its death would look like this node's isolation"
+    for number, text in enumerate(isolation.references):
+        path = f"isolation.references[{number}]"
+        address = parse_address(text)
+        if address is None:
+            findings.add(path, text, "should be an IPv4 or IPv6 address.")
+        elif kind := _useless(address):
+            findings.add(path, text, f"is {kind}, at which no single host can be reached.")
+        elif str(address) in taken:
+            findings.add(path, text, f"is {taken[str(address)]}.")
 
 
 def _announce(announce: AnnounceSection, findings: Findings) -> None:
     repeats = announce.repeats_ms
     if list(repeats) != sorted(set(repeats)):
         findings.add("announce.repeats_ms", repeats, "should grow from each value to the next.")
+
+
+def _watchdog(watchdog: WatchdogSection, section: TimersSection, findings: Findings) -> None:
+    if watchdog.mode == "off":
+        return
+    timers = resolve_timers(section)
+    gate_ms = timers.attest_ms + timers.lease_us // 1000
+    if watchdog.timeout_s * 1000 <= gate_ms:
+        findings.add(
+            "watchdog.timeout_s",
+            watchdog.timeout_s,
+            f"must be longer than attest_ms + lease_us ({gate_ms} ms): a loop that hangs loses its "
+            "gate first, and the machine is reset only if it goes on hanging.",
+        )
+
+
+def _fence(fence: FenceSection, findings: Findings) -> None:
+    check_written(fence.options, findings)
+    if not fence.agent and (fence.options or fence.secrets_file):
+        findings.add("fence.agent", None, "is missing: there are options for it.")
+    if fence.agent and fence.action == "status":
+        findings.warn("fence.action", fence.action, "only asks: nobody is fenced.")
+        if fence.policy == "before":
+            findings.add(
+                "fence.policy",
+                fence.policy,
+                'waits for a peer that was fenced, and action = "status" fences nobody.',
+            )
+
+
+def _fence_here(fence: FenceSection, findings: Findings) -> None:
+    if not fence.agent:
+        return
+    program = Path(fence.agent)
+    if not program.is_file():
+        findings.add("fence.agent", fence.agent, "there is no such program.")
+    elif not os.access(program, os.X_OK):
+        findings.add("fence.agent", fence.agent, "this user can't run it.")
+    check_options(fence, findings)
 
 
 def _metrics(metrics: MetricsSection, findings: Findings) -> None:
@@ -428,7 +695,14 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("vrids",), _vrids),
     (("links", "vrids"), _vip_is_node),
     (("routes",), _routes),
+    (("rules",), _rules),
+    (("vrids", "inject", "routes"), _inject),
+    (("hooks",), _hooks),
+    (("witness", "timers_set", "links", "vrids"), _witness),
+    (("isolation", "links", "vrids"), _isolation),
     (("announce",), _announce),
+    (("watchdog", "timers_set"), _watchdog),
+    (("fence",), _fence),
     (("metrics",), _metrics),
 )
 
@@ -446,12 +720,17 @@ def _interfaces(
     present = system.interfaces()
     used = [(f"link[{number}]", link.interface) for number, link in enumerate(links)]
     used += [(f"vrid[{number}]", vrid.interface) for number, vrid in enumerate(vrids)]
-    used += [(f"route[{number}]", route.interface) for number, route in enumerate(routes)]
-    for path, name in used:
+    used += [
+        (f"vrid[{number}]", name) for number, vrid in enumerate(vrids) for name in vrid.uplinks
+    ]
+    optional = [(f"route[{number}]", route.interface) for number, route in enumerate(routes)]
+    for path, name in used + optional:
         if name and name not in present:
             others = [other for other in present if not other.startswith(OWN_INTERFACES)]
             hint = did_you_mean(name, others) or f" There are: {', '.join(others)}."
-            findings.add(f"{path}.interface", name, f"there is no such interface here.{hint}")
+            # A tunnel may come later than the agent; its routes then come with it.
+            tell = findings.add if (path, name) in used else findings.warn
+            tell(f"{path}.interface", name, f"there is no such interface here.{hint}")
     macs: dict[str, tuple[int, str]] = {}
     for number, link in enumerate(links):
         mac = present.get(link.interface, "")

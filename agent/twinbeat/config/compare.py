@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
-from twinbeat.config.model import SECTIONS, Config
+from twinbeat.config.model import SECTIONS, Config, RuleSection
 from twinbeat.config.problems import show
 
 
@@ -34,7 +34,8 @@ def compare(before: Config, after: Config) -> list[Change]:
     """Every key that differs, in the order of the file.
 
     Links, VRIDs and routes are matched by what identifies them, so that reordering VRIDs is no
-    change. Links are numbered by their order, on the wire too, so reordering those is one.
+    change. Links that have no number of their own are numbered by their order, so reordering those
+    changes their numbers.
     """
     changes = []
     old, new = _flat(before), _flat(after)
@@ -50,9 +51,6 @@ def compare(before: Config, after: Config) -> list[Change]:
                     restart=restart,
                 )
             )
-    if [link.name for link in before.links] != [link.name for link in after.links]:
-        order = [show([link.name for link in config.links]) for config in (before, after)]
-        changes.append(Change(key="link", before=order[0], after=order[1], restart=True))
     return changes
 
 
@@ -63,6 +61,7 @@ def digest(config: Config) -> int:
     """
     shared = {
         "pair": config.pair.id,
+        "links": [link.number for link in config.heartbeat_links],
         "timers": msgspec.to_builtins(config.timers),
         "vrids": sorted((vrid.id, vrid.vmac, sorted(vrid.vips)) for vrid in config.vrids),
         "policy": [
@@ -70,6 +69,13 @@ def digest(config: Config) -> int:
             config.policy.fail_safe,
             config.policy.stall,
             config.policy.claim_alone,
+        ],
+        "witness": [
+            config.witness.kind,
+            sorted(config.witness.endpoints),
+            config.witness.prefix,
+            config.witness.lease_ms,
+            config.witness.without,
         ],
     }
     packed = msgspec.json.encode(shared, order="deterministic")
@@ -102,8 +108,12 @@ def _identity(table: Any) -> str:
             return str(name)
         case Struct(id=number):  # type: ignore[misc]
             return str(number)
+        case RuleSection():
+            selector = f"{table.source}-{table.destination}-{table.fwmark}-{table.interface}"
+            return f"{table.priority} {selector} table {table.table}"
         case _:
-            return f"{table.destination} table {table.table}"
+            metric = f" metric {table.metric}" if table.metric else ""
+            return f"{table.destination} table {table.table}{metric}"
 
 
 def needs_restart(type_: Any) -> bool:

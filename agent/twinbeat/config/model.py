@@ -219,15 +219,15 @@ class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     interface: Annotated[
         InterfaceName,
-        _key("The local interface.", example="ha0", restart=True),
+        _key("The local interface.", example="ha0"),
     ]
     local: Annotated[
         str,
-        _key("Own address on that link, IPv4 or IPv6.", example="169.254.10.1", restart=True),
+        _key("Own address on that link, IPv4 or IPv6.", example="169.254.10.1"),
     ]
     peer: Annotated[
         str,
-        _key("The peer's address on that link.", example="169.254.10.2", restart=True),
+        _key("The peer's address on that link.", example="169.254.10.2"),
     ]
     name: Annotated[
         str,
@@ -235,16 +235,33 @@ class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "Name of the link; empty = the interface's.",
             pattern=r"^[A-Za-z0-9_.-]{0,32}$",
             right="up to 32 letters, digits, '-', '_' or '.'",
-            restart=True,
         ),
     ] = ""
+    number: (
+        Annotated[
+            int,
+            _key(
+                "Number of the link on the wire, the same on both nodes; not set = its place in "
+                "the file. Set it before links are taken out from between others.",
+                ge=0,
+                le=LINKS_MAX - 1,
+            ),
+        ]
+        | None
+    ) = None
+    heartbeat: Annotated[
+        bool,
+        _key(
+            "Carry heartbeats. false: nothing is sent on this link and nothing expected, and it "
+            "is no reason for an alarm; say so on both nodes."
+        ),
+    ] = True
     vlan: Annotated[
         int,
         _key(
             "VLAN id of the heartbeats, 0 = untagged. No VLAN device is needed.",
             ge=0,
             le=4094,
-            restart=True,
         ),
     ] = 0
     direct: Annotated[
@@ -252,14 +269,11 @@ class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         _key(
             "A cable between the nodes, no switch: its carrier falls with the peer's "
             "power, so it says nothing about being cut off.",
-            restart=True,
         ),
     ] = False
     mode: Annotated[
         Literal["ethernet", "udp"],
-        _key(
-            "ethernet: same subnet, frames bypass the queues. udp: through a router.", restart=True
-        ),
+        _key("ethernet: same subnet, frames bypass the queues. udp: through a router."),
     ] = "ethernet"
     ttl_min: (
         Annotated[
@@ -269,7 +283,6 @@ class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 "1 for udp when not set.",
                 ge=1,
                 le=255,
-                restart=True,
             ),
         ]
         | None
@@ -316,6 +329,24 @@ class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "path begins at this file's directory."
         ),
     ] = ""
+    inject: Annotated[
+        bool,
+        _key(
+            "The addresses are reached through routers and not by neighbours: they are put on lo, "
+            "nothing is announced by ARP, there is no virtual MAC, and while this node is primary "
+            "a host route for each tells the routing daemon (see [inject]).",
+            restart=True,
+        ),
+    ] = False
+    uplinks: Annotated[
+        tuple[InterfaceName, ...],
+        _key(
+            "With inject: further interfaces over which traffic to the addresses may arrive. All "
+            "of them get a gate.",
+            max_length=16,
+            restart=True,
+        ),
+    ] = ()
     neighbours: Annotated[
         tuple[str, ...],
         _key(
@@ -329,7 +360,11 @@ class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A route that is installed on becoming primary and taken back with the role."""
+    """A route that is installed on becoming primary and taken back with the role.
+
+    Somebody else's route of the same destination, table and metric stays untouched, and is named;
+    unless `replace` is set.
+    """
 
     destination: Annotated[
         str, _key("Network with prefix length, or 'default'.", example="default")
@@ -344,6 +379,130 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ),
     ] = ""
     table: Annotated[int, _key("Routing table.", ge=1, le=0xFFFFFFFF)] = 254
+    metric: Annotated[
+        int, _key("Of routes to the same network the lowest wins.", ge=0, le=0xFFFFFFFF)
+    ] = 0
+    type: Annotated[
+        Literal["unicast", "blackhole", "unreachable", "prohibit"],
+        _key(
+            "blackhole drops, unreachable and prohibit refuse with ICMP; none of the three has a "
+            "gateway or an interface."
+        ),
+    ] = "unicast"
+    source: Annotated[
+        str, _key("Own address that connections of this node along the route come from.")
+    ] = ""
+    onlink: Annotated[
+        bool,
+        _key("The gateway is on the link, though no address of the interface says so."),
+    ] = False
+    mtu: Annotated[int, _key("MTU along the route, 0 = the interface's.", ge=0, le=65_535)] = 0
+    replace: Annotated[
+        bool,
+        _key(
+            "Take the place of somebody else's route of the same destination, table and metric. "
+            "It is remembered on disk and put back with the role, also after a crash."
+        ),
+    ] = False
+
+
+class RuleSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule of policy routing that is installed on becoming primary and taken back with the role.
+
+    Its priority, selector and table identify it.
+    """
+
+    priority: Annotated[
+        int, _key("Rules are asked by growing priority.", ge=1, le=32_765, example=1000)
+    ]
+    table: Annotated[int, _key("Routing table to ask.", ge=1, le=0xFFFFFFFF, example=300)]
+    source: Annotated[str, _key("Packets from this network; empty = all.")] = ""
+    destination: Annotated[str, _key("Packets to this network; empty = all.")] = ""
+    fwmark: Annotated[
+        int, _key("Packets with this mark of the firewall, 0 = all.", ge=0, le=0xFFFFFFFF)
+    ] = 0
+    fwmask: Annotated[int, _key("Bits of the mark that count.", ge=1, le=0xFFFFFFFF)] = 0xFFFFFFFF
+    interface: Annotated[
+        str,
+        _key(
+            "Packets that came in there; empty = all.",
+            pattern=r"^[^\s/:]{0,15}$",
+            right="the name of a network interface",
+        ),
+    ] = ""
+    family: Annotated[
+        Literal["auto", "ipv4", "ipv6", "both"],
+        _key("auto: that of source and destination; without these, both."),
+    ] = "auto"
+
+
+class InjectSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a routing daemon is told of addresses with `inject = true`: a host route for each.
+
+    The routes are blackholes of protocol 155, which the daemon learns and announces; the addresses
+    themselves are local and come first.
+    """
+
+    table: Annotated[
+        int,
+        _key(
+            "Where they are put. Best one that nothing else uses and no rule asks, which the "
+            "routing daemon is told to learn from.",
+            ge=1,
+            le=0xFFFFFFFF,
+        ),
+    ] = 155
+    metric: Annotated[
+        int,
+        _key(
+            "Their metric. 0: lower with each term, so that a daemon that hands it on (as MED, "
+            "say) lets the newest primary win over one whose death routers haven't noticed yet.",
+            ge=0,
+            le=0xFFFFFFFF,
+        ),
+    ] = 0
+
+
+HookEvent = Literal["primary", "secondary", "disabled", "fault", "fit", "peer-lost", "peer-found"]
+
+
+class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A program of yours that is told what happened: late, and never waited for.
+
+    What it is told is in TWINBEAT_EVENT, _ROLE, _FROM, _REASON, _SENTENCE, _TERM, _NODE, _PEER,
+    _PAIR and _TIME of its environment.
+    """
+
+    name: Annotated[
+        str,
+        _key(
+            "Name of the hook, unique.",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$",
+            right="1 to 32 letters, digits, '-', '_' or '.'",
+            example="mail",
+        ),
+    ]
+    exec: Annotated[
+        str,
+        _key(
+            "The program. No shell is involved.",
+            pattern=r"^/[^\0]*$",
+            right="an absolute path",
+            example="/usr/local/sbin/tell-everybody",
+        ),
+    ]
+    arguments: Annotated[tuple[str, ...], _key("Its arguments.", max_length=64)] = ()
+    events: Annotated[
+        tuple[HookEvent, ...],
+        _key(
+            "What it is told. fault: this node became unfit; fit: it is fit again; peer-lost, "
+            "peer-found: the peer's agent fell silent, or is heard again."
+        ),
+    ] = ("primary", "secondary", "fault")
+    timeout_s: Annotated[
+        int,
+        _key("After that it and all processes of its group are killed.", ge=1, le=3600),
+    ] = 30
 
 
 class EngineSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -420,6 +579,169 @@ class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         bool,
         _key("One link is enough. Its failure then looks like the peer's death."),
     ] = False
+
+
+class WatchdogSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The host's watchdog, a device that resets the machine when the deciding loop hangs."""
+
+    mode: Annotated[
+        Literal["off", "auto", "required"],
+        _key(
+            "auto: used where there is one. required: without it the agent doesn't start.",
+            restart=True,
+        ),
+    ] = "off"
+    device: Annotated[
+        str,
+        _key("Its device.", pattern="^/dev/", right="a path below /dev", restart=True),
+    ] = "/dev/watchdog"
+    timeout_s: Annotated[
+        int,
+        _key(
+            "Without a ping for so long it resets the machine. Longer than the agent takes to be "
+            "started anew, and than attest_ms and lease_us together.",
+            ge=2,
+            le=600,
+            restart=True,
+        ),
+    ] = 10
+
+
+class FenceSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Cutting the power of a peer that was found dead, by a fence agent (ClusterLabs)."""
+
+    agent: Annotated[
+        str,
+        _key(
+            "The program; empty = none.",
+            pattern="^(/.*)?$",
+            right="an absolute path",
+        ),
+    ] = ""
+    options: Annotated[
+        tuple[str, ...],
+        _key(
+            "What it gets on its standard input, key=value each. Nothing secret.",
+            max_length=64,
+            example=["ip=192.0.2.12", "username=fence"],
+        ),
+    ] = ()
+    secrets_file: Annotated[
+        str,
+        _key(
+            "More of them, one per line, from a file of mode 0600; they are never logged or shown.",
+            pattern="^(/.*)?$",
+            right="an absolute path",
+        ),
+    ] = ""
+    action: Annotated[
+        Literal["off", "reboot", "status"],
+        _key("What it is to do. status only asks, for trying the settings: nothing is fenced."),
+    ] = "off"
+    policy: Annotated[
+        Literal["after", "before"],
+        _key(
+            "after: the role is taken over at once, and the peer fenced beside it. before: a "
+            "silent peer is fenced first, and the role taken only when that has succeeded."
+        ),
+    ] = "after"
+    timeout_s: Annotated[
+        int,
+        _key("An agent that isn't done by then is stopped and has failed.", ge=1, le=600),
+    ] = 60
+    check_s: Annotated[
+        int,
+        _key(
+            "How often the program is asked whether it could (monitor); 0 = never.",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 3600
+
+
+class WitnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A third party that decides between nodes that don't hear each other. The same on both."""
+
+    kind: Annotated[
+        Literal["none", "etcd"],
+        _key("etcd: a cluster of etcd 3.4 or newer, through its JSON gateway.", restart=True),
+    ] = "none"
+    endpoints: Annotated[
+        tuple[str, ...],
+        _key(
+            "The members of the cluster, at addresses of which none is shared by this pair; who "
+            "answered last is asked first.",
+            max_length=9,
+            example=["https://192.0.2.31:2379", "https://192.0.2.32:2379"],
+            restart=True,
+        ),
+    ] = ()
+    ca_file: Annotated[
+        str,
+        _key(
+            "The authority that signed the members' certificates; no other is trusted.",
+            example="/etc/twinbeat/witness-ca.crt",
+            restart=True,
+        ),
+    ] = ""
+    cert_file: Annotated[
+        str,
+        _key("Certificate of this node, where the members ask for one.", restart=True),
+    ] = ""
+    key_file: Annotated[
+        str,
+        _key("Its private key, readable by the agent alone.", restart=True),
+    ] = ""
+    prefix: Annotated[
+        str,
+        _key(
+            "Begin of the keys in etcd; the pair's number follows, so pairs may share it.",
+            pattern="^/[A-Za-z0-9_.@/-]*/$",
+            right="letters, digits and '_.@-' between slashes, such as /twinbeat/",
+            restart=True,
+        ),
+    ] = "/twinbeat/"
+    lease_ms: Annotated[
+        int,
+        _key(
+            "How long a confirmation is good for, counted from before it was asked for. A primary "
+            "without the peer's word and without the witness' shuts its gate after so long; a "
+            "takeover by silence takes as much longer.",
+            ge=100,
+            le=60_000,
+            restart=True,
+        ),
+    ] = 500
+    without: Annotated[
+        Literal["stay", "serve"],
+        _key(
+            "While the witness doesn't answer. stay: a primary that is cut off shuts its gate, and "
+            "nobody takes over by silence. serve: as if there were no witness, with an alarm.",
+            restart=True,
+        ),
+    ] = "stay"
+
+
+class IsolationSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a node finds out that it is itself cut off from the network: then it claims nothing."""
+
+    references: Annotated[
+        tuple[str, ...],
+        _key(
+            "Addresses of which at least one answers as long as this node is connected: routers "
+            "and other hosts, but no shared ones and not the peer's.",
+            max_length=16,
+            example=["192.0.2.1", "192.0.2.2"],
+        ),
+    ] = ()
+    interval_ms: Annotated[
+        int,
+        _key(
+            "How often they are asked, by ARP or neighbour discovery and by ICMP echo.",
+            ge=100,
+            le=60_000,
+        ),
+    ] = 1000
 
 
 class AnnounceSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -559,20 +881,32 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pair: PairSection
     peer: PeerSection
     links: tuple[LinkSection, ...]
-    """In the file's order, which numbers them. `name` and `ttl_min` are always filled."""
+    """In the file's order. `name`, `number` and `ttl_min` are always filled."""
     vrids: tuple[VridSection, ...]
     """`vips` holds the addresses of `vips_file` as well, in canonical form."""
     keys: KeysSection = KeysSection()
     timers_set: TimersSection = TimersSection()
     """As written; `timers` is what is in force."""
     routes: tuple[RouteSection, ...] = ()
+    rules: tuple[RuleSection, ...] = ()
+    inject: InjectSection = InjectSection()
+    hooks: tuple[HookSection, ...] = ()
     engine: EngineSection = EngineSection()
     policy: PolicySection = PolicySection()
+    watchdog: WatchdogSection = WatchdogSection()
+    fence: FenceSection = FenceSection()
+    witness: WitnessSection = WitnessSection()
+    isolation: IsolationSection = IsolationSection()
     announce: AnnounceSection = AnnounceSection()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
     """Where it was read from."""
+
+    @property
+    def heartbeat_links(self) -> tuple[LinkSection, ...]:
+        """The links that carry heartbeats, by number."""
+        return tuple(sorted((link for link in self.links if link.heartbeat), key=link_number))
 
     @property
     def timers(self) -> Timers:
@@ -586,6 +920,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if asked is None:
             return 0 if self.timers_set.profile == "fast" else None
         return None if asked < 0 else asked
+
+
+def link_number(link: LinkSection) -> int:
+    """Of a link of a checked configuration, where it is always filled."""
+    assert link.number is not None, "filled when the file was read"
+    return link.number
 
 
 def resolve_timers(section: TimersSection) -> Timers:
@@ -607,8 +947,15 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "link": ("links", LinkSection, True),
     "vrid": ("vrids", VridSection, True),
     "route": ("routes", RouteSection, True),
+    "rule": ("rules", RuleSection, True),
+    "inject": ("inject", InjectSection, False),
+    "hook": ("hooks", HookSection, True),
     "engine": ("engine", EngineSection, False),
     "policy": ("policy", PolicySection, False),
+    "watchdog": ("watchdog", WatchdogSection, False),
+    "fence": ("fence", FenceSection, False),
+    "witness": ("witness", WitnessSection, False),
+    "isolation": ("isolation", IsolationSection, False),
     "announce": ("announce", AnnounceSection, False),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
