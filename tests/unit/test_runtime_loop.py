@@ -34,6 +34,7 @@ class Rig:
         self.view = QUIET
         self.peer: PeerView | None = None
         self.looks = 0
+        self.waits = 0
         self.happened = asyncio.Event()
         self.reading, self.writing = os.pipe()
         self.loop = Loop(
@@ -61,8 +62,9 @@ class Rig:
     def events(self) -> list[EngineEvent]:
         return self.says.pop(0) if self.says else []
 
-    def look(self) -> tuple[EngineView, PeerView | None]:
+    def look(self, *, wait: bool) -> tuple[EngineView, PeerView | None]:
         self.looks += 1
+        self.waits += wait
         return self.view, self.peer
 
 
@@ -120,12 +122,50 @@ def test_an_engine_that_never_rests_is_not_waited_for() -> None:
     run(test)
 
 
-def test_passing_suspicions_are_fed_without_a_look() -> None:
+def test_passing_suspicions_come_with_the_timer_and_wake_no_engine() -> None:
     async def test(rig: Rig) -> None:
+        rig.loop.drain()  # the engine's state is known from now on
         rig.says = [[event(EngineEventKind.SUSPECT), event(EngineEventKind.CLEARED)]]
-        os.write(rig.writing, b"x")
-        await until(rig, lambda: len(rig.fed) == 2)
-        assert rig.looks == 0
+        ticked = asyncio.Event()
+        rig.loop.on_tick.append(lambda _: ticked.set())
+        rig.deadline_ns = rig.now_ns
+        rig.on_step = lambda _: later(rig)
+        rig.loop.feed(Tick())
+        async with asyncio.timeout(5):
+            await ticked.wait()
+        kinds = [one.kind for one in rig.fed if isinstance(one, EngineEvent)]
+        assert kinds == [EngineEventKind.SUSPECT, EngineEventKind.CLEARED]
+        assert rig.looks >= 1
+        assert rig.waits == 0
+
+    run(test)
+
+
+def later(rig: Rig) -> Effects:
+    """A step after which nothing is due for a long time."""
+    rig.deadline_ns = 1_000 * SECOND
+    return Effects()
+
+
+def test_the_engine_is_asked_anew_after_what_decides() -> None:
+    async def test(rig: Rig) -> None:
+        rig.says = [[event(EngineEventKind.CLEARED), event(EngineEventKind.OPENED)]]
+        rig.loop.drain()
+        assert rig.waits == 1
+
+    run(test)
+
+
+def test_a_state_that_says_the_same_is_not_fed_again() -> None:
+    async def test(rig: Rig) -> None:
+        rig.says = [[event(EngineEventKind.HEARD)], [], [event(EngineEventKind.CLEARED)]]
+        rig.loop.drain()
+        rig.loop.drain()
+        rig.loop.drain()
+        assert sum(isinstance(one, EngineSeen) for one in rig.fed) == 1
+        rig.says, rig.view = [[event(EngineEventKind.CLEARED)]], SERVING
+        rig.loop.drain()
+        assert rig.fed[-1] == EngineSeen(view=SERVING)
 
     run(test)
 

@@ -34,6 +34,7 @@ from twinbeat.engine.convert import (
     settings_to_c,
     setup_to_c,
 )
+from twinbeat.engine.look import Look, Looker
 from twinbeat.engine.types import (
     Announcement,
     AnnounceSchedule,
@@ -98,6 +99,8 @@ class Engine:
         self._order = Order(generation=0, expires_ns=0)
         self._attested_until_ns = 0
         self._events: Any = ffi.new("struct tb_event[]", _DRAIN)
+        self._view: Any = ffi.new("struct tb_view *")
+        self._looker = Looker()
 
     def __enter__(self) -> Self:
         """Use as a context: closed at the end, the gate left to lapse unless stop() was called."""
@@ -253,6 +256,16 @@ class Engine:
             result[name] = histogram_from_c(c)
         return result
 
+    def look(self, *, timeout_s: float = 0.05) -> Look:
+        """As snapshot(), but the same object again as long as nothing is said that lasts: counters,
+        stamps and running leases in it are then those of the moment when it was made.
+
+        The loop that decides looks several times a second, mostly at what it knows. With a timeout
+        of 0 the engine isn't woken: its words are from a round soon after the last look.
+        """
+        lib.tb_thread_view(self._thread, self._view, int(timeout_s * 1e9))
+        return self._looker.at(self._view)
+
     def snapshot(self, *, timeout_s: float = 0.05) -> Snapshot:
         """Gate, peer and links as they are in the maps; the engine's own words from a round made
         for it.
@@ -260,7 +273,7 @@ class Engine:
         If the thread makes none within the timeout the engine's words are those of the last
         snapshot.
         """
-        c: Any = ffi.new("struct tb_view *")
+        c = self._view
         lib.tb_thread_view(self._thread, c, int(timeout_s * 1e9))
         at_ns = now_ns()
         return Snapshot(

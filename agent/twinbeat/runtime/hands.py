@@ -26,6 +26,7 @@ from twinbeat.runtime.store import Store, StoreError
 
 if TYPE_CHECKING:
     from twinbeat.engine.engine import Engine
+    from twinbeat.engine.look import Look
     from twinbeat.net import AsyncIPRoute
     from twinbeat.runtime.gate import GateWords
 
@@ -42,6 +43,8 @@ class EngineHands:
         self._engine = engine
         self._gate = gate
         self._lease_ns = lease_ns
+        self._looked: Look | None = None
+        self._views: tuple[EngineView, PeerView | None] | None = None
         self.attested_until_ns = 0
 
     # -- for the executor ------------------------------------------------------------------------
@@ -77,9 +80,12 @@ class EngineHands:
     def events(self) -> list[EngineEvent]:
         return [wiring.event(event) for event in self._engine.events()]
 
-    def look(self) -> tuple[EngineView, PeerView | None]:
-        snapshot = self.snapshot()
-        return wiring.engine_view(snapshot.engine), wiring.peer_view(snapshot.peer)
+    def look(self, *, wait: bool) -> tuple[EngineView, PeerView | None]:
+        look = self._engine.look(timeout_s=LOOK_S if wait else 0)
+        if self._views is None or look is not self._looked:
+            self._looked = look
+            self._views = wiring.engine_view(look.engine), wiring.peer_view(look.peer)
+        return self._views
 
     def snapshot(self) -> Snapshot:
         return self._engine.snapshot(timeout_s=LOOK_S)

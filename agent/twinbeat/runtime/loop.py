@@ -4,6 +4,9 @@
 Nothing else calls the core, so a hang of this loop is seen by all who should see it: the
 attestation lapses, the engine stops renewing, and systemd's watchdog isn't pinged.  The engine's
 fast path waits for none of it.
+
+The engine wakes the loop for what has to be decided upon; passing suspicions wait in its ring for
+the next turn of the timer.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from typing import Final, Protocol
 
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent, EngineSeen, Event, PeerSeen, Tick
-from twinbeat.core.types import EngineEventKind, EngineView, PeerView
+from twinbeat.core.types import EngineView, PeerView
 from twinbeat.runtime.histogram import Histogram
+from twinbeat.runtime.suspicions import PASSING, Suspicions
 
 LOOKS_MAX: Final = 4
 """So often a busy engine is looked at again; after that its state waits for the timer."""
@@ -26,21 +30,6 @@ LOOKS_MAX: Final = 4
 PAUSE_MAX_NS: Final = 500_000_000
 """The timer fires so often at least, for what hangs on it beside the core: systemd's watchdog, and
 the record of the peer's counter each second.  An early tick does the core no harm."""
-
-COALESCE_S: Final = 0.005
-"""After events that decide nothing the engine isn't listened to for so long: where the host is late
-suspicions come and go by the hundred, and a loop that woke for each would be late itself."""
-
-PASSING: Final = frozenset(
-    {
-        EngineEventKind.SUSPECT,
-        EngineEventKind.CLEARED,
-        EngineEventKind.LATE,
-        EngineEventKind.LINK_SILENT,
-        EngineEventKind.LINK_HEARD,
-    }
-)
-"""Events after which roles, terms and orders are what they were."""
 
 
 class Decider(Protocol):
@@ -58,8 +47,12 @@ class Senses(Protocol):
 
     def events(self) -> list[EngineEvent]: ...
 
-    def look(self) -> tuple[EngineView, PeerView | None]:
-        """The engine's state and the peer's newest frame (None = never heard)."""
+    def look(self, *, wait: bool) -> tuple[EngineView, PeerView | None]:
+        """The engine's state and the peer's newest frame (None = never heard).
+
+        With `wait` the state is of this moment, else as of soon after the last look.  What says the
+        same as at that look may be the same object.
+        """
 
 
 class Loop:
@@ -83,7 +76,9 @@ class Loop:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline_ns = 0
         self._engine: EngineView | None = None
+        self._peer_seen: PeerView | None = None
         self._peer_said: PeerView | None = None
+        self._suspicions = Suspicions()
         self._stopped = False
         self.listeners: list[Callable[[EngineEvent], None]] = []
         """Called with each event of the engine after the core has seen it."""
@@ -95,7 +90,7 @@ class Loop:
     def start(self, senses: Senses) -> None:
         """Listen to the engine and arm the timer."""
         self._senses = senses
-        self._listen()
+        asyncio.get_running_loop().add_reader(senses.fileno(), self._guarded, self.drain)
         self._arm()
 
     def stop(self) -> None:
@@ -128,25 +123,8 @@ class Loop:
         """Take in what the engine has to say, now."""
         assert self._senses is not None
         events = self._senses.events()
-        if not events:
-            return
-        if all(event.kind in PASSING for event in events):
-            self.feed(*events)
-            self._tell(events)
-            self._look_away()
-        else:
+        if events:
             self._take_in(events)
-
-    def _look_away(self) -> None:
-        assert self._senses is not None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._senses.fileno())
-        loop.call_later(COALESCE_S, self._guarded, self._listen)
-
-    def _listen(self) -> None:
-        assert self._senses is not None
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._senses.fileno(), self._guarded, self.drain)
 
     def _take_in(self, events: list[EngineEvent], *more: Event) -> None:
         """Events, then the state they led to.
@@ -157,16 +135,17 @@ class Loop:
         assert self._senses is not None
         facts: list[Event] = []
         for _ in range(LOOKS_MAX):
-            engine, peer = self._senses.look()
+            # Nothing happened, nothing changed: what was known at the last turn will do.
+            engine, peer = self._senses.look(wait=not _passing(events))
             later = self._senses.events()
             if not later:
-                if events or engine != self._engine:
+                known, self._engine = self._engine, engine
+                if (engine is not known and engine != known) or not _passing(events):
                     facts = [EngineSeen(view=engine)]
-                self._engine = engine
                 break
             events += later
         # The peer's frame comes first: what the events tell of may rest on it.
-        self.feed(*self._news_of(peer), *events, *facts, *more)
+        self.feed(*self._news_of(peer), *self._suspicions.thin(events), *facts, *more)
         self._tell(events)
 
     def _tell(self, events: list[EngineEvent]) -> None:
@@ -176,8 +155,9 @@ class Loop:
 
     def _news_of(self, peer: PeerView | None) -> list[Event]:
         """The peer's frame, if it says anything that the last one fed did not."""
-        if peer is None:
+        if peer is None or peer is self._peer_seen:
             return []
+        self._peer_seen = peer
         said = replace(peer, counter=0, arrived_ns=0, lease_us=0)
         if said == self._peer_said:
             return []
@@ -214,3 +194,8 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - whatever it is, the gate has to be shut
             self.stop()
             self._failed(error)
+
+
+def _passing(events: list[EngineEvent]) -> bool:
+    """Whether none of them says more than the engine's last state did."""
+    return all(event.kind in PASSING for event in events)
