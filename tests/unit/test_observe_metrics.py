@@ -2,20 +2,26 @@
 """Metrics: what a scrape shows of a status and of counters, and that no name is unknown."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from twinbeat.api import schema
+from twinbeat.observe.exposition import text
 from twinbeat.observe.metrics import (
     GATE_VERDICTS,
     KERNEL_EVENTS,
     METRIC_NAMES,
     REJECTED,
+    TwinbeatCollector,
     bucket_bounds,
     cumulative,
     exposition,
@@ -37,9 +43,9 @@ def scrape(
     state: schema.Status | None = None, counted: schema.Counters | None = None
 ) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by name and labels, the pair's label left out."""
-    text = exposition(lambda: state or full(), lambda: counted or counters())().decode()
+    shown = exposition(lambda: state or full(), lambda: counted or counters())().decode()
     samples = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(shown):
         for sample in family.samples:
             assert sample.labels["pair"] == "7"
             labels = frozenset(item for item in sample.labels.items() if item[0] != "pair")
@@ -67,6 +73,17 @@ def base(name: str) -> str:
 
 def test_every_name_is_declared_and_every_declared_one_is_exposed() -> None:
     assert {base(name) for name, _ in scrape()} == METRIC_NAMES
+
+
+def test_the_format_is_that_of_the_reference_client() -> None:
+    class Source(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from TwinbeatCollector(full, counters).collect()
+            odd = GaugeMetricFamily("odd", 'a \\ and\na "line"', labels=["b", "a"])
+            odd.add_metric(['"\\\n', ""], float("inf"))
+            yield odd
+
+    assert text(Source().collect()) == generate_latest(Source())
 
 
 def test_names_follow_the_conventions() -> None:

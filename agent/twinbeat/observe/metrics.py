@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import (
+from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
@@ -21,10 +21,9 @@ from prometheus_client.core import (
     Metric,
     StateSetMetricFamily,
 )
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from twinbeat.api.schema import Counters, Histogram, Role, Status, Watch
+from twinbeat.observe import exposition as written
 
 BUCKETS_SHOWN: Final = 25
 """Buckets from 1 µs to 2^24 µs, 16.8 s; what is longer is in +Inf."""
@@ -96,7 +95,7 @@ def bucket_bounds() -> list[float]:
     return [2**number / 1e6 for number in range(BUCKETS_SHOWN)]
 
 
-class TwinbeatCollector(Collector):
+class TwinbeatCollector:
     """Reads the agent when it is asked, and keeps nothing."""
 
     def __init__(self, status: Callable[[], Status], counters: Callable[[], Counters]) -> None:
@@ -121,10 +120,9 @@ class TwinbeatCollector(Collector):
 def exposition(
     status: Callable[[], Status], counters: Callable[[], Counters]
 ) -> Callable[[], bytes]:
-    """A function that gives the exposition text, from a registry of its own."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(TwinbeatCollector(status, counters))
-    return lambda: generate_latest(registry)
+    """A function that gives the exposition text."""
+    collector = TwinbeatCollector(status, counters)
+    return lambda: written.text(collector.collect())
 
 
 # ----------------------------------------------------------------------------------- gauges ------

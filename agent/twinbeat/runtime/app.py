@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -69,6 +68,7 @@ from twinbeat.runtime import host, status, wiring
 from twinbeat.runtime.executor import Executor
 from twinbeat.runtime.gate import GateWords
 from twinbeat.runtime.hands import DiskHands, EngineHands, NetworkHands
+from twinbeat.runtime.lean import settle
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.node import Node
@@ -264,8 +264,7 @@ class App:
         self._neighbours.start()
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
-        gc.collect()
-        gc.freeze()
+        settle()
 
     def _warm_up(self) -> None:
         self._bind_warmth()

@@ -11,6 +11,12 @@ over, HUP reloads, USR2 restarts without an outage.
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - what isn't needed is left out first
+from twinbeat.runtime.lean import postpone, spare_openssl
+
+spare_openssl()
+postpone("prometheus_client")
+
 import argparse
 import asyncio
 import sys
