@@ -122,6 +122,10 @@ def link(name: str, index: int, **changes: Any) -> schema.Link:
         "up": True,
         "two_way": True,
         "age_ns": 100_000,
+        "state": "up",
+        "quality": schema.LinkQuality(
+            loss_ratio=0.001, gap_p50_ns=200_000, gap_p99_ns=300_000, gap_p999_ns=400_000
+        ),
     }
     return schema.Link(**(facts | changes))
 

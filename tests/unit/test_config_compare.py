@@ -22,8 +22,12 @@ A = Config(
     pair=PairSection(id=1),
     peer=PeerSection(name="b"),
     links=(
-        LinkSection(name="ha0", interface="ha0", local="10.0.0.1", peer="10.0.0.2", ttl_min=255),
-        LinkSection(name="lan0", interface="lan0", local="10.0.1.1", peer="10.0.1.2", ttl_min=255),
+        LinkSection(
+            name="ha0", interface="ha0", local="10.0.0.1", peer="10.0.0.2", number=0, ttl_min=255
+        ),
+        LinkSection(
+            name="lan0", interface="lan0", local="10.0.1.1", peer="10.0.1.2", number=1, ttl_min=255
+        ),
     ),
     vrids=(
         VridSection(id=51, interface="lan0", vips=("10.0.1.10",)),
@@ -56,7 +60,7 @@ def test_nothing_differs_from_itself() -> None:
         (
             replace(A, links=(replace(A.links[0], vlan=5), A.links[1])),
             "link[ha0].vlan",
-            True,
+            False,
         ),
         (
             replace(A, vrids=(replace(A.vrids[0], interface="lan1"), A.vrids[1])),
@@ -78,10 +82,21 @@ def test_long_lists_differ_even_where_they_look_alike() -> None:
     assert [change.key for change in compare(before, after)] == ["vrid[51].vips"]
 
 
-def test_the_order_of_vrids_means_nothing_that_of_links_does() -> None:
+def test_order_means_nothing_where_it_numbers_nothing() -> None:
     assert compare(A, replace(A, vrids=A.vrids[::-1])) == []
-    (change,) = compare(A, replace(A, links=A.links[::-1]))
-    assert (change.key, change.restart) == ("link", True)
+    assert compare(A, replace(A, links=A.links[::-1])) == []
+    swapped = tuple(replace(link, number=1 - (link.number or 0)) for link in A.links)
+    assert [change.key for change in compare(A, replace(A, links=swapped))] == [
+        "link[ha0].number",
+        "link[lan0].number",
+    ]
+
+
+def test_a_link_that_comes_needs_no_restart() -> None:
+    more = replace(A.links[0], name="ha1", interface="ha1", number=2)
+    changes = compare(A, replace(A, links=(*A.links, more)))
+    assert {change.key for change in changes} >= {"link[ha1].interface", "link[ha1].peer"}
+    assert not any(change.restart for change in changes)
 
 
 def test_a_vrid_that_goes_is_told_key_by_key() -> None:
@@ -112,6 +127,9 @@ def test_both_nodes_of_a_pair_have_one_digest() -> None:
         changed(A, "policy", fail_safe=False),
         replace(A, vrids=(replace(A.vrids[0], vips=("10.0.1.11",)), A.vrids[1])),
         replace(A, vrids=(replace(A.vrids[0], vmac=False), A.vrids[1])),
+        replace(A, links=A.links[:1]),
+        replace(A, links=(A.links[0], replace(A.links[1], number=2))),
+        replace(A, links=(A.links[0], replace(A.links[1], heartbeat=False))),
     ],
 )
 def test_what_must_be_the_same_changes_the_digest(other: Config) -> None:

@@ -144,6 +144,9 @@ WRONG = [
     ('interface = "ha0"', 'interface = "ha0"\nttl_min = 64', "link[0].ttl_min", "must be 255"),
     ('interface = "ha0"', 'interface = "ha0"\nmode = "udp"', "link[0].direct", "ethernet"),
     ('interface = "ha0"', 'interface = "ha0"\nvlan = 4095', "link[0].vlan", "0 to 4094"),
+    ('interface = "ha0"', 'interface = "ha0"\nnumber = 8', "link[0].number", "0 to 7"),
+    ('interface = "ha0"', 'interface = "ha0"\nnumber = 1', "link[1].number", "link[0] already"),
+    ('interface = "ha0"', 'interface = "ha0"\nheartbeat = false', "link", "only lan0 carries"),
     ("id = 51", "id = 256", "vrid[0].id", "from 1 to 255"),
     ('"10.77.0.10"', '"10.77.0.300"', "vrid[0].vips[0]", "IPv4 or IPv6 address"),
     ('"10.77.0.10"', '"10.77.0.10/32"', "vrid[0].vips[0]", "without a prefix length"),
@@ -242,6 +245,29 @@ def test_one_link_needs_consent(good: Path) -> None:
     assert [problem.key for problem in problems_of(good)] == ["link", "link"]
     config = load(edited(good, "strict = false", "accept_single_link = true"), offline=True)
     assert len(config.links) == 1
+
+
+def test_nine_links_are_too_many(good: Path) -> None:
+    more = "".join(
+        f'[[link]]\ninterface = "x{i}"\nlocal = "10.9.{i}.1"\npeer = "10.9.{i}.2"\n'
+        for i in range(7)
+    )
+    edited(good, "[[vrid]]", f"{more}[[vrid]]")
+    (problem,) = problems_of(good)
+    assert (problem.key, problem.sentence) == ("link", "a pair has 8 links at most.")
+
+
+def test_links_are_numbered_by_their_place_unless_told_otherwise(good: Path) -> None:
+    config = load(edited(good, 'interface = "ha0"', 'interface = "ha0"\nnumber = 5'), offline=True)
+    assert [(link.name, link.number) for link in config.links] == [("ha0", 5), ("lan0", 1)]
+    assert [link.name for link in config.heartbeat_links] == ["lan0", "ha0"]
+
+
+def test_a_pair_without_any_heartbeat_is_refused(good: Path) -> None:
+    text = good.read_text().replace('peer = "1', 'heartbeat = false\npeer = "1')
+    good.write_text(text.replace("strict = false", "accept_single_link = true"))
+    (problem,) = problems_of(good)
+    assert "never hear of each other" in problem.sentence
 
 
 def test_no_link_is_an_error(good: Path) -> None:
@@ -370,6 +396,7 @@ def configs(draw: st.DrawFn) -> Config:
         LinkSection(
             interface=f"eth{number}",
             name=f"l{number}",
+            number=number,
             local=f"10.0.{number}.1",
             peer=f"10.0.{number}.2",
             vlan=draw(st.integers(0, 4094)),

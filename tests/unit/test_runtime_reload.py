@@ -22,8 +22,10 @@ CONFIG = Config(
     pair=PairSection(id=1),
     peer=PeerSection(name="b"),
     links=(
-        LinkSection(interface="ha0", name="ha0", local="169.254.10.1", peer="169.254.10.2"),
-        LinkSection(interface="lan0", name="lan0", local="10.77.0.1", peer="10.77.0.2"),
+        LinkSection(
+            interface="ha0", name="ha0", number=0, local="169.254.10.1", peer="169.254.10.2"
+        ),
+        LinkSection(interface="lan0", name="lan0", number=1, local="10.77.0.1", peer="10.77.0.2"),
     ),
     vrids=(
         VridSection(id=51, interface="lan0", vips=("10.77.0.10",)),
@@ -53,12 +55,19 @@ def test_addresses_and_timers_take_effect_at_once() -> None:
 
 
 def test_what_needs_a_restart_keeps_its_value_and_is_named() -> None:
-    links = (replace(CONFIG.links[0], peer="169.254.10.3"), CONFIG.links[1])
-    wanted = replace(with_vips("10.77.0.11"), links=links)
+    wanted = replace(with_vips("10.77.0.11"), peer=PeerSection(name="c"))
     intent = plan(CONFIG, wanted)
-    assert intent.config.links == CONFIG.links
-    assert intent.needs_restart == ("link[ha0].peer",)
+    assert intent.config.peer == CONFIG.peer
+    assert intent.needs_restart == ("peer.name",)
     assert intent.config.vrids[0].vips == ("10.77.0.11",), "the rest takes effect all the same"
+
+
+def test_links_change_at_once() -> None:
+    links = (replace(CONFIG.links[0], peer="169.254.10.3"), CONFIG.links[1])
+    intent = plan(CONFIG, replace(CONFIG, links=links))
+    assert intent.links
+    assert intent.config.links == links
+    assert intent.needs_restart == ()
 
 
 def test_a_vrid_comes_and_goes_with_a_restart() -> None:

@@ -219,6 +219,23 @@ class Peer(Struct, frozen=True, kw_only=True):
     """Frames from it are refused for their key or version: a state of its own, not death."""
 
 
+class LinkQuality(Struct, frozen=True, kw_only=True):
+    """What was measured of a link."""
+
+    alarm: bool = False
+    """Silent for seconds though the peer is heard: somebody should look."""
+    silent_ns: int | None = None
+    """For how long it has been silent, as far as this agent knows."""
+    loss_ratio: float | None = None
+    """Of the heartbeats that the peer sent on it in the last ten seconds the part that never came,
+    from gaps in their sequence."""
+    gap_p50_ns: int | None = None
+    """Time between two heartbeats, percentiles since the map was made. From a histogram by powers
+    of two, interpolated: good for its order of magnitude."""
+    gap_p99_ns: int | None = None
+    gap_p999_ns: int | None = None
+
+
 class Link(Struct, frozen=True, kw_only=True):
     """One link."""
 
@@ -230,13 +247,20 @@ class Link(Struct, frozen=True, kw_only=True):
     direct: bool = False
     local: str = ""
     peer: str = ""
+    heartbeat: bool = True
+    """False: switched off in the configuration; nothing is sent and nothing expected."""
+    state: str = ""
+    """up | silent | never-heard | no-carrier | off"""
     carrier: bool = False
     up: bool = False
     """Carrier, and the peer was heard on it within the dead interval."""
     two_way: bool = False
     """The peer once answered a probe on it: both directions are proven."""
+    heard_ns: int | None = None
+    """When the newest heartbeat on it was accepted."""
     age_ns: int | None = None
-    """Since the newest accepted heartbeat on it."""
+    """Since then."""
+    quality: LinkQuality = LinkQuality()
     round_trip_ns: int | None = None
     xdp: str = ""
     """native | generic | none"""
@@ -466,9 +490,12 @@ class LinkCounters(Struct, frozen=True, kw_only=True):
     name: str
     sent: int = 0
     received: int = 0
+    lost: int = 0
+    """Sent by the peer and never seen here, from gaps in the sequence."""
+    alarms: int = 0
+    """How often it was silent for seconds though the peer was heard."""
     reasons: dict[str, int] = {}
-    """The kernel's verdicts on the heartbeats of this link; what was lost on the way is what the
-    peer counts as sent and this node neither received nor refused."""
+    """The kernel's verdicts on the heartbeats of this link."""
     gaps: Histogram | None = None
     """Time between two heartbeats."""
 

@@ -22,11 +22,12 @@ def check() -> int:
     severities = {warning.severity for warning in status.warnings}
     code = 2 if Severity.CRITICAL in severities else 1 if severities else 0
     wrong = "; ".join(warning.sentence for warning in status.warnings)
-    up = sum(link.up for link in status.links)
+    beating = [link for link in status.links if link.heartbeat]
+    up = sum(link.up for link in beating)
     figures = {
         "primary": int(status.gate.open),
         "term": status.node.term,
-        "links": f"{up};;;0;{len(status.links)}",
+        "links": f"{up};;;0;{len(beating)}",
         "health": status.node.health,
     }
     if status.peer.age_ns is not None:

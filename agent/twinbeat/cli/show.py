@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from twinbeat.api.schema import SCHEMA, Role, Severity, Status, Watch
+from twinbeat.api.schema import SCHEMA, Link, Role, Severity, Status, Watch
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import paint, read, readable, say, say_json, settings
 
@@ -172,23 +172,35 @@ def _peer(status: Status) -> Iterator[str]:
 
 def _links(status: Status) -> Iterator[str]:
     for link in status.links:
-        state = paint("up", "green") if link.up else paint("DOWN", "red")
+        state = _link_state(link)
         tag = f".{link.vlan}" if link.vlan else ""
         kind = "direct" if link.direct else link.mode
-        facts = [
-            "carrier" if link.carrier else "no carrier",
-            "never heard" if link.age_ns is None else f"heard {_ago(link.age_ns)}",
-        ]
+        facts = ["no heartbeats by configuration"]
+        if link.heartbeat:
+            facts = [
+                "carrier" if link.carrier else "no carrier",
+                "never heard" if link.age_ns is None else f"heard {_ago(link.age_ns)}",
+            ]
         if link.round_trip_ns is not None:
             facts.append(f"round trip {length(link.round_trip_ns)}")
-        if not link.two_way:
+        loss = link.quality.loss_ratio
+        if loss is not None:
+            lost = f"{loss:.2%} lost"
+            facts.append(paint(lost, "yellow") if loss >= 0.01 else lost)
+        if link.quality.gap_p99_ns is not None:
+            facts.append(f"gap p99 {length(link.quality.gap_p99_ns)}")
+        if link.heartbeat and not link.two_way:
             facts.append("not proven both ways")
         if link.xdp:
             facts.append(f"XDP {link.xdp}")
-        yield (
-            f"{link.name} ({link.interface}{tag}, {kind}): {state}, {', '.join(facts)}, "
-            f"{link.local} -> {link.peer}"
-        )
+        name = f"{link.index} {link.name} ({link.interface}{tag}, {kind})"
+        yield f"{name}: {state}, {', '.join(facts)}, {link.local} -> {link.peer}"
+
+
+def _link_state(link: Link) -> str:
+    if not link.heartbeat:
+        return paint("off", "magenta")
+    return paint("up", "green") if link.up else paint("DOWN", "red")
 
 
 def _vips(status: Status) -> Iterator[str]:

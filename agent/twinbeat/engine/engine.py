@@ -94,6 +94,8 @@ class Engine:
             name: Any = ffi.string(lib.tb_stage_name(stage[0]))
             _check(code, name.decode())
         self._thread: Any = out[0]
+        self.settings = setup.settings
+        """Those handed over last."""
         self._port = setup.config.port
         self._links = setup.links
         self._order = Order(generation=0, expires_ns=0)
@@ -177,6 +179,7 @@ class Engine:
 
     def set_settings(self, settings: Settings) -> None:
         """Take new timers or policy into effect at the next round; nothing is forgotten."""
+        self.settings = settings
         lib.tb_thread_set_settings(self._thread, settings_to_c(settings))
 
     def set_config(self, config: WireConfig) -> None:

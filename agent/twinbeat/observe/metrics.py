@@ -308,11 +308,24 @@ def _peer(status: Status) -> Iterator[Metric]:
 
 def _links(status: Status, counters: Counters) -> Iterator[Metric]:
     family = _Family(status)
+    beating = [link for link in status.links if link.heartbeat]
     yield from family.gauges(
         "twinbeat_link_up",
         "1 while the link has carrier and carries heartbeats.",
         "link",
-        [(link.name, link.up) for link in status.links],
+        [(link.name, link.up) for link in beating],
+    )
+    yield from family.gauges(
+        "twinbeat_link_silent",
+        "1 while the link has been silent for seconds though the peer is heard on another.",
+        "link",
+        [(link.name, link.quality.alarm) for link in beating],
+    )
+    yield from family.gauges(
+        "twinbeat_link_loss_ratio",
+        "Part of the peer's heartbeats of the last ten seconds that never came on the link.",
+        "link",
+        [(link.name, link.quality.loss_ratio) for link in beating],
     )
     yield from family.gauges(
         "twinbeat_heartbeat_age_seconds",
@@ -320,7 +333,17 @@ def _links(status: Status, counters: Counters) -> Iterator[Metric]:
         "link",
         [(link.name, None if link.age_ns is None else link.age_ns / 1e9) for link in status.links],
     )
-    for what, text in (("sent", "sent"), ("received", "accepted")):
+    yield from family.counters(
+        "twinbeat_link_alarms",
+        "How often a link was silent for seconds though the peer was heard on another.",
+        ["link"],
+        [([link.name], link.alarms) for link in counters.links],
+    )
+    for what, text in (
+        ("sent", "sent"),
+        ("received", "accepted"),
+        ("lost", "that the peer sent and this node never saw"),
+    ):
         yield from family.counters(
             f"twinbeat_heartbeats_{what}",
             f"Heartbeats {text}.",
@@ -480,12 +503,18 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_heartbeat_age_seconds",
         "twinbeat_heartbeat_interarrival_seconds",
         "twinbeat_heartbeat_send_lateness_seconds",
+        "twinbeat_heartbeats_lost_total",
         "twinbeat_heartbeats_received_total",
         "twinbeat_heartbeats_rejected_total",
         "twinbeat_heartbeats_sent_total",
         "twinbeat_kernel_events_total",
+        "twinbeat_last_fencing_duration_seconds",
+        "twinbeat_last_fencing_timestamp_seconds",
         "twinbeat_last_transition_timestamp_seconds",
         "twinbeat_late_ticks_total",
+        "twinbeat_link_alarms_total",
+        "twinbeat_link_loss_ratio",
+        "twinbeat_link_silent",
         "twinbeat_link_up",
         "twinbeat_loop_lag_seconds",
         "twinbeat_neighbour_changes_total",

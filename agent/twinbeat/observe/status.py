@@ -45,8 +45,8 @@ def sentence(status: Status) -> str:
         why = f": {node.unfit[0].code}" if node.unfit else ""
         parts.append(f"unfit{why}")
     parts.append(_peer(status))
-    up = sum(link.up for link in status.links)
-    parts.append(f"{up}/{len(status.links)} links")
+    beating = [link for link in status.links if link.heartbeat]
+    parts.append(f"{sum(link.up for link in beating)}/{len(beating)} links")
     if status.pause is not None:
         left = ""
         if status.pause.until_ns is not None:
@@ -198,9 +198,11 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
         yield Warn(code="peer_deaf", sentence=f"{peer.name} does not hear this node")
     if peer.watch is Watch.ALIVE:
         for link in status.links:
-            if not link.up:
+            if link.heartbeat and not link.up:
                 why = "carries no heartbeats" if link.carrier else "has no carrier"
-                yield Warn(code=f"link_{link.name}", sentence=f"link {link.name} {why}")
+                silent_ns = link.quality.silent_ns
+                since = f", silent for {length(silent_ns)}" if silent_ns is not None else ""
+                yield Warn(code=f"link_{link.name}", sentence=f"link {link.name} {why}{since}")
     if status.configuration.mismatch:
         yield Warn(
             code="config_mismatch",

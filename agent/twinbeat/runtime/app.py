@@ -29,8 +29,9 @@ from twinbeat.api.text import moment, realtime_offset_ns
 from twinbeat.config.compare import digest
 from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.load import load
-from twinbeat.config.model import Config
+from twinbeat.config.model import Config, link_number
 from twinbeat.config.problems import ConfigError
+from twinbeat.config.secrets import load_options
 from twinbeat.core.events import (
     ConfigReloaded,
     EngineEvent,
@@ -66,9 +67,12 @@ from twinbeat.observe.history import History
 from twinbeat.observe.metrics import exposition
 from twinbeat.runtime import host, status, wiring
 from twinbeat.runtime.executor import Executor
+from twinbeat.runtime.fencing import Fencing
 from twinbeat.runtime.gate import GateWords
 from twinbeat.runtime.hands import DiskHands, EngineHands, NetworkHands
+from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.lean import settle
+from twinbeat.runtime.links import Links
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.node import Node
@@ -234,6 +238,7 @@ class App:
             watchers=Watchers(
                 gate_lost=self._gate_lost,
                 gate_restored=self._gate_restored,
+                link_restored=lambda _name: self._links.reopen(),
                 port_lost=lambda name: self._feed(PortLost(interface=name)),
                 port_restored=lambda name: self._feed(PortRestored(interface=name)),
                 failed=self._teller.effect_failed,
@@ -260,8 +265,12 @@ class App:
         await self._listen()
         failed.push_async_callback(self._server.close)
         failed.push_async_callback(self._workers.close)
+        self._arm_watchdog()
+        failed.callback(self._watchdog.stop, disarm=True)
         self._begin()
         self._neighbours.start()
+        self._fencing.start()
+        self._links.start()
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
         settle()
@@ -348,8 +357,12 @@ class App:
                     control=self._maps.fd("control"),
                 ),
                 links=tuple(
-                    wiring.link(number, section, interface(section.interface), macs.get(number, ""))
-                    for number, section in enumerate(self._config.links)
+                    wiring.link(
+                        section,
+                        interface(section.interface),
+                        macs.get(link_number(section), ""),
+                    )
+                    for section in self._config.heartbeat_links
                 ),
                 settings=wiring.settings(self._config, ports=len(ports)),
                 config=wiring.wire(self._config, self._keys),
@@ -365,6 +378,22 @@ class App:
     def _wire(self) -> None:
         self._hands = EngineHands(
             self._engine, self._gate, lease_ns=lambda: self._config.timers.ns.lease_ns
+        )
+        self._links = Links(
+            config=self._config,
+            engine=self._engine,
+            maps=self._maps,
+            stage=self._stage,
+            neighbours=self._neighbours,
+            publish=self._teller.publish,
+        )
+        self._fencing = Fencing(
+            section=self._config.fence,
+            options=self._fence_options,
+            peer=self._config.peer.name,
+            now_ns=now_ns,
+            publish=self._teller.publish,
+            fenced=self._peer_fenced,
         )
         self._disk = DiskHands(self._store, now_ns=now_ns)
         executor = Executor(
@@ -475,8 +504,10 @@ class App:
         if not leave:
             self._gate.shut()
         await self._executor.idle()
+        await self._fencing.stop()
         await self._server.close()
         await self._workers.close()
+        self._links.stop()
         self._neighbours.stop()
         self._warmth.stop()
         try:
@@ -596,6 +627,9 @@ class App:
             facts=self._facts,
             teller=self._teller,
             neighbours=self._warmth.standing(),
+            links=self._links,
+            routes=self._routes.status(),
+            hooks=self._hooks.status(),
         )
 
     def counters(self) -> schema.Counters:
@@ -607,7 +641,14 @@ class App:
             lag=self._loop.lag,
             teller=self._teller,
             neighbours=self._warmth.tally.counted(),
+            links=self._links,
             dropped=self._hub.dropped_total,
+        )
+        return replace(
+            counted,
+            fencings=dict(self._fencing.outcomes),
+            watchdog=self._watchdog.counted(),
+            route_changes=dict(self._routes.changes),
         )
 
     # -- reload ----------------------------------------------------------------------------------
@@ -662,8 +703,19 @@ class App:
             self._facts.raised = (
                 [schema.Reason(code="raised", sentence=fitting.raised)] if fitting.raised else []
             )
-        if intent.addresses:
-            await self._stage.change_addresses(config)
+        if intent.links:
+            refused = self._links.refusal(config)
+            if refused:
+                raise NetError(refused)
+            before_links = self._config
+            await self._links.apply(config)
+        try:
+            if intent.addresses:
+                await self._stage.change_addresses(config)
+        except REFUSALS:
+            if intent.links:
+                await self._links.apply(before_links)
+            raise
         if keys != self._keys:
             self._stage.configure_keys(config.keys.send, _bpf_keys(keys))
             self._engine.set_config(wiring.wire(config, keys))

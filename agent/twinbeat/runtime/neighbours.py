@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from twinbeat.config.model import link_number
 from twinbeat.net import neighbours
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Interface, interface
@@ -50,7 +51,8 @@ class Neighbours:
 
         Raises NetError.
         """
-        for number, link in enumerate(self._config.links):
+        for link in self._config.heartbeat_links:
+            number = link_number(link)
             if link.mode == "ethernet":
                 address = ipaddress.ip_address(link.peer)
                 mac = await neighbours.find(self._ipr, interface(link.interface), address)
@@ -60,15 +62,31 @@ class Neighbours:
 
     def start(self) -> None:
         """Resolve every link."""
-        for number, link in enumerate(self._config.links):
-            if link.mode == "ethernet":
-                self.resolve(number)
+        for link in self._config.heartbeat_links:
+            self.resolve(link_number(link))
+
+    def apply(self, config: Config) -> None:
+        """Other links: forget those that went or changed, resolve those that came."""
+        before = {link_number(link): link for link in self._config.heartbeat_links}
+        self._config = config
+        after = {link_number(link): link for link in config.heartbeat_links}
+        for number in before.keys() | after.keys():
+            if before.get(number) == after.get(number):
+                continue
+            self.heard(number)
+            self._known.pop(number, None)
+            task = self._tasks.pop(number, None)
+            if task is not None:
+                task.cancel()
+            self.resolve(number)
 
     def resolve(self, number: int) -> None:
         """Resolve one link (again), unless that is under way."""
-        link = self._config.links[number]
+        link = next((one for one in self._config.heartbeat_links if one.number == number), None)
+        if link is None or link.mode != "ethernet":
+            return
         task = self._tasks.get(number)
-        if link.mode == "ethernet" and (task is None or task.done()):
+        if task is None or task.done():
             self._tasks[number] = asyncio.get_running_loop().create_task(
                 self._resolve(number, link)
             )

@@ -27,6 +27,11 @@ class Plan:
     """Keys that differ in the file and don't."""
 
     @property
+    def links(self) -> bool:
+        """The heartbeat links change."""
+        return any(change.key.startswith("link[") for change in self.changes)
+
+    @property
     def addresses(self) -> bool:
         """The VIPs change."""
         return any(change.key.startswith("vrid[") for change in self.changes)
@@ -54,7 +59,6 @@ def plan(running: Config, wanted: Config) -> Plan:
             node=running.node,
             pair=running.pair,
             peer=running.peer,
-            links=running.links,
             vrids=vrids,
             timers_set=timers,
             metrics=running.metrics,

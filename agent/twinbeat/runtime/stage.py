@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from twinbeat.config.model import link_number
 from twinbeat.engine import abi
 from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.bpf import BpfError
@@ -27,7 +28,7 @@ from twinbeat.net.monitor import Monitor, Notice
 from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, VridSection
+    from twinbeat.config.model import Config, LinkSection, VridSection
     from twinbeat.net import AsyncIPRoute
 
 log = logging.getLogger("twinbeat.stage")
@@ -36,6 +37,9 @@ RESTORE_FIRST_S: Final = 5.0
 RESTORE_LAST_S: Final = 60.0
 """A lost gate is put back after so long, doubling with each failure."""
 
+
+HOST: Final = "lo"
+"""Where addresses are that routers lead to: no link's fate is theirs, and no neighbour asks it."""
 
 REFUSALS: Final = (NetError, BpfError)
 """What the environment answers when it can't; the text of each is a sentence for people."""
@@ -63,6 +67,8 @@ class Watchers:
     gate_lost: Callable[[str, str], None]
     """Interface, and what happened to it."""
     gate_restored: Callable[[str], None]
+    link_restored: Callable[[str], None]
+    """An interface of a link has our programs again; it may be another one of that name."""
     port_lost: Callable[[str], None]
     port_restored: Callable[[str], None]
     failed: Callable[[str, str], None]
@@ -82,6 +88,7 @@ class Stage:
         self._monitor = Monitor(self._noticed)
         self._groups = Groups()
         self._vmacs: dict[str, VridSection] = {}
+        self._links = config.heartbeat_links
         self._link_program = _program(maps, "prog_link")
         self._egress_program = _program(maps, "prog_egress")
         self._lock = asyncio.Lock()
@@ -106,8 +113,8 @@ class Stage:
         await asyncio.to_thread(
             xdp.attach_xdp, receiver.index, self._link_program, name_of=self._maps.program_name
         )
-        ports = {section.interface for section in self._config.vrids}
-        links = {section.interface for section in self._config.links}
+        ports = {name for section in self._config.vrids for name in wiring.uplinks(section)}
+        links = {section.interface for section in self._links}
         for name in sorted(ports | links):
             self.guarded[name] = Guarded(name=name, serves=name in ports)
             await self._attach(self.guarded[name])
@@ -120,6 +127,52 @@ class Stage:
         of REFUSALS.
         """
         self._set_ports(interface(control.RECEIVER))
+
+    # -- links -----------------------------------------------------------------------------------
+
+    async def guard_links(self, links: Sequence[LinkSection]) -> None:
+        """Our programs on the interfaces of links that are to come. Nothing is taken down.
+
+        Raises one of REFUSALS, having taken back what it put there.
+        """
+        async with self._lock:
+            new = [name for name in _interfaces_of(links) if name not in self.guarded]
+            try:
+                for name in new:
+                    self.guarded[name] = Guarded(name=name, serves=False)
+                    await self._attach(self.guarded[name])
+            except REFUSALS:
+                for name in new:
+                    if name in self.guarded:
+                        await self._detach(self.guarded.pop(name))
+                raise
+
+    def set_links(self, links: Sequence[LinkSection]) -> None:
+        """Let the kernel take part in heartbeats on exactly these links; their interfaces are
+        guarded.
+
+        Raises one of REFUSALS.
+        """
+        self._links = tuple(links)
+        self._set_ports(interface(control.RECEIVER))
+
+    def forget_links(self, numbers: Collection[int]) -> None:
+        """Empty the slots of links that the kernel takes no part in any more."""
+        for number in numbers:
+            self._forget_link(number, 0)
+
+    async def release_links(self, links: Sequence[LinkSection]) -> None:
+        """Take our programs off interfaces that neither serve nor carry one of these links."""
+        async with self._lock:
+            wanted = _interfaces_of(links)
+            for one in list(self.guarded.values()):
+                if one.serves or one.name in wanted:
+                    continue
+                del self.guarded[one.name]
+                try:
+                    await self._detach(one)
+                except REFUSALS as error:
+                    self._watchers.failed(f"leaving {one.name}", str(error))
 
     async def raise_addresses(self) -> None:
         """Virtual MACs and addresses on every port whose gate stands, ours of another time away.
@@ -267,7 +320,8 @@ class Stage:
 
     def _set_ports(self, receiver: Interface) -> None:
         ports = [bpf_maps.Port(ifindex=receiver.index, control=True)]
-        for number, section in enumerate(self._config.links):
+        for section in self._links:
+            number = link_number(section)
             index = self.guarded[section.interface].index
             ports.append(
                 bpf_maps.Port(
@@ -280,8 +334,15 @@ class Stage:
                 )
             )
             if self._maps.link(number).ifindex != index:
-                self._maps.write_link(number, abi.Link(ifindex=index))
+                self._forget_link(number, index)
         self._maps.set_ports(ports)
+
+    def _forget_link(self, number: int, index: int) -> None:
+        """An empty slot, but for the newest counter of the peer: no recording may count as new."""
+        known = self._maps.peer().known
+        self._maps.write_link(
+            number, abi.Link(ifindex=index, hello_counter=known, answer_counter=known)
+        )
 
     # -- addresses -------------------------------------------------------------------------------
 
@@ -292,7 +353,7 @@ class Stage:
         watched: set[int] = set()
         for section in config.vrids:
             one = self.guarded[section.interface]
-            if not one.standing:
+            if section.inject or not one.standing:
                 continue
             all_of.setdefault(one.name, []).extend(wiring.vips(section))
             if not section.vmac:
@@ -321,7 +382,26 @@ class Stage:
                 if one.name in plain:
                     watched.add(one.index)
                 self._groups.hold(one.index, all_of.get(one.name, []))
+        if await self._host(config):
+            watched.add(interface(HOST).index)
         self._monitor.addresses_of = watched
+
+    async def _host(self, config: Config, *, without: str = "") -> int:
+        """Addresses reached through routers are on `lo`, as long as every way to them has a gate.
+
+        `without` is an interface whose gate is about to go. Returns how many there are.
+        """
+        wanted = [
+            vip
+            for section in config.vrids
+            if section.inject
+            and all(
+                self.guarded[name].standing and name != without for name in wiring.uplinks(section)
+            )
+            for vip in wiring.vips(section)
+        ]
+        await self._put(interface(HOST).index, wanted, name=HOST, own=False)
+        return len(wanted)
 
     async def _put(self, index: int, wanted: list[Address], *, name: str, own: bool) -> None:
         # Thousands of addresses take a while; the loop goes on attesting meanwhile.
@@ -345,6 +425,10 @@ class Stage:
                     await self._remove_vmac(vmac_name)
                 except REFUSALS as error:
                     failed = failed or error
+        try:
+            await self._host(self._config, without=name)
+        except REFUSALS as error:
+            failed = failed or error
         port = interfaces().get(name)
         if port is not None:
             try:
@@ -437,9 +521,8 @@ class Stage:
             )
 
     async def _restore(self, name: str, pause_s: float) -> None:
-        one = self.guarded[name]
         try:
-            while True:
+            while (one := self.guarded.get(name)) is not None:
                 await asyncio.sleep(pause_s)
                 pause_s = min(max(pause_s * 2, RESTORE_FIRST_S), RESTORE_LAST_S)
                 try:
@@ -454,11 +537,17 @@ class Stage:
                     self._watchers.failed(f"restoring the gate of {name}", str(error))
                     continue
                 log.warning("the gate stands on %s again", name)
+                if name in _interfaces_of(self._links):
+                    self._watchers.link_restored(name)
                 if one.serves:
                     self._watchers.gate_restored(name)
                 return
         finally:
             del self._restoring[name]
+
+
+def _interfaces_of(links: Sequence[LinkSection]) -> list[str]:
+    return list(dict.fromkeys(section.interface for section in links))
 
 
 def _program(maps: Maps, pin: str) -> xdp.Program:

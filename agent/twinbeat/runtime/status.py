@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from twinbeat import __version__
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.model import link_number
 from twinbeat.core.reasons import Reason, Refusal
 from twinbeat.core.types import FOREVER, Flag
 from twinbeat.engine.types import Histogram as EngineHistogram
-from twinbeat.engine.types import LinkWords, Snapshot, Watch
+from twinbeat.engine.types import Snapshot, Watch
 from twinbeat.engine.types import now_ns as clock_ns
 from twinbeat.net.vmac import vmac_address
 from twinbeat.observe.status import finish
@@ -26,10 +27,11 @@ from twinbeat.runtime.histogram import Histogram
 from twinbeat.runtime.teller import Teller, role_name
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, VridSection
+    from twinbeat.config.model import Config, LinkSection, VridSection
     from twinbeat.core.machine import Status as CoreStatus
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.maps import Maps
+    from twinbeat.runtime.links import Links
     from twinbeat.runtime.stage import Guarded
 
 _MISMATCH_FRESH_NS: Final = 2_000_000_000
@@ -68,6 +70,9 @@ def status(
     facts: Facts,
     teller: Teller,
     neighbours: Mapping[str, tuple[int, int]],
+    links: Links,
+    routes: schema.Routes,
+    hooks: list[schema.Hook],
 ) -> schema.Status:
     """The node at this moment."""
     now_ns = snapshot.at_ns
@@ -81,7 +86,7 @@ def status(
             node=_node(config, core, offset_ns),
             gate=_gate(snapshot, guarded, facts),
             peer=_peer(config, snapshot),
-            links=[_link(config, words, snapshot, guarded) for words in snapshot.links],
+            links=[_link(section, snapshot, guarded, links) for section in config.links],
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
             neighbours=[
                 schema.Neighbours(interface=name, kept=kept, warm=warm)
@@ -114,14 +119,16 @@ def counters(
     lag: Histogram,
     teller: Teller,
     neighbours: Mapping[str, int],
+    links: Links,
     dropped: int,
 ) -> schema.Counters:
     """Everything that only grows."""
     counted = engine.counters()
-    by_link = [maps.counters_of(number) for number in range(len(config.links))]
+    by_link = {link.number: maps.counters_of(link.number) for link in config.heartbeat_links}
     rest = maps.counters_of(None)
     reasons = {
-        reason.label: rest[reason] + sum(one.get(reason, 0) for one in by_link) for reason in rest
+        reason.label: rest[reason] + sum(one.get(reason, 0) for one in by_link.values())
+        for reason in rest
     }
     now_ns = clock_ns()
     histograms = {
@@ -140,9 +147,12 @@ def counters(
                 sent=sum(counted.links[number].sent.values()),
                 received=maps.link(number).accepted,
                 reasons={reason.label: count for reason, count in by_link[number].items()},
+                lost=links.lost(number),
+                alarms=links.alarms(number),
                 gaps=schema.Histogram(counts=maps.gaps(number)),
             )
-            for number, section in enumerate(config.links)
+            for section in config.heartbeat_links
+            if (number := link_number(section)) in counted.links
         ],
         suspicions=dict(teller.suspicions),
         announcements={"ipv4": counted.announcements_ipv4, "ipv6": counted.announcements_ipv6},
@@ -251,14 +261,16 @@ def _watch(watch: Watch) -> schema.Watch:
 
 
 def _link(
-    config: Config, words: LinkWords, snapshot: Snapshot, guarded: Mapping[str, Guarded]
+    section: LinkSection, snapshot: Snapshot, guarded: Mapping[str, Guarded], links: Links
 ) -> schema.Link:
-    section = config.links[words.number]
+    number = link_number(section)
+    words = next((one for one in snapshot.links if one.number == number), None)
+    if words is None or not section.heartbeat:
+        return _silent_link(section)
     one = guarded.get(section.interface)
     age_ns = max(0, snapshot.at_ns - words.hello_ns) if words.hello_ns else None
     # The engine's own word, so that one late heartbeat is no news here either.
-    silent = bool(snapshot.engine.link_silent >> words.number & 1)
-    two_way = bool(snapshot.engine.two_way >> words.number & 1)
+    silent = bool(snapshot.engine.link_silent >> number & 1)
     return schema.Link(
         name=section.name,
         interface=section.interface,
@@ -268,13 +280,42 @@ def _link(
         direct=section.direct,
         local=section.local,
         peer=section.peer,
+        state=link_state(carrier=words.carrier, heard=age_ns is not None, silent=silent),
         carrier=words.carrier,
         up=words.carrier and age_ns is not None and not silent,
-        two_way=two_way,
+        two_way=bool(snapshot.engine.two_way >> number & 1),
+        heard_ns=words.hello_ns or None,
         age_ns=age_ns,
         round_trip_ns=words.round_trip_ns or None,
+        quality=links.quality(number),
         xdp=one.mode if one is not None else "none",
     )
+
+
+def _silent_link(section: LinkSection) -> schema.Link:
+    """One that carries no heartbeats, by order or because it comes with the next round."""
+    return schema.Link(
+        name=section.name,
+        interface=section.interface,
+        index=link_number(section),
+        vlan=section.vlan,
+        mode=section.mode,
+        direct=section.direct,
+        local=section.local,
+        peer=section.peer,
+        heartbeat=section.heartbeat,
+        state="off" if not section.heartbeat else "never-heard",
+        xdp="none",
+    )
+
+
+def link_state(*, carrier: bool, heard: bool, silent: bool) -> str:
+    """A link's state in one word, the most telling first."""
+    if not carrier:
+        return "no-carrier"
+    if not heard:
+        return "never-heard"
+    return "silent" if silent else "up"
 
 
 def _vrid(section: VridSection, snapshot: Snapshot, guarded: Mapping[str, Guarded]) -> schema.Vrid:

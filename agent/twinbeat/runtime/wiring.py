@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from twinbeat.config.keys import Key
-from twinbeat.config.model import NS_PER_MS, Config, LinkSection, RouteSection, VridSection
+from twinbeat.config.model import (
+    NS_PER_MS,
+    Config,
+    LinkSection,
+    RouteSection,
+    RuleSection,
+    VridSection,
+    link_number,
+)
 from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
 from twinbeat.engine import types as engine
@@ -63,6 +71,7 @@ def timers(config: Config) -> core.Timers:
 
 def settings(config: Config, *, ports: int) -> engine.Settings:
     ns = config.timers.ns
+    wanted, direct = link_masks(config.heartbeat_links)
     return engine.Settings(
         timers=engine.Timers(
             hello_ns=ns.hello_ns,
@@ -72,8 +81,8 @@ def settings(config: Config, *, ports: int) -> engine.Settings:
             lease_ns=ns.lease_ns,
         ),
         node=config.node.index,
-        links=(1 << len(config.links)) - 1,
-        direct=sum(1 << number for number, link in enumerate(config.links) if link.direct),
+        links=wanted,
+        direct=direct,
         ports=ports,
         late_ns=ns.late_ns,
         idle_claim_ns=ns.idle_claim_ns,
@@ -97,10 +106,20 @@ def wire(config: Config, keys: Sequence[Key]) -> engine.WireConfig:
     )
 
 
-def link(number: int, section: LinkSection, interface: Interface, mac: str) -> engine.Link:
+def link_masks(links: Iterable[LinkSection]) -> tuple[int, int]:
+    """Bits of the links, and of those that are a cable between the nodes."""
+    wanted, direct = 0, 0
+    for section in links:
+        bit = 1 << link_number(section)
+        wanted |= bit
+        direct |= bit if section.direct else 0
+    return wanted, direct
+
+
+def link(section: LinkSection, interface: Interface, mac: str) -> engine.Link:
     """`mac` is the peer's, empty while it isn't known."""
     return engine.Link(
-        number=number,
+        number=link_number(section),
         ifindex=interface.index,
         local=ipaddress.ip_address(section.local),
         peer=ipaddress.ip_address(section.peer),
@@ -172,7 +191,41 @@ def route(section: RouteSection) -> Route:
         gateway=gateway,
         interface=section.interface or None,
         table=section.table,
+        metric=section.metric,
+        kind=Kind[section.type.upper()],
+        source=ipaddress.ip_address(section.source) if section.source else None,
+        onlink=section.onlink,
+        mtu=section.mtu,
+        replace=section.replace,
     )
+
+
+def rules(section: RuleSection) -> list[Rule]:
+    """One rule, or one for each IP version where nothing says which."""
+    source, destination = (
+        ipaddress.ip_network(text) if text else None
+        for text in (section.source, section.destination)
+    )
+    known = source or destination
+    versions = {"ipv4": [4], "ipv6": [6]}.get(section.family, [known.version] if known else [4, 6])
+    return [
+        Rule(
+            version=version,
+            priority=section.priority,
+            table=section.table,
+            source=source,
+            destination=destination,
+            mark=section.fwmark,
+            mask=section.fwmask if section.fwmark else 0xFFFFFFFF,
+            interface=section.interface,
+        )
+        for version in versions
+    ]
+
+
+def uplinks(section: VridSection) -> tuple[str, ...]:
+    """The interfaces over which traffic to its addresses may arrive."""
+    return (section.interface, *section.uplinks)
 
 
 def fixed_neighbours(config: Config, port: str) -> frozenset[Address]:
