@@ -63,8 +63,6 @@ class Checks:
         """By node: what its newest opening rested on."""
         self.opened_ns = [0, 0]
         self.was_open = [False, False]
-        self.blank = [True, True]
-        """By node: when it was switched on, its disk knew of no term."""
         self.forgotten: tuple[set[int], set[int]] = (set(), set())
         """By node: terms that it used before and may use again, since nobody remembers them."""
         self.terms_used: dict[int, tuple[int, int]] = {}
@@ -100,8 +98,7 @@ class Checks:
         """The kernel may just have been switched on as well."""
         if node.plain.gate.counter == node.disk.epoch << 32:
             self.powered_ns[node.index] = self.world.now_ns
-            self.blank[node.index] = node.disk.reserved == 0
-            if self.blank[node.index]:
+            if node.disk.reserved == 0:
                 self.told[node.index].clear()
         # An agent remembers requests by id for as long as it lives: the next may use one anew.
         for asked in (self.requests, self.requested_ns):
@@ -351,12 +348,10 @@ def check_term(checks: Checks, node: SimNode, event: EngineEvent) -> None:
 def check_first_terms(checks: Checks, node: SimNode, first: int) -> None:
     """Small terms are for a new pair: two nodes whose disks know of none, or lost what they knew.
 
-    Then nobody is left who could take one reign for another, and the old terms may come again.
+    Then the old terms may come again, but for those that the peer was told of and remembers.
     """
     if first >= SMALL_TERMS:
         return
-    if not checks.blank[1 - node.index]:
-        raise Violation("TERM", f"{node.name} begins at {first}, and its peer knows of terms")
     used = {term for term, (index, _) in checks.terms_used.items() if index == node.index}
     checks.forgotten[node.index].update(used - checks.told[1 - node.index])
 

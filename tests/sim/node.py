@@ -46,11 +46,15 @@ from twinbeat.core.types import (
     Timers,
     Watch,
 )
+from twinbeat.engine import types as words
 from twinbeat.engine._engine import ffi, lib
+from twinbeat.engine.convert import config_to_c, settings_to_c
 
 if TYPE_CHECKING:
     from sim.world import World
 
+SECRET = bytes(range(16))
+"""The pair's key."""
 LINKS = 2
 DIRECT = 1
 """Mask: link 0 is a cable between the nodes, link 1 a switched LAN with the VIP port."""
@@ -190,38 +194,40 @@ class SimNode:
 
     def c_settings(self) -> Any:
         setting = self.world.setting
-        settings = ffi.new("struct tb_settings *")
-        settings.timers.hello = setting.hello_ns
-        settings.timers.dead = setting.dead_ns
-        settings.timers.verify = setting.verify_ns
-        settings.timers.stall = setting.stall_ns
-        settings.timers.lease = setting.lease_ns
-        settings.late = setting.hello_ns
-        settings.idle_claim = 2 * setting.dead_ns
-        settings.listen = max(
-            setting.boot_wait_ns, setting.lease_ns * 2 + setting.dead_ns + setting.verify_ns
+        return settings_to_c(
+            words.Settings(
+                timers=words.Timers(
+                    hello_ns=setting.hello_ns,
+                    dead_ns=setting.dead_ns,
+                    verify_ns=setting.verify_ns,
+                    stall_ns=setting.stall_ns,
+                    lease_ns=setting.lease_ns,
+                ),
+                node=self.index,
+                links=(1 << LINKS) - 1,
+                direct=DIRECT,
+                ports=1,
+                late_ns=setting.hello_ns,
+                idle_claim_ns=2 * setting.dead_ns,
+                listen_ns=max(
+                    setting.boot_wait_ns,
+                    setting.lease_ns * 2 + setting.dead_ns + setting.verify_ns,
+                ),
+                mismatch_wait_ns=setting.mismatch_wait_ns,
+                strict=setting.strict,
+                wait_lease=setting.wait_lease,
+                claim_alone=setting.claim_alone,
+            )
         )
-        settings.mismatch_wait = setting.mismatch_wait_ns
-        settings.node = self.index
-        settings.links = (1 << LINKS) - 1
-        settings.direct = DIRECT
-        settings.ports = 1
-        settings.probes = 3
-        settings.strict = setting.strict
-        settings.wait_lease = setting.wait_lease
-        settings.claim_alone = setting.claim_alone
-        return settings
 
     def boot(self) -> None:
         """Power on: an empty kernel, then the agent."""
         assert not self.powered
         self.powered = True
         self.plain = ffi.new("struct tb_plain *")
-        config = self.plain.config
-        config.pair = 1
-        config.node = self.index
-        config.keys[0].id = 1
-        config.keys[0].k0, config.keys[0].k1 = 0x0123456789ABCDEF, 0xFEDCBA9876543210
+        self.plain.config = config_to_c(
+            words.WireConfig(pair=1, node=self.index, keys=((1, SECRET),))
+        )[0]
         self.disk.epoch = max(self.disk.epoch + 1, self.wall_clock)
         self.wall_clock += 2
         self.plain.gate.counter = self.disk.epoch << 32
