@@ -44,6 +44,8 @@ def status(**changes: Any) -> schema.Status:
             )
         ],
         "neighbours": [schema.Neighbours(interface="lan0", kept=3, warm=2)],
+        "routes": schema.Routes(wanted=3, standing=3, rules_wanted=1, rules_standing=1),
+        "hooks": [hook()],
         "timers": schema.Timers(
             profile="fast",
             hello_us=200,
@@ -55,6 +57,7 @@ def status(**changes: Any) -> schema.Status:
             boot_wait_ms=2000,
         ),
         "configuration": schema.Configuration(path="/etc/twinbeat/twinbeat.toml", loaded="now"),
+        "watchdog": schema.Watchdog(mode="off", device="/dev/watchdog"),
         "process": schema.Process(
             version="0.1.0",
             pid=42,
@@ -65,6 +68,54 @@ def status(**changes: Any) -> schema.Status:
         ),
     }
     return schema.Status(**(facts | changes))
+
+
+def hook(**changes: Any) -> schema.Hook:
+    facts: dict[str, Any] = {
+        "name": "mail",
+        "exec": "/usr/local/sbin/tell",
+        "events": ["primary", "secondary"],
+        "runs": 4,
+        "outcomes": {"ok": 4},
+        "skipped": 1,
+        "last_event": "primary",
+        "last_exit_code": 0,
+        "last_good": True,
+        "last_sentence": "ended with 0",
+        "last_length_ns": 12_000_000,
+    }
+    return schema.Hook(**(facts | changes))
+
+
+def watchdog(**changes: Any) -> schema.Watchdog:
+    facts: dict[str, Any] = {
+        "mode": "required",
+        "device": "/dev/watchdog",
+        "armed": True,
+        "identity": "iTCO_wdt",
+        "timeout_s": 10,
+        "nowayout": False,
+    }
+    return schema.Watchdog(**(facts | changes))
+
+
+def fence(**changes: Any) -> schema.Fence:
+    check = fencing(action="monitor")
+    facts: dict[str, Any] = {"agent": "/usr/sbin/fence_ipmilan", "check": check}
+    return schema.Fence(**(facts | changes))
+
+
+def fencing(**changes: Any) -> schema.Fencing:
+    facts: dict[str, Any] = {
+        "action": "off",
+        "outcome": "succeeded",
+        "sentence": "fence_ipmilan, action off on b: succeeded after 2.5 s",
+        "time": "2023-11-14T22:13:20Z",
+        "at_ns": 999_990 * SECOND,
+        "duration_ns": 2_500_000_000,
+        "exit_code": 0,
+    }
+    return schema.Fencing(**(facts | changes))
 
 
 def node(**changes: Any) -> schema.Node:
@@ -184,6 +235,7 @@ def counters(**changes: Any) -> schema.Counters:
         ],
         "claims_refused": {"no_control": 1},
         "effect_failures": {"install_routes": 2},
+        "route_changes": {"added": 12, "restored": 1},
         "histograms": {
             name: histogram({3: 5}, sum_ns=25_000)
             for name in ("send_lateness", "round_trip", "silence", "loop_lag")

@@ -128,6 +128,28 @@ WRONG = [
     ("strict = false", "stirct = false", "policy.stirct", "Did you mean `strict`?"),
     ("strict = false", "hello_us = 200", "policy.hello_us", "belongs to [timers]"),
     ("strict = false", 'strict = "no"', "policy.strict", "true or false"),
+    ("[policy]", "[watchdog]\nmode = 'on'\n[policy]", "watchdog.mode", '"auto", "required"'),
+    ("[policy]", "[watchdog]\ndevice = 'wd'\n[policy]", "watchdog.device", "below /dev"),
+    (
+        'profile = "fast"',
+        "profile = 'fast'\nattest_ms = 30000\n[watchdog]\nmode = 'auto'\ntimeout_s = 20",
+        "watchdog.timeout_s",
+        "longer than attest_ms + lease_us (30010 ms)",
+    ),
+    ("[policy]", "[fence]\nagent = 'x'\n[policy]", "fence.agent", "an absolute path"),
+    ("[policy]", "[fence]\noptions = ['a=b']\n[policy]", "fence.agent", "is missing"),
+    (
+        "[policy]",
+        "[fence]\nagent = '/bin/true'\noptions = ['passwd=x']\n[policy]",
+        "fence.options[0]",
+        "belongs into secrets_file",
+    ),
+    (
+        "[policy]",
+        "[fence]\nagent = '/bin/true'\naction = 'status'\npolicy = 'before'\n[policy]",
+        "fence.policy",
+        "fences nobody",
+    ),
     ("strict = false", 'stall = "never"', "policy.stall", '"wait-stall", "wait-lease"'),
     ('profile = "fast"', 'profile = "quick"', "timers.profile", '"fast", "balanced"'),
     ('profile = "fast"', "hello_us = 99", "timers.hello_us", "from 100 to 10000000"),
@@ -479,3 +501,15 @@ def _toml(value: object) -> str:
             return "{" + ", ".join(pairs) + "}"
         case _:
             return '"' + "".join(f"\\U{ord(letter):08x}" for letter in str(value)) + '"'
+
+
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [("/nowhere/fence_x", "no such program"), ("/etc/services", "can't run it")],
+)
+def test_a_fence_agent_has_to_be_a_program(good: Path, agent: str, said: str) -> None:
+    edited(good, "[policy]", f'[fence]\nagent = "{agent}"\n[policy]')
+    assert problems_of(good) == []
+    (problem,) = problems_of(good, offline=False)
+    assert problem.key == "fence.agent"
+    assert said in str(problem)

@@ -28,12 +28,15 @@ from twinbeat.observe.metrics import (
 )
 from unit.memory_agent import (
     counters,
+    fence,
+    fencing,
     gate_of,
     histogram,
     node,
     peer,
     status,
     transition,
+    watchdog,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,8 @@ def full() -> schema.Status:
         node=node(components=[schema.Component(name="lan0", healthy=True)]),
         pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * 10**9),
         last_transition=transition(),
+        watchdog=watchdog(),
+        fence=fence(last=fencing()),
     )
 
 
@@ -210,3 +215,22 @@ def test_a_length_lands_in_the_bucket_above_it() -> None:
 def test_a_sum_that_was_not_kept_is_estimated_within_its_bucket() -> None:
     _, seconds = cumulative(histogram({8: 10}))
     assert 10 * 128e-6 <= seconds <= 10 * 256e-6
+
+
+def test_watchdog_and_fencing_are_shown_where_they_are_configured() -> None:
+    quiet = {name for name, _ in scrape(status())}
+    assert not any("watchdog" in name or "fenc" in name for name in quiet)
+    state = status(
+        watchdog=watchdog(armed=False, timeout_s=0),
+        fence=fence(last=fencing(), fenced=True, check=fencing(outcome="failed")),
+    )
+    counted = counters(fencings={"succeeded": 1, "failed": 2}, watchdog={"failures": 3})
+    samples = scrape(state, counted)
+    assert value(samples, "twinbeat_watchdog_armed") == 0
+    assert value(samples, "twinbeat_watchdog_ping_failures_total") == 3
+    assert value(samples, "twinbeat_fencings_total", outcome="failed") == 2
+    assert value(samples, "twinbeat_fencings_total", outcome="timed_out") == 0
+    assert value(samples, "twinbeat_peer_fenced") == 1
+    assert value(samples, "twinbeat_fence_ready") == 0
+    assert value(samples, "twinbeat_last_fencing_duration_seconds") == 2.5
+    assert value(samples, "twinbeat_last_fencing_timestamp_seconds") == 1_700_999_990

@@ -6,7 +6,18 @@ import pytest
 from twinbeat.api import schema
 from twinbeat.api.text import age, length, moment
 from twinbeat.observe.status import finish
-from unit.memory_agent import SECOND, gate_of, link, node, peer, status, transition
+from unit.memory_agent import (
+    SECOND,
+    fence,
+    fencing,
+    gate_of,
+    link,
+    node,
+    peer,
+    status,
+    transition,
+    watchdog,
+)
 
 
 def test_the_sentence_of_a_good_day() -> None:
@@ -157,3 +168,52 @@ def test_lengths(ns: int, text: str) -> None:
 
 def test_moments_are_utc_with_a_zone() -> None:
     assert moment(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456Z"
+
+
+GONE = peer(watch=schema.Watch.DEAD, age_ns=SECOND)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "severity"),
+    [
+        (status(watchdog=watchdog()), None, None),
+        (status(watchdog=watchdog(armed=False)), "watchdog", "critical"),
+        (status(watchdog=watchdog(armed=False, mode="auto")), "watchdog", "warning"),
+        (status(watchdog=watchdog(armed=False, mode="off")), None, None),
+        (status(watchdog=watchdog(armed=False, resting=True)), "watchdog", "critical"),
+        (
+            status(
+                watchdog=watchdog(armed=False, resting=True),
+                pause=schema.Pause(reason="x", since_ns=0),
+            ),
+            None,
+            None,
+        ),
+        (status(watchdog=watchdog(sentence="EIO")), "watchdog", "critical"),
+        (status(fence=fence()), None, None),
+        (status(fence=fence(check=fencing(outcome="failed"))), "fence_check", "warning"),
+        (
+            status(fence=fence(last=fencing(outcome="failed")), peer=GONE),
+            "fencing_failed",
+            "critical",
+        ),
+        (status(fence=fence(last=fencing(outcome="failed"))), None, None),
+        (status(fence=fence(last=fencing()), peer=GONE), None, None),
+        (
+            status(fence=fence(policy="before"), peer=GONE, gate=gate_of(open=False)),
+            "not_fenced",
+            "critical",
+        ),
+        (
+            status(fence=fence(policy="before", fenced=True), peer=GONE, gate=gate_of(open=False)),
+            None,
+            None,
+        ),
+    ],
+)
+def test_the_last_resorts_are_warned_of_when_they_fail(
+    state: schema.Status, code: str | None, severity: str | None
+) -> None:
+    codes = {"watchdog", "fence_check", "fencing_failed", "not_fenced"}
+    found = [warning for warning in finish(state).warnings if warning.code in codes]
+    assert [(one.code, one.severity.value) for one in found] == ([(code, severity)] if code else [])

@@ -445,6 +445,59 @@ def with_durations(transition: Transition) -> Transition:
     )
 
 
+class Watchdog(Struct, frozen=True, kw_only=True):
+    """The host's watchdog."""
+
+    mode: str
+    """off | auto | required"""
+    device: str
+    armed: bool = False
+    """It runs, and the deciding loop pings it."""
+    resting: bool = False
+    """Stopped for as long as the pair is paused."""
+    identity: str = ""
+    """What its driver calls itself."""
+    timeout_s: int = 0
+    """Without a ping for so long it resets the machine; 0 = the driver doesn't say."""
+    nowayout: bool | None = None
+    """Once armed it never stops; None = the driver doesn't say."""
+    sentence: str = ""
+    """What is wrong with it."""
+
+
+class Fencing(Struct, frozen=True, kw_only=True):
+    """One run of the fence agent, ended."""
+
+    action: str
+    """off | reboot | status | monitor"""
+    outcome: str
+    """succeeded | failed | timed_out | not_run"""
+    sentence: str
+    time: str
+    at_ns: int
+    duration_ns: int
+    exit_code: int | None = None
+    """None = it did not end by itself."""
+
+
+class Fence(Struct, frozen=True, kw_only=True):
+    """Power fencing of the peer."""
+
+    agent: str = ""
+    """The program; empty = none is configured."""
+    action: str = "off"
+    policy: str = "after"
+    running: str = ""
+    """The action under way, with how many times it was begun for this death in `attempts`."""
+    attempts: int = 0
+    fenced: bool = False
+    """The peer was fenced, and hasn't been heard since."""
+    last: Fencing | None = None
+    """The newest attempt to fence."""
+    check: Fencing | None = None
+    """The newest check of whether it could."""
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """All there is to say about a node at one moment."""
 
@@ -573,6 +626,8 @@ class Dropped(Struct, frozen=True, kw_only=True):
 # ------------------------------------------------------------------------------ commands ---------
 
 RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{8,64}$")]
+    watchdog: Watchdog | None = None
+    fence: Fence = Fence()
 Why = Annotated[str, Meta(max_length=500)]
 
 
@@ -653,6 +708,9 @@ class Answer(Struct, frozen=True, kw_only=True):
     """What a command came to."""
 
     schema: int = SCHEMA
+    fencings: dict[str, int] = {}
+    """Attempts to fence the peer, by outcome: succeeded, failed, timed_out, not_run."""
+    watchdog: dict[str, int] = {}
     result: Outcome | Refusal
 
 

@@ -18,6 +18,10 @@ _ROLE_COLOR: Final = {
     Role.INIT: "yellow",
     Role.DISABLED: "magenta",
 }
+_NODE_PARTS: Final = (
+    *("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
+    *("watchdog", "fence"),
+)
 _USUAL_FLAGS: Final = frozenset({"open", "hears_you", "fit", "known"})
 """Flags of a frame that are told in words already."""
 
@@ -151,6 +155,30 @@ def _gate(status: Status) -> str:
 
 
 def _peer(status: Status) -> Iterator[str]:
+def _last_resorts(status: Status) -> Iterator[str]:
+    """Watchdog and fencing, where they are configured."""
+    dog, fence = status.watchdog, status.fence
+    if dog is not None and dog.mode != "off":
+        state = paint("armed", "green") if dog.armed else paint("NOT ARMED", "red")
+        if dog.resting:
+            state = paint("rests during the pause", "yellow")
+        known = f", {dog.identity}, {dog.timeout_s} s" if dog.armed else ""
+        stays = ", never stops" if dog.nowayout else ""
+        yield f"watchdog {dog.device} ({dog.mode}): {state}{known}{stays}"
+    if not fence.agent:
+        return
+    state = "not checked yet"
+    if fence.check is not None:
+        state = "ready" if fence.check.outcome == "succeeded" else paint("NOT READY", "red")
+    if fence.running:
+        state = paint(f"{fence.running} under way, attempt {fence.attempts}", "yellow")
+    elif fence.fenced:
+        state = paint(f"{status.peer.name} is fenced", "green")
+    yield f"fencing by {fence.agent}, {fence.action} {fence.policy} the takeover: {state}"
+    if fence.last is not None:
+        yield f"  last {fence.last.time}: {fence.last.sentence}"
+
+
     peer = status.peer
     watch = paint(peer.watch.value, _WATCH_COLOR[peer.watch])
     if peer.role is None:

@@ -105,41 +105,9 @@ def _check_key(file: Path, findings: Findings) -> Key | None:
     if not 1 <= id_ <= 255:
         findings.add("", None, "a key's name is its id, 1.key to 255.key.", file=name)
         return None
-    try:
-        with file.open("rb") as stream:
-            state = os.fstat(stream.fileno())
-            content = stream.read(1024)
-    except PermissionError:
-        findings.warn("", None, "this user can't read it, so it was not checked.", file=name)
+    content, good = read_private(file, 1024, "make a new key", findings)
+    if content is None:
         return None
-    except OSError as error:
-        findings.add("", None, f"can't be read: {error.strerror}.", file=name)
-        return None
-    good = True
-    if not stat.S_ISREG(state.st_mode):
-        findings.add("", None, "is not a regular file.", file=name)
-        return None
-    if state.st_mode & 0o077:
-        findings.add(
-            "",
-            None,
-            f"others can read or change it (mode {stat.S_IMODE(state.st_mode):04o}). "
-            f"Make it private (chmod 0600 {name}), and if anybody else could log in here, "
-            "make a new key.",
-            file=name,
-        )
-        good = False
-    # The agent need not be root: whoever owns the directory holds the keys anyway.
-    keeper = file.parent.stat().st_uid
-    if state.st_uid not in {0, os.geteuid(), keeper}:
-        findings.add(
-            "",
-            None,
-            f"belongs to user {state.st_uid}. It should belong to root or to the owner of its "
-            f"directory (chown --reference={file.parent} {name}).",
-            file=name,
-        )
-        good = False
     if _HEX.fullmatch(content.strip()) is None:
         findings.add(
             "",
@@ -154,6 +122,54 @@ def _check_key(file: Path, findings: Findings) -> Key | None:
         findings.add("", None, "holds no random key. Make one from random bytes.", file=name)
         return None
     return Key(id_, secret) if good else None
+
+
+def read_private(
+    file: Path, size_max: int, if_seen: str, findings: Findings
+) -> tuple[bytes | None, bool]:
+    """What a file with a secret holds, and whether nobody else could have read or changed it.
+
+    None: it can't be read, or is no file. `if_seen` says what to do if somebody has seen it.
+    """
+    name = str(file)
+    try:
+        # Should it be a pipe, nobody is waited for.
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            state = os.fstat(descriptor)
+            content = stream.read(size_max) if stat.S_ISREG(state.st_mode) else None
+    except PermissionError:
+        findings.warn("", None, "this user can't read it, so it was not checked.", file=name)
+        return None, False
+    except OSError as error:
+        findings.add("", None, f"can't be read: {error.strerror}.", file=name)
+        return None, False
+    if content is None:
+        findings.add("", None, "is not a regular file.", file=name)
+        return None, False
+    good = True
+    if state.st_mode & 0o077:
+        findings.add(
+            "",
+            None,
+            f"others can read or change it (mode {stat.S_IMODE(state.st_mode):04o}). "
+            f"Make it private (chmod 0600 {name}), and if anybody else could log in here, "
+            f"{if_seen}.",
+            file=name,
+        )
+        good = False
+    # The agent need not be root: whoever owns the directory holds the secrets anyway.
+    keeper = file.parent.stat().st_uid
+    if state.st_uid not in {0, os.geteuid(), keeper}:
+        findings.add(
+            "",
+            None,
+            f"belongs to user {state.st_uid}. It should belong to root or to the owner of its "
+            f"directory (chown --reference={file.parent} {name}).",
+            file=name,
+        )
+        good = False
+    return content, good
 
 
 def generate_key(directory: Path, id_: int) -> Path:

@@ -66,6 +66,13 @@ GATE_VERDICTS: Final = {
 
 NEIGHBOUR_CHANGES: Final = ("learned", "given_up", "turned_away")
 
+ROUTE_CHANGES: Final = ("added", "removed", "restored", "repaired")
+ROUTE_TROUBLES: Final = ("conflict", "failed", "not_restored")
+HOOK_OUTCOMES: Final = ("ok", "failed", "timeout", "refused")
+
+FENCINGS: Final = ("succeeded", "failed", "timed_out", "not_run")
+"""How an attempt to fence ends."""
+
 PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Role))
 """What is known of the peer; while it is heard, its role."""
 
@@ -419,6 +426,53 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
 
 
 def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
+def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
+    """Watchdog and fencing, each only where it is configured."""
+    family, dog, fence = _Family(status), status.watchdog, status.fence
+    if dog is not None and dog.mode != "off":
+        yield from family.gauge(
+            "twinbeat_watchdog_armed", "1 while the host's watchdog guards it.", dog.armed
+        )
+        yield from family.gauge(
+            "twinbeat_watchdog_timeout_seconds",
+            "Without a ping for so long it resets the machine.",
+            dog.timeout_s or None,
+        )
+        yield from family.counter(
+            "twinbeat_watchdog_ping_failures",
+            "Pings that the watchdog refused.",
+            counters.watchdog.get("failures", 0),
+        )
+    if not fence.agent:
+        return
+    yield from family.counters(
+        "twinbeat_fencings",
+        "Attempts to fence the peer.",
+        ["outcome"],
+        [([outcome], counters.fencings.get(outcome, 0)) for outcome in FENCINGS],
+    )
+    yield from family.gauge(
+        "twinbeat_peer_fenced", "1 from fencing the peer until it is heard again.", fence.fenced
+    )
+    if fence.last is not None:
+        yield from family.gauge(
+            "twinbeat_last_fencing_timestamp_seconds",
+            "When the newest attempt to fence the peer began.",
+            (fence.last.at_ns + status.realtime_offset_ns) / 1e9,
+        )
+        yield from family.gauge(
+            "twinbeat_last_fencing_duration_seconds",
+            "How long it took.",
+            fence.last.duration_ns / 1e9,
+        )
+    if fence.check is not None:
+        yield from family.gauge(
+            "twinbeat_fence_ready",
+            "1 while the fence agent says that it could.",
+            fence.check.outcome == "succeeded",
+        )
+
+
     family = _Family(status)
     yield from family.counters(
         "twinbeat_transitions",
@@ -538,3 +592,9 @@ METRIC_NAMES: Final = frozenset(
 )
 """Every name that can be exposed, for dashboards, alert rules and their test. Histograms appear by
 their base name; their series end in _bucket, _sum and _count."""
+        "twinbeat_fence_ready",
+        "twinbeat_fencings_total",
+        "twinbeat_peer_fenced",
+        "twinbeat_watchdog_armed",
+        "twinbeat_watchdog_ping_failures_total",
+        "twinbeat_watchdog_timeout_seconds",

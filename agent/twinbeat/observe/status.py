@@ -215,3 +215,33 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
                 sentence=f"VRID {vrid.id} has no virtual MAC: traffic to its addresses is gated, "
                 "forwarding through this node is not",
             )
+
+
+def _about_last_resorts(status: Status) -> Iterator[Warn]:
+    dog, fence, peer = status.watchdog, status.fence, status.peer
+    if dog is not None and dog.mode != "off":
+        if not dog.armed and not (dog.resting and status.pause is not None):
+            yield Warn(
+                code="watchdog",
+                severity=Severity.CRITICAL if dog.mode == "required" else Severity.WARNING,
+                sentence=f"no watchdog guards this machine: {dog.sentence or 'it is not armed'}",
+            )
+        elif dog.armed and dog.sentence:
+            yield Warn(code="watchdog", severity=Severity.CRITICAL, sentence=dog.sentence)
+    if not fence.agent:
+        return
+    gone = peer.watch in {Watch.DEAD, Watch.UNKNOWN}
+    if fence.policy == "before" and gone and not fence.fenced and not status.gate.open:
+        yield Warn(
+            code="not_fenced",
+            severity=Severity.CRITICAL,
+            sentence=f"the role waits until {peer.name} is fenced"
+            + (f" (attempt {fence.attempts})" if fence.attempts else ""),
+        )
+    if gone and fence.last is not None and fence.last.outcome != "succeeded":
+        yield Warn(code="fencing_failed", severity=Severity.CRITICAL, sentence=fence.last.sentence)
+    if fence.check is not None and fence.check.outcome != "succeeded":
+        yield Warn(
+            code="fence_check",
+            sentence=f"{peer.name} could not be fenced if need be: {fence.check.sentence}",
+        )

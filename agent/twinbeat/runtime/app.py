@@ -59,6 +59,7 @@ from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.engine import Engine, EngineError
 from twinbeat.engine.maps import PIN_ROOT, Maps
 from twinbeat.engine.types import MapFds, Setup, now_ns
+from twinbeat.engine.watchdog import Device, WatchdogError
 from twinbeat.net import AsyncIPRoute, routes, sysctls
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, interface
@@ -81,6 +82,7 @@ from twinbeat.runtime.reload import plan
 from twinbeat.runtime.stage import REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
+from twinbeat.runtime.watchdog import Watchdog
 from twinbeat.runtime.workers import WorkerDesk
 
 log = logging.getLogger("twinbeat")
@@ -141,6 +143,7 @@ class App:
         )
         self._hub = EventHub()
         self._warmth = Warmth()
+        self._watchdog = Watchdog(config.watchdog, Device(config.watchdog.device))
         self._store = Store(paths.state)
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -166,6 +169,7 @@ class App:
         try:
             self._store.prepare()
             self._keys = load_keys(self._config)
+            self._fence_options = load_options(self._config.fence, self._config.path)
             self._history = History(self._paths.state / "history.jsonl")
         except StoreError as error:
             raise StartError(str(error)) from error
@@ -274,6 +278,13 @@ class App:
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
         settle()
+
+    def _arm_watchdog(self) -> None:
+        """Last of all, right before the loop that pings it turns."""
+        try:
+            self._watchdog.start(now_ns())
+        except WatchdogError as error:
+            raise StartError(f'{error}; watchdog.mode = "required" demands one') from error
 
     def _warm_up(self) -> None:
         self._bind_warmth()
@@ -409,6 +420,7 @@ class App:
             decider=self._machine, submit=executor.submit, now_ns=now_ns, failed=self._fail
         )
         self._loop.listeners += [self._teller.engine_event, self._engine_event]
+        self._loop.listeners.append(self._fencing.engine_event)
         self._loop.on_tick.append(self._tick)
 
     def _begin(self) -> None:
@@ -520,6 +532,8 @@ class App:
             log.error("%s", error)
         await self._keep_last_position()
         await self._teller.close()
+        # The gate is shut or left open on purpose by now; any other end is a matter for the device.
+        self._watchdog.stop(disarm=not leave and self._broken is None)
         self._engine.close()
         self._gate.close()
         self._maps.close()
@@ -551,6 +565,7 @@ class App:
         if watchdog_ns and at_ns - self._pinged_ns >= watchdog_ns // 4:
             self._pinged_ns = at_ns
             self._notifier.watchdog()
+        self._watchdog.tick(at_ns, paused=self._machine.facts.paused)
         if not self._engine.running and not self._ended.is_set():
             self._fail(RuntimeError("the engine's thread ended by itself"))
         if at_ns - self._kept_ns >= SECOND:
@@ -577,6 +592,9 @@ class App:
                 self._peer_fit = fit
             case _:
                 pass
+
+    def _peer_fenced(self) -> None:
+        """Nobody waits for it yet: the policy `before` is refused when the agent starts."""
 
     def _peer_mac(self, number: int, mac: bytes) -> None:
         self._engine.set_peer_mac(number, mac)
@@ -619,6 +637,8 @@ class App:
         """The node as it is now."""
         self._facts.attested_until_ns = self._hands.attested_until_ns
         self._facts.worker = self._workers.alive
+        self._facts.watchdog = self._watchdog.status()
+        self._facts.fence = self._fencing.status()
         return status.status(
             config=self._config,
             core=self._machine.status,
@@ -690,6 +710,7 @@ class App:
     async def _reload(self) -> str:
         wanted = await asyncio.to_thread(load, self._file.path)
         keys = await asyncio.to_thread(load_keys, wanted)
+        fence_options = await asyncio.to_thread(load_options, wanted.fence, wanted.path)
         intent = plan(self._file, wanted)
         # The timers of the file were raised to what the host holds; so are those of the new one.
         config = intent.config
@@ -720,6 +741,7 @@ class App:
             self._stage.configure_keys(config.keys.send, _bpf_keys(keys))
             self._engine.set_config(wiring.wire(config, keys))
             self._keys = keys
+        self._fencing.apply(config.fence, fence_options)
         before = self._routes()
         self._config, self._file = config, intent.config
         if self._machine.role is Role.PRIMARY and before != self._routes():

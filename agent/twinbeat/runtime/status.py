@@ -59,6 +59,8 @@ class Facts:
     pause_since_ns: int = 0
     worker: bool = False
     attested_until_ns: int = 0
+    watchdog: schema.Watchdog | None = None
+    fence: schema.Fence = field(default_factory=schema.Fence)
 
 
 def status(
@@ -108,6 +110,8 @@ def status(
             last_transition=teller.last,
             last_failover=teller.last_failover,
         )
+            watchdog=facts.watchdog,
+            fence=facts.fence,
     )
 
 
