@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMACs, VIPs, routes, neighbours and sockets in a namespace of the test's own."""
+"""VMACs, VIPs, neighbours and sockets in a namespace of the test's own."""
 
 import asyncio
 import ipaddress
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from pyroute2 import AsyncIPRoute
 
-from twinbeat.net import addresses, control, groups, neighbours, routes, sockets, vmac
+from twinbeat.net import addresses, control, groups, neighbours, sockets, vmac
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import addresses as assigned
 from twinbeat.net.interfaces import has_carrier, interface, interfaces, mark
@@ -172,48 +172,6 @@ def test_the_control_pair_is_made_once_and_silent() -> None:
         assert "tbctl0" not in interfaces()
 
     run(test)
-
-
-class TestRoutes:
-    ROUTE = routes.Route(
-        destination=ipaddress.ip_network("192.0.2.0/24"),
-        gateway=ipaddress.ip_address("10.77.0.9"),
-        interface="lan0",
-        table=254,
-    )
-
-    def test_come_and_go_with_the_role(self) -> None:
-        ip("addr add 10.77.0.1/24 dev lan0")
-
-        async def test(ipr: AsyncIPRoute) -> None:
-            for _ in range(2):
-                await routes.take(ipr, [self.ROUTE])
-                assert "192.0.2.0/24 via 10.77.0.9" in ip("route show proto 190")
-            for _ in range(2):
-                await routes.give_back(ipr, [self.ROUTE])
-                assert ip("route show proto 190") == ""
-
-        run(test)
-
-    def test_of_a_crashed_agent_are_recognised(self) -> None:
-        ip("addr add 10.77.0.1/24 dev lan0")
-        ip("route add 198.51.100.0/24 via 10.77.0.9 proto 190")
-        ip("route add 203.0.113.0/24 via 10.77.0.9 proto static")
-
-        async def test(ipr: AsyncIPRoute) -> None:
-            await routes.take(ipr, [self.ROUTE])
-            assert await routes.give_back_stale(ipr, keep=[self.ROUTE]) == 1
-            assert "192.0.2.0/24" in ip("route show proto 190")
-            assert "203.0.113.0/24" in ip("route show proto static")
-
-        run(test)
-
-    def test_a_refusal_says_what_and_why(self) -> None:
-        async def test(ipr: AsyncIPRoute) -> None:
-            with pytest.raises(NetError, match=r"adding route 192\.0\.2\.0/24 via 10\.77\.0\.9"):
-                await routes.take(ipr, [self.ROUTE])
-
-        run(test)
 
 
 class TestNeighbours:

@@ -191,10 +191,10 @@ def test_serves_alone_and_leaves_nothing_behind(agent: Agent) -> None:
     assert traces() == EVERYTHING
     assert "10.77.0.10/32" in ip("addr show tbv51")
     assert "fd77::10/128" in ip("addr show tbw51")
-    agent.until(lambda _: "192.0.2.0/24 via 10.77.0.9" in ip("route show proto 190"))
+    agent.until(lambda _: "192.0.2.0/24 via 10.77.0.9" in ip("route show proto 155"))
     assert agent.end(signal.SIGTERM) == 0
     assert traces() == set()
-    assert ip("route show proto 190") == ""
+    assert ip("route show proto 155") == ""
     assert not (agent.root / "run" / "control.sock").exists()
 
 

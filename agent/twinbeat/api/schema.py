@@ -34,6 +34,13 @@ LISTED_VIPS: Final = 64
 """A status names at most so many addresses of a VRID; `vips_total` counts them all."""
 
 
+LISTED_PROBLEMS: Final = 64
+"""A status names at most so many routes that aren't as they should be."""
+
+SHOWN_OUTPUT: Final = 1024
+"""Characters of a hook's output in a status; the log has more of it."""
+
+
 class Role(enum.StrEnum):
     """What a node is in the pair."""
 
@@ -61,6 +68,17 @@ class Watch(enum.StrEnum):
     SUSPECT = "suspect"
     STALLED = "stalled"  # its kernel answers, its agent is silent
     DEAD = "dead"
+
+
+class NodeState(enum.StrEnum):
+    """What a node is fit for, in one word."""
+
+    INIT = "init"
+    UP = "up"
+    PARTIAL_FAIL = "partial_fail"  # an interface, a link set, or a check that is no route's
+    COMPLETE_FAIL = "complete_fail"  # every interface
+    ROUTE_MONITOR_FAIL = "route_monitor_fail"
+    DISABLED = "disabled"
 
 
 class Severity(enum.StrEnum):
@@ -164,6 +182,8 @@ class Node(Struct, frozen=True, kw_only=True):
     unfit: list[Reason] = []
     """Why it isn't fit, all reasons."""
     components: list[Component] = []
+    state: NodeState = NodeState.INIT
+    """What its monitors make of it; it may be unfit for other reasons while UP."""
     term: int = 0
     """The term served or claimed, 0 = none."""
     term_highest: int = 0
@@ -292,6 +312,90 @@ class Neighbours(Struct, frozen=True, kw_only=True):
     """Of them: with a MAC in the kernel's table. The others are being asked for, or are silent."""
 
 
+class RouteProblem(Struct, frozen=True, kw_only=True):
+    """A route or rule of the role that isn't as it should be."""
+
+    trouble: str
+    """conflict (somebody else's is there) | failed | not_restored (what was there before)"""
+    what: str
+    why: str
+
+
+class Routes(Struct, frozen=True, kw_only=True):
+    """Routes and rules that come and go with the role; a secondary wants none."""
+
+    wanted: int = 0
+    standing: int = 0
+    """Of these, in the kernel."""
+    kept: int = 0
+    """Of these, somebody else's that does the same."""
+    replaced: int = 0
+    """Routes of others whose place ours have taken, and which will be put back."""
+    injected: int = 0
+    """Of those wanted: host routes for the routing daemon."""
+    inject_table: int | None = None
+    """Where these are put; None = no address is injected."""
+    rules_wanted: int = 0
+    rules_standing: int = 0
+    rules_kept: int = 0
+    problems_total: int = 0
+    problems: list[RouteProblem] = []
+    """The first LISTED_PROBLEMS of them."""
+    settled_in_ns: int | None = None
+    """How long it took the last time to compare and change all of them."""
+
+
+class Hook(Struct, frozen=True, kw_only=True):
+    """A program of the operator that is told what happened."""
+
+    name: str
+    exec: str
+    events: list[str]
+    running: str | None = None
+    """The event that it is being told at the moment."""
+    waiting: list[str] = []
+    runs: int = 0
+    outcomes: dict[str, int] = {}
+    """ok | failed (another exit code than 0) | timeout | refused (could not be started)"""
+    skipped: int = 0
+    """News that newer ones overtook before the hook was free."""
+    last_event: str | None = None
+    last_exit_code: int | None = None
+    """Negative: the signal that ended it."""
+    last_good: bool | None = None
+    last_sentence: str = ""
+    last_length_ns: int | None = None
+    last_output: str = ""
+    """The first SHOWN_OUTPUT characters."""
+
+
+class Monitor(Struct, frozen=True, kw_only=True):
+    """Something that has to hold for this node to be fit, as it stands."""
+
+    name: str
+    kind: str
+    """interface | linkset | route | address | process | script"""
+    state: str
+    """up | failed | pending (not known yet, or excused by its start delay) | idle (not for this
+    role)"""
+    since_ns: int
+    since: str
+    target: str = ""
+    """What is watched, for people."""
+    reason: str = ""
+    """What the newest look found."""
+    weight: int = 0
+    """What its failure takes from the score; 0 = it is only shown, or the set counts."""
+    linkset: str = ""
+    """The set it is a member of."""
+    looked_ns: int | None = None
+    """When the newest look ended."""
+    took_ns: int = 0
+    """How long that took."""
+    output: str = ""
+    """What a script printed, shortened."""
+
+
 class Timers(Struct, frozen=True, kw_only=True):
     """The timers in force."""
 
@@ -339,6 +443,59 @@ class Configuration(Struct, frozen=True, kw_only=True):
     """The peer's shared configuration differs."""
     needs_restart: list[str] = []
     """Keys changed by a reload that only a restart puts into force."""
+
+
+class Watchdog(Struct, frozen=True, kw_only=True):
+    """The host's watchdog."""
+
+    mode: str
+    """off | auto | required"""
+    device: str
+    armed: bool = False
+    """It runs, and the deciding loop pings it."""
+    resting: bool = False
+    """Stopped for as long as the pair is paused."""
+    identity: str = ""
+    """What its driver calls itself."""
+    timeout_s: int = 0
+    """Without a ping for so long it resets the machine; 0 = the driver doesn't say."""
+    nowayout: bool | None = None
+    """Once armed it never stops; None = the driver doesn't say."""
+    sentence: str = ""
+    """What is wrong with it."""
+
+
+class Fencing(Struct, frozen=True, kw_only=True):
+    """One run of the fence agent, ended."""
+
+    action: str
+    """off | reboot | status | monitor"""
+    outcome: str
+    """succeeded | failed | timed_out | not_run"""
+    sentence: str
+    time: str
+    at_ns: int
+    duration_ns: int
+    exit_code: int | None = None
+    """None = it did not end by itself."""
+
+
+class Fence(Struct, frozen=True, kw_only=True):
+    """Power fencing of the peer."""
+
+    agent: str = ""
+    """The program; empty = none is configured."""
+    action: str = "off"
+    policy: str = "after"
+    running: str = ""
+    """The action under way, with how many times it was begun for this death in `attempts`."""
+    attempts: int = 0
+    fenced: bool = False
+    """The peer was fenced, and hasn't been heard since."""
+    last: Fencing | None = None
+    """The newest attempt to fence."""
+    check: Fencing | None = None
+    """The newest check of whether it could."""
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -445,59 +602,6 @@ def with_durations(transition: Transition) -> Transition:
     )
 
 
-class Watchdog(Struct, frozen=True, kw_only=True):
-    """The host's watchdog."""
-
-    mode: str
-    """off | auto | required"""
-    device: str
-    armed: bool = False
-    """It runs, and the deciding loop pings it."""
-    resting: bool = False
-    """Stopped for as long as the pair is paused."""
-    identity: str = ""
-    """What its driver calls itself."""
-    timeout_s: int = 0
-    """Without a ping for so long it resets the machine; 0 = the driver doesn't say."""
-    nowayout: bool | None = None
-    """Once armed it never stops; None = the driver doesn't say."""
-    sentence: str = ""
-    """What is wrong with it."""
-
-
-class Fencing(Struct, frozen=True, kw_only=True):
-    """One run of the fence agent, ended."""
-
-    action: str
-    """off | reboot | status | monitor"""
-    outcome: str
-    """succeeded | failed | timed_out | not_run"""
-    sentence: str
-    time: str
-    at_ns: int
-    duration_ns: int
-    exit_code: int | None = None
-    """None = it did not end by itself."""
-
-
-class Fence(Struct, frozen=True, kw_only=True):
-    """Power fencing of the peer."""
-
-    agent: str = ""
-    """The program; empty = none is configured."""
-    action: str = "off"
-    policy: str = "after"
-    running: str = ""
-    """The action under way, with how many times it was begun for this death in `attempts`."""
-    attempts: int = 0
-    fenced: bool = False
-    """The peer was fenced, and hasn't been heard since."""
-    last: Fencing | None = None
-    """The newest attempt to fence."""
-    check: Fencing | None = None
-    """The newest check of whether it could."""
-
-
 class Status(Struct, frozen=True, kw_only=True):
     """All there is to say about a node at one moment."""
 
@@ -514,11 +618,16 @@ class Status(Struct, frozen=True, kw_only=True):
     links: list[Link]
     vrids: list[Vrid]
     neighbours: list[Neighbours] = []
+    monitors: list[Monitor] = []
+    routes: Routes = Routes()
+    hooks: list[Hook] = []
     timers: Timers
     configuration: Configuration
     process: Process
     waiting: Waiting | None = None
     pause: Pause | None = None
+    watchdog: Watchdog | None = None
+    fence: Fence = Fence()
     warnings: list[Warn] = []
     last_transition: Transition | None = None
     last_failover: Transition | None = None
@@ -562,6 +671,18 @@ class TransitionCount(Struct, frozen=True, kw_only=True):
     count: int
 
 
+class MonitorCounters(Struct, frozen=True, kw_only=True):
+    """What one monitor counted."""
+
+    name: str
+    kind: str
+    looks: int = 0
+    failures: int = 0
+    """Looks that found a failure, whatever came of it; of a link set how often it failed."""
+    timeouts: int = 0
+    """Of these: no answer in time, or a script that hung."""
+
+
 class Counters(Struct, frozen=True, kw_only=True):
     """Everything that only grows. Read when asked for, never on the fast path."""
 
@@ -581,10 +702,17 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Claims refused or abandoned, by reason code."""
     effect_failures: dict[str, int] = {}
     """Effects that failed, by kind."""
+    route_changes: dict[str, int] = {}
+    """Of routes and rules of the role: added, removed, restored (others', put back), repaired."""
     dual_primary: int = 0
     """How often another open gate was heard while ours was open."""
     neighbours: dict[str, int] = {}
     """What became of neighbours: learned, given_up (nobody answers), turned_away (no room)."""
+    monitors: list[MonitorCounters] = []
+    fencings: dict[str, int] = {}
+    """Attempts to fence the peer, by outcome: succeeded, failed, timed_out, not_run."""
+    watchdog: dict[str, int] = {}
+    """pings, and failures: pings that the device refused."""
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""
@@ -626,8 +754,6 @@ class Dropped(Struct, frozen=True, kw_only=True):
 # ------------------------------------------------------------------------------ commands ---------
 
 RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{8,64}$")]
-    watchdog: Watchdog | None = None
-    fence: Fence = Fence()
 Why = Annotated[str, Meta(max_length=500)]
 
 
@@ -708,9 +834,6 @@ class Answer(Struct, frozen=True, kw_only=True):
     """What a command came to."""
 
     schema: int = SCHEMA
-    fencings: dict[str, int] = {}
-    """Attempts to fence the peer, by outcome: succeeded, failed, timed_out, not_run."""
-    watchdog: dict[str, int] = {}
     result: Outcome | Refusal
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from twinbeat.api.schema import SCHEMA, Link, Role, Severity, Status, Watch
+from twinbeat.api.schema import SCHEMA, Link, NodeState, Role, Routes, Severity, Status, Watch
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import paint, read, readable, say, say_json, settings
 
@@ -18,12 +18,16 @@ _ROLE_COLOR: Final = {
     Role.INIT: "yellow",
     Role.DISABLED: "magenta",
 }
+_PARTS: Final = ("node", "monitors", "peer", "links", "vips", "routes", "hooks")
+
 _NODE_PARTS: Final = (
     *("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
     *("watchdog", "fence"),
 )
 _USUAL_FLAGS: Final = frozenset({"open", "hears_you", "fit", "known"})
 """Flags of a frame that are told in words already."""
+
+_STANDING_COLOR: Final = {"up": "green", "idle": "cyan", "pending": "yellow"}
 
 _WATCH_COLOR: Final = {
     Watch.ALIVE: "green",
@@ -35,7 +39,7 @@ _WATCH_COLOR: Final = {
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["node", "peer", "links", "vips"]), required=False)
+@click.argument("what", type=click.Choice(_PARTS), required=False)
 @readable
 def show(what: str | None) -> None:
     """Who is primary, how the peer is, what is wrong.
@@ -53,9 +57,12 @@ def show(what: str | None) -> None:
         return
     parts: dict[str, Callable[[Status], Iterator[str]]] = {
         "node": _node,
+        "monitors": _monitors,
         "peer": _peer,
         "links": _links,
         "vips": _vips,
+        "routes": _routes,
+        "hooks": _hooks,
     }
     for line in parts[what](status):
         say(line)
@@ -67,10 +74,13 @@ def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
         return body
     whole: dict[str, Any] = msgspec.json.decode(body)
     keys = {
-        "node": ("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
+        "node": _NODE_PARTS,
+        "monitors": ("monitors",),
         "peer": ("peer",),
         "links": ("links",),
         "vips": ("vrids", "neighbours"),
+        "routes": ("routes",),
+        "hooks": ("hooks",),
     }[what]
     return {"schema": SCHEMA, **{key: whole[key] for key in keys}}
 
@@ -86,7 +96,12 @@ def overview(status: Status) -> Iterator[str]:
     yield from _labelled("node", _node(status))
     yield from _labelled("peer", _peer(status))
     yield from _labelled("links", _links(status))
+    yield from _labelled("checks", _monitors(status, brief=True))
     yield from _labelled("vips", _vips(status))
+    if status.routes != Routes():
+        yield from _labelled("routes", _routes(status))
+    if status.hooks:
+        yield from _labelled("hooks", _hooks(status))
 
 
 def _labelled(label: str, lines: Iterator[str]) -> Iterator[str]:
@@ -101,7 +116,7 @@ def _node(status: Status) -> Iterator[str]:
     yield (
         f"{node.name} (index {node.index}, pair {status.pair}): "
         f"{paint(node.role.value, _ROLE_COLOR[node.role])} since {node.role_since}, "
-        f"{node.admin.value}, {fit}, health {node.health}{starting}"
+        f"{node.admin.value}, {fit}, {_state(status)}, health {node.health}{starting}"
     )
     left = "" if node.terms_left is None else f", {node.terms_left} reserved"
     yield f"term {node.term or 'none'}, highest seen {node.term_highest}{left}"
@@ -130,9 +145,7 @@ def _node(status: Status) -> Iterator[str]:
             ("boot wait", timers.boot_wait_ms * 1_000_000),
         )
     )
-    for component in node.components:
-        mark = paint("ok", "green") if component.healthy else paint("FAILED", "red")
-        yield f"check {component.name}: {mark} {component.sentence}".rstrip()
+    yield from _last_resorts(status)
     process = status.process
     realtime = "real-time" if process.realtime else paint("not real-time", "yellow")
     memory = f", {process.rss_bytes / 1e6:.1f} MB" if process.rss_bytes else ""
@@ -142,19 +155,6 @@ def _node(status: Status) -> Iterator[str]:
     )
 
 
-def _gate(status: Status) -> str:
-    gate = status.gate
-    if not gate.attached:
-        return "gate " + paint("MISSING", "red")
-    if gate.contested:
-        return "gate " + paint("shut, contested", "red") + f", term {gate.term}"
-    if gate.open:
-        left = length(max(gate.left_ns, 0))
-        return "gate " + paint("open", "green") + f", term {gate.term}, {left} of the lease left"
-    return f"gate shut, fenced below {gate.fence_below}"
-
-
-def _peer(status: Status) -> Iterator[str]:
 def _last_resorts(status: Status) -> Iterator[str]:
     """Watchdog and fencing, where they are configured."""
     dog, fence = status.watchdog, status.fence
@@ -179,6 +179,46 @@ def _last_resorts(status: Status) -> Iterator[str]:
         yield f"  last {fence.last.time}: {fence.last.sentence}"
 
 
+def _state(status: Status) -> str:
+    state = status.node.state
+    color = "green" if state is NodeState.UP else "yellow" if state is NodeState.INIT else "red"
+    return "state " + paint(state.value.upper(), color)
+
+
+def _monitors(status: Status, *, brief: bool = False) -> Iterator[str]:
+    """Every monitor; in brief those that hold are only counted."""
+    if not status.monitors:
+        yield "none"
+    shown = [one for one in status.monitors if not brief or one.state not in {"up", "idle"}]
+    if brief and len(shown) < len(status.monitors):
+        holding = len(status.monitors) - len(shown)
+        yield f"{holding} of {len(status.monitors)} monitors hold (`twinbeat show monitors`)"
+    for one in shown:
+        state = paint(one.state, _STANDING_COLOR.get(one.state, "red"))
+        counts = f"in set {one.linkset}" if one.linkset else f"weight {one.weight}"
+        target = "" if one.target in {"", one.name} else f" {one.target}"
+        yield (
+            f"{one.name} ({one.kind}{target}, {counts}): {state} for "
+            f"{age(status.now_ns - one.since_ns)}: {one.reason}"
+        )
+        if one.output and not brief:
+            for line in one.output.splitlines()[:16]:
+                yield f"  | {line}"
+
+
+def _gate(status: Status) -> str:
+    gate = status.gate
+    if not gate.attached:
+        return "gate " + paint("MISSING", "red")
+    if gate.contested:
+        return "gate " + paint("shut, contested", "red") + f", term {gate.term}"
+    if gate.open:
+        left = length(max(gate.left_ns, 0))
+        return "gate " + paint("open", "green") + f", term {gate.term}, {left} of the lease left"
+    return f"gate shut, fenced below {gate.fence_below}"
+
+
+def _peer(status: Status) -> Iterator[str]:
     peer = status.peer
     watch = paint(peer.watch.value, _WATCH_COLOR[peer.watch])
     if peer.role is None:
@@ -248,6 +288,44 @@ def _vips(status: Status) -> Iterator[str]:
         yield f"  {listed}" + (f" and {rest} more" if rest else "")
     for port in status.neighbours:
         yield f"neighbours on {port.interface}: {port.warm} of {port.kept} known by MAC"
+
+
+def _routes(status: Status) -> Iterator[str]:
+    routes = status.routes
+    if not routes.wanted and not routes.rules_wanted:
+        yield "none wanted while this node isn't primary, or none configured"
+    else:
+        others = f", {routes.kept} by somebody else" if routes.kept else ""
+        yield f"{routes.standing} of {routes.wanted} routes stand{others}"
+        if routes.rules_wanted:
+            others = f", {routes.rules_kept} by somebody else" if routes.rules_kept else ""
+            yield f"{routes.rules_standing} of {routes.rules_wanted} rules stand{others}"
+    if routes.inject_table is not None:
+        told = f"{routes.injected} of these tell" if routes.injected else "nothing tells"
+        yield f"{told} the routing daemon in table {routes.inject_table}"
+    if routes.replaced:
+        yield f"{routes.replaced} routes of others are replaced and will be put back"
+    for problem in routes.problems[:8]:
+        yield paint(f"{problem.trouble}: ", "red") + f"{problem.what}: {problem.why}"
+    if routes.problems_total > 8:
+        yield f"and {routes.problems_total - 8} more (`--json` has {len(routes.problems)})"
+
+
+def _hooks(status: Status) -> Iterator[str]:
+    if not status.hooks:
+        yield "none"
+    for hook in status.hooks:
+        state = "never run"
+        if hook.running is not None:
+            state = paint(f"running for {hook.running}", "yellow")
+        elif hook.last_event is not None:
+            took = f" after {length(hook.last_length_ns or 0)}"
+            ended = f"{hook.last_event}: {hook.last_sentence}{took}"
+            state = ended if hook.last_good else paint(ended, "red")
+        bad = hook.runs - hook.outcomes.get("ok", 0)
+        counts = f"{hook.runs} runs" + (f", {bad} not good" if bad else "")
+        skipped = f", {hook.skipped} skipped" if hook.skipped else ""
+        yield f"{hook.name} ({', '.join(hook.events)}): {state}; {counts}{skipped}"
 
 
 def _ago(ns: int) -> str:

@@ -93,6 +93,7 @@ def _table(counters: Counters) -> Iterator[str]:
         ("neighbours", counters.neighbours),
         ("claims refused", counters.claims_refused),
         ("effects failed", counters.effect_failures),
+        ("routes of the role", counters.route_changes),
     ):
         counted = {name: value for name, value in values.items() if value}
         if counted:

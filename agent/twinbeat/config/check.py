@@ -38,6 +38,7 @@ from twinbeat.config.model import (
     WitnessSection,
     resolve_timers,
 )
+from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
 from twinbeat.config.problems import Findings, did_you_mean
 from twinbeat.config.secrets import check_options, check_written
 from twinbeat.config.system import System
@@ -82,6 +83,8 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
         _hooks_here(sections["hooks"], findings)
     if sound.issuperset({"links", "vrids"}):
         _addresses(sections["links"], sections["vrids"], findings, system)
+    if sound.issuperset({"monitors", "linksets"}):
+        check_monitors_here(sections["monitors"], sections["linksets"], findings, system)
     if "keys" in sound:
         keys: KeysSection = sections["keys"]
         check_keys(keys.directory, keys.send, findings)
@@ -701,6 +704,8 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("witness", "timers_set", "links", "vrids"), _witness),
     (("isolation", "links", "vrids"), _isolation),
     (("announce",), _announce),
+    (("monitors", "linksets", "links", "vrids"), check_monitors),
+    (("linksets",), check_linksets),
     (("watchdog", "timers_set"), _watchdog),
     (("fence",), _fence),
     (("metrics",), _metrics),

@@ -287,6 +287,16 @@ class LinkSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ]
         | None
     ) = None
+    monitor: (
+        Annotated[
+            bool,
+            _key(
+                "Whether the node is fit only while this interface is up and has carrier. Not set: "
+                "true, but false on a direct link, whose carrier falls with the peer's power."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -347,6 +357,10 @@ class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             restart=True,
         ),
     ] = ()
+    monitor: Annotated[
+        bool,
+        _key("Whether the node is fit only while this interface is up and has carrier."),
+    ] = True
     neighbours: Annotated[
         tuple[str, ...],
         _key(
@@ -503,6 +517,135 @@ class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         int,
         _key("After that it and all processes of its group are killed.", ge=1, le=3600),
     ] = 30
+
+
+MonitorName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}$",
+        extra={"right": "1 to 63 letters, digits, '-', '_', '.', ':' or '@'"},
+    ),
+]
+
+
+class LinksetSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Interfaces of which one is enough: only when all of them fail, the set does."""
+
+    name: Annotated[MonitorName, _key("Name of the set.", example="lan")]
+    interfaces: Annotated[
+        tuple[InterfaceName, ...],
+        _key(
+            "Its members. None of them is critical by itself any more.",
+            max_length=32,
+            example=["lan0", "lan1"],
+        ),
+    ]
+    weight: Annotated[int, _key("As in [[monitor]].", ge=0, le=1000)] = 1000
+
+
+class MonitorSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that has to hold for this node to be fit. Interfaces of links and VRIDs are
+    monitored without being listed.
+    """
+
+    name: Annotated[MonitorName, _key("Name of the monitor.", example="uplink")]
+    kind: Annotated[
+        Literal["interface", "route", "address", "process", "script"],
+        _key("What is watched; decides which of the following keys are needed.", example="route"),
+    ]
+    interface: Annotated[
+        str,
+        _key(
+            "interface: the one that must be up and have carrier. address: the one to ask through, "
+            "needed for probe neighbour.",
+            pattern=r"^[^\s/:]{0,15}$",
+            right="the name of a network interface",
+        ),
+    ] = ""
+    prefix: Annotated[
+        str,
+        _key("route: the network that must have a route, exactly so; 0.0.0.0/0 is the default."),
+    ] = ""
+    table: Annotated[
+        int, _key("route: the table it must be in, 0 = any.", ge=0, le=0xFFFFFFFF)
+    ] = 0
+    protocol: Annotated[
+        str,
+        _key(
+            "route: who must have put it there: static, kernel, dhcp, bird, zebra, bgp, ospf, … or "
+            "a number; empty = anybody."
+        ),
+    ] = ""
+    address: Annotated[str, _key("address: the host that must answer.")] = ""
+    probe: Annotated[
+        Literal["", "neighbour", "icmp", "tcp"],
+        _key(
+            "How a host is asked. neighbour: ARP or neighbour discovery. route: its next hop is "
+            "asked, or nobody where this is empty; never by tcp. address: empty is icmp."
+        ),
+    ] = ""
+    port: Annotated[int, _key("address: the port that must take connections.", ge=0, le=65_535)] = 0
+    pidfile: Annotated[
+        str, _key("process: a file with its number.", pattern="^(/.*)?$", right="an absolute path")
+    ] = ""
+    process: Annotated[
+        str,
+        _key(
+            "process: its name as `ps -o comm` has it; with a pidfile, what that process must be "
+            "called."
+        ),
+    ] = ""
+    command: Annotated[
+        tuple[str, ...],
+        _key(
+            "script: program, as an absolute path, and arguments. It is not given to a shell. Exit "
+            "code 0 = all is well.",
+            max_length=64,
+        ),
+    ] = ()
+    interval_ms: Annotated[
+        int, _key("Time between two looks; events are taken in at once.", ge=50, le=3_600_000)
+    ] = 1000
+    timeout_ms: Annotated[
+        int,
+        _key("How long an answer, or the end of a script, is waited for.", ge=10, le=600_000),
+    ] = 1000
+    rise: (
+        Annotated[int, _key("So many successes in a row end a failure.", ge=1, le=1000)] | None
+    ) = None
+    fall: (
+        Annotated[
+            int,
+            _key(
+                "So many failures in a row are one. Not set: 1 for what the kernel knows (carrier, "
+                "route, process), 3 for what is asked for.",
+                ge=1,
+                le=1000,
+            ),
+        ]
+        | None
+    ) = None
+    weight: Annotated[
+        int,
+        _key(
+            "What its failure takes from the node's score of 1000. The node is up while a point "
+            "is left, so with 1000 any failure makes it unfit; a smaller weight makes it the worse "
+            "choice. 0 = only shown.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 1000
+    start_delay_s: Annotated[
+        int,
+        _key(
+            "After the start, and after becoming primary, it doesn't fail for so long.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0
+    when: Annotated[
+        Literal["always", "primary", "secondary"], _key("In which role it is looked at.")
+    ] = "always"
 
 
 class EngineSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -898,6 +1041,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     witness: WitnessSection = WitnessSection()
     isolation: IsolationSection = IsolationSection()
     announce: AnnounceSection = AnnounceSection()
+    monitors: tuple[MonitorSection, ...] = ()
+    linksets: tuple[LinksetSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
@@ -957,6 +1102,8 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "witness": ("witness", WitnessSection, False),
     "isolation": ("isolation", IsolationSection, False),
     "announce": ("announce", AnnounceSection, False),
+    "monitor": ("monitors", MonitorSection, True),
+    "linkset": ("linksets", LinksetSection, True),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
 }

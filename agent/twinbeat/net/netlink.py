@@ -25,6 +25,7 @@ NLMSG_DONE: Final = 3
 NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
 NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
 NLM_F_DUMP: Final = 0x300
 NLM_F_CREATE: Final = 0x400
 
@@ -34,6 +35,12 @@ RTM_GETLINK: Final = 18
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_GETADDR: Final = 22
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTM_GETROUTE: Final = 26
+RTM_NEWRULE: Final = 32
+RTM_DELRULE: Final = 33
+RTM_GETRULE: Final = 34
 RTM_NEWQDISC: Final = 36
 RTM_DELQDISC: Final = 37
 RTM_NEWTFILTER: Final = 44
@@ -144,9 +151,14 @@ class Socket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     def dump(
-        self, kind: int, payload: bytes, *, at_most: int | None = None
+        self,
+        kind: int,
+        payload: bytes,
+        *,
+        at_most: int | None = None,
+        wanted: Callable[[memoryview], bool] | None = None,
     ) -> list[tuple[int, bytes]]:
-        """Ask for a dump; all its messages as (kind, payload).
+        """Ask for a dump; all its messages as (kind, payload), or those that are wanted.
 
         With `at_most` the first so many, and the socket can only be closed after that.  Raises
         NetError if the kernel refuses it.
@@ -165,7 +177,8 @@ class Socket:
                     return found
                 if answer == NLMSG_ERROR:
                     raise NetError("reading from the kernel", code=_error_code(body))
-                found.append((answer, bytes(body)))
+                if wanted is None or wanted(body):
+                    found.append((answer, bytes(body)))
                 if at_most is not None and len(found) >= at_most:
                     return found
 

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
     StateSetMetricFamily,
 )
 
-from twinbeat.api.schema import Counters, Histogram, Role, Status, Watch
+from twinbeat.api.schema import Counters, Histogram, NodeState, Role, Status, Watch
 from twinbeat.observe import exposition as written
 
 BUCKETS_SHOWN: Final = 25
@@ -116,6 +116,10 @@ class TwinbeatCollector:
         yield from _peer(status)
         yield from _links(status, counters)
         yield from _addresses(status, counters)
+        yield from _monitors(status, counters)
+        yield from _last_resorts(status, counters)
+        yield from _routes(status, counters)
+        yield from _hooks(status)
         yield from _happenings(status, counters)
         yield from _histograms(status, counters)
 
@@ -422,10 +426,85 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
     )
 
 
-# ------------------------------------------------------------------------------- happenings ------
+def _routes(status: Status, counters: Counters) -> Iterator[Metric]:
+    """Routes and rules that come and go with the role."""
+    family, routes = _Family(status), status.routes
+    pair = str(status.pair)
+    standing = GaugeMetricFamily(
+        "twinbeat_routes",
+        "Routes and rules that the role wants: standing, kept (somebody else's that does the "
+        "same), missing.",
+        labels=["pair", "kind", "state"],
+    )
+    for kind, wanted, stands, kept in (
+        ("route", routes.wanted, routes.standing, routes.kept),
+        ("rule", routes.rules_wanted, routes.rules_standing, routes.rules_kept),
+    ):
+        standing.add_metric([pair, kind, "standing"], stands)
+        standing.add_metric([pair, kind, "kept"], kept)
+        standing.add_metric([pair, kind, "missing"], wanted - stands - kept)
+    yield standing
+    # The status lists so many at most; that there is one at all is what counts.
+    yield from family.gauges(
+        "twinbeat_route_problems",
+        "Routes and rules that were refused, or that could not be put back.",
+        "trouble",
+        [
+            (trouble, sum(one.trouble == trouble for one in routes.problems))
+            for trouble in ROUTE_TROUBLES
+        ],
+    )
+    yield from family.gauge(
+        "twinbeat_routes_replaced",
+        "Routes of others whose place is taken until the role is given back.",
+        routes.replaced,
+    )
+    yield from family.counters(
+        "twinbeat_route_changes",
+        "Changes of routes and rules; restored: of others, put back; repaired: added again.",
+        ["change"],
+        [([change], counters.route_changes.get(change, 0)) for change in ROUTE_CHANGES],
+    )
 
 
-def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
+def _hooks(status: Status) -> Iterator[Metric]:
+    """What became of the operator's programs."""
+    family, hooks = _Family(status), status.hooks
+    if not hooks:
+        return
+    yield from family.counters(
+        "twinbeat_hook_runs",
+        "Runs of hooks by how they ended.",
+        ["hook", "outcome"],
+        [
+            ([hook.name, outcome], hook.outcomes.get(outcome, 0))
+            for hook in hooks
+            for outcome in HOOK_OUTCOMES
+        ],
+    )
+    yield from family.counters(
+        "twinbeat_hook_skipped",
+        "News that newer ones overtook before the hook was free.",
+        ["hook"],
+        [([hook.name], hook.skipped) for hook in hooks],
+    )
+    yield from family.gauges(
+        "twinbeat_hook_last_exit_code",
+        "Exit code of the newest run, negative: the signal that ended it.",
+        "hook",
+        [(hook.name, hook.last_exit_code) for hook in hooks],
+    )
+    yield from family.gauges(
+        "twinbeat_hook_last_duration_seconds",
+        "How long the newest run took.",
+        "hook",
+        [
+            (hook.name, None if hook.last_length_ns is None else hook.last_length_ns / 1e9)
+            for hook in hooks
+        ],
+    )
+
+
 def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
     """Watchdog and fencing, each only where it is configured."""
     family, dog, fence = _Family(status), status.watchdog, status.fence
@@ -473,6 +552,41 @@ def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
         )
 
 
+def _monitors(status: Status, counters: Counters) -> Iterator[Metric]:
+    """What the node's health is made of."""
+    family = _Family(status)
+    pair = str(status.pair)
+    yield from family.states(
+        "twinbeat_node_state",
+        "What this node is fit for.",
+        [state.value for state in NodeState],
+        status.node.state.value,
+    )
+    up = GaugeMetricFamily(
+        "twinbeat_monitor_up",
+        "0 while a monitor or a link set has failed; idle ones are left out.",
+        labels=["pair", "monitor", "kind"],
+    )
+    for monitor in status.monitors:
+        if monitor.state != "idle":
+            up.add_metric([pair, monitor.name, monitor.kind], monitor.state != "failed")
+    yield up
+    for what, text in (
+        ("failures", "Looks of a monitor that found a failure, whatever came of it."),
+        ("timeouts", "Looks of a monitor that got no answer in time, or found a script hanging."),
+    ):
+        yield from family.counters(
+            f"twinbeat_monitor_{what}",
+            text,
+            ["monitor", "kind"],
+            [([one.name, one.kind], getattr(one, what)) for one in counters.monitors],
+        )
+
+
+# ------------------------------------------------------------------------------- happenings ------
+
+
+def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
     family = _Family(status)
     yield from family.counters(
         "twinbeat_transitions",
@@ -549,6 +663,8 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_dual_primary_total",
         "twinbeat_effect_failures_total",
         "twinbeat_events_lost_total",
+        "twinbeat_fence_ready",
+        "twinbeat_fencings_total",
         "twinbeat_failover_duration_seconds",
         "twinbeat_fit",
         "twinbeat_gate_open",
@@ -561,6 +677,10 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_heartbeats_received_total",
         "twinbeat_heartbeats_rejected_total",
         "twinbeat_heartbeats_sent_total",
+        "twinbeat_hook_last_duration_seconds",
+        "twinbeat_hook_last_exit_code",
+        "twinbeat_hook_runs_total",
+        "twinbeat_hook_skipped_total",
         "twinbeat_kernel_events_total",
         "twinbeat_last_fencing_duration_seconds",
         "twinbeat_last_fencing_timestamp_seconds",
@@ -571,16 +691,25 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_link_silent",
         "twinbeat_link_up",
         "twinbeat_loop_lag_seconds",
+        "twinbeat_monitor_failures_total",
+        "twinbeat_monitor_timeouts_total",
+        "twinbeat_monitor_up",
         "twinbeat_neighbour_changes_total",
         "twinbeat_neighbours",
         "twinbeat_node_info",
+        "twinbeat_node_state",
         "twinbeat_pause_expires_timestamp_seconds",
         "twinbeat_paused",
+        "twinbeat_peer_fenced",
         "twinbeat_peer_fit",
         "twinbeat_peer_state",
         "twinbeat_primary",
         "twinbeat_resident_memory_bytes",
         "twinbeat_round_trip_seconds",
+        "twinbeat_route_changes_total",
+        "twinbeat_route_problems",
+        "twinbeat_routes",
+        "twinbeat_routes_replaced",
         "twinbeat_silence_seconds",
         "twinbeat_state",
         "twinbeat_suspicions_total",
@@ -588,13 +717,10 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_timer_seconds",
         "twinbeat_transitions_total",
         "twinbeat_vips",
+        "twinbeat_watchdog_armed",
+        "twinbeat_watchdog_ping_failures_total",
+        "twinbeat_watchdog_timeout_seconds",
     }
 )
 """Every name that can be exposed, for dashboards, alert rules and their test. Histograms appear by
 their base name; their series end in _bucket, _sum and _count."""
-        "twinbeat_fence_ready",
-        "twinbeat_fencings_total",
-        "twinbeat_peer_fenced",
-        "twinbeat_watchdog_armed",
-        "twinbeat_watchdog_ping_failures_total",
-        "twinbeat_watchdog_timeout_seconds",

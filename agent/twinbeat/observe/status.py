@@ -98,6 +98,7 @@ def _warnings(status: Status) -> Iterator[Warn]:
     yield from _about_service(status)
     yield from _about_node(status)
     yield from _about_redundancy(status)
+    yield from _about_last_resorts(status)
 
 
 def _about_service(status: Status) -> Iterator[Warn]:
@@ -156,6 +157,7 @@ def _about_node(status: Status) -> Iterator[Warn]:
         if not component.healthy:
             why = component.sentence or "not healthy"
             yield Warn(code=f"unhealthy_{component.name}", sentence=f"{component.name}: {why}")
+    yield from _about_routes(status)
     if node.terms_left is not None and node.terms_left < FEW_TERMS:
         yield Warn(
             code="terms_low",
@@ -171,6 +173,23 @@ def _about_node(status: Status) -> Iterator[Warn]:
     if status.configuration.needs_restart:
         keys = ", ".join(status.configuration.needs_restart)
         yield Warn(code="needs_restart", sentence=f"only a restart puts into force: {keys}")
+
+
+def _about_routes(status: Status) -> Iterator[Warn]:
+    routes = status.routes
+    if routes.problems:
+        first = routes.problems[0]
+        more = routes.problems_total - 1
+        yield Warn(
+            code=f"route_{first.trouble}",
+            sentence=f"{first.what}: {first.why}" + (f" (and {more} more)" if more else ""),
+        )
+    for hook in status.hooks:
+        if hook.last_good is False:
+            yield Warn(
+                code=f"hook_{hook.name}",
+                sentence=f"hook {hook.name} {hook.last_sentence} (told {hook.last_event})",
+            )
 
 
 def _about_redundancy(status: Status) -> Iterator[Warn]:

@@ -44,6 +44,7 @@ from twinbeat.core.events import (
     Stopping,
 )
 from twinbeat.core.machine import Machine
+from twinbeat.core.reasons import Code
 from twinbeat.core.types import (
     SECOND,
     EngineEventKind,
@@ -60,7 +61,7 @@ from twinbeat.engine.engine import Engine, EngineError
 from twinbeat.engine.maps import PIN_ROOT, Maps
 from twinbeat.engine.types import MapFds, Setup, now_ns
 from twinbeat.engine.watchdog import Device, WatchdogError
-from twinbeat.net import AsyncIPRoute, routes, sysctls
+from twinbeat.net import AsyncIPRoute, sysctls
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, interface
 from twinbeat.net.warmth import PortSetup, Warmth
@@ -70,6 +71,7 @@ from twinbeat.runtime import host, status, wiring
 from twinbeat.runtime.executor import Executor
 from twinbeat.runtime.fencing import Fencing
 from twinbeat.runtime.gate import GateWords
+from twinbeat.runtime.health import Health
 from twinbeat.runtime.hands import DiskHands, EngineHands, NetworkHands
 from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.lean import settle
@@ -79,6 +81,7 @@ from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.node import Node
 from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.reload import plan
+from twinbeat.runtime.routes import RoleRoutes
 from twinbeat.runtime.stage import REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
@@ -97,6 +100,10 @@ EXIT_RESTART: Final = 75
 
 STOP_PATIENCE_S: Final = 5.0
 """A stop that isn't through by then shuts the gate and ends."""
+
+
+_MEANT: Final = frozenset({Code.NOT_READY, Code.DISABLED, Code.STOPPING})
+"""Reasons to be unfit that are no fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,17 +255,24 @@ class App:
                 failed=self._teller.effect_failed,
             ),
         )
-        self._network = NetworkHands(
-            ipr=self._ipr, stage=self._stage, routes_of=self._routes, vips=self._vips
+        self._routes = RoleRoutes(
+            config=self._config,
+            directory=self._paths.state,
+            term=lambda: self._maps.gate().term,
         )
+        self._network = NetworkHands(stage=self._stage, routes=self._routes, vips=self._vips)
+        self._hooks = Hooks(first=self._routes.settled)
+        self._hooks.apply(self._config)
+        self._teller.on_transition += [self._routes.transition, self._hooks.transition]
         self._neighbours = Neighbours(config=self._config, ipr=self._ipr, tell=self._peer_mac)
+        self._health = Health(feed=self._feed, publish=self._teller.publish, now_ns=now_ns)
         failed.callback(self._stage.leave)
         try:
             self._stage.configure_keys(self._config.keys.send, _bpf_keys(self._keys))
             await self._stage.raise_gates()
             await self._stage.raise_addresses()
-            gate_open = self._maps.gate().is_open(now_ns())
-            await self._network.forget_stale_routes(keep=gate_open)
+            await self._routes.start(resumed=self._maps.gate().is_open(now_ns()))
+            failed.callback(self._routes.leave)
             self._engine = await self._open_engine()
             failed.callback(self._engine.close)
             self._stage.open_links()
@@ -266,6 +280,9 @@ class App:
             raise StartError(str(error)) from error
         self._check_host_settings()
         self._wire()
+        # Before the core decides anything, so that it knows what the kernel knows.
+        failed.push_async_callback(self._health.stop)
+        await self._health.start(self._config)
         await self._listen()
         failed.push_async_callback(self._server.close)
         failed.push_async_callback(self._workers.close)
@@ -521,13 +538,15 @@ class App:
         await self._workers.close()
         self._links.stop()
         self._neighbours.stop()
+        await self._health.stop()
         self._warmth.stop()
         try:
+            await self._hooks.stop()
+            self._routes.leave()
             if leave:
                 self._stage.leave()
             else:
-                await self._network.forget_stale_routes(keep=False)
-                await self._stage.strike()
+                await self._take_everything_down()
         except REFUSALS as error:
             log.error("%s", error)
         await self._keep_last_position()
@@ -540,6 +559,12 @@ class App:
         if self._broken is not None:
             return EXIT_BROKEN
         return EXIT_RESTART if leave else EXIT_OK
+
+    async def _take_everything_down(self) -> None:
+        try:
+            await self._routes.remove_all()
+        finally:
+            await self._stage.strike()
 
     async def _keep_last_position(self) -> None:
         peer = self._maps.peer()
@@ -568,9 +593,20 @@ class App:
         self._watchdog.tick(at_ns, paused=self._machine.facts.paused)
         if not self._engine.running and not self._ended.is_set():
             self._fail(RuntimeError("the engine's thread ended by itself"))
+        self._health.became(self._machine.role)
         if at_ns - self._kept_ns >= SECOND:
             self._kept_ns = at_ns
             self._keep_position()
+            self._look_for_hooks()
+
+    def _look_for_hooks(self) -> None:
+        """What hooks may want to know beside the role."""
+        core = self._machine.status
+        watch = core.engine.watch if core.engine is not None else Watch.UNKNOWN
+        self._hooks.look(
+            unfit=[(why.code.value, why.sentence) for why in core.unfit if why.code not in _MEANT],
+            peer_alive=watch in {Watch.ALIVE, Watch.SUSPECT},
+        )
 
     def _keep_position(self) -> None:
         peer = self._maps.peer()
@@ -625,9 +661,6 @@ class App:
         # Raised timers are this host's affair; the pair compares what the files say.
         return wiring.policy(self._config, digest=self._facts.digest)
 
-    def _routes(self) -> list[routes.Route]:
-        return [wiring.route(section) for section in self._config.routes]
-
     def _vips(self) -> list[Address]:
         return [vip for section in self._config.vrids for vip in wiring.vips(section)]
 
@@ -647,6 +680,7 @@ class App:
             facts=self._facts,
             teller=self._teller,
             neighbours=self._warmth.standing(),
+            monitors=self._health.status(realtime_offset_ns()),
             links=self._links,
             routes=self._routes.status(),
             hooks=self._hooks.status(),
@@ -654,13 +688,14 @@ class App:
 
     def counters(self) -> schema.Counters:
         """Everything that only grows."""
-        return status.counters(
+        counted = status.counters(
             config=self._config,
             engine=self._engine,
             maps=self._maps,
             lag=self._loop.lag,
             teller=self._teller,
             neighbours=self._warmth.tally.counted(),
+            monitors=self._health.counters(),
             links=self._links,
             dropped=self._hub.dropped_total,
         )
@@ -742,10 +777,9 @@ class App:
             self._engine.set_config(wiring.wire(config, keys))
             self._keys = keys
         self._fencing.apply(config.fence, fence_options)
-        before = self._routes()
         self._config, self._file = config, intent.config
-        if self._machine.role is Role.PRIMARY and before != self._routes():
-            await self._network.change_routes(before, self._routes())
+        await self._routes.apply(config)
+        self._hooks.apply(config)
         self._take_effect(intent.needs_restart)
         waiting = ", ".join(intent.needs_restart)
         return f"the configuration was reloaded, {len(intent.changes)} keys changed" + (

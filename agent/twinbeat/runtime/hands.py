@@ -17,7 +17,7 @@ from twinbeat.core.events import EngineEvent
 from twinbeat.core.reasons import Reason
 from twinbeat.core.types import Durable, EngineView, Order, PeerView, TermBlock
 from twinbeat.engine.types import Snapshot
-from twinbeat.net import routes, sockets
+from twinbeat.net import sockets
 from twinbeat.net.interfaces import Address
 from twinbeat.runtime import wiring
 from twinbeat.runtime.executor import EffectError
@@ -27,8 +27,8 @@ from twinbeat.runtime.store import Store, StoreError
 if TYPE_CHECKING:
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.look import Look
-    from twinbeat.net import AsyncIPRoute
     from twinbeat.runtime.gate import GateWords
+    from twinbeat.runtime.routes import RoleRoutes
 
 log = logging.getLogger("twinbeat.engine")
 
@@ -97,14 +97,12 @@ class NetworkHands:
     def __init__(
         self,
         *,
-        ipr: AsyncIPRoute,
         stage: Stage,
-        routes_of: Callable[[], list[routes.Route]],
+        routes: RoleRoutes,
         vips: Callable[[], list[Address]],
     ) -> None:
-        self._ipr = ipr
         self._stage = stage
-        self._routes_of = routes_of
+        self._routes = routes
         self._vips = vips
 
     async def withdraw_vips(self, interface: str) -> None:
@@ -114,25 +112,10 @@ class NetworkHands:
         await _refusable(asyncio.to_thread(sockets.destroy, self._vips()))
 
     async def install_routes(self) -> None:
-        await _refusable(routes.take(self._ipr, self._routes_of()))
+        await self._routes.install()
 
     async def remove_routes(self) -> None:
-        await _refusable(routes.give_back(self._ipr, self._routes_of()))
-
-    async def change_routes(self, before: list[routes.Route], after: list[routes.Route]) -> None:
-        """While primary: take what is new, give back what is no longer wanted.
-
-        Raises NetError.
-        """
-        await routes.take(self._ipr, [one for one in after if one not in before])
-        await routes.give_back(self._ipr, [one for one in before if one not in after])
-
-    async def forget_stale_routes(self, *, keep: bool) -> None:
-        """Remove what a crashed agent left; with `keep` those of the configuration stay.
-
-        Raises NetError.
-        """
-        await routes.give_back_stale(self._ipr, keep=self._routes_of() if keep else [])
+        await self._routes.remove()
 
 
 class DiskHands:

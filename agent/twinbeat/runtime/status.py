@@ -17,7 +17,7 @@ from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
 from twinbeat.config.model import link_number
 from twinbeat.core.reasons import Reason, Refusal
-from twinbeat.core.types import FOREVER, Flag
+from twinbeat.core.types import FOREVER, Admin, Flag
 from twinbeat.engine.types import Histogram as EngineHistogram
 from twinbeat.engine.types import Snapshot, Watch
 from twinbeat.engine.types import now_ns as clock_ns
@@ -72,6 +72,7 @@ def status(
     facts: Facts,
     teller: Teller,
     neighbours: Mapping[str, tuple[int, int]],
+    monitors: list[schema.Monitor],
     links: Links,
     routes: schema.Routes,
     hooks: list[schema.Hook],
@@ -85,7 +86,8 @@ def status(
             now_ns=now_ns,
             realtime_offset_ns=offset_ns,
             pair=config.pair.id,
-            node=_node(config, core, offset_ns),
+            node=_node(config, core, monitors, offset_ns),
+            monitors=monitors,
             gate=_gate(snapshot, guarded, facts),
             peer=_peer(config, snapshot),
             links=[_link(section, snapshot, guarded, links) for section in config.links],
@@ -94,6 +96,8 @@ def status(
                 schema.Neighbours(interface=name, kept=kept, warm=warm)
                 for name, (kept, warm) in sorted(neighbours.items())
             ],
+            routes=routes,
+            hooks=hooks,
             timers=_timers(config, facts),
             configuration=schema.Configuration(
                 path=config.path,
@@ -106,12 +110,12 @@ def status(
             process=_process(facts),
             waiting=_waiting(core, now_ns),
             pause=_pause(core, facts, offset_ns),
+            watchdog=facts.watchdog,
+            fence=facts.fence,
             warnings=list(facts.warnings),
             last_transition=teller.last,
             last_failover=teller.last_failover,
         )
-            watchdog=facts.watchdog,
-            fence=facts.fence,
     )
 
 
@@ -123,6 +127,7 @@ def counters(
     lag: Histogram,
     teller: Teller,
     neighbours: Mapping[str, int],
+    monitors: list[schema.MonitorCounters],
     links: Links,
     dropped: int,
 ) -> schema.Counters:
@@ -172,6 +177,7 @@ def counters(
         claims_refused=dict(teller.claims_refused),
         effect_failures=dict(teller.effect_failures),
         neighbours=dict(neighbours),
+        monitors=monitors,
         dual_primary=reasons.get("contested", 0),
         late_ticks=counted.late,
         events_lost=counted.events_lost + dropped,
@@ -183,8 +189,11 @@ def counters(
 # -- parts ----------------------------------------------------------------------------------------
 
 
-def _node(config: Config, core: CoreStatus, offset_ns: int) -> schema.Node:
+def _node(
+    config: Config, core: CoreStatus, monitors: list[schema.Monitor], offset_ns: int
+) -> schema.Node:
     engine = core.engine
+    found = {monitor.name: monitor.reason for monitor in monitors}
     return schema.Node(
         name=config.node.name,
         index=config.node.index,
@@ -196,14 +205,25 @@ def _node(config: Config, core: CoreStatus, offset_ns: int) -> schema.Node:
         fit=core.fit,
         unfit=[reason(why) for why in core.unfit],
         components=[
-            schema.Component(name=name, healthy=False) for name in sorted(core.health.failed)
+            schema.Component(name=name, healthy=False, sentence=found.get(name, ""))
+            for name in sorted({*core.health.failed, *core.health.lowering})
         ],
+        state=node_state(core),
         term=engine.term if engine is not None else 0,
         term_highest=engine.highest if engine is not None else 0,
         terms_left=core.terms_left,
         starting=role_name(core.role) is schema.Role.INIT,
         isolated=core.isolated,
     )
+
+
+def node_state(core: CoreStatus) -> schema.NodeState:
+    """What the node is fit for: the core's own states go before what the monitors say."""
+    if core.admin is Admin.DISABLED:
+        return schema.NodeState.DISABLED
+    if role_name(core.role) is schema.Role.INIT:
+        return schema.NodeState.INIT
+    return schema.NodeState(core.health.state.value)
 
 
 def _gate(snapshot: Snapshot, guarded: Mapping[str, Guarded], facts: Facts) -> schema.Gate:
@@ -278,7 +298,7 @@ def _link(
     return schema.Link(
         name=section.name,
         interface=section.interface,
-        index=words.number,
+        index=number,
         vlan=section.vlan,
         mode=section.mode,
         direct=section.direct,

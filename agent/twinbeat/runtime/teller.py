@@ -77,6 +77,8 @@ class Teller:
         self.claims_refused: Counter[str] = Counter()
         self.effect_failures: Counter[str] = Counter()
         self.phases: dict[str, Histogram] = {}
+        self.on_transition: list[Callable[[schema.Transition], None]] = []
+        """Called with each change of role once it is recorded."""
         self.last: schema.Transition | None = None
         self.last_failover: schema.Transition | None = None
         for known in history.newest(1000):
@@ -132,6 +134,8 @@ class Teller:
             "" if total_ns is None else f", {length(total_ns)} in all",
             extra={"fields": {"event": "transition", "reason": recorded.reason, **fields}},
         )
+        for call in self.on_transition:
+            call(recorded)
 
     def log(self, line: Log) -> None:
         reason = line.reason

@@ -25,7 +25,8 @@ from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
 from twinbeat.engine import types as engine
 from twinbeat.net.interfaces import Address, Interface
-from twinbeat.net.routes import Route
+from twinbeat.net.routes import Kind, Route
+from twinbeat.net.rules import Rule
 from twinbeat.net.vmac import vmac_address
 
 NS_PER_S: Final = 1_000_000_000
@@ -142,7 +143,7 @@ def announcements(
     plain: list[engine.Announcement] = []
     for section in config.vrids:
         port = ports.get(section.interface)
-        if port is None:
+        if port is None or section.inject:
             continue
         for version in (4, 6):
             addresses = vips(section, version)
