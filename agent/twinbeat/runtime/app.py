@@ -71,8 +71,8 @@ from twinbeat.runtime import host, status, wiring
 from twinbeat.runtime.executor import Executor
 from twinbeat.runtime.fencing import Fencing
 from twinbeat.runtime.gate import GateWords
-from twinbeat.runtime.health import Health
 from twinbeat.runtime.hands import DiskHands, EngineHands, NetworkHands
+from twinbeat.runtime.health import Health
 from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.lean import settle
 from twinbeat.runtime.links import Links
@@ -614,6 +614,7 @@ class App:
         self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
 
     def _engine_event(self, event: EngineEvent) -> None:
+        self._health.became(self._machine.role)
         match event.kind:
             case EngineEventKind.LINK_SILENT:
                 self._neighbours.silent(event.link)
@@ -778,6 +779,7 @@ class App:
             self._keys = keys
         self._fencing.apply(config.fence, fence_options)
         self._config, self._file = config, intent.config
+        await self._health.apply(config)
         await self._routes.apply(config)
         self._hooks.apply(config)
         self._take_effect(intent.needs_restart)

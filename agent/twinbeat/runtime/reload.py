@@ -47,6 +47,7 @@ def plan(running: Config, wanted: Config) -> Plan:
             vips=new_sections[section.id].vips,
             vips_file=new_sections[section.id].vips_file,
             neighbours=new_sections[section.id].neighbours,
+            monitor=new_sections[section.id].monitor,
         )
         if section.id in new_sections
         else section
