@@ -18,6 +18,7 @@ from twinbeat.core.election import (
     permitted,
     prefers,
     successor,
+    waits_for_fencing,
 )
 from twinbeat.core.reasons import Code
 from twinbeat.core.types import Admin, Flag, PeerView, Permit, Role
@@ -69,6 +70,20 @@ PERMITS: list[tuple[str, dict[str, Any], Permit, bool, set[Code]]] = [
         Permit(0),
         True,
         {Code.YIELDING},
+    ),
+    (
+        "fences first",
+        {"policy": replace(POLICY, fence_first=True)},
+        CLAIMS & ~(Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD),
+        True,
+        {Code.NOT_FENCED},
+    ),
+    (
+        "fences first, and did",
+        {"policy": replace(POLICY, fence_first=True), "peer_fenced": True},
+        CLAIMS,
+        True,
+        set(),
     ),
     ("gave up just now", {"abstaining": True}, Permit(0), True, {Code.ABSTAINING}),
 ]
@@ -304,3 +319,28 @@ def test_fail_safe(own: dict[str, Any], seen: PeerView, yields: bool, resigns: b
     assert must_resign(primary) is None
     unsafe = replace(primary, policy=replace(POLICY, fail_safe=False))
     assert (must_resign(unsafe) is not None) is resigns
+
+
+# -- fencing -------------------------------------------------------------------------------------
+
+FIRST = {"policy": replace(POLICY, fence_first=True)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ({}, False),
+        (FIRST, True),
+        (FIRST | {"peer_fenced": True}, False),
+        (FIRST | {"admin": Admin.STAY_SECONDARY}, False),
+        (FIRST | {"paused": True}, False),
+        (FIRST | {"paused": True, "last_primary": True}, False),
+        (FIRST | {"isolated": True}, False),
+        (FIRST | {"role": Role.INIT}, False),
+        (FIRST | {"peer_known": False, "peer": None}, False),
+    ],
+)
+def test_nobody_is_fenced_for_a_role_that_could_not_be_taken(
+    changes: dict[str, Any], waits: bool
+) -> None:
+    assert waits_for_fencing(facts(**changes)) is waits

@@ -19,6 +19,7 @@ from twinbeat.core.events import (
     GateRestored,
     HealthChanged,
     Pause,
+    PeerFenced,
     PortLost,
     PortRestored,
     Resume,
@@ -721,3 +722,21 @@ def test_nothing_is_begun_while_stopping(bench: Bench) -> None:
     bench.feed(Stopping())
     bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))
     assert bench.answer("s").reason.code is Code.STOPPING
+
+
+def test_fence_first_withholds_the_claim_until_the_peer_is_fenced() -> None:
+    bench = Bench(policy=replace(POLICY, fence_first=True)).secondary()
+    silence = Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD
+    assert not bench.order.permits & silence
+    assert bench.order.permits & Permit.MAY_CLAIM_STALLED  # its kernel answers: by receipt
+    assert not bench.machine.waits_for_fencing
+    bench.engine(Kind.SUSPECT)
+    assert not bench.machine.waits_for_fencing
+    bench.engine(Kind.DEAD)
+    assert bench.machine.waits_for_fencing
+    bench.feed(PeerFenced())
+    assert bench.order.permits & silence == silence
+    assert not bench.machine.waits_for_fencing
+    # Whoever speaks again isn't fenced any more.
+    bench.engine(Kind.HEARD)
+    assert not bench.order.permits & silence

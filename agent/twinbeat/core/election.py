@@ -21,7 +21,7 @@ of role asks before it yields: its answer is a refusal or nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from twinbeat.core.reasons import Code, Refusal, refuse
@@ -64,6 +64,12 @@ class Facts:
     """The peer last said that nobody claims."""
     peer_pause_saved: bool = False
     """And this node would know it after a reboot."""
+    peer_fenced: bool = False
+    """Its power was cut, and it wasn't heard since."""
+    witness_silent: bool = False
+    """There is a witness, it doesn't answer, and that is to stop whoever is cut off."""
+    witness_keeps_peer: bool = False
+    """The witness keeps a term of the peer's, which is alive though it isn't heard."""
     past: Past = Past.SETTLED
     """Whether terms may have been used that it doesn't know of."""
 
@@ -112,6 +118,8 @@ GRANTED: Final = (
 
 CLAIMS: Final = Permit.CLAIMS
 ALL: Final = GRANTED | Permit.CLAIM_NOW
+BY_SILENCE: Final = Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD
+"""Claims that open though nobody answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,17 @@ WITHHOLDS: Final[tuple[Row, ...]] = (
     Row(Code.NO_TERMS, lambda f: bool(f.terms_spent), CLAIMS),
     Row(Code.STARTING, lambda f: f.role is Role.INIT, CLAIMS),
     Row(Code.ISOLATED, lambda f: f.isolated, CLAIMS),
+    # What the witness doesn't let it do. By receipt it may all the same.
+    Row(
+        Code.WITNESS_SILENT,
+        lambda f: f.witness_silent,
+        Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD,
+    ),
+    Row(
+        Code.WITNESS_KEEPS_PEER,
+        lambda f: f.witness_keeps_peer,
+        Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD,
+    ),
     # What it had better not do. A forced takeover may override health alone.
     Row(
         Code.UNHEALTHY,
@@ -157,6 +176,7 @@ WITHHOLDS: Final[tuple[Row, ...]] = (
         lambda f: not f.peer_known and not f.policy.claim_alone,
         CLAIMS & ~Permit.CLAIM_NOW,
     ),
+    Row(Code.NOT_FENCED, lambda f: f.policy.fence_first and not f.peer_fenced, BY_SILENCE),
 )
 """The table of permits: what is the case, and what may then not be done."""
 
@@ -186,6 +206,15 @@ def permitted(facts: Facts) -> tuple[Permit, tuple[Refusal, ...]]:
     if facts.peer is not None and prefers(facts, facts.peer):
         permits |= Permit.PREFERRED
     return permits, tuple(refusals.values())
+
+
+def waits_for_fencing(facts: Facts) -> bool:
+    """True if all that keeps a node from claiming in silence is that its peer isn't fenced."""
+    return bool(
+        facts.policy.fence_first
+        and not facts.peer_fenced
+        and permitted(replace(facts, peer_fenced=True))[0] & BY_SILENCE
+    )
 
 
 def flags(facts: Facts) -> Flag:

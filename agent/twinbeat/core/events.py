@@ -21,6 +21,7 @@ from twinbeat.core.types import (
     Timers,
     TrackedHealth,
 )
+from twinbeat.core.witness import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,19 @@ class IsolationChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerFenced:
+    """The peer's power was cut since it was last heard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessAnswered:
+    """What came of an `Effects.ask_witness`, no answer included. Each is answered, unless another
+    one was asked meanwhile."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReloaded:
     """A new configuration was checked and is to be taken into effect."""
 
@@ -220,6 +234,8 @@ Event = (
     | GateRestored
     | HealthChanged
     | IsolationChanged
+    | WitnessAnswered
+    | PeerFenced
     | ConfigReloaded
     | EffectFailed
     | Stopping

@@ -52,6 +52,7 @@ from twinbeat.core.events import (
     IsolationChanged,
     Operator,
     Pause,
+    PeerFenced,
     PeerSeen,
     PortLost,
     PortRestored,
@@ -145,6 +146,7 @@ class Machine:
         self._reason = self._because(Code.STARTED)
         self._ports_lost: dict[str, None] = {}
         self._isolated = False
+        self._peer_fenced = False
         self._stopping = False
         self._restarting = False
         self._stopped = False
@@ -236,6 +238,13 @@ class Machine:
     def facts(self) -> election.Facts:
         """What the standing order was computed from."""
         return self._facts
+
+    @property
+    def waits_for_fencing(self) -> bool:
+        """True while the role could be taken over if only the peer were fenced."""
+        silent = self._watch in (Watch.DEAD, Watch.UNKNOWN)
+        following = self._role in (Role.SECONDARY, Role.CLAIMING)
+        return silent and following and election.waits_for_fencing(self._facts)
 
     @property
     def status(self) -> Status:
@@ -332,6 +341,9 @@ class Machine:
                 if isolated and not self._isolated:
                     self._log(Level.WARNING, self._because(Code.ISOLATED))
                 self._isolated = isolated
+            case PeerFenced():
+                self._peer_fenced = True
+                self._log(Level.WARNING, self._because(Code.PEER_FENCED))
             case ConfigReloaded(policy=policy, timers=timers):
                 assert policy.node == self._policy.node, "the index is fixed for a run"
                 self._policy, self._timers = policy, timers
@@ -724,6 +736,8 @@ class Machine:
         if self._restarting and self._role is not Role.PRIMARY:
             # The reign that was to be kept open is over: this is a plain stop now.
             self._restarting, self._stopping = False, True
+        if self._watch in (Watch.ALIVE, Watch.STALLED):
+            self._peer_fenced = False
         self._facts = self._gather()
         order = self._settle_order()
         attest = self._settle_attestation(order is not None)
@@ -1032,6 +1046,7 @@ class Machine:
             abstaining=bool(self._abstain_until_ns),
             peer_paused=self._durable.peer_paused,
             peer_pause_saved=self._saved.peer_paused,
+            peer_fenced=self._peer_fenced,
             past=self._past,
         )
 

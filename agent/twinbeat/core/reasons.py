@@ -57,6 +57,14 @@ class Code(enum.Enum):
     MISMATCH = "mismatch"
     UNPROVEN = "unproven"
     DESPITE_MISMATCH = "despite_mismatch"
+    # -- the witness ----------------------------------------------------------------------------
+    WITNESSED = "witnessed"
+    NO_WITNESS = "no_witness"
+    WITNESS_SILENT = "witness_silent"
+    WITNESS_KEEPS_PEER = "witness_keeps_peer"
+    WITNESS_LOST = "witness_lost"
+    WITNESS_BACK = "witness_back"
+    WITHOUT_WITNESS = "without_witness"
     # -- a standing order withholds a permit ----------------------------------------------------
     STAY_SECONDARY = "stay_secondary"
     PAUSED = "paused"
@@ -70,6 +78,7 @@ class Code(enum.Enum):
     NEVER_PAIRED = "never_paired"
     YIELDING = "yielding"
     ABSTAINING = "abstaining"
+    NOT_FENCED = "not_fenced"
     # -- a command was refused ------------------------------------------------------------------
     PEER_UNKNOWN = "peer_unknown"
     PEER_UNFIT = "peer_unfit"
@@ -118,6 +127,7 @@ class Code(enum.Enum):
     FAIL_SAFE = "fail_safe"
     TAKES_BACK = "takes_back"
     PEER_WAS_HEARD = "peer_was_heard"
+    PEER_FENCED = "peer_fenced"
     RELOADED = "reloaded"
     EFFECT_FAILED = "effect_failed"
     # -- a monitor of this node's health changed --------------------------------------------------
@@ -166,6 +176,14 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_LEASE: "the last lease of {peer} may still run",
     Code.MISMATCH: "{peer} speaks under a key or version that {node} doesn't accept",
     Code.UNPROVEN: "{node} never heard {peer}, and no link is proven to carry anything",
+    Code.WITNESSED: "the witness granted the term, and every older word has run out",
+    Code.NO_WITNESS: "neither {peer} nor the witness confirmed {node} in time: it may be cut off",
+    Code.WITNESS_SILENT: "the witness doesn't answer, and without it nobody takes over by silence",
+    Code.WITNESS_KEEPS_PEER: "{peer} isn't heard, but the witness confirms it as the one who serves",
+    Code.WITNESS_LOST: "the witness doesn't answer: {why}",
+    Code.WITNESS_BACK: "the witness answers again",
+    Code.WITHOUT_WITNESS: "the witness doesn't answer, and {node} goes on as if there were none: "
+    "both nodes may serve",
     Code.DESPITE_MISMATCH: "{node} waited for {peer}, whose frames it refuses, as long as it may",
     Code.STAY_SECONDARY: "{node} was told to stay secondary",
     Code.PAUSED: "{node} is paused: nobody takes over",
@@ -179,6 +197,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.NEVER_PAIRED: "{node} never heard {peer}, and claim_alone is off",
     Code.YIELDING: "{node} is handing the role over",
     Code.ABSTAINING: "{node} gave up the role a moment ago and lets {peer} go first",
+    Code.NOT_FENCED: "{peer} has to be fenced before its role is taken over in silence",
     Code.PEER_UNKNOWN: "{peer} isn't heard, so its state is unknown",
     Code.PEER_UNFIT: "{peer} isn't fit to serve",
     Code.PEER_NEVER_CLAIMS: "{peer} was told to stay secondary or is disabled",
@@ -224,6 +243,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.FAIL_SAFE: "{node} isn't healthy, but {peer} is no better",
     Code.TAKES_BACK: "{node} was told to stay primary and is fit again",
     Code.PEER_WAS_HEARD: "{peer} is heard",
+    Code.PEER_FENCED: "{peer} was fenced",
     Code.RELOADED: "the configuration was reloaded",
     Code.EFFECT_FAILED: "{effect} failed: {why}",
     Code.MONITOR_FAILED: "monitor {monitor} ({kind}) failed: {why}",
@@ -295,6 +315,8 @@ CAUSES: Final[dict[Cause, Code]] = {
     Cause.MISMATCH: Code.MISMATCH,
     Cause.UNPROVEN: Code.UNPROVEN,
     Cause.DESPITE_MISMATCH: Code.DESPITE_MISMATCH,
+    Cause.WITNESSED: Code.WITNESSED,
+    Cause.NO_WITNESS: Code.NO_WITNESS,
 }
 """Every cause of the engine has its code; a test walks the enumeration."""
 

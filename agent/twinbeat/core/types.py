@@ -184,6 +184,9 @@ class Cause(enum.IntEnum):
     MISMATCH = 29
     UNPROVEN = 30
     DESPITE_MISMATCH = 31
+    # The witness granted it; neither peer nor witness gave their word.
+    WITNESSED = 32
+    NO_WITNESS = 33
 
 
 NO_FLAGS: Final = Flag(0)
@@ -249,12 +252,18 @@ class Policy:
     """How long a node told to stay primary has to be fit before it takes the role back."""
     restart_lease_ns: int = 5 * SECOND
     """The lease of a planned restart."""
+    fence_first: bool = False
+    """A silent peer has to be fenced before the role is taken over from it."""
     terms_per_block: int = 1024
     """Numbers reserved on disk at a time; a claim uses two, since every other one is the peer's."""
     generation: int = 0
     """Of the shared configuration."""
     digest: int = 0
     """Of the shared configuration; differing digests refuse a planned switch-over."""
+    witness_lease_ns: int = 0
+    """How long a word of the witness is good for; 0 = there is no witness."""
+    witness_serve: bool = False
+    """While the witness is silent, go on as without one, instead of shutting and not claiming."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from twinbeat.core.events import (
     Event,
     GateLost,
     GateRestored,
+    PeerFenced,
     PortLost,
     PortRestored,
     Started,
@@ -421,7 +422,7 @@ class App:
             peer=self._config.peer.name,
             now_ns=now_ns,
             publish=self._teller.publish,
-            fenced=self._peer_fenced,
+            fenced=lambda: self._feed(PeerFenced()),
         )
         self._disk = DiskHands(self._store, now_ns=now_ns)
         executor = Executor(
@@ -437,7 +438,7 @@ class App:
             decider=self._machine, submit=executor.submit, now_ns=now_ns, failed=self._fail
         )
         self._loop.listeners += [self._teller.engine_event, self._engine_event]
-        self._loop.listeners.append(self._fencing.engine_event)
+        self._loop.listeners += [self._fencing.engine_event, self._look_for_fencing]
         self._loop.on_tick.append(self._tick)
 
     def _begin(self) -> None:
@@ -591,6 +592,7 @@ class App:
             self._pinged_ns = at_ns
             self._notifier.watchdog()
         self._watchdog.tick(at_ns, paused=self._machine.facts.paused)
+        self._look_for_fencing()
         if not self._engine.running and not self._ended.is_set():
             self._fail(RuntimeError("the engine's thread ended by itself"))
         self._health.became(self._machine.role)
@@ -630,8 +632,8 @@ class App:
             case _:
                 pass
 
-    def _peer_fenced(self) -> None:
-        """Nobody waits for it yet: the policy `before` is refused when the agent starts."""
+    def _look_for_fencing(self, _event: EngineEvent | None = None) -> None:
+        self._fencing.look(wanted=self._machine.waits_for_fencing)
 
     def _peer_mac(self, number: int, mac: bytes) -> None:
         self._engine.set_peer_mac(number, mac)

@@ -49,6 +49,7 @@ def policy(config: Config, *, digest: int) -> core.Policy:
         fail_safe=config.policy.fail_safe,
         claim_alone=config.policy.claim_alone,
         preferred=config.policy.preferred,
+        fence_first=bool(config.fence.agent) and config.fence.policy == "before",
         preempt_hold_ns=config.policy.preempt_hold_s * 1000 * NS_PER_MS,
         digest=digest,
     )
