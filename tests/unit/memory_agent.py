@@ -44,6 +44,7 @@ def status(**changes: Any) -> schema.Status:
             )
         ],
         "neighbours": [schema.Neighbours(interface="lan0", kept=3, warm=2)],
+        "monitors": monitors(now),
         "routes": schema.Routes(wanted=3, standing=3, rules_wanted=1, rules_standing=1),
         "hooks": [hook()],
         "timers": schema.Timers(
@@ -207,6 +208,27 @@ def transition(**changes: Any) -> schema.Transition:
     return schema.with_durations(schema.Transition(**(facts | changes)))
 
 
+def monitors(now_ns: int) -> list[schema.Monitor]:
+    """One that holds, one that has failed, one that is not for this role."""
+    since = {"since_ns": now_ns - 60 * SECOND, "since": "2026-11-23T03:11:01Z"}
+    return [
+        schema.Monitor(
+            name="lan0", kind="interface", state="up", reason="up, with carrier", **since
+        ),
+        schema.Monitor(
+            name="disk",
+            kind="script",
+            state="failed",
+            target="/usr/local/sbin/check-disk",
+            reason="exit code 2: disk full",
+            weight=100,
+            output="disk full\n/var: 100 %",
+            **since,
+        ),
+        schema.Monitor(name="uplink", kind="route", state="idle", **since),
+    ]
+
+
 def counters(**changes: Any) -> schema.Counters:
     facts: dict[str, Any] = {
         "time": "2026-11-23T03:12:01Z",
@@ -225,6 +247,10 @@ def counters(**changes: Any) -> schema.Counters:
         "suspicions": {"cleared": 2, "dead": 1},
         "announcements": {"ipv4": 7, "ipv6": 7},
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
+        "monitors": [
+            schema.MonitorCounters(name="lan0", kind="interface", looks=3),
+            schema.MonitorCounters(name="disk", kind="script", looks=9, failures=4, timeouts=1),
+        ],
         "transitions": [
             schema.TransitionCount(
                 from_role=schema.Role.SECONDARY,

@@ -91,6 +91,23 @@ def test_the_format_is_that_of_the_reference_client() -> None:
     assert text(Source().collect()) == generate_latest(Source())
 
 
+def test_monitors_that_hold_that_failed_and_that_rest() -> None:
+    samples = scrape(status(node=node(state=schema.NodeState.PARTIAL_FAIL)))
+    assert value(samples, "twinbeat_monitor_up", monitor="lan0", kind="interface") == 1
+    assert value(samples, "twinbeat_monitor_up", monitor="disk", kind="script") == 0
+    assert not [key for key in samples if ("monitor", "uplink") in key[1]], "idle is no failure"
+    labels = {"monitor": "disk", "kind": "script"}
+    assert value(samples, "twinbeat_monitor_failures_total", **labels) == 4
+    assert value(samples, "twinbeat_monitor_timeouts_total", **labels) == 1
+    states = {
+        next(iter(labels))[1]: sample
+        for (name, labels), sample in samples.items()
+        if name == "twinbeat_node_state"
+    }
+    assert [state for state, holds in states.items() if holds] == ["partial_fail"]
+    assert len(states) == len(schema.NodeState)
+
+
 def test_names_follow_the_conventions() -> None:
     for name in METRIC_NAMES:
         assert name.startswith("twinbeat_")

@@ -94,7 +94,7 @@ async def _connect(address: Address, port: int, interface: str, timeout_s: float
             sentence = f"{at} doesn't take a connection within {timeout_s:g} s"
             return Finding(holds=False, sentence=sentence, timed_out=True)
         except OSError as error:
-            return Finding(holds=False, sentence=f"{at}: {error.strerror}")
+            return Finding(holds=False, sentence=f"{at}: {_said(error)}")
     return Finding(holds=True, sentence=f"{at} takes connections")
 
 
@@ -180,6 +180,11 @@ async def _until_answered(
     finally:
         loop.remove_reader(sock.fileno())
     return False
+
+
+def _said(error: OSError) -> str:
+    """asyncio puts addresses where the kernel's word was."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 # -- sockets -----------------------------------------------------------------------------------

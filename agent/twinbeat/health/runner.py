@@ -56,8 +56,7 @@ class Runner:
         """End, and what was begun with it."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         self._prober.close()
 
     async def _run(self) -> None:
