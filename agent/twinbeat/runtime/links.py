@@ -300,6 +300,11 @@ class Links:
             )
         if words.mismatch_ns and snapshot.at_ns - words.mismatch_ns < _FRESH_NS:
             return "frames come in, and are refused for their key or version"
+        if link.vlan:
+            return (
+                f"no frame comes in with the tag {link.vlan}; if the card takes tags off, ethtool "
+                f"-K {link.interface} rxvlan off"
+            )
         return "no frame comes in"
 
     def _tell(self, link: LinkSection, event: str, what: str) -> None:
