@@ -178,6 +178,75 @@ static void suspect(struct round *r)
 	tell(r, TB_E_SUSPECT, TB_C_NONE, since(r->now, r->e->heard_ns), 0);
 }
 
+/* ---------------------------------------------------------------------------------- witness ---- */
+
+/*
+ * R21. Whoever takes a term to the witness and gets no receipt waits, from the answer on, for as long as a word is
+ * good. A word counts from before it was asked for, so whoever gave one knew nothing of that term yet:
+ *   - the witness' word, sent before the other term was kept there;
+ *   - the peer's, the answer to a frame of ours, made before it claimed: else it would say so.
+ * So the gate is shut by then, however long frames and answers were under way, if it is never open beyond a word.
+ */
+static bool judged_by_witness(const struct round *r)
+{
+	return r->s->witness != 0 && !r->in->witness.absent;
+}
+
+static tb_u64 vouched_until(const struct round *r, tb_u64 term)
+{
+	const struct tb_witness *witness = &r->in->witness;
+	tb_u64 until;
+
+	if (!judged_by_witness(r))
+		return ~0ull;
+	until = r->e->peer_word_ns != 0 ? r->e->peer_word_ns + r->s->witness : 0;
+	return witness->term == term ? later(until, witness->until_ns) : until;
+}
+
+/* May a claim open though nobody gave a receipt? */
+static bool witness_grants(const struct round *r, tb_u64 claim)
+{
+	const struct tb_witness *witness = &r->in->witness;
+
+	if (!judged_by_witness(r))
+		return true;
+	if (witness->term != claim || witness->open_ns == 0 || vouched_until(r, claim) <= r->now)
+		return false;
+	/* A reign of ours went before, and our kernel receipted none after it: there is nobody to wait for. */
+	if (witness->before != 0 && witness->before == r->e->served &&
+	    r->in->gate.fence_below <= witness->before)
+		return true;
+	return r->now >= witness->open_ns;
+}
+
+/* The newest frame as a word: when the frame of ours was sent that it answers; 0 = it proves nothing. */
+static tb_u64 word_of_peer(const struct round *r)
+{
+	const struct tb_peer *peer = &r->in->peer;
+
+	if (peer->epoch == 0 || (peer->flags & TB_F_KNOWN) ||
+	    peer->echo >> 32 != r->in->gate.counter >> 32)
+		return 0; /* an echo of an earlier boot has the time of another clock */
+	if (peer->echo_ns < r->e->started_ns || peer->echo_ns > peer->arrived_ns)
+		return 0;
+	return peer->echo_ns;
+}
+
+static void hear_word(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->phase == TB_SERVING && r->in->peer.highest <= e->term)
+		e->peer_word_ns = later(e->peer_word_ns, word_of_peer(r));
+}
+
+/* Only the witness' word is waited for now: there is nothing to hurry for. */
+static bool waits_for_witness(const struct round *r)
+{
+	return judged_by_witness(r) && r->e->claim != 0 &&
+	       since(r->now, r->e->claim_ns) > 2 * r->s->timers.verify;
+}
+
 /* ------------------------------------------------------------------------------------ reign ---- */
 
 static void end_reign(struct round *r, enum tb_cause cause, tb_u64 by)
@@ -206,12 +275,14 @@ static void begin_reign(struct round *r, tb_u64 term, enum tb_cause how, enum tb
 
 	r->out->open = true;
 	r->out->term = term;
-	r->out->open_until = r->now + later(r->s->timers.lease, r->in->order.lease_ns);
+	r->out->open_until = sooner(r->now + later(r->s->timers.lease, r->in->order.lease_ns),
+				    vouched_until(r, term));
 	r->out->announce = true;
 	e->lease_until = r->out->open_until;
 	e->opened_ns = r->now;
 	e->phase = TB_SERVING;
 	e->term = term;
+	e->served = term;
 	e->claim = 0;
 	e->fruitless = 0;
 	e->receipted = how == TB_C_RECEIPT;
@@ -239,6 +310,7 @@ static void first_order(struct round *r)
 	e->phase = TB_SERVING;
 	e->opened_ns = r->now;
 	e->lease_until = gate.open_until;
+	e->served = gate.term;
 	tell(r, TB_E_OPENED, TB_C_RESUMED, gate.term, TB_C_RESUMED);
 }
 
@@ -323,6 +395,16 @@ static bool lost_to_stranger(struct round *r)
 	return since(r->now, e->stranger_since_ns) > 2 * r->s->timers.verify;
 }
 
+/*
+ * R3: is the lease as good as renewed all the time? Not after half of it. With a witness it doesn't matter how long
+ * ago it was renewed: who opens without a receipt waits for the end of our word, not of our lease.
+ */
+static bool lease_is_fresh(const struct round *r, tb_u64 lease)
+{
+	return judged_by_witness(r) ||
+	       (r->in->gate.open_until > r->now && r->in->gate.open_until - r->now >= lease / 2);
+}
+
 /* R3, R4, R5, R18 and the end of an opening by silence that was isolation (R11). */
 static void keep_reign(struct round *r)
 {
@@ -341,7 +423,9 @@ static void keep_reign(struct round *r)
 		return;
 	}
 	if (r->now >= gate->open_until) {
-		end_reign(r, TB_C_EXPIRED, 0);
+		bool unvouched = vouched_until(r, e->term) <= r->now;
+
+		end_reign(r, unvouched ? TB_C_NO_WITNESS : TB_C_EXPIRED, 0);
 		return;
 	}
 	if (lost_contest(r)) {
@@ -367,10 +451,12 @@ static void keep_reign(struct round *r)
 	}
 	if (!permitted(r, TB_MAY_SERVE) || order->attested_until_ns <= r->now)
 		return; /* the lease runs out by itself */
-	if (gate->open_until - r->now < sooner(lease, r->s->timers.lease) / 2)
+	if (!lease_is_fresh(r, sooner(lease, r->s->timers.lease)))
 		return; /* R3: too late to renew, see earn_again() */
+	if (vouched_until(r, e->term) <= r->now)
+		return; /* R21: nor is there anybody's word for it */
 	r->out->renew = true;
-	r->out->open_until = r->now + lease;
+	r->out->open_until = sooner(r->now + lease, vouched_until(r, e->term));
 	e->lease_until = r->out->open_until;
 }
 
@@ -488,6 +574,26 @@ static bool nobody_there(const struct round *r)
 	       e->answered_ns < e->claim_ns && since(r->now, e->claim_ns) >= r->s->timers.verify;
 }
 
+/* What would open a claim that nobody receipts, TB_C_NONE = nothing. */
+static enum tb_cause without_receipt(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+
+	if (e->watch == TB_DEAD && e->verdict_ns >= e->suspect_ns && silence_opens(r)) {
+		/* A reign that goes on is earned again only by a window that began after it was in doubt. */
+		if (e->phase == TB_CLAIMING || e->suspect_ns >= e->claim_ns)
+			return r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
+				       ? TB_C_LEASE_RAN_OUT
+				       : TB_C_SILENCE;
+	}
+	if (nobody_there(r))
+		return TB_C_SILENCE;
+	if (e->claim_cause == TB_C_DEAF && e->deaf_since_ns != 0 &&
+	    since(r->now, e->claim_ns) >= r->s->timers.verify)
+		return TB_C_LEASE_RAN_OUT;
+	return TB_C_NONE;
+}
+
 /* R6, from the first claim frame to the opening or the end. */
 static void pursue_claim(struct round *r)
 {
@@ -495,6 +601,7 @@ static void pursue_claim(struct round *r)
 	tb_u64 claim = e->claim;
 	enum tb_cause why = (enum tb_cause)e->claim_cause;
 	bool heard = e->watch == TB_ALIVE || e->watch == TB_STALLED;
+	enum tb_cause how;
 
 	if (r->in->gate.fence_below > claim || e->highest > claim) {
 		abandon(r, TB_C_OVERTAKEN);
@@ -508,44 +615,35 @@ static void pursue_claim(struct round *r)
 		abandon(r, TB_C_PEER_SERVES);
 		return;
 	}
-	wake_by(r, r->now + RECEIPT_POLL_NS);
+	if (!waits_for_witness(r))
+		wake_by(r, r->now + RECEIPT_POLL_NS);
 	if (r->now == e->claim_ns && r->out->again)
 		return; /* begun in this round: its frames are not out yet */
 	if (has_receipt(r)) {
-		tell(r, TB_E_RECEIPT, TB_C_NONE, claim, since(r->now, e->claim_ns));
-		begin_reign(r, claim, TB_C_RECEIPT, why);
-		return;
-	}
-	if (e->watch == TB_DEAD && e->verdict_ns >= e->suspect_ns && silence_opens(r)) {
-		/* A reign that goes on is earned again only by a window that began after it was in doubt. */
-		if (e->phase == TB_CLAIMING || e->suspect_ns >= e->claim_ns) {
-			begin_reign(r, claim,
-				    r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
-					    ? TB_C_LEASE_RAN_OUT
-					    : TB_C_SILENCE,
-				    why);
+		/* A receipt needs no witness: it is the peer's word for this very term. */
+		e->peer_word_ns = later(e->peer_word_ns, word_of_peer(r));
+		if (vouched_until(r, claim) > r->now) {
+			tell(r, TB_E_RECEIPT, TB_C_NONE, claim, since(r->now, e->claim_ns));
+			begin_reign(r, claim, TB_C_RECEIPT, why);
 			return;
 		}
 	}
-	if (nobody_there(r)) {
-		begin_reign(r, claim, TB_C_SILENCE, why);
+	how = without_receipt(r);
+	if (how != TB_C_NONE && witness_grants(r, claim)) {
+		begin_reign(r, claim, judged_by_witness(r) ? TB_C_WITNESSED : how, why);
 		return;
 	}
-	if (why == TB_C_DEAF && e->deaf_since_ns != 0 &&
-	    since(r->now, e->claim_ns) >= r->s->timers.verify) {
-		begin_reign(r, claim, TB_C_LEASE_RAN_OUT, why);
-		return;
-	}
-	if (heard && since(r->now, e->claim_ns) > 2 * r->s->timers.verify)
+	if (heard && how == TB_C_NONE && since(r->now, e->claim_ns) > 2 * r->s->timers.verify)
 		abandon(r, TB_C_NO_RECEIPT);
+	else if (r->in->witness.open_ns > r->now)
+		wake_by(r, r->in->witness.open_ns);
 }
 
 /* R3, R18: with less than half a lease left, or a higher term seen, the reign is earned again, gate open meanwhile. */
 static void earn_again(struct round *r)
 {
 	struct tb_engine *e = r->e;
-	tb_u64 left = r->in->gate.open_until > r->now ? r->in->gate.open_until - r->now : 0;
-	bool doubtful = left < r->s->timers.lease / 2;
+	bool doubtful = !lease_is_fresh(r, r->s->timers.lease);
 
 	if (r->out->shut || (!doubtful && e->highest <= e->term))
 		return;
@@ -565,6 +663,10 @@ static void claim_on_silence(struct round *r)
 	if (!silence_opens(r)) {
 		withhold(r, TB_C_PEER_LEASE);
 		wake_by(r, r->e->open_until_ns + margin(r));
+		return;
+	}
+	if (since(r->now, r->e->verdict_ns) > r->s->timers.verify) {
+		look_again(r); /* much may have changed since, and a claim opens on that verdict */
 		return;
 	}
 	begin_claim(r, TB_C_DEAD);
@@ -731,6 +833,14 @@ static void judge_silence(struct round *r)
 	struct tb_engine *e = r->e;
 
 	r->out->want_carrier = true;
+	if (r->isolated) {
+		/* Probes without carrier prove nothing: the window begins when there is one. */
+		e->window_ns = r->now;
+		e->window_probes = 0;
+		wake_by(r, r->now + r->s->timers.verify);
+		withhold(r, TB_C_ISOLATED);
+		return;
+	}
 	if (r->late && e->window_restarts < WINDOW_RESTARTS) {
 		e->window_restarts++;
 		begin_window(r);
@@ -741,10 +851,6 @@ static void judge_silence(struct round *r)
 	}
 	if (r->in->control_ns < e->window_ns) {
 		withhold(r, TB_C_NO_CONTROL);
-		return;
-	}
-	if (r->isolated) {
-		withhold(r, TB_C_ISOLATED);
 		return;
 	}
 	e->watch = TB_DEAD;
@@ -949,7 +1055,8 @@ static void choose_frames(struct round *r)
 {
 	struct tb_engine *e = r->e;
 	struct tb_actions *out = r->out;
-	bool urgent = e->watch == TB_SUSPECT || e->claim != 0 || e->contest_told_ns != 0;
+	bool urgent = e->watch == TB_SUSPECT || (e->claim != 0 && !waits_for_witness(r)) ||
+		      e->contest_told_ns != 0;
 	/* A PROBE counts as HELLO too and brings the kernel's word: asked while there is something to learn. */
 	bool asking = e->watch != TB_ALIVE || (e->phase == TB_SERVING && !e->receipted);
 
@@ -1076,6 +1183,8 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 	mind_lateness(&round);
 	round.isolated = is_isolated(&round);
 	engine->highest = later(engine->highest, input->gate.fence_below);
+	if (engine->settings.witness != 0)
+		engine->highest = later(engine->highest, input->witness.kept);
 
 	if (engine->first_epoch == 0)
 		engine->first_epoch =
@@ -1084,6 +1193,7 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 	watch_links(&round, &heard, &answered);
 	watch_peer(&round, heard, answered);
 	read_peer(&round);
+	hear_word(&round);
 	take_order(&round);
 
 	if (engine->phase == TB_SERVING && !actions->shut) {

@@ -39,6 +39,7 @@ struct tb_settings {
 	tb_u64 idle_claim;  /* R8: how long a peer may be heard without serving (preferred node; the other waits twice as long plus verify) */
 	tb_u64 listen;	    /* R10: how long a node that has no living reign listens before it may claim by silence */
 	tb_u64 mismatch_wait; /* R14: how much longer frames refused for their key or version keep such a node from that */
+	tb_u64 witness;	    /* how long the word of the peer or of the witness is good for; 0 = there is no witness */
 	tb_u32 node;	    /* own index, 0 or 1 */
 	tb_u32 links;	    /* mask of configured links */
 	tb_u32 direct;	    /* mask of those that are a cable between the nodes: count for nothing in the isolation check */
@@ -83,12 +84,23 @@ struct tb_order {
 	tb_u32 digest;
 };
 
+/* What the witness said, as far as Python judged it. Never waited for; replaced whole. */
+struct tb_witness {
+	tb_u64 term;	 /* the own term that the two times are about, 0 = none */
+	tb_u64 until_ns; /* it was kept by the witness for a request sent `witness` before this moment */
+	tb_u64 open_ns;	 /* from then on nobody serves under the word of an older one; 0 = not granted */
+	tb_u64 before;	 /* what was kept until that term was */
+	tb_u64 kept;	 /* the highest term known to be kept there */
+	tb_u64 absent;	 /* 1 = the witness is silent, and the policy is to go on as without one */
+};
+
 /* What the round sees. Copies, so that a step is one consistent view. */
 struct tb_input {
 	struct tb_gate gate;
 	struct tb_peer peer;
 	struct tb_link link[TB_LINKS];
 	struct tb_order order;
+	struct tb_witness witness;
 	tb_u64 control_ns;    /* oldest of the newest control stamps over the processors that ran a link's receive path */
 	tb_u32 link_carrier;  /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */
 	tb_u32 port_carrier;  /* mask of VIP ports with carrier */
@@ -111,6 +123,8 @@ enum tb_cause {
 	TB_C_NOT_PERMITTED, TB_C_PEER_LEASE, TB_C_MISMATCH, TB_C_UNPROVEN,
 	/* begun, too */
 	TB_C_DESPITE_MISMATCH,
+	/* opened by, the witness having granted it; ended or withheld, as neither peer nor witness gave their word */
+	TB_C_WITNESSED, TB_C_NO_WITNESS,
 };
 
 enum tb_event_kind {
@@ -205,6 +219,8 @@ struct tb_engine {
 	tb_u32 fruitless;   /* claims in a row that got no receipt though the peer was heard */
 
 	/* reign */
+	tb_u64 served;	      /* newest term served in this run */
+	tb_u64 peer_word_ns;  /* when the newest own frame was sent that the peer, knowing of no higher term, echoed */
 	tb_u64 opened_ns, lease_until, contest_told_ns, stranger_since_ns;
 	bool receipted, by_silence, order_seen;
 	tb_u64 order_generation, ordered_generation;

@@ -45,6 +45,7 @@ enum {
 };
 
 _Static_assert(sizeof(struct tb_order) % sizeof(tb_word) == 0, "handed over by words");
+_Static_assert(sizeof(struct tb_witness) % sizeof(tb_word) == 0, "handed over by words");
 _Static_assert(sizeof(struct tb_settings) % sizeof(tb_word) == 0, "handed over by words");
 _Static_assert(sizeof(struct tb_config) % sizeof(tb_word) == 0, "handed over by words");
 _Static_assert(sizeof(struct tb_engine) % sizeof(tb_word) == 0, "handed over by words");
@@ -65,6 +66,8 @@ struct tb_thread {
 		tb_u64 config_seq;
 		struct tb_config config;
 		tb_u64 attested_until_ns;
+		tb_u64 witness_seq;
+		struct tb_witness witness;
 		struct tb_arena *arena; /* to be taken over, NULL = none new */
 		struct tb_links *links; /* the same */
 		tb_u32 announce;	/* grows: say everything again */
@@ -100,10 +103,10 @@ struct tb_thread {
 	struct tb_announcer announcer;
 	struct tb_arena *arena;
 	struct tb_links *links;
-	tb_u64 order_seq, settings_seq, config_seq; /* as last taken */
-	tb_u64 planned_ns;			    /* when the next round is due, 0 = at once */
-	tb_u64 carrier_ns;			    /* last looked up */
-	tb_u64 suspect_ns, verdict_ns, opened_ns;   /* of the failover under way */
+	tb_u64 order_seq, settings_seq, config_seq, witness_seq; /* as last taken */
+	tb_u64 planned_ns;			  /* when the next round is due, 0 = at once */
+	tb_u64 carrier_ns;			  /* last looked up */
+	tb_u64 suspect_ns, verdict_ns, opened_ns; /* of the failover under way */
 	tb_u64 round_trip_counter[TB_LINKS];
 	tb_u32 announce_seen, view_seen;
 	bool want_carrier;
@@ -168,6 +171,15 @@ static void take_over(struct tb_thread *t, tb_u64 now)
 				   sizeof(settings))) {
 			tb_engine_configure(&t->engine, &settings);
 			t->settings_seq = seq;
+		}
+	}
+	seq = __atomic_load_n(&t->in.witness_seq, __ATOMIC_ACQUIRE);
+	if (seq != t->witness_seq) {
+		struct tb_witness witness;
+
+		if (tb_shared_read(&t->in.witness_seq, &witness, &t->in.witness, sizeof(witness))) {
+			t->input.witness = witness;
+			t->witness_seq = seq;
 		}
 	}
 	seq = __atomic_load_n(&t->in.config_seq, __ATOMIC_ACQUIRE);
@@ -383,10 +395,11 @@ static void carry_out(struct tb_thread *t, tb_u64 now)
 		tb_announcer_stop(&t->announcer);
 	if (actions->announce)
 		tb_announcer_start(&t->announcer, now);
+	/* R21: a claim is in the kernel's words before anybody hears of it who could take it to the witness. */
+	tb_maps_act_self(&t->maps, actions);
 	for (tb_u32 i = 0; i < actions->events; i++)
 		push(t, &actions->event[i]);
 	announce(t);
-	tb_maps_act_self(&t->maps, actions);
 	if ((actions->hello | actions->probe) != 0)
 		send_frames(t);
 	if (actions->control && t->helpers) {
@@ -791,6 +804,11 @@ int tb_thread_set_order(struct tb_thread *t, const struct tb_order *order, tb_u6
 void tb_thread_attest(struct tb_thread *t, tb_u64 until_ns)
 {
 	__atomic_store_n(&t->in.attested_until_ns, until_ns, __ATOMIC_RELAXED);
+}
+
+void tb_thread_set_witness(struct tb_thread *t, const struct tb_witness *witness)
+{
+	tb_shared_write(&t->in.witness_seq, &t->in.witness, witness, sizeof(*witness));
 }
 
 void tb_thread_set_settings(struct tb_thread *t, const struct tb_settings *settings)

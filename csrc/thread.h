@@ -98,6 +98,7 @@ bool tb_thread_running(const struct tb_thread *thread);
  */
 int tb_thread_set_order(struct tb_thread *thread, const struct tb_order *order, tb_u64 timeout_ns);
 void tb_thread_attest(struct tb_thread *thread, tb_u64 until_ns);
+void tb_thread_set_witness(struct tb_thread *thread, const struct tb_witness *witness);
 void tb_thread_set_settings(struct tb_thread *thread, const struct tb_settings *settings);
 void tb_thread_set_config(struct tb_thread *thread, const struct tb_config *config);
 int tb_thread_set_peer_mac(struct tb_thread *thread, tb_u32 link, const tb_u8 mac[6]);

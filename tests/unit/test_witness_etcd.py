@@ -109,6 +109,11 @@ def test_a_mark_of_a_deposed_holder_writes_nothing(papers: lab_etcd.Papers, url:
     assert (lost.verdict, lost.life) == (Verdict.DENIED, won.life)
 
 
+def test_a_claim_tells_what_it_took_the_place_of(papers: lab_etcd.Papers, url: str) -> None:
+    answers = ask(at(papers, url, 10), claim(4), claim(8), claim(8), confirm(8), claim(6))
+    assert [answer.before for answer in answers] == [0, 4, 0, 0, 0]
+
+
 def test_pairs_have_keys_of_their_own(papers: lab_etcd.Papers, url: str) -> None:
     ask(at(papers, url, 6), claim(50))
     assert ask(at(papers, url, 60), LOOK)[0].kept == 0
@@ -274,7 +279,8 @@ def answer_of(term: int, *, succeeded: bool, **head: Any) -> bytes:
 
 
 def claimed_of(term: int, *, succeeded: bool) -> bytes:
-    inner = {"succeeded": succeeded, "responses": [kvs(term)]}
+    puts = [{"response_put": {}}] * 2 if succeeded else []
+    inner = {"succeeded": succeeded, "responses": [*puts, kvs(term)]}
     body = {"header": header(), "responses": [{"response_txn": inner}]}
     return json.dumps(body).encode()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from twinbeat.core.reasons import Reason, Refusal
 from twinbeat.core.types import Durable, Order, Role, Timeline
+from twinbeat.core.witness import Question, Words
 
 
 class Level(enum.Enum):
@@ -107,6 +108,9 @@ class Effects:
     """Renew the attestation (and only that) with the engine. Where ``order`` is set as well, it
     carries the same value. Never from another thread than the one that called `Machine.step`."""
 
+    witness: Words | None = None
+    """Tell the engine what the witness said. AFTER ``order``; the engine waits for neither."""
+
     close_gate: Reason | None = None
     """Shut the gate. ``order`` demands the same of the engine; if the engine doesn't confirm it
     within a lease, write the gate's ``open_until`` to 0. AFTER ``order``, so that the engine
@@ -127,6 +131,10 @@ class Effects:
 
     install_routes: bool = False
     """Install the routes and rules of the primary. AFTER the gate is open; nobody waits."""
+
+    ask_witness: Question | None = None
+    """Ask, off the deciding loop; answer `WitnessAnswered` in bounded time. A question that
+    waits for its turn gives it up to a newer one."""
 
     reserve_terms: ReserveTerms | None = None
     """Off the deciding loop (a slow disk must not hold up the attestation)."""

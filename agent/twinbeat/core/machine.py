@@ -63,6 +63,7 @@ from twinbeat.core.events import (
     TermsFailed,
     TermsReserved,
     Tick,
+    WitnessAnswered,
 )
 from twinbeat.core.reasons import CAUSES, Code, Reason, Refusal, because, duration, refuse
 from twinbeat.core.status import Status, sentence, unfit
@@ -91,6 +92,7 @@ from twinbeat.core.types import (
     TrackedHealth,
     Watch,
 )
+from twinbeat.core.witness import Arbitration, Words
 
 __all__ = ["Machine", "Status"]
 
@@ -146,6 +148,11 @@ class Machine:
         self._reason = self._because(Code.STARTED)
         self._ports_lost: dict[str, None] = {}
         self._isolated = False
+        self._witness = Arbitration(
+            node=policy.node, lease_ns=policy.witness_lease_ns, serve=policy.witness_serve
+        )
+        self._witness_words = Words()
+        self._witness_silent = False
         self._peer_fenced = False
         self._stopping = False
         self._restarting = False
@@ -218,6 +225,7 @@ class Machine:
             self._save_retry_ns,
             self._stop_at_ns,
             self._abstain_until_ns,
+            self._witness.deadline(self._now, peer_heard=self._peer_heard()),
             self._hold_since_ns and self._hold_since_ns + self._policy.preempt_hold_ns,
         ):
             if moment:
@@ -344,6 +352,9 @@ class Machine:
             case PeerFenced():
                 self._peer_fenced = True
                 self._log(Level.WARNING, self._because(Code.PEER_FENCED))
+            case WitnessAnswered(answer=answer):
+                self._witness.answered(answer, self._now)
+                self._see_term(answer.kept)
             case ConfigReloaded(policy=policy, timers=timers):
                 assert policy.node == self._policy.node, "the index is fixed for a run"
                 self._policy, self._timers = policy, timers
@@ -361,6 +372,7 @@ class Machine:
     def _on_engine_event(self, event: EngineEvent) -> None:
         kind = EngineEventKind
         self._line = follow(self._line, event)
+        _tell_arbitration(self._witness, event)
         match event.kind:
             case kind.CLAIM:
                 self._claim_cause = event.cause
@@ -427,6 +439,8 @@ class Machine:
         self._engine = view
         self._watch = view.watch
         self._see_term(view.highest)
+        if view.phase is Phase.LISTENING:
+            self._witness.closed()
         by = self._missed(view)
         if by is None and view.order_generation <= self._desk.confirmed:
             self._ahead_since_ns = 0
@@ -477,6 +491,7 @@ class Machine:
                 self._past = Past.NONE
         for term in (view.term, view.claim, view.fence_below, view.highest):
             self._see_term(term)
+            self._witness.heard(term)
 
     def _on_gate_lost(self, interface: str) -> None:
         """R20: without its gate no address may stay."""
@@ -738,6 +753,7 @@ class Machine:
             self._restarting, self._stopping = False, True
         if self._watch in (Watch.ALIVE, Watch.STALLED):
             self._peer_fenced = False
+        self._settle_witness()
         self._facts = self._gather()
         order = self._settle_order()
         attest = self._settle_attestation(order is not None)
@@ -879,6 +895,19 @@ class Machine:
             self._log(Level.WARNING, self._because(Code.TAKES_BACK))
             self._begin(Kind.TAKE_OVER, "")
 
+    def _settle_witness(self) -> None:
+        """Say it when the witness falls silent, and when it speaks again."""
+        silent = self._witness.is_silent(self._now)
+        if silent is self._witness_silent:
+            return
+        self._witness_silent = silent
+        if not silent:
+            self._log(Level.WARNING, self._because(Code.WITNESS_BACK))
+            return
+        self._log(Level.WARNING, self._because(Code.WITNESS_LOST, why=self._witness.why))
+        if self._policy.witness_serve:
+            self._log(Level.ERROR, self._because(Code.WITHOUT_WITNESS))
+
     def _settle_order(self) -> Order | None:
         """The standing order that follows from the facts; None if it is the one that stands."""
         facts = self._facts
@@ -995,6 +1024,12 @@ class Machine:
             reserve = self._terms.wanted(self._highest, self._now)
         if reserve is not None:
             self._terms = self._terms.asking(reserve)
+        words = self._witness.words(self._now)
+        news = words != self._witness_words
+        self._witness_words = words
+        ask = None
+        if self._started_ns:
+            ask = self._witness.question(self._now, peer_heard=self._peer_heard())
         notify = None
         if out.status_changed:
             notify = Notify(status=self._sentence(), ready=self._role is not Role.INIT)
@@ -1002,12 +1037,14 @@ class Machine:
             save=save,
             order=order,
             attest_until_ns=attest,
+            witness=words if news else None,
             close_gate=out.close_gate,
             withdraw_vips=out.withdraw_vips,
             announce=out.announce,
             destroy_vip_sockets=out.destroy_vip_sockets,
             remove_routes=out.remove_routes,
             install_routes=out.install_routes,
+            ask_witness=ask,
             reserve_terms=reserve,
             records=tuple(out.records),
             logs=tuple(out.logs),
@@ -1047,6 +1084,8 @@ class Machine:
             peer_paused=self._durable.peer_paused,
             peer_pause_saved=self._saved.peer_paused,
             peer_fenced=self._peer_fenced,
+            witness_silent=self._witness_silent and not self._policy.witness_serve,
+            witness_keeps_peer=self._witness.holds_back(),
             past=self._past,
         )
 
@@ -1087,6 +1126,20 @@ class Machine:
             contested=self._contested,
             reason=self._reason,
         )
+
+
+def _tell_arbitration(witness: Arbitration, event: EngineEvent) -> None:
+    match event.kind:
+        case EngineEventKind.CLAIM:
+            witness.claimed(event.a)
+        case EngineEventKind.OPENED:
+            witness.opened(event.a)
+        case EngineEventKind.ABANDONED:
+            witness.abandoned()
+        case EngineEventKind.CLOSED:
+            witness.closed()
+        case _:
+            pass
 
 
 _TURNS: Final = {

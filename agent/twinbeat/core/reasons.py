@@ -179,7 +179,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.WITNESSED: "the witness granted the term, and every older word has run out",
     Code.NO_WITNESS: "neither {peer} nor the witness confirmed {node} in time: it may be cut off",
     Code.WITNESS_SILENT: "the witness doesn't answer, and without it nobody takes over by silence",
-    Code.WITNESS_KEEPS_PEER: "{peer} isn't heard, but the witness confirms it as the one who serves",
+    Code.WITNESS_KEEPS_PEER: "{peer} isn't heard, but the witness says that it serves",
     Code.WITNESS_LOST: "the witness doesn't answer: {why}",
     Code.WITNESS_BACK: "the witness answers again",
     Code.WITHOUT_WITNESS: "the witness doesn't answer, and {node} goes on as if there were none: "

@@ -34,6 +34,7 @@ from twinbeat.engine.types import (
     Setup,
     Watch,
     WireConfig,
+    WitnessWords,
 )
 
 KEY_SIZE = 16
@@ -56,6 +57,7 @@ def settings_to_c(settings: Settings) -> Any:
     c.links = settings.links
     c.direct = settings.direct
     c.ports = settings.ports
+    c.witness = settings.witness_ns
     c.probes = settings.probes
     c.strict = settings.strict
     c.wait_lease = settings.wait_lease
@@ -87,6 +89,18 @@ def order_to_c(order: Order, attested_until_ns: int) -> Any:
     c.lease_ns = order.lease_ns
     c.permits = order.permits
     c.resign_of = order.resign_of
+    return c
+
+
+def witness_to_c(words: WitnessWords) -> Any:
+    """struct tb_witness *."""
+    c: Any = ffi.new("struct tb_witness *")
+    c.term = words.term
+    c.until_ns = words.until_ns
+    c.open_ns = words.open_ns
+    c.before = words.before
+    c.kept = words.kept
+    c.absent = words.absent
     return c
 
 

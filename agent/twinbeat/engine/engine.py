@@ -33,6 +33,7 @@ from twinbeat.engine.convert import (
     schedule_to_c,
     settings_to_c,
     setup_to_c,
+    witness_to_c,
 )
 from twinbeat.engine.look import Look, Looker
 from twinbeat.engine.types import (
@@ -49,6 +50,7 @@ from twinbeat.engine.types import (
     Snapshot,
     StartReport,
     WireConfig,
+    WitnessWords,
     now_ns,
 )
 
@@ -176,6 +178,10 @@ class Engine:
         """Python's own lease: renew from the loop that decides, never from a side thread."""
         self._attested_until_ns = until_ns
         lib.tb_thread_attest(self._thread, until_ns)
+
+    def set_witness(self, words: WitnessWords) -> None:
+        """What the witness said; taken in with the next round."""
+        lib.tb_thread_set_witness(self._thread, witness_to_c(words))
 
     def set_settings(self, settings: Settings) -> None:
         """Take new timers or policy into effect at the next round; nothing is forgotten."""

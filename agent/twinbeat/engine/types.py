@@ -144,6 +144,8 @@ class Cause(IntEnum):
     MISMATCH = lib.TB_C_MISMATCH
     UNPROVEN = lib.TB_C_UNPROVEN
     DESPITE_MISMATCH = lib.TB_C_DESPITE_MISMATCH
+    WITNESSED = lib.TB_C_WITNESSED
+    NO_WITNESS = lib.TB_C_NO_WITNESS
 
 
 class EventKind(IntEnum):
@@ -215,6 +217,8 @@ class Settings:
     listen_ns: int
     mismatch_wait_ns: int = 0
     """How much longer frames refused for their key or version withhold a cold claim at most."""
+    witness_ns: int = 0
+    """How long the word of the peer or of the witness is good for; 0 = no witness."""
     probes: int = 3
     """On-time unanswered probes that a verdict of DEAD needs on each link with carrier."""
     strict: bool = False
@@ -233,6 +237,18 @@ class Facts:
     generation: int = 0
     """Of the configuration that both nodes share."""
     digest: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessWords:
+    """What the witness said (struct tb_witness); replaced whole."""
+
+    term: int = 0
+    until_ns: int = 0
+    open_ns: int = 0
+    before: int = 0
+    kept: int = 0
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

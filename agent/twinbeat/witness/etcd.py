@@ -140,6 +140,7 @@ class Etcd:
             sent_ns=sent_ns,
             done_ns=done_ns,
             kept=kept.term,
+            before=kept.before,
             life=kept.life,
         )
 

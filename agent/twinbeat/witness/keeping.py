@@ -36,6 +36,8 @@ class Kept:
 
     verdict: Verdict
     term: int
+    before: int
+    """The term that a claim took the place of; 0 = none, or it changed nothing."""
     life: int
     """Revision of the newest write to either key."""
     cluster: str
@@ -63,7 +65,11 @@ class Keeping:
         """The body of the request."""
         term = _digits(question.term)
         reading = self._range()
-        keeping = [_put(self.term_key, term), _put(self.holder_key, self.node), reading]
+        keeping = [
+            _put(self.holder_key, self.node),
+            _put(self.term_key, term, before=True),
+            reading,
+        ]
         match question.kind:
             case Kind.CLAIM:
                 # Where no term is kept yet there is no value to compare with.
@@ -100,11 +106,13 @@ class Keeping:
             found = _one(inner["responses"], "response_range")
             term, life = self._found(found.get("kvs", []))
             succeeded = _succeeded(inner)
+            before = self._before(inner) if question.kind is Kind.CLAIM and succeeded else 0
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise NonsenseError(f"not an answer of etcd ({type(error).__name__})") from error
         return Kept(
             verdict=_verdict(question, succeeded=succeeded, kept=term),
             term=term,
+            before=before,
             life=life,
             cluster=cluster,
             revision=revision,
@@ -116,16 +124,18 @@ class Keeping:
         end = f"{first[:-1]}0"
         return {"requestRange": {"key": _b64(first), "rangeEnd": _b64(end)}}
 
+    @staticmethod
+    def _before(claimed: dict[str, Any]) -> int:
+        """The term is written last, and read after that."""
+        put = claimed["responses"][-2]["response_put"]
+        return _number(put["prev_kv"]["value"]) if "prev_kv" in put else 0
+
     def _found(self, kvs: list[dict[str, Any]]) -> tuple[int, int]:
         term = life = 0
         for kv in kvs:
-            key, value = (_text(kv[name]) for name in ("key", "value"))
+            key = _text(kv["key"])
             if key == self.term_key:
-                if len(value) != DIGITS or not (value.isascii() and value.isdecimal()):
-                    raise ValueError("not a term")
-                term = int(value)
-                if term >= TERM_MAX:
-                    raise ValueError("no term is that high")
+                term = _number(kv["value"])
             if key in {self.term_key, self.holder_key}:
                 life = max(life, int(kv["mod_revision"]))
         return term, life
@@ -164,6 +174,15 @@ def _one(responses: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return found
 
 
+def _number(encoded: str) -> int:
+    value = _text(encoded)
+    if len(value) != DIGITS or not (value.isascii() and value.isdecimal()):
+        raise ValueError("not a term")
+    if (term := int(value)) >= TERM_MAX:
+        raise ValueError("no term is that high")
+    return term
+
+
 def _digits(term: int) -> str:
     return f"{term:0{DIGITS}d}"
 
@@ -179,8 +198,10 @@ def _text(encoded: str) -> str:
         raise ValueError("not base64") from error
 
 
-def _put(key: str, value: str) -> dict[str, Any]:
-    return {"requestPut": {"key": _b64(key), "value": _b64(value)}}
+def _put(key: str, value: str, *, before: bool = False) -> dict[str, Any]:
+    """With `before` the response tells the value that it took the place of."""
+    asked = {"prevKv": True} if before else {}
+    return {"requestPut": {"key": _b64(key), "value": _b64(value), **asked}}
 
 
 def _compare(key: str, target: str, result: str, **value: str) -> dict[str, Any]:
