@@ -293,6 +293,10 @@ class Vrid(Struct, frozen=True, kw_only=True):
     interface: str
     vmac: str | None = None
     """The IPv4 virtual MAC; None = addresses are answered from the port's own."""
+    inject: bool = False
+    """Reached through routers: the addresses are on lo, and host routes tell the routing daemon."""
+    uplinks: list[str] = []
+    """With `inject`: further interfaces over which their traffic may arrive."""
     state: str = "absent"
     """serving (gate open) | ready (in place behind a closed gate) | absent"""
     carrier: bool = False

@@ -277,6 +277,8 @@ def _vips(status: Status) -> Iterator[str]:
     for vrid in status.vrids:
         color = {"serving": "green", "ready": "cyan"}.get(vrid.state, "red")
         mac = vrid.vmac or "no virtual MAC: forwarding is not gated"
+        if vrid.inject:
+            mac = f"reached through routers over {', '.join([vrid.interface, *vrid.uplinks])}"
         more = vrid.vips_total - len(vrid.vips)
         carrier = "" if vrid.carrier else paint(", no carrier", "red")
         yield (

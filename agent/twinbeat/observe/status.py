@@ -228,7 +228,7 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
             sentence=f"the shared configuration of {peer.name} differs",
         )
     for vrid in status.vrids:
-        if vrid.vmac is None and vrid.vips_total:
+        if vrid.vmac is None and vrid.vips_total and not vrid.inject:
             yield Warn(
                 code=f"ungated_{vrid.id}",
                 sentence=f"VRID {vrid.id} has no virtual MAC: traffic to its addresses is gated, "

@@ -26,6 +26,7 @@ from twinbeat.api import schema
 from twinbeat.api.events import EventHub
 from twinbeat.api.server import AlreadyRunningError, Server
 from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.check import OWN_INTERFACES
 from twinbeat.config.compare import digest
 from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.load import load
@@ -64,7 +65,7 @@ from twinbeat.engine.types import MapFds, Setup, now_ns
 from twinbeat.engine.watchdog import Device, WatchdogError
 from twinbeat.net import AsyncIPRoute, sysctls
 from twinbeat.net.errors import NetError
-from twinbeat.net.interfaces import Address, interface
+from twinbeat.net.interfaces import Address, interface, interfaces
 from twinbeat.net.warmth import PortSetup, Warmth
 from twinbeat.observe.history import History
 from twinbeat.observe.metrics import exposition
@@ -83,7 +84,7 @@ from twinbeat.runtime.node import Node
 from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.reload import plan
 from twinbeat.runtime.routes import RoleRoutes
-from twinbeat.runtime.stage import REFUSALS, Stage, Watchers
+from twinbeat.runtime.stage import HOST, REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
@@ -280,6 +281,7 @@ class App:
         except (*REFUSALS, EngineError) as error:
             raise StartError(str(error)) from error
         self._check_host_settings()
+        self._check_ways_in()
         self._wire()
         # Before the core decides anything, so that it knows what the kernel knows.
         failed.push_async_callback(self._health.stop)
@@ -657,6 +659,28 @@ class App:
         for finding in [*sysctls.check_ports(names, ipv6=ipv6), *self._stage.sysctls]:
             log.warning("%s", finding.sentence())
             self._facts.warnings.append(schema.Warn(code="sysctl", sentence=finding.sentence()))
+
+    def _check_ways_in(self) -> None:
+        """Injected addresses are local to every interface, but only some have a gate."""
+        if not any(section.inject for section in self._config.vrids):
+            return
+        guarded = {one.index for one in self._stage.guarded.values()}
+        open_ways = [
+            one.name
+            for one in interfaces().values()
+            if one.up
+            and one.name != HOST
+            and not one.name.startswith(OWN_INTERFACES)
+            and guarded.isdisjoint({one.index, one.parent})
+        ]
+        if open_ways:
+            names = ", ".join(sorted(open_ways))
+            sentence = (
+                f"injected addresses can be reached over {names} past the gate: name them in "
+                "`uplinks`, or drop what comes in there for the addresses"
+            )
+            log.warning("%s", sentence)
+            self._facts.warnings.append(schema.Warn(code="ungated_interfaces", sentence=sentence))
 
     # -- what the configuration says ---------------------------------------------------------------
 

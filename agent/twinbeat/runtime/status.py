@@ -351,6 +351,8 @@ def _vrid(section: VridSection, snapshot: Snapshot, guarded: Mapping[str, Guarde
         id=section.id,
         interface=section.interface,
         vmac=vmac_address(section.id, 4) if section.vmac else None,
+        inject=section.inject,
+        uplinks=list(section.uplinks),
         state=state,
         carrier=one is not None and one.carrier,
         vips_total=len(section.vips),

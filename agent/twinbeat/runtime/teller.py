@@ -12,6 +12,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from twinbeat.api import schema
 from twinbeat.api.events import EventHub
 from twinbeat.api.text import length, moment, realtime_offset_ns
@@ -69,6 +71,8 @@ class Teller:
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._accepted: deque[str] = deque(maxlen=256)
         self._amendable = 0
+        self._routes_ns = 0
+        """When routes were last done before the takeover that they belong to was told."""
         self._ready = False
         self._write_task: asyncio.Task[None] | None = None
         self._unwritten = False
@@ -89,6 +93,10 @@ class Teller:
     def record(self, transition: Transition) -> None:
         before, after = role_name(transition.before), role_name(transition.after)
         offset_ns = realtime_offset_ns()
+        known = timeline(transition.timeline)
+        early = after is schema.Role.PRIMARY and self._routes_ns >= transition.at_ns
+        if early:
+            known = replace(known, routes_ns=self._routes_ns)
         recorded = self._history.record(
             schema.Transition(
                 number=0,
@@ -101,14 +109,14 @@ class Teller:
                 reason=transition.reason.code.value,
                 sentence=transition.reason.sentence,
                 term=transition.term,
-                timeline=timeline(transition.timeline),
+                timeline=known,
             )
         )
         self._remember(recorded)
         self._write_history()
         self.transitions[before.value, after.value, recorded.reason] += 1
         if after is schema.Role.PRIMARY:
-            self._amendable = recorded.number
+            self._amendable = 0 if early else recorded.number
             for phase, length_ns in recorded.durations_ns.items():
                 self.phases.setdefault(phase, Histogram()).add(length_ns)
         fields: dict[str, str | int | bool | None] = {
@@ -172,14 +180,11 @@ class Teller:
         """The slow path of the last takeover is over: its timeline gets its last moment."""
         last = self.last
         if last is None or last.number != self._amendable:
+            # The core tells of a takeover once it knows all of it; routes may be quicker.
+            self._routes_ns = self._now_ns()
             return
         self._amendable = 0
-        done = schema.Timeline(
-            **{
-                **{name: getattr(last.timeline, name) for name in last.timeline.__struct_fields__},
-                "routes_ns": self._now_ns(),
-            }
-        )
+        done = replace(last.timeline, routes_ns=self._now_ns())
         amended = self._history.amend(last.number, done)
         if amended is not None:
             self._remember(amended)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from twinlab import netns, plan, processes
+from twinlab import netns, plan, processes, routed
 from twinlab.shell import LabError, wait_for
 
 DAEMON = plan.VENV_DIR / "bin" / "twinbeatd"
@@ -63,6 +63,8 @@ def configuration(node: str, options: plan.Options) -> str:
         lines[:] = [line for line in lines if line.partition(" ")[0] != name]
         lines.append(f"{name} = {value.strip()}")
     text = "".join(f"[{table}]\n" + "\n".join(lines) + "\n\n" for table, lines in tables.items())
+    if options.routed:
+        return text + routed.sections(node, options)
     for link in options.links:
         text += (
             f'[[link]]\nname = "{link}"\ninterface = "{link}"\n'

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_options(up: argparse.ArgumentParser) -> None:
     """The options that describe a lab; the demo takes them too."""
-    up.add_argument("--profile", choices=plan.PROFILES, default="fast")
+    up.add_argument("--profile", choices=plan.PROFILES, help="fast; routed with --routed")
     up.add_argument("--vips", type=int, default=1, metavar="N", help="VIPs on the lan side")
     up.add_argument("--no-vmac", action="store_true", help="VIPs on the ports' own MACs")
     up.add_argument("--ipv6", action="store_true", help="IPv6 as well")
@@ -82,23 +82,30 @@ def add_options(up: argparse.ArgumentParser) -> None:
         metavar="TABLE.KEY=VALUE",
         help="configuration beyond the profile, in TOML",
     )
-    up.add_argument("--links", default="ha0,lan0", help="links that carry heartbeats")
+    up.add_argument("--links", help="links that carry heartbeats (ha0,lan0; routed: lan0,wan0)")
+    up.add_argument(
+        "--routed",
+        action="store_true",
+        help="gateways in different subnets, routers with BIRD between (IPv4)",
+    )
 
 
 def options_of(arguments: argparse.Namespace) -> plan.Options:
     """What was asked for on the command line."""
-    links = tuple(link for link in arguments.links.split(",") if link)
+    usual = "lan0,wan0" if arguments.routed else "ha0,lan0"
+    links = tuple(link for link in (arguments.links or usual).split(",") if link)
     unknown = set(links) - set(plan.LINKS)
     if unknown or not links:
         raise LabError(f"--links {arguments.links}: they are {', '.join(plan.LINKS)}")
     return plan.Options(
-        profile=arguments.profile,
+        profile=arguments.profile or ("routed" if arguments.routed else "fast"),
         vips=arguments.vips,
         vmac=not arguments.no_vmac,
         ipv6=arguments.ipv6,
         agent=not arguments.no_agent,
         settings=tuple(arguments.settings),
         links=links,
+        routed=arguments.routed,
     )
 
 

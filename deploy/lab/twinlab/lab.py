@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from twinlab import agents, cutter, netns, plan, processes, services, topology
+from twinlab import agents, cutter, netns, plan, processes, routed, services, topology
 from twinlab.shell import LabError, run
 
 GC_THRESH3 = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
@@ -46,6 +46,8 @@ def up(wanted: plan.Options) -> str:
     need_root()
     if not 1 <= wanted.vips <= plan.VIPS_MAX:
         raise LabError(f"--vips {wanted.vips}: from 1 to {plan.VIPS_MAX}")
+    if wanted.routed and wanted.ipv6:
+        raise LabError("--routed is IPv4 only")
     if wanted.agent and not agents.installed():
         raise LabError(
             f"{agents.DAEMON} is missing: run `make setup`, "
@@ -65,6 +67,8 @@ def up(wanted: plan.Options) -> str:
         topology.build(wanted)
         _allow_neighbours(wanted.vips)
         services.start(wanted)
+        if wanted.routed:
+            routed.start()
         agents.configure(wanted)
         if wanted.agent:
             for node in plan.NODES:
@@ -131,10 +135,10 @@ def status() -> dict[str, Any]:
     current = options()
     state["profile"] = current.profile
     state["vips"] = {"lan0": current.lan_vips(), "wan0": current.wan_vips()}
-    if current.vmac:
+    if current.vmac and not current.routed:
         state["vmacs"] = {"lan0": plan.vmac(plan.LAN_VRID), "wan0": plan.vmac(plan.WAN_VRID)}
     for node in plan.NODES:
-        state["links"][node] = _links(node)
+        state["links"][node] = _links(node, current)
         state["nodes"][node] = _node(node)
         if state["nodes"][node]["role"] == "primary" and state["nodes"][node]["gate_open"]:
             state["primaries"].append(node)
@@ -143,14 +147,14 @@ def status() -> dict[str, Any]:
     return state
 
 
-def _links(node: str) -> dict[str, Any]:
+def _links(node: str, current: plan.Options) -> dict[str, Any]:
     with cutter.CutWord(node) as word:
         bits, dropped = word.bits, word.dropped()
     links = {}
     for link in plan.LINKS:
         cut = [way for way in cutter.DIRECTIONS if bits & 1 << cutter.bit_of(link, way)]
         links[link] = {
-            "address": plan.node_address(node, link),
+            "address": _address(node, link, current),
             "mac": plan.node_mac(node, link),
             "switch": plan.SWITCHES[link],
             "carrier": topology.port_is_up(node, link),
@@ -158,6 +162,12 @@ def _links(node: str) -> dict[str, Any]:
             "dropped": dropped[link],
         }
     return links
+
+
+def _address(node: str, link: str, current: plan.Options) -> str:
+    if not current.routed:
+        return plan.node_address(node, link)
+    return routed.node_address(node, link) if link in routed.LINKS else ""
 
 
 def _node(node: str) -> dict[str, Any]:

@@ -138,6 +138,8 @@ class Options:
     """Configuration beyond the profile, as `table.key = value` in TOML (`policy.strict = true`)."""
     links: tuple[str, ...] = ("ha0", "lan0")
     """The links that carry heartbeats."""
+    routed: bool = False
+    """Gateways in different subnets, routers with BIRD instead of switches (see `routed`)."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,4 +155,6 @@ class Options:
         return [*vips, LAN_VIP6] if self.ipv6 else vips
 
     def wan_vips(self) -> list[str]:
+        if self.routed:
+            return []
         return [WAN_VIP, WAN_VIP6] if self.ipv6 else [WAN_VIP]

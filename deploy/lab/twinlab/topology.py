@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from twinlab import cutter, netns, plan
+from twinlab import cutter, netns, plan, routed
 from twinlab.shell import run, wait_for
 
 SERVERS_NET = "10.88.0.0/24"
@@ -63,6 +63,8 @@ def build(options: plan.Options) -> None:
             )
     for link, switch in plan.SWITCHES.items():
         _build_switch(link, switch)
+        if options.routed:
+            _sysctl(switch, {"net.ipv4.ip_forward": "1"})
     for node in plan.NODES:
         _build_gateway(node, options)
         netns.create_mounts(node)
@@ -70,6 +72,9 @@ def build(options: plan.Options) -> None:
     _build_client(options)
     for server in plan.SERVERS:
         _build_server(server, options)
+    if options.routed:
+        for link in routed.LINKS:
+            _ip(plan.SWITCHES[link], routed.router_lines(link))
 
 
 def _build_switch(link: str, switch: str) -> None:
@@ -88,16 +93,14 @@ def _build_switch(link: str, switch: str) -> None:
         _sysctl(switch, {f"net.bridge.bridge-nf-call-{kind}": "0" for kind in kinds})
 
 
-def _plug(switch: str, port: str, name: str, device: str, mac: str) -> None:
-    """A cable from a switch port to a device in another namespace."""
-    _ip(
-        switch,
-        [
-            f"link add name {port} type veth peer name {device} address {mac} netns {name}",
-            f"link set dev {port} master {plan.BRIDGE}",
-            f"link set dev {port} up",
-        ],
-    )
+def _plug(
+    switch: str, port: str, name: str, device: str, mac: str, *, bridged: bool = True
+) -> None:
+    """A cable from a switch port to a device in another namespace; not bridged: a router's port."""
+    lines = [f"link add name {port} type veth peer name {device} address {mac} netns {name}"]
+    if bridged:
+        lines.append(f"link set dev {port} master {plan.BRIDGE}")
+    _ip(switch, [*lines, f"link set dev {port} up"])
 
 
 def _build_gateway(node: str, options: plan.Options) -> None:
@@ -105,9 +108,10 @@ def _build_gateway(node: str, options: plan.Options) -> None:
     # Before the interfaces: they take the values of `default` when they appear.
     _sysctl(name, gateway_sysctls(ipv6=options.ipv6))
     for link, switch in plan.SWITCHES.items():
-        _plug(switch, node, name, link, plan.node_mac(node, link))
-    lines = []
-    for link in plan.LINKS:
+        bridged = not (options.routed and link in routed.LINKS)
+        _plug(switch, node, name, link, plan.node_mac(node, link), bridged=bridged)
+    lines = routed.gateway_lines(node) if options.routed else []
+    for link in () if options.routed else plan.LINKS:
         address = f"{plan.node_address(node, link)}/{plan.prefix_length(link)}"
         lines += [f"link set {link} up", f"addr add {address} dev {link}"]
         if options.ipv6:
@@ -125,6 +129,10 @@ def nat_rules(options: plan.Options) -> str:
     """
     plain = [vip for vip in options.lan_vips() if ":" not in vip][:1]
     vips = ", ".join([*plain, plan.MORE_VIPS_NET] if options.vips > 1 else plain)
+    translate = f"oifname lan0 ip saddr {SERVERS_NET} snat ip to {plan.LAN_VIP}"
+    if options.routed:
+        # The servers' router knows nothing of clients, and must answer the gateway that asked.
+        translate = "oifname wan0 masquerade"
     servers = " , ".join(f"{n} : {plan.server_address(s)}" for n, s in enumerate(plan.SERVERS))
     rules6 = ""
     if options.ipv6:
@@ -149,7 +157,7 @@ table inet gateway {{
     chain translate {{
         type nat hook postrouting priority srcnat; policy accept;
         # What the servers begin themselves leaves under the shared address, on either gateway.
-        oifname lan0 ip saddr {SERVERS_NET} snat ip to {plan.LAN_VIP}
+        {translate}
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
@@ -170,9 +178,13 @@ table inet gateway {{
 
 def _build_client(options: plan.Options) -> None:
     switch = plan.SWITCHES["lan0"]
-    _plug(switch, "client", plan.CLIENT_NS, "eth0", plan.CLIENT_MAC)
-    lines = ["link set eth0 up", f"addr add {plan.CLIENT_ADDRESS}/24 dev eth0"]
-    if options.vips > 1:
+    bridged = not options.routed
+    _plug(switch, "client", plan.CLIENT_NS, "eth0", plan.CLIENT_MAC, bridged=bridged)
+    address = routed.CLIENT_ADDRESS if options.routed else plan.CLIENT_ADDRESS
+    lines = ["link set eth0 up", f"addr add {address}/24 dev eth0"]
+    if options.routed:
+        lines.append(f"route add default via {routed.CLIENT_GATEWAY}")
+    elif options.vips > 1:
         lines.append(f"route add {plan.MORE_VIPS_NET} dev eth0 src {plan.CLIENT_ADDRESS}")
     if options.ipv6:
         lines.append(f"addr add {plan.CLIENT_ADDRESS6}/64 dev eth0 nodad")
@@ -186,7 +198,7 @@ def _build_server(server: str, options: plan.Options) -> None:
     lines = [
         "link set eth0 up",
         f"addr add {plan.server_address(server)}/24 dev eth0",
-        f"route add default via {plan.WAN_VIP}",
+        f"route add default via {routed.SERVERS_GATEWAY if options.routed else plan.WAN_VIP}",
     ]
     if options.ipv6:
         lines.append(f"addr add {plan.server_address6(server)}/64 dev eth0 nodad")
@@ -213,9 +225,12 @@ def set_port(node: str, link: str, *, up: bool) -> None:
 
 
 def _forwards(port: str, link: str) -> bool:
-    """Whether the bridge sends frames through a port."""
+    """Whether the bridge sends frames through a port, or the router has carrier on it."""
     shown = json.loads(_in(plan.SWITCHES[link], "bridge", "-j", "link", "show", "dev", port))
-    return bool(shown) and shown[0].get("state") == "forwarding"
+    if shown:
+        return bool(shown[0].get("state") == "forwarding")
+    (device,) = json.loads(_in(plan.SWITCHES[link], "ip", "-j", "link", "show", "dev", port))
+    return "master" not in device and "LOWER_UP" in device["flags"]
 
 
 def port_is_up(node: str, link: str) -> bool:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gateways in different subnets: heartbeats through routers, addresses announced by real BGP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from twinlab import agents, lab, netns, plan, probe, routed
+from twinlab.shell import run, wait_for
+
+from lab import watching
+
+SETTINGS = (
+    "timers.hello_us=20000",
+    "timers.dead_us=150000",
+    "timers.verify_us=50000",
+    "timers.stall_us=200000",
+    "timers.lease_us=600000",
+    "timers.attest_ms=2000",
+    "timers.boot_wait_ms=2000",
+)
+LAB_OPTIONS = plan.Options(profile="routed", routed=True, links=routed.LINKS, settings=SETTINGS)
+
+pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("pair")]
+
+
+@pytest.fixture
+def announced(primary: str) -> str:
+    """The primary of a fit pair, once the router leads to it."""
+    wait_for(lambda: routed.next_hop(plan.LAN_VIP) == primary, "the router to know", timeout_s=20)
+    return primary
+
+
+def on_lo(node: str) -> bool:
+    shown = run([*netns.enter(plan.namespace(node)), "ip", "-o", "address", "show", "dev", "lo"])
+    return f"{plan.LAN_VIP}/32" in shown
+
+
+def test_heartbeats_pass_routers_and_one_router_only(announced: str) -> None:
+    for node in plan.NODES:
+        said = agents.show(node)
+        assert said is not None
+        assert [link["mode"] for link in said["links"]] == ["udp", "udp"]
+        assert all(link["up"] and link["two_way"] for link in said["links"])
+        own, peer = (said["links"][0][key].rpartition(".")[0] for key in ("local", "peer"))
+        assert own != peer, "they would be neighbours"
+        assert watching.reasons(node)["ttl"] == 0
+
+
+def test_both_have_the_address_and_only_the_primary_tells_its_daemon(announced: str) -> None:
+    other = plan.peer(announced)
+    assert all(on_lo(node) for node in plan.NODES)
+    assert routed.injected(announced) == [plan.LAN_VIP]
+    assert routed.injected(other) == []
+    said = agents.show(announced)
+    assert said is not None
+    assert said["routes"]["injected"] == said["routes"]["standing"] == 1
+    assert said["routes"]["inject_table"] == routed.TABLE
+
+
+@pytest.fixture
+def misled(announced: str) -> Iterator[str]:
+    """The secondary, to which the router leads by mistake."""
+    other = plan.peer(announced)
+    router = [*netns.enter(routed.ROUTER), "ip", "route"]
+    wrong = [f"{plan.LAN_VIP}/32", "via", routed.node_address(other, "lan0"), "metric", "1"]
+    run([*router, "add", *wrong])
+    yield other
+    run([*router, "del", *wrong])
+
+
+def test_what_is_led_to_the_secondary_finds_its_gate_shut(misled: str) -> None:
+    before = watching.reasons(misled)["in_vip"]
+    with probe.Probe(interval_us=1000) as running:
+        running.wait_for_time(0.3)
+        record = running.finish()
+    assert not any(record.answered_ns), "a closed gate let something through"
+    wait_for(
+        lambda: watching.reasons(misled)["in_vip"] - before >= len(record.sent_ns),
+        "the kernel to count what it dropped",
+        timeout_s=5,
+    )
+
+
+def test_a_death_moves_the_route_and_the_client_stays_served(announced: str) -> None:
+    other = plan.peer(announced)
+    seen = watching.watch(
+        lambda: lab.cut(announced, silent=True),
+        lambda: watching.serves(other),
+        f"{other} takes over",
+        interval_us=1000,
+    )
+    assert routed.next_hop(plan.LAN_VIP) == other
+    took = watching.takeover(other, seen.before_ns)
+    stamps = took["timeline"]
+    assert seen.outage is not None
+    assert seen.outage.first_good_ns is not None
+    ours_ms = (stamps["routes_ns"] - seen.before_ns) / 1e6
+    theirs_ms = (seen.outage.first_good_ns - stamps["routes_ns"]) / 1e6
+    print(f"{seen.outage_ms():.0f} ms: ours {ours_ms:.0f}, the daemons' {theirs_ms:.0f}")
+    assert stamps["gate_ns"] <= stamps["routes_ns"], "announced behind a shut gate"
+    # The dead one's session lives on for seconds: that the router didn't wait for its end is what
+    # the falling metric is for.
+    assert theirs_ms < 3000
+    assert seen.overlap(announced, other) == []
+    lab.heal(announced)
+    agents.wait_fit()
+    wait_for(lambda: routed.injected(announced) == [], "the old route goes", timeout_s=5)
+    assert routed.next_hop(plan.LAN_VIP) == other
+
+
+def test_a_switch_over_takes_the_route_along(announced: str) -> None:
+    other = plan.peer(announced)
+    seen = watching.watch(
+        lambda: agents.cli(announced, "force", "failover", "--yes", "--reason", "test"),
+        lambda: watching.serves(other),
+        f"{other} takes over",
+        interval_us=1000,
+    )
+    assert routed.next_hop(plan.LAN_VIP) == other
+    assert routed.injected(announced) == []
+    assert seen.outage_ms() < 3000
+
+
+def test_what_a_killed_agent_left_attracts_nobody_and_is_cleaned_up(announced: str) -> None:
+    other = plan.peer(announced)
+    seen = watching.watch(
+        lambda: agents.kill(announced),
+        lambda: watching.serves(other),
+        f"{other} takes over",
+        interval_us=1000,
+    )
+    # Its route still stands and its daemon still announces it, yet the newest reign wins.
+    assert routed.injected(announced) == [plan.LAN_VIP]
+    assert routed.next_hop(plan.LAN_VIP) == other
+    assert seen.outage_ms() < 5000
+    agents.start(announced)
+    agents.wait_fit()
+    assert routed.injected(announced) == []
+    assert routed.next_hop(plan.LAN_VIP) == other
+
+
+def test_an_uplink_that_loses_its_gate_takes_the_address_along(announced: str) -> None:
+    name = plan.namespace(announced)
+    run([*netns.enter(name), "tc", "qdisc", "del", "dev", "wan0", "clsact"])
+    wait_for(lambda: not on_lo(announced), "no address where no gate stands", timeout_s=5)
+    other = plan.peer(announced)
+    wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=10)
+    wait_for(lambda: on_lo(announced), "the gate and the address are back", timeout_s=20)
+    agents.wait_fit()
