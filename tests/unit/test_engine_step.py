@@ -393,6 +393,20 @@ def test_r7_kernel_that_said_open_is_believed_until_its_lease_ends() -> None:
     assert bench.last(EventKind.OPENED).at_ns >= lease_end
 
 
+def test_r7_a_verdict_that_lay_is_made_anew_before_a_claim() -> None:
+    bench = secondary(order=replace(ORDER, permits=Permit(0)))
+    die(bench)
+    bench.run(20 * MS)
+    assert bench.watch is Watch.DEAD
+    allowed_ns = bench.now
+    bench.order_again(permits=ALL)
+    bench.run(2 * MS)
+    claim = bench.last(EventKind.CLAIM)
+    assert claim.cause is Cause.DEAD
+    assert claim.at_ns >= allowed_ns + VERIFY
+    assert bench.last(EventKind.DEAD).at_ns == claim.at_ns
+
+
 def test_r7_planned_restart_is_no_death() -> None:
     bench = secondary(flags=Flag.RESTART, lease_ns=30 * MS)
     assert opened_after(bench) >= 30 * MS
@@ -529,6 +543,18 @@ def test_r11_isolated_node_claims_nothing() -> None:
     bench.run(20 * MS)
     assert bench.withheld() == {Cause.ISOLATED}
     assert not bench.told(EventKind.CLAIM)
+
+
+def test_r11_probes_without_carrier_are_no_proof() -> None:
+    bench = secondary()
+    die(bench)
+    bench.node.link_carrier = bench.node.port_carrier = 0
+    bench.run(20 * MS)
+    assert bench.watch is Watch.SUSPECT
+    plugged_ns = bench.now
+    bench.node.link_carrier, bench.node.port_carrier = bench.settings.links, 1
+    bench.run(2 * MS)
+    assert bench.last(EventKind.DEAD).at_ns >= plugged_ns + VERIFY
 
 
 @pytest.mark.parametrize(("direct", "claims"), [(0, False), (1, True)])
