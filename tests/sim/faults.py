@@ -296,6 +296,7 @@ def draw(world: World) -> tuple[Fault, SimNode]:
 def make_well(world: World) -> None:
     """Everything is mended and both operators let go."""
     world.heal_wires()
+    world.witness.mend()
     for node in world.nodes:
         node.cont()
         node.unhang_python()

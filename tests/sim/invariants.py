@@ -222,6 +222,12 @@ def check_one_owner(checks: Checks, now_open: list[bool]) -> None:
     """Two gates open at once only by silence, and only where nothing could get through."""
     world = checks.world
     both = now_open[0] and now_open[1]
+    if both and world.setting.witness_ns and not world.setting.witness_serve:
+        raise Violation(
+            "WITNESS",
+            f"both gates are open (terms {world.a.plain.gate.term} and "
+            f"{world.b.plain.gate.term}), and the witness keeps {world.witness.kept}",
+        )
     if both and checks.overlap is None:
         opener = 1 if not checks.was_open[1] else 0
         cause = checks.opened_by[opener]

@@ -28,6 +28,7 @@ from twinbeat.core.events import (
     Tick,
 )
 from twinbeat.core.machine import Machine
+from twinbeat.core.terms import kernel_listened
 from twinbeat.core.types import (
     FOREVER,
     Admin,
@@ -46,9 +47,11 @@ from twinbeat.core.types import (
     Timers,
     Watch,
 )
+from twinbeat.core.witness import Words
 from twinbeat.engine import types as words
 from twinbeat.engine._engine import ffi, lib
-from twinbeat.engine.convert import config_to_c, settings_to_c
+from twinbeat.engine.convert import config_to_c, settings_to_c, witness_to_c
+from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -76,6 +79,9 @@ class Setting:
     wait_lease: bool = False
     claim_alone: bool = False
     fail_safe: bool = True
+    witness_ns: int = 0
+    """How long a word of the witness is good for; 0 = there is none."""
+    witness_serve: bool = False
     patience: Patience = field(
         default_factory=lambda: Patience(
             operation_ns=4 * MS,
@@ -189,6 +195,8 @@ class SimNode:
             claim_alone=setting.claim_alone,
             preempt_hold_ns=8 * MS,
             restart_lease_ns=4 * setting.lease_ns,
+            witness_lease_ns=setting.witness_ns,
+            witness_serve=setting.witness_serve,
             terms_per_block=128,
         )
 
@@ -217,6 +225,7 @@ class SimNode:
                 strict=setting.strict,
                 wait_lease=setting.wait_lease,
                 claim_alone=setting.claim_alone,
+                witness_ns=setting.witness_ns,
             )
         )
 
@@ -268,8 +277,14 @@ class SimNode:
         self.stopped = self.python_hung = False
         self.agent = agent = Agent(self)
         self.world.checks.agent_started(self)
+        gate = self.plain.gate
         self._step(
-            agent, Started(engine=self._engine_view(agent), term_floor=self.disk.epoch << 10)
+            agent,
+            Started(
+                engine=self._engine_view(agent),
+                term_floor=self.disk.epoch << 10,
+                kernel_listened=kernel_listened(gate.term, gate.fence_below),
+            ),
         )
         self._after_python(agent)
         self._run_engine_at(self.world.now_ns, agent)
@@ -480,6 +495,10 @@ class SimNode:
         if effects.attest_until_ns is not None:
             agent.input.order.attested_until_ns = effects.attest_until_ns
             agent.attested_at_ns = self.clock()
+        if effects.witness is not None:
+            self._set_witness(agent, effects.witness)
+        if effects.ask_witness is not None:
+            world.witness.ask(self, agent, effects.ask_witness)
         if effects.close_gate is not None:
             term = self.plain.gate.term
             world.at(world.now_ns + world.setting.lease_ns, self._force_shut, agent, term)
@@ -521,6 +540,9 @@ class SimNode:
         turns = self.agent is agent and not self.stopped and not self.python_hung
         if turns and term and self.plain.gate.term == term:
             self.plain.gate.open_until = 0
+
+    def _set_witness(self, agent: Agent, told: Words) -> None:
+        agent.input.witness = witness_to_c(wiring.witness(told))[0]
 
     def _set_order(self, agent: Agent, order: Order) -> None:
         raw = agent.input.order

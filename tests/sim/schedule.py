@@ -10,6 +10,7 @@ from sim import faults
 from sim.invariants import Violation, check_someone
 from sim.network import MS, US
 from sim.node import Setting
+from sim.witness import WEIGHTS as WITNESS_WEIGHTS
 from sim.world import World
 from twinbeat.core.table import StateError
 
@@ -68,10 +69,21 @@ def setting_of(rng: random.Random) -> Setting:
     )
 
 
-def run(seed: int, length: int = 12) -> Result:
+def with_witness(setting: Setting, rng: random.Random) -> Setting:
+    """The same pair with a witness, which mostly is to stop whoever is cut off."""
+    return replace(
+        setting,
+        witness_ns=rng.choice((6, 12, 24)) * MS,
+        witness_serve=rng.random() < 0.1,
+    )
+
+
+def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
     """Play the schedule of `seed` with `length` faults. A broken rule is told, not raised."""
     world = World(seed)
     world.setting = setting_of(world.rng)
+    if witness:
+        world.setting = with_witness(world.setting, world.rng)
     rng = world.rng
     trace: list[str] = []
 
@@ -86,6 +98,8 @@ def run(seed: int, length: int = 12) -> Result:
         world.run(rng.choice((1, 8, 14)) * MS)
         for _ in range(length):
             fault, node = faults.draw(world)
+            if witness and rng.random() < 0.4:
+                fault = rng.choices(tuple(WITNESS_WEIGHTS), tuple(WITNESS_WEIGHTS.values()))[0]
             say(fault(world, node))
             count += 1
             # Faults come in bunches: the worst is what happens while something else is going on.
@@ -121,6 +135,7 @@ def bound_ns(world: World) -> int:
     return 2 * (
         setting.boot_wait_ns
         + setting.mismatch_wait_ns
+        + 16 * setting.witness_ns
         + 5 * setting.lease_ns
         + 10 * (setting.dead_ns + setting.verify_ns)
         + patience.abstain_ns

@@ -174,6 +174,8 @@ class Node(Struct, frozen=True, kw_only=True):
     role: Role
     role_since_ns: int
     role_since: str
+    reason: Reason | None = None
+    """Why it has this role."""
     admin: Admin
     health: int
     """Score, higher is better; compared with the peer's before anyone yields."""
@@ -343,6 +345,8 @@ class Routes(Struct, frozen=True, kw_only=True):
     rules_standing: int = 0
     rules_kept: int = 0
     problems_total: int = 0
+    troubles: dict[str, int] = {}
+    """All of them by their kind."""
     problems: list[RouteProblem] = []
     """The first LISTED_PROBLEMS of them."""
     settled_in_ns: int | None = None
@@ -413,6 +417,17 @@ class Timers(Struct, frozen=True, kw_only=True):
     boot_wait_ms: int
     raised: list[Reason] = []
     """Timers this host can't hold as configured, and what they were raised to."""
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What is allowed when: `[policy]` as in force."""
+
+    fail_safe: bool
+    strict: bool
+    stall: str
+    claim_alone: bool
+    preferred: bool
+    preempt_hold_s: int
 
 
 class Pause(Struct, frozen=True, kw_only=True):
@@ -500,6 +515,42 @@ class Fence(Struct, frozen=True, kw_only=True):
     """The newest attempt to fence."""
     check: Fencing | None = None
     """The newest check of whether it could."""
+
+
+class Witness(Struct, frozen=True, kw_only=True):
+    """The third party that decides between nodes that don't hear each other."""
+
+    kind: str
+    endpoints: list[str]
+    without: str
+    """stay | serve: what happens while it is silent."""
+    lease_ns: int
+    """How long its word is good for."""
+    up: bool = False
+    """The newest question was answered."""
+    answered_ns: int | None = None
+    """When the newest answer had arrived; None = never."""
+    confirmed_age_ns: int | None = None
+    """Since the newest confirmation of the own term was asked for; None = there is none."""
+    kept_term: int = 0
+    """The highest term kept there, as far as known."""
+    keeps_peer: bool = False
+    """It says that the peer serves, which this node doesn't hear."""
+    opens_in_ns: int | None = None
+    """A claim was granted and waits for older words to run out."""
+    absent: bool = False
+    """It is silent, and the node goes on as if there were none."""
+    sentence: str = ""
+    """Why there was no answer."""
+
+
+class Isolation(Struct, frozen=True, kw_only=True):
+    """Whether this node is itself cut off from the network, by its reference addresses."""
+
+    references: list[str]
+    isolated: bool = False
+    answering: str = ""
+    """Who answered last."""
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -626,12 +677,15 @@ class Status(Struct, frozen=True, kw_only=True):
     routes: Routes = Routes()
     hooks: list[Hook] = []
     timers: Timers
+    policy: Policy | None = None
     configuration: Configuration
     process: Process
     waiting: Waiting | None = None
     pause: Pause | None = None
     watchdog: Watchdog | None = None
     fence: Fence = Fence()
+    witness: Witness | None = None
+    isolation: Isolation | None = None
     warnings: list[Warn] = []
     last_transition: Transition | None = None
     last_failover: Transition | None = None
@@ -717,11 +771,14 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Attempts to fence the peer, by outcome: succeeded, failed, timed_out, not_run."""
     watchdog: dict[str, int] = {}
     """pings, and failures: pings that the device refused."""
+    witness: dict[str, int] = {}
+    """Requests to the witness, by result: granted, denied, looked, unanswered, refused, nonsense;
+    empty where none is configured."""
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""
     histograms: dict[str, Histogram] = {}
-    """send_lateness, round_trip, silence, loop_lag"""
+    """send_lateness, round_trip, silence, loop_lag; witness_request where there is one"""
     phases: dict[str, Histogram] = {}
     """Takeover phases (PHASES) since the agent started."""
 

@@ -7,7 +7,17 @@ from typing import Any, Final
 import click
 import msgspec
 
-from twinbeat.api.schema import SCHEMA, Link, NodeState, Role, Routes, Severity, Status, Watch
+from twinbeat.api.schema import (
+    SCHEMA,
+    Link,
+    NodeState,
+    Policy,
+    Role,
+    Routes,
+    Severity,
+    Status,
+    Watch,
+)
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import paint, read, readable, say, say_json, settings
 
@@ -22,7 +32,7 @@ _PARTS: Final = ("node", "monitors", "peer", "links", "vips", "routes", "hooks")
 
 _NODE_PARTS: Final = (
     *("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
-    *("watchdog", "fence"),
+    *("policy", "watchdog", "fence", "witness", "isolation"),
 )
 _USUAL_FLAGS: Final = frozenset({"open", "hears_you", "fit", "known"})
 """Flags of a frame that are told in words already."""
@@ -118,6 +128,8 @@ def _node(status: Status) -> Iterator[str]:
         f"{paint(node.role.value, _ROLE_COLOR[node.role])} since {node.role_since}, "
         f"{node.admin.value}, {fit}, {_state(status)}, health {node.health}{starting}"
     )
+    if node.reason is not None:
+        yield f"because {node.reason.sentence} ({node.reason.code})"
     left = "" if node.terms_left is None else f", {node.terms_left} reserved"
     yield f"term {node.term or 'none'}, highest seen {node.term_highest}{left}"
     yield _gate(status)
@@ -145,7 +157,10 @@ def _node(status: Status) -> Iterator[str]:
             ("boot wait", timers.boot_wait_ms * 1_000_000),
         )
     )
+    if status.policy is not None:
+        yield f"policy: {_policy(status.policy)}"
     yield from _last_resorts(status)
+    yield from _third_parties(status)
     process = status.process
     realtime = "real-time" if process.realtime else paint("not real-time", "yellow")
     memory = f", {process.rss_bytes / 1e6:.1f} MB" if process.rss_bytes else ""
@@ -153,6 +168,18 @@ def _node(status: Status) -> Iterator[str]:
         f"agent {process.version}, pid {process.pid}, up "
         f"{age(status.now_ns - process.started_ns)}, {realtime}{memory}"
     )
+
+
+def _policy(policy: Policy) -> str:
+    words = [
+        f"fail-safe {'on' if policy.fail_safe else 'off'}",
+        f"stall {policy.stall}",
+        f"hold-down {policy.preempt_hold_s} s",
+    ]
+    for name in ("strict", "claim_alone", "preferred"):
+        if getattr(policy, name):
+            words.append(name.replace("_", " "))
+    return ", ".join(words)
 
 
 def _last_resorts(status: Status) -> Iterator[str]:
@@ -177,6 +204,29 @@ def _last_resorts(status: Status) -> Iterator[str]:
     yield f"fencing by {fence.agent}, {fence.action} {fence.policy} the takeover: {state}"
     if fence.last is not None:
         yield f"  last {fence.last.time}: {fence.last.sentence}"
+
+
+def _third_parties(status: Status) -> Iterator[str]:
+    """Witness and reference addresses, where they are configured."""
+    witness, isolation = status.witness, status.isolation
+    if witness is not None:
+        state = paint("answers", "green") if witness.up else paint("SILENT", "red")
+        facts = [f"keeps term {witness.kept_term}"] if witness.kept_term else []
+        if witness.confirmed_age_ns is not None:
+            facts.append(f"confirmed {age(witness.confirmed_age_ns)} ago")
+        if witness.keeps_peer:
+            facts.append(f"says that {status.peer.name} serves")
+        if witness.opens_in_ns is not None:
+            facts.append(f"older words run out in {age(witness.opens_in_ns)}")
+        if witness.absent:
+            facts.append(paint("WITHOUT IT BOTH NODES MAY SERVE", "red"))
+        facts += [witness.sentence] if witness.sentence else []
+        yield f"witness {witness.kind} ({witness.without}): {', '.join([state, *facts])}"
+    if isolation is not None:
+        state = paint("none answers: CUT OFF", "red")
+        if not isolation.isolated:
+            state = f"{isolation.answering} answers" if isolation.answering else "not asked yet"
+        yield f"references {', '.join(isolation.references)}: {state}"
 
 
 def _state(status: Status) -> str:

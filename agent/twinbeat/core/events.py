@@ -64,6 +64,8 @@ class Started:
     """A number that grows with every boot, made from the boot epoch (its seconds, shifted left by
     ten bits). A node that lost its state directory begins its terms above it, so that it doesn't
     use one again that it may have used before; everybody else has small terms."""
+    kernel_listened: bool = False
+    """`terms.kernel_listened` of the gate that was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

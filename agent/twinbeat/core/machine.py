@@ -140,6 +140,7 @@ class Machine:
         self._now = now_ns
         self._started_ns = 0
         self._term_floor = 0
+        self._kernel_listened = False
         self._probes = 0
         self._role = Role.INIT
         self._since_ns = now_ns
@@ -214,7 +215,7 @@ class Machine:
         if not self._started_ns:
             return FOREVER
         if self._role is Role.INIT and self._durable.admin is not Admin.DISABLED:
-            wanted.append(self._started_ns + self._timers.boot_wait_ns)
+            wanted.append(self._listens_until())
         if self._operation is not None:
             wanted.append(self._operation.deadline_ns)
         wanted += self._desk.deadlines()
@@ -246,6 +247,11 @@ class Machine:
     def facts(self) -> election.Facts:
         """What the standing order was computed from."""
         return self._facts
+
+    @property
+    def arbitration(self) -> Arbitration:
+        """What is known of the witness, for people."""
+        return self._witness
 
     @property
     def waits_for_fencing(self) -> bool:
@@ -308,8 +314,9 @@ class Machine:
                 self._on_engine(engine)
             case PeerSeen(view=peer):
                 self._on_peer(peer)
-            case Started(engine=engine, term_floor=term_floor):
+            case Started(engine=engine, term_floor=term_floor, kernel_listened=kernel_listened):
                 self._started_ns = self._now
+                self._kernel_listened = kernel_listened
                 self._term_floor = term_floor
                 self._log(Level.INFO, self._because(Code.STARTED))
                 self._engine, self._watch = engine, engine.watch
@@ -780,6 +787,19 @@ class Machine:
             and self._role is not Role.PRIMARY
         )
 
+    def _listens_until(self) -> int:
+        """When INIT ends at the latest.
+
+        A node that boots waits for a peer that may be booting beside it. One whose agent alone was
+        gone doesn't: its kernel took in no claim meanwhile, so what R10 asks for is enough, the end
+        of any reign that could have begun unheard.
+        """
+        timers = self._timers
+        wait_ns = timers.boot_wait_ns
+        if self._kernel_listened:
+            wait_ns = min(wait_ns, timers.lease_ns + timers.dead_ns + timers.verify_ns)
+        return self._started_ns + wait_ns
+
     def _settle_listening(self) -> None:
         """INIT ends when the peer was found, or when listening was long enough."""
         if self._role is not Role.INIT:
@@ -796,7 +816,7 @@ class Machine:
         ):
             said = "serving" if peer.serves else "not serving"
             self._turn(Turn.LISTENED, self._because(Code.PEER_FOUND, peer_role=said), moment)
-        elif self._now >= self._started_ns + self._timers.boot_wait_ns:
+        elif self._now >= self._listens_until():
             waited = duration(self._now - self._started_ns)
             self._turn(Turn.LISTENED, self._because(Code.LISTENED, waited=waited), moment)
 
@@ -1092,8 +1112,7 @@ class Machine:
     def _waiting(self) -> tuple[Reason | None, int]:
         """What the node waits for, and until when."""
         if self._role is Role.INIT and self._started_ns and self._peer is None:
-            until = self._started_ns + self._timers.boot_wait_ns
-            return self._because(Code.STARTING), until
+            return self._because(Code.STARTING), self._listens_until()
         if self._hold_since_ns:
             return (
                 self._because(Code.TAKES_BACK),

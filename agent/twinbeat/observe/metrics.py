@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
     StateSetMetricFamily,
 )
 
-from twinbeat.api.schema import Counters, Histogram, NodeState, Role, Status, Watch
+from twinbeat.api.schema import Admin, Counters, Histogram, NodeState, Role, Status, Watch
 from twinbeat.observe import exposition as written
 
 BUCKETS_SHOWN: Final = 25
@@ -93,6 +93,10 @@ HISTOGRAMS: Final = {
         "twinbeat_loop_lag_seconds",
         "How late the deciding loop ran what was due.",
     ),
+    "witness_request": (
+        "twinbeat_witness_request_seconds",
+        "How long the witness took for requests that it answered.",
+    ),
 }
 """Name in `Counters.histograms` -> metric and help. Others have no metric."""
 
@@ -118,6 +122,7 @@ class TwinbeatCollector:
         yield from _addresses(status, counters)
         yield from _monitors(status, counters)
         yield from _last_resorts(status, counters)
+        yield from _third_parties(status, counters)
         yield from _routes(status, counters)
         yield from _hooks(status)
         yield from _happenings(status, counters)
@@ -239,6 +244,12 @@ def _node(status: Status) -> Iterator[Metric]:
     yield from family.info("twinbeat_node", "Names.", {"node": node.name, "peer": status.peer.name})
     yield from family.states(
         "twinbeat_state", "Role of this node.", [role.value for role in Role], node.role.value
+    )
+    yield from family.states(
+        "twinbeat_admin",
+        "What the operator wants of this node.",
+        [admin.value for admin in Admin],
+        node.admin.value,
     )
     serving = node.role is Role.PRIMARY and status.gate.open
     yield from family.gauge(
@@ -444,15 +455,11 @@ def _routes(status: Status, counters: Counters) -> Iterator[Metric]:
         standing.add_metric([pair, kind, "kept"], kept)
         standing.add_metric([pair, kind, "missing"], wanted - stands - kept)
     yield standing
-    # The status lists so many at most; that there is one at all is what counts.
     yield from family.gauges(
         "twinbeat_route_problems",
         "Routes and rules that were refused, or that could not be put back.",
         "trouble",
-        [
-            (trouble, sum(one.trouble == trouble for one in routes.problems))
-            for trouble in ROUTE_TROUBLES
-        ],
+        [(trouble, routes.troubles.get(trouble, 0)) for trouble in ROUTE_TROUBLES],
     )
     yield from family.gauge(
         "twinbeat_routes_replaced",
@@ -550,6 +557,37 @@ def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
             "1 while the fence agent says that it could.",
             fence.check.outcome == "succeeded",
         )
+
+
+def _third_parties(status: Status, counters: Counters) -> Iterator[Metric]:
+    """Witness and reference addresses, each only where it is configured."""
+    family, witness, isolation = _Family(status), status.witness, status.isolation
+    if isolation is not None:
+        yield from family.gauge(
+            "twinbeat_isolated",
+            "1 while none of the reference addresses answers.",
+            isolation.isolated,
+        )
+    if witness is None:
+        return
+    yield from family.gauge("twinbeat_witness_up", "1 while the witness answers.", witness.up)
+    yield from family.gauge(
+        "twinbeat_witness_absent",
+        "1 while the node goes on as if there were no witness, as it is silent.",
+        witness.absent,
+    )
+    age_ns = witness.confirmed_age_ns
+    yield from family.gauge(
+        "twinbeat_witness_confirmed_age_seconds",
+        "Since the witness was last asked for a confirmation of the own term that it gave.",
+        None if age_ns is None else age_ns / 1e9,
+    )
+    yield from family.counters(
+        "twinbeat_witness_requests",
+        "Requests to the witness.",
+        ["result"],
+        [([result], number) for result, number in sorted(counters.witness.items())],
+    )
 
 
 def _monitors(status: Status, counters: Counters) -> Iterator[Metric]:
@@ -656,6 +694,7 @@ def _histograms(status: Status, counters: Counters) -> Iterator[Metric]:
 
 METRIC_NAMES: Final = frozenset(
     {
+        "twinbeat_admin",
         "twinbeat_announcements_sent_total",
         "twinbeat_build_info",
         "twinbeat_claims_refused_total",
@@ -681,6 +720,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_hook_last_exit_code",
         "twinbeat_hook_runs_total",
         "twinbeat_hook_skipped_total",
+        "twinbeat_isolated",
         "twinbeat_kernel_events_total",
         "twinbeat_last_fencing_duration_seconds",
         "twinbeat_last_fencing_timestamp_seconds",
@@ -720,6 +760,11 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_watchdog_armed",
         "twinbeat_watchdog_ping_failures_total",
         "twinbeat_watchdog_timeout_seconds",
+        "twinbeat_witness_absent",
+        "twinbeat_witness_confirmed_age_seconds",
+        "twinbeat_witness_request_seconds",
+        "twinbeat_witness_requests_total",
+        "twinbeat_witness_up",
     }
 )
 """Every name that can be exposed, for dashboards, alert rules and their test. Histograms appear by

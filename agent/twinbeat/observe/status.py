@@ -99,6 +99,7 @@ def _warnings(status: Status) -> Iterator[Warn]:
     yield from _about_node(status)
     yield from _about_redundancy(status)
     yield from _about_last_resorts(status)
+    yield from _about_third_parties(status)
 
 
 def _about_service(status: Status) -> Iterator[Warn]:
@@ -234,6 +235,25 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
                 sentence=f"VRID {vrid.id} has no virtual MAC: traffic to its addresses is gated, "
                 "forwarding through this node is not",
             )
+
+
+def _about_third_parties(status: Status) -> Iterator[Warn]:
+    witness, isolation = status.witness, status.isolation
+    if witness is not None and witness.absent:
+        yield Warn(
+            code="without_witness",
+            severity=Severity.CRITICAL,
+            sentence="the witness is silent, and by policy the node goes on without it: "
+            "both nodes may serve",
+        )
+    elif witness is not None and not witness.up and witness.sentence:
+        yield Warn(code="witness", sentence=f"the witness doesn't answer: {witness.sentence}")
+    if isolation is not None and isolation.isolated:
+        yield Warn(
+            code="isolated",
+            severity=Severity.CRITICAL,
+            sentence="none of the reference addresses answers: this node is cut off",
+        )
 
 
 def _about_last_resorts(status: Status) -> Iterator[Warn]:

@@ -47,6 +47,7 @@ from twinbeat.core.events import (
 )
 from twinbeat.core.machine import Machine
 from twinbeat.core.reasons import Code
+from twinbeat.core.terms import kernel_listened
 from twinbeat.core.types import (
     SECOND,
     EngineEventKind,
@@ -88,7 +89,9 @@ from twinbeat.runtime.stage import HOST, REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
+from twinbeat.runtime.witness import Isolation, WitnessDesk, build
 from twinbeat.runtime.workers import WorkerDesk
+from twinbeat.witness.base import WitnessError
 
 log = logging.getLogger("twinbeat")
 
@@ -153,6 +156,7 @@ class App:
         self._hub = EventHub()
         self._warmth = Warmth()
         self._watchdog = Watchdog(config.watchdog, Device(config.watchdog.device))
+        self._lateness_file = paths.run / "lateness.json"
         self._store = Store(paths.state)
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -178,9 +182,10 @@ class App:
         try:
             self._store.prepare()
             self._keys = load_keys(self._config)
+            self._third_party = build(self._config, now_ns=now_ns)
             self._fence_options = load_options(self._config.fence, self._config.path)
             self._history = History(self._paths.state / "history.jsonl")
-        except StoreError as error:
+        except (StoreError, WitnessError) as error:
             raise StartError(str(error)) from error
         self._keep_awake()
         self._fit_host()
@@ -211,7 +216,8 @@ class App:
             log.warning("%s", held)
 
     def _fit_host(self) -> None:
-        lateness = host.measure()
+        lateness = host.remembered(self._lateness_file) or host.measure()
+        host.remember(self._lateness_file, lateness)
         fitting = host.fit(self._config, lateness)
         if fitting.refused:
             raise StartError(fitting.refused)
@@ -294,6 +300,7 @@ class App:
         self._begin()
         self._neighbours.start()
         self._fencing.start()
+        self._isolation.start()
         self._links.start()
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
@@ -426,6 +433,17 @@ class App:
             publish=self._teller.publish,
             fenced=lambda: self._feed(PeerFenced()),
         )
+        self._witness = WitnessDesk(
+            self._third_party,
+            config=self._config,
+            arbitration=lambda: self._machine.arbitration,
+            feed=self._feed,
+            failed=self._fail,
+            now_ns=now_ns,
+        )
+        self._isolation = Isolation(
+            config=self._config, feed=self._feed, failed=self._fail, now_ns=now_ns
+        )
         self._disk = DiskHands(self._store, now_ns=now_ns)
         executor = Executor(
             engine=self._hands,
@@ -434,6 +452,7 @@ class App:
             teller=self._teller,
             feed=self._feed,
             failed=self._fail,
+            ask_witness=self._witness.ask,
         )
         self._executor = executor
         self._loop = Loop(
@@ -450,7 +469,9 @@ class App:
         view = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=highest)
         self._begun = True
         floor = (gate.counter >> 32) << 10  # Of the boot epoch, see Started.
-        self._loop.feed(*self._before, Started(engine=view, term_floor=floor))
+        listened = kernel_listened(gate.term, gate.fence_below)
+        started = Started(engine=view, term_floor=floor, kernel_listened=listened)
+        self._loop.feed(*self._before, started)
         try:
             report = self._engine.start()
         except EngineError as error:
@@ -526,6 +547,7 @@ class App:
     async def _finish(self) -> int:
         """Take everything down in order; what fails is told and doesn't hold up the rest."""
         leave = self._restart and self._broken is None
+        host.forget(self._lateness_file)
         self._loop.stop()
         for task in self._tasks:
             task.cancel()
@@ -537,6 +559,8 @@ class App:
             self._gate.shut()
         await self._executor.idle()
         await self._fencing.stop()
+        await self._witness.stop()
+        await self._isolation.stop()
         await self._server.close()
         await self._workers.close()
         self._links.stop()
@@ -699,6 +723,8 @@ class App:
         self._facts.worker = self._workers.alive
         self._facts.watchdog = self._watchdog.status()
         self._facts.fence = self._fencing.status()
+        self._facts.witness = self._witness.status()
+        self._facts.isolation = self._isolation.status()
         return status.status(
             config=self._config,
             core=self._machine.status,
@@ -728,6 +754,8 @@ class App:
         )
         return replace(
             counted,
+            histograms=counted.histograms | status.witness_histogram(self._witness),
+            witness=self._witness.counters(),
             fencings=dict(self._fencing.outcomes),
             watchdog=self._watchdog.counted(),
             route_changes=dict(self._routes.changes),
@@ -804,6 +832,7 @@ class App:
             self._engine.set_config(wiring.wire(config, keys))
             self._keys = keys
         self._fencing.apply(config.fence, fence_options)
+        self._isolation.apply(config)
         self._config, self._file = config, intent.config
         await self._health.apply(config)
         await self._routes.apply(config)

@@ -20,6 +20,7 @@ from twinbeat.core.effects import Effects, Log, Notify, Reply, ReserveTerms, Tra
 from twinbeat.core.events import EffectFailed, Event, StateSaved, TermsFailed, TermsReserved
 from twinbeat.core.reasons import Reason
 from twinbeat.core.types import Durable, Order, TermBlock
+from twinbeat.core.witness import Question, Words
 
 
 class EffectError(Exception):
@@ -32,6 +33,8 @@ class Engine(Protocol):
     def set_order(self, order: Order) -> None: ...
 
     def attest(self, until_ns: int) -> None: ...
+
+    def set_witness(self, words: Words) -> None: ...
 
     def announce(self) -> None: ...
 
@@ -90,7 +93,10 @@ class Executor:
         teller: Teller,
         feed: Callable[[Event], None],
         failed: Callable[[BaseException], None],
+        ask_witness: Callable[[Question], None] = lambda _: None,
     ) -> None:
+        """`ask_witness` returns at once; the answer comes as an event."""
+        self._ask_witness = ask_witness
         self._engine = engine
         self._network = network
         self._disk = disk
@@ -140,6 +146,10 @@ class Executor:
             self._engine.attest(effects.attest_until_ns)
         if effects.order is not None:
             self._engine.set_order(effects.order)
+        if effects.witness is not None:
+            self._engine.set_witness(effects.witness)
+        if effects.ask_witness is not None:
+            self._ask_witness(effects.ask_witness)
         if effects.close_gate is not None:
             self._engine.close_gate(effects.close_gate)
         if effects.announce:

@@ -16,6 +16,7 @@ from twinbeat.core.effects import ReserveTerms
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.reasons import Reason
 from twinbeat.core.types import Durable, EngineView, Order, PeerView, TermBlock
+from twinbeat.core.witness import Words
 from twinbeat.engine.types import Snapshot
 from twinbeat.net import sockets
 from twinbeat.net.interfaces import Address
@@ -55,6 +56,9 @@ class EngineHands:
     def attest(self, until_ns: int) -> None:
         self.attested_until_ns = until_ns
         self._engine.attest(until_ns)
+
+    def set_witness(self, words: Words) -> None:
+        self._engine.set_witness(wiring.witness(words))
 
     def announce(self) -> None:
         self._engine.announce()

@@ -63,6 +63,7 @@ def plan(running: Config, wanted: Config) -> Plan:
             vrids=vrids,
             timers_set=timers,
             metrics=running.metrics,
+            witness=running.witness,
         ),
         changes=tuple(change for change in found if not change.restart),
         needs_restart=tuple(change.key for change in found if change.restart),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from twinbeat.engine.maps import Maps
     from twinbeat.runtime.links import Links
     from twinbeat.runtime.stage import Guarded
+    from twinbeat.runtime.witness import WitnessDesk
 
 _MISMATCH_FRESH_NS: Final = 2_000_000_000
 """A refused frame of the pair is news for so long."""
@@ -61,6 +62,8 @@ class Facts:
     attested_until_ns: int = 0
     watchdog: schema.Watchdog | None = None
     fence: schema.Fence = field(default_factory=schema.Fence)
+    witness: schema.Witness | None = None
+    isolation: schema.Isolation | None = None
 
 
 def status(
@@ -99,6 +102,7 @@ def status(
             routes=routes,
             hooks=hooks,
             timers=_timers(config, facts),
+            policy=_policy(config),
             configuration=schema.Configuration(
                 path=config.path,
                 loaded=facts.loaded,
@@ -112,6 +116,8 @@ def status(
             pause=_pause(core, facts, offset_ns),
             watchdog=facts.watchdog,
             fence=facts.fence,
+            witness=facts.witness,
+            isolation=facts.isolation,
             warnings=list(facts.warnings),
             last_transition=teller.last,
             last_failover=teller.last_failover,
@@ -200,6 +206,7 @@ def _node(
         role=role_name(core.role),
         role_since_ns=core.since_ns,
         role_since=moment(core.since_ns + offset_ns),
+        reason=reason(core.reason),
         admin=schema.Admin(core.admin.name.lower().replace("_", "-")),
         health=core.score,
         fit=core.fit,
@@ -376,6 +383,11 @@ def _timers(config: Config, facts: Facts) -> schema.Timers:
     )
 
 
+def _policy(config: Config) -> schema.Policy:
+    policy = config.policy
+    return schema.Policy(**{name: getattr(policy, name) for name in schema.Policy.__struct_fields__})
+
+
 def _process(facts: Facts) -> schema.Process:
     return schema.Process(
         version=__version__,
@@ -423,6 +435,11 @@ def _pause(core: CoreStatus, facts: Facts, offset_ns: int) -> schema.Pause | Non
 def reason(why: Reason | Refusal) -> schema.Reason:
     """A reason of the core, as the interface has it."""
     return schema.Reason(code=why.code.value, sentence=why.sentence)
+
+
+def witness_histogram(desk: WitnessDesk) -> dict[str, schema.Histogram]:
+    """Empty where no witness is configured."""
+    return {"witness_request": _histogram(desk.took())} if desk.counters() else {}
 
 
 def _histogram(histogram: Histogram) -> schema.Histogram:

@@ -23,6 +23,7 @@ from twinbeat.config.model import (
 )
 from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
+from twinbeat.core.witness import Words
 from twinbeat.engine import types as engine
 from twinbeat.net.interfaces import Address, Interface
 from twinbeat.net.routes import Kind, Route
@@ -52,7 +53,14 @@ def policy(config: Config, *, digest: int) -> core.Policy:
         fence_first=bool(config.fence.agent) and config.fence.policy == "before",
         preempt_hold_ns=config.policy.preempt_hold_s * 1000 * NS_PER_MS,
         digest=digest,
+        witness_lease_ns=witness_lease_ns(config),
+        witness_serve=config.witness.without == "serve",
     )
+
+
+def witness_lease_ns(config: Config) -> int:
+    """How long a word of the witness is good for; 0 = there is none."""
+    return 0 if config.witness.kind == "none" else config.witness.lease_ms * NS_PER_MS
 
 
 def timers(config: Config) -> core.Timers:
@@ -90,6 +98,7 @@ def settings(config: Config, *, ports: int) -> engine.Settings:
         idle_claim_ns=ns.idle_claim_ns,
         listen_ns=ns.listen_ns,
         mismatch_wait_ns=MISMATCH_WAITS * ns.boot_wait_ns,
+        witness_ns=witness_lease_ns(config),
         probes=PROBES,
         strict=config.policy.strict,
         wait_lease=config.policy.stall == "wait-lease",
@@ -270,6 +279,17 @@ def order(wanted: core.Order) -> engine.Order:
             generation=wanted.generation_shared,
             digest=wanted.digest,
         ),
+    )
+
+
+def witness(told: Words) -> engine.WitnessWords:
+    return engine.WitnessWords(
+        term=told.term,
+        until_ns=told.until_ns,
+        open_ns=told.open_ns,
+        before=told.before,
+        kept=told.kept,
+        absent=told.absent,
     )
 
 
