@@ -27,7 +27,6 @@ from twinbeat.net import netlink, routes, rules
 from twinbeat.net.errors import NetError
 from twinbeat.net.netlink import EventSocket
 from twinbeat.net.routes import Key, Kind, Problem, Route, Settled
-from twinbeat.net.rules import Rule
 from twinbeat.runtime import wiring
 from twinbeat.runtime.executor import EffectError
 from twinbeat.runtime.store import StoreError, write_whole
@@ -72,7 +71,6 @@ class RoleRoutes:
         """Problems that were told already."""
         self._routes = Settled()
         self._rules = Settled()
-        self._wanted_rules = 0
         self._length_ns = 0
         self.changes: Counter[str] = Counter()
         """added, removed, restored, repaired"""
@@ -151,28 +149,13 @@ class RoleRoutes:
 
     # -- settling --------------------------------------------------------------------------------
 
-    def wanted(self) -> tuple[list[Route], list[Rule]]:
-        """What the role asks for now."""
-        if not self._primary:
-            return [], []
-        config = self._config
-        return (
-            [*map(wiring.route, config.routes), *injected(config, self._term())],
-            [rule for section in config.rules for rule in wiring.rules(section)],
-        )
-
     async def _settle(self) -> None:
-        """Rules go before the tables they lead to, and come after them. Raises NetError."""
+        """Make what stands what the role wants. Raises NetError."""
         begun = asyncio.get_running_loop().time()
-        wanted, wanted_rules = self.wanted()
-        # A takeover goes on meanwhile, and the loop attests: only a thread waits for the kernel.
-        if not wanted_rules:
-            self._rules = await asyncio.to_thread(rules.settle, wanted_rules)
-        self._routes = await asyncio.to_thread(
-            routes.settle, wanted, remembered=self._remembered, remember=self._remember
+        # The loop attests meanwhile: only a thread thinks of a thousand routes.
+        self._routes, self._rules = await asyncio.to_thread(
+            self._work, self._config if self._primary else None, self._term()
         )
-        if wanted_rules:
-            self._rules = await asyncio.to_thread(rules.settle, wanted_rules)
         self._length_ns = int((asyncio.get_running_loop().time() - begun) * 1e9)
         for settled in (self._routes, self._rules):
             self.changes["added"] += settled.added
@@ -181,24 +164,37 @@ class RoleRoutes:
         self._tell()
         self._look_later(RETRY_S if self._problems() else LOOK_S)
 
+    def _work(self, config: Config | None, term: int) -> tuple[Settled, Settled]:
+        """In a thread: settle what a configuration asks for, or nothing at all.
+
+        Rules go before the tables they lead to, and come after them.
+        """
+        if config is None:
+            of_rules = rules.settle([])
+            return self._settle_routes([]), of_rules
+        of_routes = self._settle_routes(
+            [*map(wiring.route, config.routes), *injected(config, term)]
+        )
+        return of_routes, rules.settle([rule for one in config.rules for rule in wiring.rules(one)])
+
+    def _settle_routes(self, wanted: list[Route]) -> Settled:
+        return routes.settle(wanted, remembered=self._remembered, remember=self._remember)
+
     def _problems(self) -> list[Problem]:
         return self._routes.problems + self._rules.problems
 
     def _tell(self) -> None:
-        problems = self._problems()
-        new = [one for one in problems if one.sentence() not in self._known]
-        for one in new[:LOGGED_MAX]:
-            log.warning(
-                "%s",
-                one.sentence(),
-                extra={"fields": {"event": "route", "reason": f"route_{one.trouble.value}"}},
-            )
+        problems = {one.sentence(): one.trouble for one in self._problems()}
+        new = [sentence for sentence in problems if sentence not in self._known]
+        for sentence in new[:LOGGED_MAX]:
+            reason = f"route_{problems[sentence].value}"
+            log.warning("%s", sentence, extra={"fields": {"event": "route", "reason": reason}})
         if len(new) > LOGGED_MAX:
             log.warning("and %d more routes or rules", len(new) - LOGGED_MAX)
-        solved = len(self._known - {one.sentence() for one in problems})
+        solved = len(self._known - problems.keys())
         if solved and self._primary:
             log.info("%d routes or rules that were refused are settled now", solved)
-        self._known = {one.sentence() for one in problems}
+        self._known = set(problems)
 
     # -- looking after them ----------------------------------------------------------------------
 
@@ -299,6 +295,7 @@ class RoleRoutes:
             rules_standing=self._rules.standing,
             rules_kept=self._rules.kept,
             problems_total=len(problems),
+            troubles=dict(Counter(one.trouble.value for one in problems)),
             problems=[
                 schema.RouteProblem(trouble=one.trouble.value, what=one.what, why=one.why)
                 for one in problems[: schema.LISTED_PROBLEMS]
