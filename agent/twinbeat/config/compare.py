@@ -6,13 +6,13 @@ and where it can't be used the old configuration stays in force untouched.
 """
 
 import hashlib
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import fields
 
-from twinbeat.config.model import SECTIONS, Config, RuleSection
+from twinbeat.config.model import SECTIONS, Config, RuleSection, fields_of
 from twinbeat.config.problems import show
 
 
@@ -37,6 +37,8 @@ def compare(before: Config, after: Config) -> list[Change]:
     change. Links that have no number of their own are numbered by their order, so reordering those
     changes their numbers.
     """
+    if before == after:
+        return []
     changes = []
     old, new = _flat(before), _flat(after)
     for key in dict.fromkeys([*old, *new]):
@@ -89,7 +91,7 @@ def _flat(config: Config) -> dict[str, tuple[str, bool]]:
         value = getattr(config, attribute)
         tables = [(f"{section}[{_identity(table)}]", table) for table in value] if many else []
         for path, table in tables or ([] if many else [(section, value)]):
-            for field in fields(model):
+            for field in fields_of(model):
                 content = getattr(table, field.name)
                 # Hashed besides, as a long list is shown shortened.
                 shown = show(list(content) if isinstance(content, tuple) else content)
@@ -116,6 +118,7 @@ def _identity(table: Any) -> str:
             return f"{table.destination} table {table.table}{metric}"
 
 
+@cache
 def needs_restart(type_: Any) -> bool:
     """Whether the model says so of a key of this type."""
     if get_origin(type_) is Annotated:

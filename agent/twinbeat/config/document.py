@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from msgspec import Meta, Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo
 
 from twinbeat.config.compare import needs_restart
 from twinbeat.config.load import right
-from twinbeat.config.model import CONFIG_PATH, PROFILES, SECTIONS, TIMER_KEYS, Config
+from twinbeat.config.model import CONFIG_PATH, PROFILES, SECTIONS, TIMER_KEYS, Config, fields_of
 from twinbeat.config.problems import show
 
 _EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
@@ -63,7 +63,7 @@ def toml(only: Config | None = None) -> str:
 def _keys(
     model: type[Struct], example: dict[str, Any], *, commented: bool, brief: bool
 ) -> Iterator[str]:
-    for field in fields(model):
+    for field in fields_of(model):
         meta = description_of(field.type)
         if not brief:
             yield ""
@@ -79,7 +79,7 @@ def _keys(
 
 def _filled(section: str, table: Struct, many: bool) -> Iterator[str]:
     yield f"[[{section}]]" if many else f"[{section}]"
-    for field in fields(type(table)):
+    for field in fields_of(type(table)):
         value = getattr(table, field.name)
         if field.name == "vips_file":
             continue  # its addresses stand in vips already

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import fields
 
 from twinbeat.config import check
-from twinbeat.config.model import SECTIONS, Config
+from twinbeat.config.model import SECTIONS, Config, fields_of
 from twinbeat.config.problems import ConfigError, Findings, Problem, did_you_mean
 from twinbeat.config.system import Host, System
 
@@ -108,7 +107,7 @@ def _table(table: Any, model: type[Struct], path: str, findings: Findings) -> St
         findings.add(path, table, f"is a table: write [{path}] and its keys below.")
         return None
     before = len(findings.problems)
-    known = {field.encode_name: field for field in fields(model)}
+    known = {field.encode_name: field for field in fields_of(model)}
     for key, value in table.items():
         if key not in known:
             _unknown(f"{path}.{key}", value, list(known), findings)
@@ -133,7 +132,7 @@ def _unknown(path: str, value: Any, known: list[str], findings: Findings) -> Non
         home = [
             name
             for name, (_, model, _) in SECTIONS.items()
-            if key in {field.encode_name for field in fields(model)}
+            if key in {field.encode_name for field in fields_of(model)}
         ]
         if home and home[0] != section:
             hint = f" It belongs to [{home[0]}]."

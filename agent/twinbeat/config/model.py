@@ -9,9 +9,11 @@ Durations are integers with the unit in the key; nobody but `Durations` turns th
 A key whose `_key` says `restart` takes effect only when the agent is started again.
 """
 
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields
 
 CONFIG_PATH: Final = "/etc/twinbeat/twinbeat.toml"
 KEYS_DIRECTORY: Final = "/etc/twinbeat/keys"
@@ -566,9 +568,7 @@ class MonitorSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         _key("route: the network that must have a route, exactly so; 0.0.0.0/0 is the default."),
     ] = ""
-    table: Annotated[
-        int, _key("route: the table it must be in, 0 = any.", ge=0, le=0xFFFFFFFF)
-    ] = 0
+    table: Annotated[int, _key("route: the table it must be in, 0 = any.", ge=0, le=0xFFFFFFFF)] = 0
     protocol: Annotated[
         str,
         _key(
@@ -649,7 +649,8 @@ class MonitorSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class EngineSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The real-time thread that sends heartbeats and gives verdicts, and what it asks of the host."""
+    """The real-time thread that sends heartbeats and gives verdicts, and what it asks of the
+    host."""
 
     cpu: (
         Annotated[
@@ -1071,6 +1072,12 @@ def link_number(link: LinkSection) -> int:
     """Of a link of a checked configuration, where it is always filled."""
     assert link.number is not None, "filled when the file was read"
     return link.number
+
+
+@cache
+def fields_of(section: type[Struct]) -> tuple[FieldInfo, ...]:
+    """The keys of a section. msgspec evaluates every annotation anew each time it is asked."""
+    return fields(section)
 
 
 def resolve_timers(section: TimersSection) -> Timers:

@@ -32,7 +32,7 @@ from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.load import load
 from twinbeat.config.model import Config, link_number
 from twinbeat.config.problems import ConfigError
-from twinbeat.config.secrets import load_options
+from twinbeat.config.secrets import Options, load_options
 from twinbeat.core.events import (
     ConfigReloaded,
     EngineEvent,
@@ -83,7 +83,7 @@ from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.node import Node
 from twinbeat.runtime.notify import Notifier
-from twinbeat.runtime.reload import plan
+from twinbeat.runtime.reload import Plan, plan
 from twinbeat.runtime.routes import RoleRoutes
 from twinbeat.runtime.stage import HOST, REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
@@ -185,6 +185,8 @@ class App:
             self._third_party = build(self._config, now_ns=now_ns)
             self._fence_options = load_options(self._config.fence, self._config.path)
             self._history = History(self._paths.state / "history.jsonl")
+            if self._history.unreadable:
+                log.warning("%d lines of the history can't be read", self._history.unreadable)
         except (StoreError, WitnessError) as error:
             raise StartError(str(error)) from error
         self._keep_awake()
@@ -798,10 +800,14 @@ class App:
             return answer
 
     async def _reload(self) -> str:
-        wanted = await asyncio.to_thread(load, self._file.path)
-        keys = await asyncio.to_thread(load_keys, wanted)
-        fence_options = await asyncio.to_thread(load_options, wanted.fence, wanted.path)
-        intent = plan(self._file, wanted)
+        intent, keys, fence_options = await asyncio.to_thread(self._read_again)
+        if not intent.changes and keys == self._keys and fence_options == self._fence_options:
+            self._file = intent.config
+            self._note_loaded(intent.needs_restart)
+            waiting = ", ".join(intent.needs_restart)
+            return "the configuration was reloaded, and nothing is to be changed" + (
+                f"; only a restart puts into force: {waiting}" if waiting else ""
+            )
         # The timers of the file were raised to what the host holds; so are those of the new one.
         config = intent.config
         if intent.config.timers_set == self._file.timers_set:
@@ -832,6 +838,7 @@ class App:
             self._engine.set_config(wiring.wire(config, keys))
             self._keys = keys
         self._fencing.apply(config.fence, fence_options)
+        self._fence_options = fence_options
         self._isolation.apply(config)
         self._config, self._file = config, intent.config
         await self._health.apply(config)
@@ -843,14 +850,22 @@ class App:
             f"; only a restart puts into force: {waiting}" if waiting else ""
         )
 
+    def _read_again(self) -> tuple[Plan, tuple[Key, ...], Options]:
+        """All that takes time, off the loop that decides."""
+        wanted = load(self._file.path)
+        return plan(self._file, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
+
+    def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
+        self._facts.digest = digest(self._file)
+        self._facts.needs_restart = list(needs_restart)
+        self._facts.loaded = moment(now_ns() + realtime_offset_ns())
+
     def _take_effect(self, needs_restart: tuple[str, ...]) -> None:
         ports = self._stage.ports()
         self._engine.set_settings(wiring.settings(self._config, ports=len(ports)))
         self._engine.set_announcements(*wiring.announcements(self._config, ports))
         self._bind_warmth()
-        self._facts.digest = digest(self._file)
-        self._facts.needs_restart = list(needs_restart)
-        self._facts.loaded = moment(now_ns() + realtime_offset_ns())
+        self._note_loaded(needs_restart)
         self._feed(ConfigReloaded(policy=self._policy(), timers=wiring.timers(self._config)))
 
 
