@@ -218,6 +218,18 @@ def test_the_command(root: Path) -> None:
     assert json.loads(done.stdout)["status"] == "reused"
 
 
+def test_what_is_in_place_needs_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loader.look(root / "7") is None, "there is nothing yet"
+    loaded = loader.load(root / "7")
+    monkeypatch.setattr(loader, "command", lambda *_, **__: ["/bin/false"])
+    report = asyncio.run(loader.run(PAIR, root=root))
+    assert (report.ok, report.status, report.gate) == (True, "reused", "kept")
+    assert (report.layout, report.programs) == (loaded.layout, loaded.programs)
+    (root / "7" / "prog_egress").unlink()
+    assert loader.look(root / "7") is None
+    assert not asyncio.run(loader.run(PAIR, root=root)).ok, "a process was needed"
+
+
 def test_a_loader_that_dies_is_reported() -> None:
     report = loader.parse(b"Traceback ...")
     assert (report.ok, report.code) == (False, "loader-died")

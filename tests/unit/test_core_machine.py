@@ -99,6 +99,20 @@ def test_alone_at_boot_claims_after_boot_wait_counted_down() -> None:
     assert bench.order.permits & Permit.MAY_CLAIM_COLD
 
 
+def test_an_agent_whose_kernel_listened_meanwhile_waits_for_no_peer_that_boots() -> None:
+    bench = Bench(durable=Durable(peer_known=True, last_primary=True))
+    engine = EngineView(phase=Phase.LISTENING, watch=Watch.UNKNOWN, term=0, highest=4)
+    bench.feed(Started(engine=engine, kernel_listened=True))
+    wait_ns = TIMERS.lease_ns + TIMERS.dead_ns + TIMERS.verify_ns
+    left_ns = bench.machine.status.waiting_until_ns - bench.now
+    assert wait_ns - 10_000 < left_ns <= wait_ns
+    bench.wait(left_ns - 10_000)
+    assert not bench.order.permits & CLAIMS, "a reign that is younger may still run"
+    bench.wait(20_000)
+    assert bench.order.permits & Permit.MAY_CLAIM_COLD
+    assert bench.order.term_first > 4
+
+
 def test_a_node_that_never_heard_its_peer_does_not_claim_alone(bench: Bench) -> None:
     bench.start()
     bench.wait(3 * SECOND)

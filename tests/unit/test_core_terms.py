@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Terms are reserved before they are needed, above everything seen, and never given back."""
 
-from twinbeat.core.terms import Terms
+import pytest
+
+from twinbeat.core.terms import Terms, kernel_listened
 from twinbeat.core.types import TermBlock
 
 EMPTY = Terms(size=64, reserved_last=0)
@@ -60,3 +62,19 @@ def test_a_disk_that_refuses_makes_unfit_before_the_block_ends() -> None:
     assert not refused.spent(40)
     assert refused.spent(57)
     assert terms.block.left_above(57) >= 4, "there still were some to use"
+
+
+@pytest.mark.parametrize(
+    ("term", "fence_below", "listened"),
+    [
+        (0, 0, False),  # a new gate, or one that was shut on purpose
+        (0, 9, False),
+        (8, 0, True),
+        (8, 8, True),  # its own claim raised it
+        (8, 9, False),  # somebody claimed since, or told the peer that this reign is over
+    ],
+)
+def test_only_a_reign_that_nobody_ended_tells_that_the_kernel_listened(
+    term: int, fence_below: int, listened: bool
+) -> None:
+    assert kernel_listened(term, fence_below) is listened

@@ -75,3 +75,28 @@ def test_a_host_that_refuses_to_stay_awake_is_named(tmp_path: Path) -> None:
     refused = host.keep_awake(0, device=tmp_path / "none" / "cpu_dma_latency")
     assert isinstance(refused, str)
     assert "cpu_dma_latency: No such file or directory" in refused
+
+
+LATENESS = host.Lateness(median_ns=1, p90_ns=2, p99_ns=3, max_ns=4, realtime=True)
+
+
+def test_what_was_measured_outlives_a_crash_for_a_while(tmp_path: Path) -> None:
+    file = tmp_path / "lateness.json"
+    assert host.remembered(file) is None
+    host.remember(file, LATENESS)
+    assert host.remembered(file) == LATENESS
+    old = file.stat().st_mtime - host.REMEMBERED_S - 1
+    os.utime(file, (old, old))
+    assert host.remembered(file) is None
+    host.remember(file, LATENESS)
+    host.forget(file)
+    assert host.remembered(file) is None
+    host.forget(file)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"median_ns": "x"}'])
+def test_what_can_t_be_read_is_measured_anew(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "lateness.json"
+    file.write_text(content)
+    assert host.remembered(file) is None
+    host.remember(tmp_path / "none" / "lateness.json", LATENESS)  # a disk that refuses is no matter

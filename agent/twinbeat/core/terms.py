@@ -33,6 +33,15 @@ def floor_of(counter: int) -> int:
     return counter >> 32 << EPOCH_SHIFT
 
 
+def kernel_listened(term: int, fence_below: int) -> bool:
+    """Whether a gate that is found at the start tells that only the agent was gone.
+
+    Its term is of a reign that nobody ended: a stop would have left none, a reboot no gate. And the
+    kernel, which takes in claims and answers probes by itself, heard of none after it.
+    """
+    return term > 0 and fence_below <= term
+
+
 class Past(enum.Enum):
     """Whether terms were used before this run, of which this node doesn't know."""
 

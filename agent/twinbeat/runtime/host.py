@@ -8,6 +8,7 @@ whole factor that keeps their relations; a host that misses by more than FACTOR_
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -86,6 +87,33 @@ class Lateness:
     max_ns: int
     realtime: bool
     """Measured under SCHED_FIFO; otherwise the host refused it."""
+
+
+REMEMBERED_S: Final = 3600
+"""So long what was measured is good enough for an agent that crashed: it is to serve again soon."""
+
+
+def remember(path: Path, lateness: Lateness) -> None:
+    """Leave what was measured to a successor; whoever ends in good order forgets it."""
+    with contextlib.suppress(OSError):
+        path.write_bytes(msgspec.json.encode(lateness))
+
+
+def remembered(path: Path) -> Lateness | None:
+    """What a predecessor measured on this boot and a crash left behind; None = measure anew."""
+    try:
+        old_s = time.time() - path.stat().st_mtime
+        if not 0 <= old_s < REMEMBERED_S:
+            return None
+        return msgspec.json.decode(path.read_bytes(), type=Lateness)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def forget(path: Path) -> None:
+    """The next start measures anew."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def measure(*, rounds: int = ROUNDS, pause_ns: int = PAUSE_NS) -> Lateness:
