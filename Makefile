@@ -61,8 +61,9 @@ format: build docs ## bring Python, C and the tables of the documentation into s
 	ruff format
 	clang-format-14 -i $(C_SOURCES)
 
-docs: build ## write into the documentation what the code knows better
+docs: build ## write into documentation and manual pages what the code knows better
 	@$(PYTHON) deploy/docs/reference
+	@$(PYTHON) deploy/man/write
 
 clean: ## remove what the build and the tests made, keep .venv
 	rm -rf .build .setup .mypy_cache .pytest_cache .ruff_cache .hypothesis deploy/lab/out

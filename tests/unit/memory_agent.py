@@ -58,6 +58,14 @@ def status(**changes: Any) -> schema.Status:
             boot_wait_ms=2000,
         ),
         "configuration": schema.Configuration(path="/etc/twinbeat/twinbeat.toml", loaded="now"),
+        "policy": schema.Policy(
+            fail_safe=True,
+            strict=False,
+            stall="wait-lease",
+            claim_alone=False,
+            preferred=True,
+            preempt_hold_s=10,
+        ),
         "watchdog": schema.Watchdog(mode="off", device="/dev/watchdog"),
         "process": schema.Process(
             version="0.1.0",
@@ -127,6 +135,8 @@ def node(**changes: Any) -> schema.Node:
         "role": schema.Role.PRIMARY,
         "role_since_ns": now - (12 * 86400 + 3 * 3600) * SECOND,
         "role_since": "2023-11-02T22:13:20Z",
+        "reason": schema.Reason(code="peer_dead", sentence="b is dead"),
+        "state": schema.NodeState.UP,
         "admin": schema.Admin.ENABLED,
         "health": 1000,
         "fit": True,

@@ -4,6 +4,7 @@
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -19,7 +20,18 @@ from msgspec.structs import replace
 from twinbeat.api import schema
 from twinbeat.cli.main import COMMANDS, run
 from twinbeat.core.reasons import Code
-from unit.memory_agent import Served, gate_of, link, node, peer, status, transition
+from unit.memory_agent import (
+    Served,
+    fence,
+    fencing,
+    gate_of,
+    link,
+    node,
+    peer,
+    status,
+    transition,
+    watchdog,
+)
 
 
 @pytest.fixture
@@ -99,6 +111,17 @@ def test_the_first_line_of_show_is_the_state_in_a_sentence(served: Served, twinb
         ),
         (status(), "hello 200 µs, dead 600 µs, verify 400 µs, stall 2 ms, lease 10 ms"),
         (status(), "gate open, term 4, 9 ms of the lease left"),
+        (status(), "because b is dead (peer_dead)"),
+        (status(), "policy: fail-safe on, stall wait-lease, hold-down 10 s, preferred"),
+        (status(watchdog=watchdog()), "watchdog /dev/watchdog (required): armed, iTCO_wdt, 10 s"),
+        (status(watchdog=watchdog(armed=False)), "(required): NOT ARMED"),
+        (
+            status(fence=fence()),
+            "fencing by /usr/sbin/fence_ipmilan, off after the takeover: ready",
+        ),
+        (status(fence=fence(running="off", attempts=2)), "off under way, attempt 2"),
+        (status(fence=fence(fenced=True, last=fencing())), "b is fenced"),
+        (status(fence=fence(last=fencing())), "action off on b: succeeded after 2.5 s"),
         (status(), "VRID 51 on lan0: serving, 2 addresses, 00:00:5e:00:01:33"),
     ],
 )
@@ -167,10 +190,21 @@ def test_history_in_brief_is_a_line_each(twinbeat: Shell) -> None:
 def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
     assert twinbeat("stat") == 0
     assert "auth 3" in twinbeat.out
+    assert "heartbeats on all links: sent 200, received 199" in twinbeat.out
     assert "99% below 256 µs" in twinbeat.out
     assert twinbeat("stat -w 0.1 -c 2") == 0
     assert len(twinbeat.out.splitlines()) == 3
     assert "sent/s" in twinbeat.out
+
+
+def test_stat_begins_with_state_role_and_last_transition(served: Served, twinbeat: Shell) -> None:
+    last = transition(number=17)
+    served.agent.state = status(last_transition=last)
+    assert twinbeat("stat") == 0
+    first, second, *_ = twinbeat.out.splitlines()
+    assert first == "a: primary, state UP, enabled, for 12d 3h"
+    assert second.startswith(f"last transition #17, {last.time}: secondary -> primary, ")
+    assert second.endswith("(peer_dead)")
 
 
 def test_events_are_lines_of_text_or_json(served: Served, twinbeat: Shell) -> None:
@@ -245,6 +279,15 @@ def test_two_questions_are_answered_by_the_exit_code_alone(
         (status(links=[link("ha0", 0), link("lan0", 1, up=False)]), 1, "WARNING"),
         (status(peer=peer(watch=schema.Watch.DEAD)), 2, "CRITICAL"),
         (status(gate=gate_of(open=False, contested=True)), 2, "CRITICAL"),
+        # As check_netscaler rates what the reference product says.
+        (status(node=node(admin=schema.Admin.STAY_SECONDARY)), 1, "WARNING"),
+        (status(node=node(admin=schema.Admin.DISABLED)), 1, "WARNING"),
+        (status(node=node(admin=schema.Admin.STAY_PRIMARY)), 0, "OK"),
+        (status(node=node(role=schema.Role.CLAIMING)), 1, "WARNING"),
+        (status(node=node(role=schema.Role.INIT)), 1, "WARNING"),
+        (status(node=node(state=schema.NodeState.PARTIAL_FAIL)), 2, "CRITICAL"),
+        (status(node=node(state=schema.NodeState.COMPLETE_FAIL)), 2, "CRITICAL"),
+        (status(node=node(state=schema.NodeState.ROUTE_MONITOR_FAIL)), 2, "CRITICAL"),
     ],
 )
 def test_check_speaks_as_monitoring_plugins_do(
@@ -257,7 +300,10 @@ def test_check_speaks_as_monitoring_plugins_do(
     text, bar, figures = twinbeat.out.partition(" | ")
     assert bar
     assert "|" not in text
-    assert "term=4" in figures.split()
+    assert {"primary=0", "primary=1"} & set(figures.split())
+    assert {"term=4", "sent=200c", "received=199c", "dual_primary=0c"} <= set(figures.split())
+    for figure in figures.split():
+        assert re.fullmatch(r"[a-z_]+=[0-9.]+[cs]?(;[0-9]*){0,4}", figure)
 
 
 def test_check_without_an_agent_is_unknown(

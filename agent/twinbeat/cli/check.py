@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """For machines: the monitoring plugin, and two questions answered by an exit code."""
 
+from collections.abc import Iterator
+
 import click
 import msgspec
 
-from twinbeat.api.schema import Severity, Status
+from twinbeat.api.schema import Admin, Counters, NodeState, Role, Severity, Status
 from twinbeat.cli.base import Exit, Stop, fetch, read, say, shared
 
 _STATES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+_FAILED = frozenset({NodeState.PARTIAL_FAIL, NodeState.COMPLETE_FAIL, NodeState.ROUTE_MONITOR_FAIL})
+_PASSING = frozenset({Role.INIT, Role.CLAIMING})
 
 
 @click.command()
@@ -16,27 +20,47 @@ def check() -> int:
     """Nagios and its kin: one line with figures; exit 0 ok, 1 warning, 2 critical, 3 unknown."""
     try:
         status = msgspec.json.decode(read("/v1/status"), type=Status)
+        counters = msgspec.json.decode(read("/v1/counters"), type=Counters)
     except (Stop, msgspec.DecodeError) as error:
         say(f"TWINBEAT UNKNOWN - {error}")
         return 3
-    severities = {warning.severity for warning in status.warnings}
-    code = 2 if Severity.CRITICAL in severities else 1 if severities else 0
-    wrong = "; ".join(warning.sentence for warning in status.warnings)
-    beating = [link for link in status.links if link.heartbeat]
-    up = sum(link.up for link in beating)
-    figures = {
-        "primary": int(status.gate.open),
-        "term": status.node.term,
-        "links": f"{up};;;0;{len(beating)}",
-        "health": status.node.health,
-    }
-    if status.peer.age_ns is not None:
-        figures["peer_age"] = f"{status.peer.age_ns / 1e9:.6f}s"
-    perfdata = " ".join(f"{name}={value}" for name, value in figures.items())
-    told = f"{status.sentence} - {wrong}" if wrong else status.sentence
+    wrong = list(_wrong(status))
+    code = max((severity for severity, _ in wrong), default=0)
+    told = "; ".join(sentence for _, sentence in wrong)
+    told = f"{status.sentence} - {told}" if told else status.sentence
+    figures = " ".join(f"{name}={value}" for name, value in _figures(status, counters))
     # The bar begins the figures, so the sentence may not hold one.
-    say(f"TWINBEAT {_STATES[code]} - {told.replace('|', '/')} | {perfdata}")
+    say(f"TWINBEAT {_STATES[code]} - {told.replace('|', '/')} | {figures}")
     return code
+
+
+def _wrong(status: Status) -> Iterator[tuple[int, str]]:
+    """Everything that isn't as it should be, with the code it is worth."""
+    node = status.node
+    if node.state in _FAILED:
+        yield 2, f"{node.name} is {node.state.value.upper()}"
+    if node.admin in {Admin.STAY_SECONDARY, Admin.DISABLED}:
+        yield 1, f"{node.name} was told to be {node.admin.value}: it takes nothing over"
+    if node.role in _PASSING:
+        yield 1, f"{node.name} is {node.role.value}"
+    for warning in status.warnings:
+        yield 2 if warning.severity is Severity.CRITICAL else 1, warning.sentence
+
+
+def _figures(status: Status, counters: Counters) -> Iterator[tuple[str, str]]:
+    """Performance data: counts end in c, times in s."""
+    up = sum(link.up for link in status.links)
+    yield "primary", str(int(status.gate.open))
+    yield "term", str(status.node.term)
+    yield "links", f"{up};;;0;{len(status.links)}"
+    yield "health", f"{status.node.health};;;0;1000"
+    if status.peer.age_ns is not None:
+        yield "peer_age", f"{status.peer.age_ns / 1e9:.6f}s"
+    for name in ("sent", "received", "lost"):
+        yield name, f"{sum(getattr(link, name) for link in counters.links)}c"
+    if status.last_transition is not None:
+        yield "transitions", f"{status.last_transition.number}c"
+    yield "dual_primary", f"{counters.dual_primary}c"
 
 
 @click.command(name="is-primary")

@@ -176,9 +176,8 @@ def _policy(policy: Policy) -> str:
         f"stall {policy.stall}",
         f"hold-down {policy.preempt_hold_s} s",
     ]
-    for name in ("strict", "claim_alone", "preferred"):
-        if getattr(policy, name):
-            words.append(name.replace("_", " "))
+    special = ("strict", "claim_alone", "preferred")
+    words += [name.replace("_", " ") for name in special if getattr(policy, name)]
     return ", ".join(words)
 
 

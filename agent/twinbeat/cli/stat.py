@@ -8,11 +8,12 @@ from typing import Final
 import click
 import msgspec
 
-from twinbeat.api.schema import Counters, Histogram
-from twinbeat.api.text import length
+from twinbeat.api.schema import Counters, Histogram, Status
+from twinbeat.api.text import age, length
 from twinbeat.cli.base import read, readable, say, say_json, settings
 
 _QUANTILES: Final = (0.5, 0.99, 1.0)
+_TRAFFIC: Final = ("sent", "received")
 _HEADER_EVERY: Final = 20
 _REFUSED: Final = ("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay")
 _DROPPED_IN: Final = ("in_vmac", "in_vip", "in_arp", "in_nd")
@@ -32,7 +33,11 @@ def stat(watch: float | None, count: int | None) -> None:
         if settings().json:
             say_json(body)
             return
-        for line in _table(msgspec.json.decode(body, type=Counters)):
+        status = msgspec.json.decode(read("/v1/status"), type=Status)
+        for line in (
+            *_standing(status),
+            *_table(msgspec.json.decode(body, type=Counters)),
+        ):
             say(line)
         return
     before = msgspec.json.decode(body, type=Counters)
@@ -75,7 +80,24 @@ def _rates(before: Counters, now: Counters) -> Iterator[tuple[str, str]]:
         yield name, f"{(value - sums[0][name]) / seconds:.0f}"
 
 
+def _standing(status: Status) -> Iterator[str]:
+    """What the figures are of: state, role, and the last change of it."""
+    node = status.node
+    yield (
+        f"{node.name}: {node.role.value}, state {node.state.value.upper()}, {node.admin.value}, "
+        f"for {age(status.now_ns - node.role_since_ns)}"
+    )
+    last = status.last_transition
+    if last is not None:
+        yield (
+            f"last transition #{last.number}, {last.time}: {last.from_role.value} -> "
+            f"{last.to_role.value}, {last.sentence} ({last.reason})"
+        )
+
+
 def _table(counters: Counters) -> Iterator[str]:
+    sent, received = (sum(getattr(link, what) for link in counters.links) for what in _TRAFFIC)
+    yield f"heartbeats on all links: sent {sent}, received {received}"
     for link in counters.links:
         refused = {name: link.reasons[name] for name in _REFUSED if link.reasons.get(name)}
         words = "".join(f", {name} {count}" for name, count in refused.items())

@@ -385,7 +385,9 @@ def _timers(config: Config, facts: Facts) -> schema.Timers:
 
 def _policy(config: Config) -> schema.Policy:
     policy = config.policy
-    return schema.Policy(**{name: getattr(policy, name) for name in schema.Policy.__struct_fields__})
+    return schema.Policy(
+        **{name: getattr(policy, name) for name in schema.Policy.__struct_fields__}
+    )
 
 
 def _process(facts: Facts) -> schema.Process:
