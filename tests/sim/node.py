@@ -51,7 +51,6 @@ from twinbeat.core.witness import Words
 from twinbeat.engine import types as words
 from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.convert import config_to_c, settings_to_c, witness_to_c
-from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -542,7 +541,7 @@ class SimNode:
             self.plain.gate.open_until = 0
 
     def _set_witness(self, agent: Agent, told: Words) -> None:
-        agent.input.witness = witness_to_c(wiring.witness(told))[0]
+        agent.input.witness = witness_to_c(told)[0]
 
     def _set_order(self, agent: Agent, order: Order) -> None:
         raw = agent.input.order

@@ -30,14 +30,22 @@ class Way:
 
     up: bool = True
     loss: float = 0.0
-    delay_ns: int = 300 * US
+    there_ns: int = 300 * US
+    """What a request takes at least."""
+    back_ns: int = 300 * US
+    """What an answer takes at least."""
     jitter_ns: int = 600 * US
 
-    def delay(self, rng: random.Random) -> int | None:
-        """How long a request or an answer takes; None = it is lost."""
+    def delay(self, rng: random.Random, least_ns: int) -> int | None:
+        """How long it takes; None = it is lost."""
         if not self.up or rng.random() < self.loss:
             return None
-        return self.delay_ns + rng.randrange(self.jitter_ns + 1)
+        return least_ns + rng.randrange(self.jitter_ns + 1)
+
+    def mend(self) -> None:
+        self.up, self.loss = True, 0.0
+        self.there_ns = self.back_ns = 300 * US
+        self.jitter_ns = 600 * US
 
 
 @dataclass(slots=True)
@@ -63,10 +71,8 @@ class SimWitness:
     """When which term began to be kept."""
 
     def mend(self) -> None:
-        for index in range(2):
-            way = self.ways[index]
-            way.up, way.loss = True, 0.0
-            way.delay_ns, way.jitter_ns = 300 * US, 600 * US
+        for way in self.ways:
+            way.mend()
 
     # -- the node's side -------------------------------------------------------------------------
 
@@ -84,7 +90,8 @@ class SimWitness:
         world = self.world
         sent_ns = node.clock()
         patience_ns = world.setting.witness_ns // 2
-        request = self.ways[node.index].delay(self.rng)
+        way = self.ways[node.index]
+        request = way.delay(self.rng, way.there_ns)
         cell: list[Answer] = []
         if request is not None:
             world.at(world.now_ns + request, self._arrive, node, question, sent_ns, cell)
@@ -142,7 +149,8 @@ class SimWitness:
         if question.kind is not Kind.LOOK and self.kept != question.term:
             verdict = Verdict.DENIED
         kept, life = self.kept, self.life
-        back = self.ways[node.index].delay(self.rng)
+        way = self.ways[node.index]
+        back = way.delay(self.rng, way.back_ns)
         if back is None:
             return
 
