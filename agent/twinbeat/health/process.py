@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from twinbeat.health.aside import aside
 from twinbeat.health.board import Finding
 
 _PROC: Final = Path("/proc")
@@ -32,14 +33,17 @@ class ProcessProber:
         self._ended = ended
         self._pid = 0
         self._pidfd = -1
+        self._finding: asyncio.Future[int | str] | None = None
 
     async def look(self, timeout_s: float) -> Finding:
         if self._pidfd >= 0 and not _is_over(self._pidfd):
             return Finding(holds=True, sentence=f"runs as pid {self._pid}", certain=True)
         was = self._pid
         self._let_go()
-        async with asyncio.timeout(timeout_s):
-            found = await asyncio.to_thread(find, self._pidfile, self._name)
+        found = await self._find(timeout_s)
+        if found is None:
+            what = self._pidfile or "the list of processes"
+            return Finding(holds=False, sentence=f"{what} can't be read in time", timed_out=True)
         if isinstance(found, str):
             ended = f"pid {was} ended; " if was else ""
             return Finding(holds=False, sentence=ended + found, certain=True)
@@ -47,9 +51,20 @@ class ProcessProber:
             pidfd = os.pidfd_open(found)
         except ProcessLookupError:
             return Finding(holds=False, sentence=f"pid {found} does not run", certain=True)
+        if _is_over(pidfd):
+            # A zombie of another user, whose state is hidden from this one.
+            os.close(pidfd)
+            return Finding(holds=False, sentence=f"pid {found} has ended", certain=True)
         self._pid, self._pidfd = found, pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._on_end)
         return Finding(holds=True, sentence=f"runs as pid {found}", certain=True)
+
+    async def _find(self, timeout_s: float) -> int | str | None:
+        """What `find` says; None while it hangs. It isn't asked again before it has answered."""
+        if self._finding is None or self._finding.done():
+            self._finding = aside(find, self._pidfile, self._name)
+        await asyncio.wait([self._finding], timeout=timeout_s)
+        return self._finding.result() if self._finding.done() else None
 
     def close(self) -> None:
         self._let_go()

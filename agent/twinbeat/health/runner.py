@@ -14,6 +14,8 @@ from twinbeat.health.board import Finding
 
 GRACE_S: Final = 2.0
 """What a look may take beyond its timeout, to end what it began; then it is given up."""
+PAUSE_MIN_S: Final = 0.02
+"""Between two looks."""
 
 
 class Prober(Protocol):
@@ -66,7 +68,9 @@ class Runner:
             finding = await self._look()
             took_ns = time.monotonic_ns() - began
             self._report(replace(finding, took_ns=took_ns))
-            pause_s = max(0.0, self._interval_s - took_ns / 1e9)
+            # Not even what wakes it without end may keep it busy.
+            await asyncio.sleep(PAUSE_MIN_S)
+            pause_s = max(0.0, self._interval_s - PAUSE_MIN_S - took_ns / 1e9)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()

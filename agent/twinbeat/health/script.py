@@ -20,6 +20,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from twinbeat.health.aside import aside
 from twinbeat.health.board import Finding
 
 NICE: Final = ("/usr/bin/nice", "-n", "20", "--")
@@ -131,9 +132,7 @@ class ScriptProber:
         if left is not None and not left.ended.is_set():
             sentence = f"an earlier run (pid {left.pid}) can't be killed; it isn't started again"
             return Finding(holds=False, sentence=sentence, timed_out=True)
-        starting = asyncio.ensure_future(
-            asyncio.to_thread(start, self._command, dict(self._environment()))
-        )
+        starting = aside(start, self._command, dict(self._environment()))
         try:
             process = await asyncio.shield(starting)
         except asyncio.CancelledError:

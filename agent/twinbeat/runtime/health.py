@@ -180,7 +180,9 @@ class Health:
     # -- what happens ----------------------------------------------------------------------------
 
     def became(self, role: Role) -> None:
-        """The node's role is another."""
+        """The node's role is this now; called often, with what may be no news."""
+        if role is self._role:
+            return
         self._role = role
         was = self._board.primary
         primary = role is Role.PRIMARY
@@ -202,14 +204,23 @@ class Health:
 
     def _interfaces_changed(self) -> None:
         for target in self._of(Kind.INTERFACE):
-            self._found(target.spec.name, self._links.finding(target.interface))
+            self._heard(target.spec.name, self._links.finding(target.interface))
 
     def _routes_changed(self) -> None:
         for target in self._of(Kind.ROUTE):
             if target.probe:
                 self._wake(target.spec.name)
             else:
-                self._found(target.spec.name, route_finding(target, self._routes))
+                self._heard(target.spec.name, route_finding(target, self._routes))
+
+    def _heard(self, name: str, finding: Finding) -> None:
+        """A level, whether or not it changed. Being told twice of the same is no second finding."""
+        track = self._board.tracks[name]
+        known = track.finding
+        same = known is not None and known.holds == finding.holds
+        if same and (track.unsettled or known == finding):
+            return
+        self._found(name, finding)
 
     def _wake(self, name: str) -> None:
         runner = self._runners.get(name)

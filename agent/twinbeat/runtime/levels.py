@@ -182,29 +182,37 @@ class RouteProber:
         ways = self._ways()
         if not ways:
             return replace(there, sentence=f"{there.sentence}, on the link")
-        answers = await asyncio.gather(
-            *(
+        asking = {
+            asyncio.ensure_future(
                 ask(
                     way.gateway,
                     probe=self._target.probe,
                     interface=way.interface,
                     timeout_s=timeout_s,
                 )
-                for way in ways
-            ),
-            return_exceptions=True,
-        )
+            )
+            for way in ways
+        }
+        try:
+            return await self._first(asking, there)
+        finally:
+            for task in asking:
+                task.cancel()
+
+    @staticmethod
+    async def _first(asking: set[asyncio.Task[Finding]], there: Finding) -> Finding:
+        """The first answer, or the last excuse."""
         failed: Finding | None = None
-        for answer in answers:
-            if isinstance(answer, Finding) and answer.holds:
+        for waiting in asyncio.as_completed(asking):
+            try:
+                answer = await waiting
+            except OSError as error:
+                failed = Finding(holds=False, sentence=f"next hop: {error.strerror}")
+                continue
+            if answer.holds:
                 return Finding(holds=True, sentence=f"{there.sentence}, next hop {answer.sentence}")
-            if isinstance(answer, OSError):
-                failed = Finding(holds=False, sentence=f"next hop: {answer.strerror}")
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                failed = replace(answer, sentence=f"next hop {answer.sentence}")
-        assert failed is not None
+            failed = replace(answer, sentence=f"next hop {answer.sentence}")
+        assert failed is not None, "somebody was asked"
         return failed
 
     def close(self) -> None:

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Monitors in a real pair: what fails is named, and the role goes to who is better off."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twinlab import agents, lab, netns, plan, processes
+from twinlab.shell import run, wait_for
+
+from lab import watching
+
+PREFIX = "198.51.100.0/24"
+CONFIG = """
+[[linkset]]
+name = "storage"
+interfaces = ["red0", "red1"]
+
+[[monitor]]
+name = "upstream"
+kind = "route"
+prefix = "198.51.100.0/24"
+
+[[monitor]]
+name = "service"
+kind = "process"
+pidfile = "/etc/twinbeat/service.pid"
+process = "sleep"
+
+[[monitor]]
+name = "check"
+kind = "script"
+command = ["/etc/twinbeat/check.sh"]
+interval_ms = 100
+timeout_ms = 400
+fall = 2
+
+[[monitor]]
+name = "server"
+kind = "address"
+address = "10.88.0.21"
+interface = "wan0"
+probe = "neighbour"
+interval_ms = 100
+"""
+SCRIPT = """#!/bin/sh
+if [ -e /etc/twinbeat/hang ]; then echo waiting; sleep 1000; fi
+if [ -e /etc/twinbeat/flood ]; then exec yes; fi
+if [ -e /etc/twinbeat/bad ]; then echo out of order; exit 3; fi
+echo "$TWINBEAT_ROLE of $TWINBEAT_NODE"
+"""
+
+
+def ip(node: str, arguments: str) -> None:
+    run([*netns.enter(plan.namespace(node)), "ip", *arguments.split()])
+
+
+def start_service(node: str) -> None:
+    pid = processes.spawn(f"service-{node}", plan.namespace(node), ["/bin/sleep", "1000"])
+    (netns.node_dir(node, "/etc/twinbeat") / "service.pid").write_text(str(pid))
+
+
+def equip(node: str) -> None:
+    """What the monitors watch: two cables more, a route, a service, a script."""
+    for cable in ("red0", "red1"):
+        ip(node, f"link add {cable} type veth peer name far-{cable}")
+        for end in (cable, f"far-{cable}"):
+            ip(node, f"link set {end} up")
+    ip(node, f"route add {PREFIX} via 10.88.0.21")
+    start_service(node)
+    etc = netns.node_dir(node, "/etc/twinbeat")
+    script = etc / "check.sh"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    config = etc / "twinbeat.toml"
+    config.write_text(config.read_text() + CONFIG)
+    agents.reload(node)
+
+
+def monitors(node: str) -> dict[str, dict[str, Any]]:
+    said = agents.show(node)
+    return {one["name"]: one for one in said["monitors"]} if said else {}
+
+
+def state(node: str, name: str) -> str:
+    return str(monitors(node).get(name, {}).get("state", ""))
+
+
+@pytest.fixture(scope="module")
+def equipped(pair: None) -> None:
+    for node in plan.NODES:
+        equip(node)
+    for node in plan.NODES:
+        wait_for(
+            lambda node=node: (
+                all(one["state"] == "up" for one in monitors(node).values())
+                and "check" in monitors(node)
+            ),
+            f"every monitor of {node} holds",
+            timeout_s=20,
+        )
+
+
+@pytest.fixture
+def healthy(equipped: None, primary: str) -> Iterator[str]:
+    """The primary of a pair in which everything holds; mended after the test."""
+    yield primary
+    for node in plan.NODES:
+        for cable in ("red0", "red1"):
+            ip(node, f"link set far-{cable} up")
+        ip(node, f"route replace {PREFIX} via 10.88.0.21")
+        for switch in ("hang", "flood", "bad"):
+            (netns.node_dir(node, "/etc/twinbeat") / switch).unlink(missing_ok=True)
+        if processes.pid_of(f"service-{node}") is None:
+            start_service(node)
+
+
+def fails_over(node: str, cause: Callable[[], object], name: str, node_state: str) -> str:
+    """Cause a failure at the primary; the other takes over. What the failed monitor says of it."""
+    other = plan.peer(node)
+    seen = watching.watch(cause, lambda: watching.serves(other), f"{other} takes over")
+    transition = watching.takeover(other, seen.before_ns)
+    assert transition["reason"] == "peer_yielded", watching.story(seen.before_ns)
+    assert seen.overlap(node, other) == []
+    said = agents.show(node)
+    assert said is not None
+    assert said["node"]["state"] == node_state
+    assert said["node"]["health"] == 0
+    assert not said["node"]["fit"]
+    failed = [one["name"] for one in said["node"]["components"]]
+    assert name in failed
+    return str(monitors(node)[name]["reason"])
+
+
+def test_what_is_watched_without_being_listed(healthy: str) -> None:
+    shown = monitors(healthy)
+    for name in ("lan0", "wan0"):
+        assert (shown[name]["kind"], shown[name]["state"]) == ("interface", "up")
+        assert shown[name]["weight"] == 1000
+    assert "ha0" not in shown, "the cable between the nodes says nothing of this one"
+    assert shown["red0"]["linkset"] == "storage"
+    assert shown["check"]["output"] in {f"primary of {healthy}", f"secondary of {healthy}"}
+    told = agents.cli(healthy, "show", "monitors")
+    assert told.returncode == 0, told.stderr
+    assert "upstream (route 198.51.100.0/24, weight 1000): up" in told.stdout
+
+
+def test_one_member_of_a_set_moves_nobody(healthy: str) -> None:
+    before = {node: watching.transitions(node) for node in plan.NODES}
+    ip(healthy, "link set far-red0 down")
+    wait_for(lambda: state(healthy, "red0") == "failed", "its carrier is missed", timeout_s=5)
+    assert monitors(healthy)["red0"]["reason"] == "it has no carrier"
+    said = agents.show(healthy)
+    assert said is not None
+    assert (said["node"]["state"], said["node"]["health"], said["node"]["fit"]) == (
+        "up",
+        1000,
+        True,
+    )
+    assert state(healthy, "storage") == "up"
+    assert {node: watching.transitions(node) for node in plan.NODES} == before
+
+
+def test_all_members_of_a_set_do(healthy: str) -> None:
+    def cut_both() -> None:
+        for cable in ("red0", "red1"):
+            ip(healthy, f"link set far-{cable} down")
+
+    assert fails_over(healthy, cut_both, "storage", "partial_fail") == "every member failed"
+
+
+def test_a_port_that_loses_its_carrier(healthy: str) -> None:
+    reason = fails_over(
+        healthy,
+        lambda: lab.cut_link(healthy, "wan0", silent=False),
+        "wan0",
+        "partial_fail",
+    )
+    assert reason == "it has no carrier"
+
+
+def test_a_route_withdrawn(healthy: str) -> None:
+    reason = fails_over(
+        healthy, lambda: ip(healthy, f"route del {PREFIX}"), "upstream", "route_monitor_fail"
+    )
+    assert reason == f"no route to {PREFIX} in any table"
+
+
+def test_a_route_missing_on_both_moves_nobody(healthy: str) -> None:
+    """Ties keep the primary: the peer is no better."""
+    other = plan.peer(healthy)
+    ip(other, f"route del {PREFIX}")
+    wait_for(lambda: state(other, "upstream") == "failed", "the peer misses it", timeout_s=5)
+    before = {node: watching.transitions(node) for node in plan.NODES}
+    ip(healthy, f"route del {PREFIX}")
+    wait_for(lambda: state(healthy, "upstream") == "failed", "the primary misses it", timeout_s=5)
+    wait_for(
+        lambda: (agents.show(other) or {})["peer"]["health"] == 0,
+        "the peer knows of it",
+        timeout_s=5,
+    )
+    assert {node: watching.transitions(node) for node in plan.NODES} == before
+    assert watching.serves(healthy)
+
+
+def test_a_process_killed(healthy: str) -> None:
+    reason = fails_over(
+        healthy,
+        lambda: processes.send_signal(f"service-{healthy}", signal.SIGKILL),
+        "service",
+        "partial_fail",
+    )
+    assert "ended; pid" in reason or "does not run" in reason
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ("bad", "exit code 3: out of order"),
+        ("hang", "it hung for 0.4 s and was killed with all it had started"),
+        ("flood", "it floods its output (more than 64 KiB) and was killed"),
+    ],
+)
+def test_a_script_that_fails_hangs_or_floods(healthy: str, switch: str, said: str) -> None:
+    etc = netns.node_dir(healthy, "/etc/twinbeat")
+    before = agents.counters(healthy)
+    assert before is not None
+    reason = fails_over(healthy, (etc / switch).touch, "check", "partial_fail")
+    assert reason == said
+    counted = agents.counters(healthy)
+    assert counted is not None
+    grew = {
+        key: _of(counted, "check")[key] - _of(before, "check")[key]
+        for key in ("failures", "timeouts")
+    }
+    assert grew["failures"] >= 2, "`fall` failures in a row, not one"
+    assert bool(grew["timeouts"]) is (switch == "hang")
+    log = processes.log_file(agents.process_name(healthy)).read_text()
+    assert said in log
+
+
+def _of(counters: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(one for one in counters["monitors"] if one["name"] == name)
+
+
+def test_a_reload_with_mistakes_changes_nothing(healthy: str) -> None:
+    file = netns.node_dir(healthy, "/etc/twinbeat") / "twinbeat.toml"
+    good = file.read_text()
+    wrong = good.replace('"red0", "red1"', '"rad0", "rad1"').replace("check.sh", "chick.sh")
+    wrong = wrong.replace(f'prefix = "{PREFIX}"', 'prefix = "198.51.100.7/24"')
+    before = monitors(healthy)
+    try:
+        file.write_text(wrong)
+        done = agents.cli(healthy, "config", "check")
+        assert done.returncode == 2
+        for complaint in ("rad0", "Did you mean `red0`?", "chick.sh", "198.51.100.0/24"):
+            assert complaint in done.stdout + done.stderr
+        told = processes.log_file(agents.process_name(healthy))
+        agents.reload(healthy)
+        wait_for(lambda: "chick.sh" in told.read_text(), "the mistake is told", timeout_s=5)
+    finally:
+        file.write_text(good)
+    after = monitors(healthy)
+    assert {name: one["since_ns"] for name, one in after.items()} == {
+        name: one["since_ns"] for name, one in before.items()
+    }
+    assert watching.serves(healthy)
