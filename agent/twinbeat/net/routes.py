@@ -22,6 +22,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -216,18 +217,8 @@ class Settled:
     restored: int = 0
     """Routes of others that were put back."""
     problems: list[Problem] = field(default_factory=list)
-
-    def add(self, other: Settled) -> Settled:
-        """The sum of both."""
-        return Settled(
-            wanted=self.wanted + other.wanted,
-            standing=self.standing + other.standing,
-            kept=self.kept + other.kept,
-            added=self.added + other.added,
-            removed=self.removed + other.removed,
-            restored=self.restored + other.restored,
-            problems=self.problems + other.problems,
-        )
+    stood_ns: int = field(default=0, compare=False)
+    """When the last of those wanted stood, by the boot-time clock."""
 
 
 Remember = Callable[[Mapping[Key, bytes]], None]
@@ -295,6 +286,7 @@ class _Work:
         taken = [route for route, code in refused if code == errno.EEXIST]
         if taken:
             self._contend(taken, remember)
+        settled.stood_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def _contend(self, taken: list[Route], remember: Remember) -> None:
         """Somebody else's routes are where these should go."""

@@ -274,6 +274,7 @@ class App:
         self._hooks = Hooks(first=self._routes.settled)
         self._hooks.apply(self._config)
         self._teller.on_transition += [self._routes.transition, self._hooks.transition]
+        self._teller.routes_stood_ns = lambda: self._routes.stood_ns
         self._neighbours = Neighbours(config=self._config, ipr=self._ipr, tell=self._peer_mac)
         self._health = Health(feed=self._feed, publish=self._teller.publish, now_ns=now_ns)
         failed.callback(self._stage.leave)

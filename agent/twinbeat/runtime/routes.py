@@ -142,6 +142,11 @@ class RoleRoutes:
             self._primary = self._adopted = False
             self._look_later(0)
 
+    @property
+    def stood_ns(self) -> int:
+        """When the kernel had taken the last of the routes, by the boot-time clock."""
+        return self._routes.stood_ns
+
     async def settled(self) -> None:
         """Return when no settlement is under way."""
         async with self._lock:

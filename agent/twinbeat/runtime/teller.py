@@ -73,6 +73,8 @@ class Teller:
         self._amendable = 0
         self._routes_ns = 0
         """When routes were last done before the takeover that they belong to was told."""
+        self.routes_stood_ns = now_ns
+        """When the kernel had taken them, asked when they are done."""
         self._ready = False
         self._write_task: asyncio.Task[None] | None = None
         self._unwritten = False
@@ -181,10 +183,10 @@ class Teller:
         last = self.last
         if last is None or last.number != self._amendable:
             # The core tells of a takeover once it knows all of it; routes may be quicker.
-            self._routes_ns = self._now_ns()
+            self._routes_ns = self.routes_stood_ns()
             return
         self._amendable = 0
-        done = replace(last.timeline, routes_ns=self._now_ns())
+        done = replace(last.timeline, routes_ns=self.routes_stood_ns())
         amended = self._history.amend(last.number, done)
         if amended is not None:
             self._remember(amended)
