@@ -149,3 +149,90 @@ def test_an_uplink_that_loses_its_gate_takes_the_address_along(announced: str) -
     wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=10)
     wait_for(lambda: on_lo(announced), "the gate and the address are back", timeout_s=20)
     agents.wait_fit()
+
+
+CONFIGURED = """
+[[route]]
+destination = "203.0.113.0/24"
+gateway = "{router}"
+[[route]]
+destination = "198.51.100.0/24"
+type = "blackhole"
+table = 300
+[[route]]
+destination = "10.88.0.0/24"
+type = "blackhole"
+[[rule]]
+priority = 1000
+source = "198.51.100.0/24"
+table = 300
+[[hook]]
+name = "note"
+exec = "/etc/twinbeat/note"
+events = ["primary", "secondary"]
+[[hook]]
+name = "hangs"
+exec = "/etc/twinbeat/hangs"
+events = ["primary"]
+timeout_s = 1
+"""
+NOTE = '#!/bin/sh\necho "$TWINBEAT_EVENT $TWINBEAT_TERM $TWINBEAT_REASON" >>/run/note\n'
+HANGS = "#!/bin/sh\nyes\nsleep 60\n"
+
+
+@pytest.fixture
+def equipped(announced: str) -> str:
+    """The pair with routes, rules and hooks, reloaded into both."""
+    for node in plan.NODES:
+        etc = netns.node_dir(node, "/etc/twinbeat")
+        for name, script in (("note", NOTE), ("hangs", HANGS)):
+            (etc / name).write_text(script)
+            (etc / name).chmod(0o755)
+        router = routed.router_address(node, "wan0")
+        text = agents.configuration(node, LAB_OPTIONS) + CONFIGURED.format(router=router)
+        (etc / "twinbeat.toml").write_text(text)
+        agents.reload(node)
+        wait_for(
+            lambda node=node: len((agents.show(node) or {}).get("hooks", [])) == 2,
+            f"{node} to reload",
+            timeout_s=10,
+        )
+    return announced
+
+
+def ours(node: str) -> str:
+    enter = netns.enter(plan.namespace(node))
+    routes = run([*enter, "ip", "route", "show", "table", "all", "proto", "155"])
+    return routes + run([*enter, "ip", "rule", "show"])
+
+
+def test_routes_rules_and_hooks_follow_the_role(equipped: str) -> None:
+    other = plan.peer(equipped)
+    expected = ("203.0.113.0/24 via", "blackhole 198.51.100.0/24 table 300", "lookup 300")
+    wait_for(lambda: all(one in ours(equipped) for one in expected), "a reload", timeout_s=5)
+    assert not any(one in ours(other) for one in expected)
+    done = agents.cli(equipped, "force", "failover", "--yes", "--reason", "test")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: all(one in ours(other) for one in expected), "the new one's", timeout_s=5)
+    wait_for(lambda: not any(one in ours(equipped) for one in expected), "the old", timeout_s=5)
+    said = agents.show(other)
+    assert said is not None
+    (problem,) = said["routes"]["problems"]
+    assert problem["trouble"] == "conflict"
+    assert f"10.88.0.0/24 via {routed.router_address(other, 'wan0')} dev wan0" in problem["why"]
+    assert said["node"]["fit"], "a refused route costs nothing but itself"
+    for node, event in ((other, "primary"), (equipped, "secondary")):
+        note = netns.node_dir(node, "/run") / "note"
+        wait_for(lambda note=note: note.exists() and note.read_text(), "the hook", timeout_s=10)
+        assert note.read_text().split()[0] == event
+
+    def flooder() -> dict[str, object]:
+        hooks = (agents.show(other) or {}).get("hooks", [])
+        return next((hook for hook in hooks if hook["name"] == "hangs" and hook["runs"]), {})
+
+    hook = wait_for(flooder, "the hook that floods and hangs to be killed", timeout_s=10)
+    assert hook["outcomes"] == {"timeout": 1}
+    assert "killed" in str(hook["last_sentence"])
+    shown = agents.cli(other, "show").stdout
+    assert "conflict: blackhole 10.88.0.0/24" in shown
+    assert "hook hangs took too long" in shown

@@ -41,7 +41,8 @@ RETRY_S: Final = 5.0
 """What was refused is tried again after so long."""
 LOGGED_MAX: Final = 20
 """Lines of one settlement; a thousand routes over one missing interface are one trouble."""
-METRIC_MAX: Final = 0xFFFFFFFF
+METRIC_MAX: Final = 0xFFFFFF
+"""What an external metric of OSPF holds; FRR makes a distance of a kernel metric's top byte."""
 
 
 class ReplacedFile(msgspec.Struct, frozen=True, kw_only=True):
