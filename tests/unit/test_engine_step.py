@@ -47,7 +47,9 @@ def test_death_is_a_suspicion_then_a_verdict_then_a_claim_then_an_opening() -> N
     times = [bench.last(kind).at_ns for kind in kinds]
     assert times == sorted(times)
     assert DEAD - FAST.timers.hello_ns <= times[0] - died <= DEAD + US
-    assert VERIFY <= times[1] - times[0] <= VERIFY + 2 * US
+    asked = times[1] - VERIFY
+    assert 2 * FAST.timers.hello_ns <= asked - died + FAST.timers.hello_ns, "two are missing"
+    assert VERIFY // 3 <= times[1] - times[0] <= VERIFY // 2 + 2 * US, "asked before the suspicion"
     assert times[3] - times[1] <= 2 * US, "from the verdict to the opening nothing is waited for"
     assert bench.last(EventKind.OPENED).cause is Cause.SILENCE
     assert bench.gate_open
@@ -64,6 +66,37 @@ def test_claim_is_on_the_wire_before_the_gate_opens() -> None:
     _, frame = bench.rounds[opening - 1].frames[-1]
     assert int.from_bytes(frame[40:48]) == bench.last(EventKind.OPENED).a
     assert int.from_bytes(frame[32:40]) == 0, "and it serves nothing yet"
+
+
+def test_a_doubt_that_passes_is_asked_about_and_not_told() -> None:
+    bench = secondary()
+    bench.run(MS)
+    bench.events.clear()
+    bench.rounds.clear()
+    hang(bench)
+    bench.run(2 * FAST.timers.hello_ns + 150 * US)
+    probes = [
+        frame for told in bench.rounds for _, frame in told.frames if frame[5] == lib.TB_PROBE
+    ]
+    assert len(probes) >= FAST.probes
+    bench.agent = True
+    bench.run(5 * MS)
+    assert bench.events == []
+    assert bench.watch is Watch.ALIVE
+
+
+def test_a_kernel_that_answered_within_the_window_is_not_dead_when_it_ends() -> None:
+    """A window that began before the suspicion starts anew with each answer."""
+    bench = secondary()
+    bench.run(MS)
+    hang(bench)
+    bench.run(DEAD - 50 * US)
+    answered = bench.now
+    bench.kernel = False
+    bench.run(5 * MS)
+    dead = bench.last(EventKind.DEAD)
+    assert dead.at_ns >= answered + VERIFY - 100 * US
+    assert dead.at_ns - bench.last(EventKind.SUSPECT).at_ns > VERIFY // 2
 
 
 def test_one_hello_ends_the_suspicion() -> None:
@@ -391,6 +424,28 @@ def test_r7_kernel_that_said_open_is_believed_until_its_lease_ends() -> None:
     die(bench)
     bench.run(40 * MS)
     assert bench.last(EventKind.OPENED).at_ns >= lease_end
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_r7_silence_opens_only_where_the_order_allows_a_claim_on_it(allowed: bool) -> None:
+    # Whatever the claim was begun for: its peer may have to be fenced first.
+    silence = Permit(0) if allowed else Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD
+    bench = Bench(order=replace(ORDER, permits=ALL & ~silence))
+    bench.run(1 * MS)
+    bench.kernel = False  # nobody receipts
+    while not bench.told(EventKind.CLAIM):
+        bench.run(100 * US)
+    assert bench.last(EventKind.CLAIM).cause is Cause.IDLE
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.watch is Watch.DEAD
+    assert bench.gate_open is allowed
+    if not allowed:
+        assert bench.last(EventKind.ABANDONED).cause is Cause.NOT_PERMITTED
+        assert Cause.NOT_PERMITTED in bench.withheld()
+        bench.order_again(permits=ALL)
+        bench.run(5 * MS)
+        assert bench.gate_open
 
 
 def test_r7_a_verdict_that_lay_is_made_anew_before_a_claim() -> None:

@@ -49,7 +49,8 @@ SECRET_MIN: Final = 3
 """Shorter values are no secrets, and striking them out would leave nothing to read."""
 
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-_BY_SILENCE: Final = frozenset({Cause.SILENCE, Cause.LEASE_RAN_OUT})
+_BY_SILENCE: Final = frozenset({Cause.SILENCE, Cause.LEASE_RAN_OUT, Cause.WITNESSED})
+"""Openings of which the peer gave no receipt."""
 _HEARD: Final = frozenset({EngineEventKind.HEARD, EngineEventKind.CLEARED, EngineEventKind.STALLED})
 
 Publish = Callable[..., None]
