@@ -14,7 +14,7 @@ import pytest
 
 from twinbeat.health.answer import AddressProber
 from twinbeat.health.board import Finding, Kind, Spec
-from twinbeat.net.routetable import RouteTable
+from twinbeat.net.routetable import Hop, RouteTable
 from twinbeat.net.statistics import transmitted
 from twinbeat.runtime.levels import Interfaces, RouteProber, route_finding
 from twinbeat.runtime.monitors import Target
@@ -56,12 +56,23 @@ class Watched:
     def finding(self) -> Finding:
         return route_finding(self.target, self.table)
 
+    @property
+    def hops(self) -> list[Hop]:
+        assert self.target.prefix is not None
+        return [hop for one in self.table.routes(self.target.prefix) for hop in one.hops]
+
     async def until(self, holds: bool) -> Finding:
+        await self._until(lambda: self.finding.holds is holds)
+        return self.finding
+
+    async def until_hops(self, *alive: bool) -> None:
+        await self._until(lambda: tuple(hop.alive for hop in self.hops) == alive)
+
+    async def _until(self, come: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while self.finding.holds is not holds:
+            while not come():
                 self.changed.clear()
                 await self.changed.wait()
-        return self.finding
 
 
 @asynccontextmanager
@@ -167,10 +178,17 @@ def test_one_way_of_several_that_carries_is_enough() -> None:
     veth("lan1", "far1")
     ip("addr add 10.0.1.1/24 dev lan1")
     ip(f"route add {PREFIX} nexthop via 10.0.0.9 nexthop via 10.0.1.9")
-    ip("link set far0 down")
-    assert finding_of(route()).holds
-    ip("link set far1 down")
-    assert not finding_of(route()).holds
+
+    async def watch() -> None:
+        async with watching(route()) as watched:
+            assert [hop.alive for hop in watched.hops] == [True, True]
+            ip("link set far0 down")
+            await watched.until_hops(False, True)
+            assert watched.finding.holds
+            ip("link set far1 down")
+            await watched.until(holds=False)
+
+    asyncio.run(watch())
 
 
 # -- interfaces ----------------------------------------------------------------------------------
