@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from twinlab import netns, plan, processes, routed
+from twinlab import netns, plan, processes, routed, witness
 from twinlab.shell import LabError, wait_for
 
 DAEMON = plan.VENV_DIR / "bin" / "twinbeatd"
@@ -54,6 +54,8 @@ def configuration(node: str, options: plan.Options) -> str:
     }
     if len(options.links) == 1:
         tables["policy"].append("accept_single_link = true")
+    if options.witness:
+        tables["witness"] = witness.table()
     for setting in options.settings:
         key, equals, value = setting.partition("=")
         table, dot, name = key.strip().partition(".")
@@ -95,6 +97,8 @@ def configure(options: plan.Options) -> None:
         (etc / "vips-lan.txt").write_text("\n".join(plan.more_vips(options.vips - 1)) + "\n")
         keys = etc / "keys"
         keys.mkdir(mode=0o700, exist_ok=True)
+        if options.witness:
+            witness.hand_out(node)
         key_file = keys / f"{KEY_ID}.key"
         key_file.touch(mode=0o600)
         key_file.write_text(key + "\n")

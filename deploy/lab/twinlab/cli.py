@@ -83,6 +83,7 @@ def add_options(up: argparse.ArgumentParser) -> None:
         help="configuration beyond the profile, in TOML",
     )
     up.add_argument("--links", help="links that carry heartbeats (ha0,lan0; routed: lan0,wan0)")
+    up.add_argument("--witness", action="store_true", help="an etcd that decides partitions")
     up.add_argument(
         "--routed",
         action="store_true",
@@ -106,6 +107,7 @@ def options_of(arguments: argparse.Namespace) -> plan.Options:
         settings=tuple(arguments.settings),
         links=links,
         routed=arguments.routed,
+        witness=arguments.witness,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from twinlab import agents, cutter, netns, plan, processes, routed, services, topology
+from twinlab import agents, cutter, netns, plan, processes, routed, services, topology, witness
 from twinlab.shell import LabError, run
 
 GC_THRESH3 = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
@@ -69,6 +69,8 @@ def up(wanted: plan.Options) -> str:
         services.start(wanted)
         if wanted.routed:
             routed.start()
+        if wanted.witness:
+            witness.start()
         agents.configure(wanted)
         if wanted.agent:
             for node in plan.NODES:
@@ -240,7 +242,7 @@ def execute(name: str, command: list[str]) -> int:
 
     options()
     full = plan.namespace(name)
-    if full not in plan.NAMESPACES:
+    if full not in netns.OURS:
         raise LabError(f"{name}: no such namespace (they are {', '.join(plan.NAMESPACES)})")
     return subprocess.run([*netns.enter(full), *command], check=False).returncode
 

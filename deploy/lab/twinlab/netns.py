@@ -22,6 +22,9 @@ from pathlib import Path
 from twinlab import plan
 from twinlab.shell import LabError, run
 
+OURS = (*plan.NAMESPACES, plan.WITNESS_NS)
+"""Every name that a namespace of the lab may have."""
+
 ETC_TWINBEAT = Path("/etc/twinbeat")
 
 
@@ -75,12 +78,12 @@ def is_ours(name: str) -> bool:
 
 def present() -> list[str]:
     """The lab's namespaces that exist now and are ours."""
-    return [name for name in plan.NAMESPACES if exists(name) and is_ours(name)]
+    return [name for name in OURS if exists(name) and is_ours(name)]
 
 
 def refuse_foreign() -> None:
     """LabError if a namespace bears one of our names without being ours."""
-    foreign = [name for name in plan.NAMESPACES if exists(name) and not is_ours(name)]
+    foreign = [name for name in OURS if exists(name) and not is_ours(name)]
     if foreign:
         raise LabError(
             f"namespace {', '.join(foreign)} exists, but the lab did not make it; "

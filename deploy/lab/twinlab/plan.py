@@ -44,6 +44,9 @@ CLIENT_NS = "tb-client"
 SWITCHES = {"lan0": "tb-lan", "wan0": "tb-wan", "ha0": "tb-ha"}
 """Which switch a node's link is plugged into.  The port at the switch has the node's name."""
 
+WITNESS_NS = "tb-witness"
+"""Only there with `--witness`."""
+
 NAMESPACES = ("tb-client", "tb-lan", "tb-a", "tb-b", "tb-ha", "tb-wan", "tb-s1", "tb-s2")
 
 HTTP_PORT = 80
@@ -138,6 +141,8 @@ class Options:
     """Configuration beyond the profile, as `table.key = value` in TOML (`policy.strict = true`)."""
     links: tuple[str, ...] = ("ha0", "lan0")
     """The links that carry heartbeats."""
+    witness: bool = False
+    """An etcd behind the wan switch decides between nodes that don't hear each other."""
     routed: bool = False
     """Gateways in different subnets, routers with BIRD instead of switches (see `routed`)."""
 

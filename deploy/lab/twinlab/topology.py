@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from twinlab import cutter, netns, plan, routed
+from twinlab import cutter, netns, plan, routed, witness
 from twinlab.shell import run, wait_for
 
 SERVERS_NET = "10.88.0.0/24"
@@ -72,6 +72,8 @@ def build(options: plan.Options) -> None:
     _build_client(options)
     for server in plan.SERVERS:
         _build_server(server, options)
+    if options.witness:
+        _build_witness()
     if options.routed:
         for link in routed.LINKS:
             _ip(plan.SWITCHES[link], routed.router_lines(link))
@@ -204,6 +206,13 @@ def _build_server(server: str, options: plan.Options) -> None:
         lines.append(f"addr add {plan.server_address6(server)}/64 dev eth0 nodad")
         lines.append(f"route add default via {plan.WAN_VIP6}")
     _ip(name, lines)
+
+
+def _build_witness() -> None:
+    netns.create(witness.NAMESPACE)
+    _plug(plan.SWITCHES["wan0"], witness.HOST_NAME, witness.NAMESPACE, "eth0", witness.MAC)
+    lines = ["link set lo up", "link set eth0 up", f"addr add {witness.ADDRESS}/24 dev eth0"]
+    _ip(witness.NAMESPACE, lines)
 
 
 def set_port(node: str, link: str, *, up: bool) -> None:

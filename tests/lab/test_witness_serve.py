@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`witness.without = "serve"`: while the witness is silent all is as without one, and loud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twinlab import agents, lab, plan, witness
+from twinlab.shell import wait_for
+
+from lab import watching
+
+LAB_OPTIONS = plan.Options(
+    profile="balanced",
+    settings=(*watching.STEADY, 'witness.without="serve"'),
+    witness=True,
+)
+
+
+@pytest.fixture
+def mended(primary: str) -> Iterator[str]:
+    """The primary of a fit pair; etcd is mended after the test."""
+    try:
+        yield primary
+    finally:
+        witness.mend()
+
+
+def said(node: str) -> dict[str, Any]:
+    status = agents.show(node)
+    assert status is not None, f"the agent of {node} does not answer"
+    return status
+
+
+def test_without_the_witness_both_sides_of_a_partition_serve(mended: str) -> None:
+    witness.hang()
+    for node in plan.NODES:
+        wait_for(
+            lambda node=node: said(node)["witness"]["absent"],
+            f"{node} goes on without it",
+            timeout_s=20,
+        )
+        assert any(
+            one["code"] == "without_witness" and one["severity"] == "critical"
+            for one in said(node)["warnings"]
+        )
+    lab.cut(mended, silent=True)
+    wait_for(lambda: all(map(watching.serves, plan.NODES)), "both serve", timeout_s=20)
+
+
+def test_with_the_witness_only_one_does(mended: str) -> None:
+    other = plan.peer(mended)
+    lab.cut(mended, silent=True)
+    wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=20)
+    # Cut off from the witness as well, it is without one: that is what the policy says.
+    assert not said(other)["witness"]["absent"]
