@@ -31,7 +31,7 @@ from twinbeat.engine.bpf import ProgramType
 from twinbeat.engine.maps import Port
 from twinbeat.net import xdp
 from twinbeat.net.errors import NetError
-from twinbeat.net.interfaces import interface
+from twinbeat.net.interfaces import interface, lowest_first
 from unit.namespace import fresh_namespace, ip
 
 PASS = bytes.fromhex("b7000000020000009500000000000000")
@@ -255,3 +255,73 @@ def test_a_virtual_mac_is_behind_the_gate(world: World) -> None:
         world.open_gate()
         own.send(announcement)
         assert arrived(far)
+
+
+@pytest.fixture
+def bridged(namespace: None) -> None:
+    """port0 is a port of bridge0, which has a virtual MAC: what a node on a bridge looks like."""
+    ip("link set port0 master bridge0")
+    ip(f"link add vmac0 link bridge0 address {vmac(VRID).hex(':')} type macvlan mode private")
+    ip("link set vmac0 up")
+
+
+@pytest.mark.usefixtures("bridged")
+def test_the_gate_of_a_bridge_stands_on_the_bridge(world: World) -> None:
+    """Generic XDP there sees what is for this host, its virtual MACs included."""
+    index = interface("bridge0").index
+    ours = program(world, "prog_link")
+    assert xdp.attach_xdp(index, ours, name_of=name_of) == xdp.GENERIC
+    packet = eth(ipv4(udp(b"x" * 20, to=7), to="192.0.2.99"), IPV4, to=vmac(VRID), source=OTHER)
+
+    def passes(own: socket.socket) -> bool:
+        own.settimeout(0.2)
+        try:
+            while packet not in own.recv(2048):
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+    with raw_socket("far0") as far, raw_socket("vmac0") as own:
+        far.send(packet)
+        wait_for(lambda: world.maps.counters()[Reason.IN_VMAC] == 1)
+        assert not passes(own)
+        world.open_gate()
+        far.send(packet)
+        assert passes(own)
+
+
+@pytest.mark.usefixtures("bridged")
+def test_a_probe_to_a_bridge_is_answered(world: World) -> None:
+    """Generic XDP_TX leaves through the bridge, which finds the port by itself."""
+    index = interface("bridge0").index
+    xdp.attach_xdp(index, program(world, "prog_link"), name_of=name_of)
+    world.maps.set_ports([Port(ifindex=index, link=PROBE.link)])
+    own = bytes.fromhex(interface("bridge0").mac.replace(":", ""))
+    with raw_socket("far0") as far:
+        far.send(own + PROBE.packet()[6:])
+        wait_for(lambda: world.maps.counters()[Reason.PROBE] == 1)
+        while True:
+            frame, address = far.recvfrom(2048)
+            if address[2] != socket.PACKET_OUTGOING and frame[-128:-124] == b"TBT1":
+                break
+    assert frame[6:12] == own
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_macvlan_s_own_virtual_mac_would_pass_its_gate_by() -> None:
+    """Why a macvlan can't be a port with a virtual MAC: the kernel puts that on the card below."""
+    ip("link add upper0 link port0 type macvlan mode bridge")
+    ip(f"link add vmac0 link upper0 address {vmac(VRID).hex(':')} type macvlan mode private")
+    assert interface("upper0").parent == interface("port0").index
+    assert interface("vmac0").parent == interface("port0").index
+
+
+@pytest.mark.usefixtures("namespace")
+def test_what_lies_below_gets_its_program_first(world: World) -> None:
+    ip("link add upper0 link port0 type macvlan mode bridge")
+    names = lowest_first({"upper0", "port0", "gone0"})
+    assert names == ["port0", "upper0", "gone0"]
+    ours = program(world, "prog_link")
+    modes = [xdp.attach_xdp(interface(name).index, ours, name_of=name_of) for name in names[:2]]
+    assert modes == [xdp.NATIVE, xdp.GENERIC]

@@ -256,6 +256,7 @@ def counters(**changes: Any) -> schema.Counters:
         ],
         "suspicions": {"cleared": 2, "dead": 1},
         "announcements": {"ipv4": 7, "ipv6": 7},
+        "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [
             schema.MonitorCounters(name="lan0", kind="interface", looks=3),

@@ -25,7 +25,7 @@ from twinbeat.config.model import (
     VridSection,
 )
 from twinbeat.config.problems import Problem
-from twinbeat.config.system import Address, Host
+from twinbeat.config.system import Address, Device, Host
 
 GOOD = """
 [node]
@@ -66,9 +66,13 @@ class Machine:
             Address(interface="ha0", address="169.254.10.1", prefix=30),
             Address(interface="lan0", address="10.77.0.1", prefix=24),
         ]
+        self.devices: dict[str, Device] = {}
 
     def interfaces(self) -> dict[str, str]:
         return self.macs
+
+    def device(self, name: str) -> Device:
+        return self.devices.get(name, Device())
 
     def addresses(self) -> list[Address]:
         return self.assigned
@@ -346,6 +350,35 @@ def test_a_vip_that_the_agent_itself_assigned_is_not(
     machine = Machine()
     machine.assigned.append(Address(interface=interface, address="10.77.0.10", prefix=prefix))
     assert examine(good, system=machine)[1] == []
+
+
+def test_a_port_of_a_bridge_has_no_addresses(good: Path) -> None:
+    machine = Machine()
+    machine.devices["lan0"] = Device(master="br0")
+    said = {problem.key: problem for problem in examine(good, system=machine)[1]}
+    assert (
+        "is a port of br0, which gets its frames: name br0." in said["vrid[0].interface"].sentence
+    )
+    assert said["link[1].interface"].warning
+
+
+def test_a_virtual_mac_on_a_macvlan_would_be_past_the_gate(good: Path) -> None:
+    machine = Machine()
+    machine.devices["lan0"] = Device(kind="macvlan")
+    (problem,) = examine(good, system=machine)[1]
+    assert problem.key == "vrid[0].interface"
+    assert "past the gate" in problem.sentence
+    edited(good, 'vips = ["10.77.0.10"', 'vmac = false\nvips = ["10.77.0.10"')
+    assert examine(good, system=machine)[1] == []
+
+
+def test_a_link_on_a_vlan_device_works_and_could_be_better(good: Path) -> None:
+    machine = Machine()
+    machine.devices["lan0"] = Device(kind="vlan")
+    config, (problem,) = examine(good, system=machine)
+    assert config is not None
+    assert problem.warning
+    assert "set vlan" in problem.sentence
 
 
 def test_two_links_on_one_card_are_warned_of(good: Path) -> None:

@@ -308,6 +308,23 @@ class Vrid(Struct, frozen=True, kw_only=True):
     xdp: str = ""
 
 
+class Rival(Struct, frozen=True, kw_only=True):
+    """Somebody else who uses one of our addresses, or the number of one of our virtual MACs."""
+
+    kind: str
+    """address | vrrp"""
+    interface: str
+    what: str
+    """The address, or VRID and its number."""
+    who: str
+    """MAC of who speaks for the address; source address of who speaks VRRP."""
+    since: str
+    age_ns: int
+    """Since it was heard last."""
+    frames: int
+    sentence: str
+
+
 class Neighbours(Struct, frozen=True, kw_only=True):
     """Whom a new primary would talk to at once through one port."""
 
@@ -673,6 +690,7 @@ class Status(Struct, frozen=True, kw_only=True):
     links: list[Link]
     vrids: list[Vrid]
     neighbours: list[Neighbours] = []
+    rivals: list[Rival] = []
     monitors: list[Monitor] = []
     routes: Routes = Routes()
     hooks: list[Hook] = []
@@ -720,6 +738,14 @@ class LinkCounters(Struct, frozen=True, kw_only=True):
     """Time between two heartbeats."""
 
 
+class RivalCount(Struct, frozen=True, kw_only=True):
+    """Frames of rivals heard on one port."""
+
+    interface: str
+    kind: str
+    frames: int
+
+
 class TransitionCount(Struct, frozen=True, kw_only=True):
     """How often a role changed for one reason."""
 
@@ -764,6 +790,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Of routes and rules of the role: added, removed, restored (others', put back), repaired."""
     dual_primary: int = 0
     """How often another open gate was heard while ours was open."""
+    rivals: list[RivalCount] = []
+    """Only those that were heard."""
     neighbours: dict[str, int] = {}
     """What became of neighbours: learned, given_up (nobody answers), turned_away (no room)."""
     monitors: list[MonitorCounters] = []

@@ -88,7 +88,7 @@ def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
         "monitors": ("monitors",),
         "peer": ("peer",),
         "links": ("links",),
-        "vips": ("vrids", "neighbours"),
+        "vips": ("vrids", "neighbours", "rivals"),
         "routes": ("routes",),
         "hooks": ("hooks",),
     }[what]
@@ -337,6 +337,8 @@ def _vips(status: Status) -> Iterator[str]:
         listed = " ".join(vrid.vips[:8])
         rest = more + len(vrid.vips[8:])
         yield f"  {listed}" + (f" and {rest} more" if rest else "")
+    for rival in status.rivals:
+        yield paint("  ! ", "yellow") + f"{rival.sentence}, heard {_ago(rival.age_ns)}"
     for port in status.neighbours:
         yield f"neighbours on {port.interface}: {port.warm} of {port.kept} known by MAC"
 

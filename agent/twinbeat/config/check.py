@@ -48,6 +48,9 @@ Sections = dict[str, Any]
 OWN_INTERFACES: Final = ("tbv", "tbw", "tbctl")
 """Beginnings of the names of interfaces that the agent itself makes."""
 
+_ABOVE_ANOTHER: Final = frozenset({"macvlan", "ipvlan"})
+"""Kinds whose own macvlans the kernel puts on the interface below."""
+
 _VIPS_FILE_MAX: Final = 4 << 20
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -82,6 +85,7 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
     if "hooks" in sound:
         _hooks_here(sections["hooks"], findings)
     if sound.issuperset({"links", "vrids"}):
+        _devices(sections["links"], sections["vrids"], findings, system)
         _addresses(sections["links"], sections["vrids"], findings, system)
     if sound.issuperset({"monitors", "linksets"}):
         check_monitors_here(sections["monitors"], sections["linksets"], findings, system)
@@ -748,6 +752,45 @@ def _interfaces(
                 link.interface,
                 f"has the MAC of {interface} (link[{first}]): if they are the same hardware, they "
                 "fail together.",
+            )
+
+
+def _devices(
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    findings: Findings,
+    system: System,
+) -> None:
+    """Interfaces on which the gate would stand beside the way of the packets."""
+    for number, vrid in enumerate(vrids):
+        device, key = system.device(vrid.interface), f"vrid[{number}].interface"
+        if device.master:
+            findings.add(
+                key,
+                vrid.interface,
+                f"is a port of {device.master}, which gets its frames: name {device.master}.",
+            )
+        if vrid.vmac and device.kind in _ABOVE_ANOTHER:
+            findings.add(
+                key,
+                vrid.interface,
+                f"is a {device.kind}, and the kernel puts a virtual MAC on the interface below it, "
+                "past the gate: name that one, or set vmac = false.",
+            )
+    for number, link in enumerate(links):
+        device, key = system.device(link.interface), f"link[{number}].interface"
+        if device.master:
+            findings.warn(
+                key,
+                link.interface,
+                f"is a port of {device.master}: the peer's MAC is never learned there, so every "
+                f"heartbeat is a broadcast. Name {device.master}.",
+            )
+        if device.kind == "vlan":
+            findings.warn(
+                key,
+                link.interface,
+                "is a VLAN device, where XDP is slower: name the interface below it and set vlan.",
             )
 
 

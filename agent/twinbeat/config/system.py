@@ -7,6 +7,7 @@ A plain netlink dump with the standard library, so that checking a file costs no
 import ipaddress
 import socket
 import struct
+from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -27,11 +28,23 @@ class Address(Struct, frozen=True, kw_only=True):
     prefix: int
 
 
+class Device(Struct, frozen=True, kw_only=True):
+    """What sort of interface one is."""
+
+    kind: str = ""
+    """vlan, bridge, bond, macvlan …; empty for hardware and whatever doesn't say."""
+    master: str = ""
+    """The bridge or bond that it is a port of."""
+
+
 class System(Protocol):
     """The machine that a configuration is checked against."""
 
     def interfaces(self) -> dict[str, str]:
         """Name and MAC address of every interface."""
+
+    def device(self, name: str) -> Device:
+        """What sort of interface this is; nothing is known of one that isn't there."""
 
     def addresses(self) -> list[Address]:
         """Every address assigned."""
@@ -50,6 +63,20 @@ class Host:
             except OSError:
                 found[name] = ""
         return found
+
+    def device(self, name: str) -> Device:
+        """From /sys: what sort of interface this is."""
+        base = Path("/sys/class/net", name)
+        try:
+            told = (base / "uevent").read_text(encoding="ascii")
+        except OSError:
+            return Device()
+        kinds = [line[8:] for line in told.splitlines() if line.startswith("DEVTYPE=")]
+        master = base / "master"
+        return Device(
+            kind=kinds[0] if kinds else "",
+            master=master.readlink().name if master.is_symlink() else "",
+        )
 
     def addresses(self) -> list[Address]:
         """Every address assigned, or none where netlink can't be asked."""

@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import struct
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,6 +77,8 @@ class Interface:
     """One of XDP_MODES' values."""
     xdp_program: int
     """Id of the attached XDP program, 0 = none."""
+    master: int = 0
+    """Index of the bridge or bond that it is a port of, 0 = none."""
 
 
 def mark(pair: int) -> str:
@@ -101,6 +104,7 @@ def parse_link(payload: bytes | memoryview) -> Interface:
         alias=_text(found.get(IFLA_IFALIAS, b"")),
         xdp_mode=XDP_MODES.get(_number(xdp.get(IFLA_XDP_ATTACHED, b"")), "unknown"),
         xdp_program=_number(xdp.get(IFLA_XDP_PROG_ID, b"")),
+        master=_number(found.get(IFLA_MASTER, b"")),
     )
 
 
@@ -124,6 +128,33 @@ def interface(name: str) -> Interface:
             f"finding interface {name}: it does not exist",
             fix="`ip link` lists those that do",
         ) from None
+
+
+def lowest_first(names: Collection[str]) -> list[str]:
+    """The same names, each after the interface that it lies upon; those that aren't there last.
+
+    Kernels before 6.12 refuse a program on an interface if one above it has one already.
+    """
+    now = interfaces()
+    by_index = {one.index: one for one in now.values()}
+
+    def depth(name: str) -> int:
+        one, steps = now.get(name), 0
+        while one is not None and one.parent in by_index and steps < len(by_index):
+            one, steps = by_index[one.parent], steps + 1
+        return steps
+
+    return sorted(names, key=lambda name: (name not in now, depth(name), name))
+
+
+def receiving(index: int) -> list[int]:
+    """The interfaces on which XDP sees what this one receives: itself, and the ports of a bond.
+
+    A program attached to a bond runs natively on each of its ports, and sees their index.
+    """
+    now = interfaces().values()
+    bond = any(one.index == index and one.kind == "bond" for one in now)
+    return [index, *(one.index for one in now if bond and one.master == index)]
 
 
 def has_carrier(name: str) -> bool:

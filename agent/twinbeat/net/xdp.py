@@ -123,6 +123,13 @@ def attach_xdp(index: int, program: Program, *, name_of: NameOf) -> str:
     try:
         _set_xdp(index, program.fd, _XDP_NATIVE | _XDP_IF_NOEXIST, what)
     except NetError as error:
+        if error.code == errno.EEXIST:
+            raise NetError(
+                what,
+                code=errno.EEXIST,
+                fix="an interface above it has a program already, and this kernel wants those "
+                "below to come first: restart the agent, which begins below",
+            ) from error
         if error.code in _NOT_FOR_GENERIC:
             raise
     else:

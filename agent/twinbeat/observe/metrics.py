@@ -73,6 +73,8 @@ HOOK_OUTCOMES: Final = ("ok", "failed", "timeout", "refused")
 FENCINGS: Final = ("succeeded", "failed", "timed_out", "not_run")
 """How an attempt to fence ends."""
 
+RIVALS: Final = ("address", "vrrp")
+
 PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Role))
 """What is known of the peer; while it is heard, its role."""
 
@@ -412,7 +414,23 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
         neighbours.add_metric([pair, port.interface, "warm"], port.warm)
         neighbours.add_metric([pair, port.interface, "cold"], port.kept - port.warm)
     yield neighbours
+    rivals = GaugeMetricFamily(
+        "twinbeat_rivals",
+        "Others on a port with our addresses (address) or with our VRID in VRRP (vrrp).",
+        labels=["pair", "interface", "kind"],
+    )
+    for interface in sorted({vrid.interface for vrid in status.vrids}):
+        for kind in RIVALS:
+            found = [(one.interface, one.kind) for one in status.rivals]
+            rivals.add_metric([pair, interface, kind], found.count((interface, kind)))
+    yield rivals
     family = _Family(status)
+    yield from family.counters(
+        "twinbeat_rival_frames",
+        "Frames heard of them.",
+        ["interface", "kind"],
+        [([one.interface, one.kind], one.frames) for one in counters.rivals],
+    )
     yield from family.counters(
         "twinbeat_neighbour_changes",
         "Neighbours learned, given up as nobody answers, turned away for lack of room.",
@@ -745,6 +763,8 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_peer_state",
         "twinbeat_primary",
         "twinbeat_resident_memory_bytes",
+        "twinbeat_rival_frames_total",
+        "twinbeat_rivals",
         "twinbeat_round_trip_seconds",
         "twinbeat_route_changes_total",
         "twinbeat_route_problems",

@@ -228,6 +228,9 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
             code="config_mismatch",
             sentence=f"the shared configuration of {peer.name} differs",
         )
+    for rival in status.rivals:
+        code = "duplicate_address" if rival.kind == "address" else "foreign_vrrp"
+        yield Warn(code=f"{code}_{rival.what}_{rival.who}", sentence=rival.sentence)
     for vrid in status.vrids:
         if vrid.vmac is None and vrid.vips_total and not vrid.inject:
             yield Warn(

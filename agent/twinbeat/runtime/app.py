@@ -84,6 +84,7 @@ from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.node import Node
 from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.reload import Plan, plan
+from twinbeat.runtime.rivals import Rivals
 from twinbeat.runtime.routes import RoleRoutes
 from twinbeat.runtime.stage import HOST, REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
@@ -305,6 +306,7 @@ class App:
         self._fencing.start()
         self._isolation.start()
         self._links.start()
+        self._rivals.start()
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
         settle()
@@ -447,6 +449,13 @@ class App:
         self._isolation = Isolation(
             config=self._config, feed=self._feed, failed=self._fail, now_ns=now_ns
         )
+        self._rivals = Rivals(
+            config=self._config,
+            ports=self._stage.ports,
+            indexes=self._stage.port_indexes,
+            serving=lambda: self._maps.gate().is_open(now_ns()),
+            publish=self._teller.publish,
+        )
         self._disk = DiskHands(self._store, now_ns=now_ns)
         executor = Executor(
             engine=self._hands,
@@ -566,6 +575,7 @@ class App:
         await self._isolation.stop()
         await self._server.close()
         await self._workers.close()
+        self._rivals.stop()
         self._links.stop()
         self._neighbours.stop()
         await self._health.stop()
@@ -738,6 +748,7 @@ class App:
             neighbours=self._warmth.standing(),
             monitors=self._health.status(realtime_offset_ns()),
             links=self._links,
+            rivals=self._rivals,
             routes=self._routes.status(),
             hooks=self._hooks.status(),
         )
@@ -753,6 +764,7 @@ class App:
             neighbours=self._warmth.tally.counted(),
             monitors=self._health.counters(),
             links=self._links,
+            rivals=self._rivals,
             dropped=self._hub.dropped_total,
         )
         return replace(
@@ -842,6 +854,7 @@ class App:
         self._fence_options = fence_options
         self._isolation.apply(config)
         self._config, self._file = config, intent.config
+        self._rivals.apply(config)
         await self._health.apply(config)
         await self._routes.apply(config)
         self._hooks.apply(config)

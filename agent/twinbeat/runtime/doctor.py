@@ -285,9 +285,12 @@ def _interface(found: Interface) -> Iterator[Check]:
         fix=f"ip link set {found.name} mtu 1500",
     )
     driver = ethtool.driver(found.name) or found.kind or "unknown driver"
+    yield from _carrier_of_xdp(found)
     match found.xdp_mode:
         case "native":
             yield check(found.name, True, f"XDP runs in the driver ({driver})")
+        case "generic" if found.kind in _GENERIC_KINDS:
+            pass  # told above
         case "generic":
             yield check(
                 found.name,
@@ -304,6 +307,39 @@ def _interface(found: Interface) -> Iterator[Check]:
                 f"no XDP program is attached now (driver {driver}); the mode shows when twinbeatd "
                 "runs",
             )
+
+
+_GENERIC_KINDS: Final = frozenset({"vlan", "bridge", "macvlan"})
+
+
+def _carrier_of_xdp(found: Interface) -> Iterator[Check]:
+    """On a device that is made of others: where the gate stands, and what that costs."""
+    match found.kind:
+        case "vlan" | "bridge" | "macvlan":
+            yield check(
+                found.name,
+                None,
+                f"a {found.kind}: XDP runs on it in generic mode, behind the kernel's own handling "
+                "of the frame, so each frame for this host costs a copy more",
+                fix="it works as it is; faster is the card itself, and for heartbeats its name "
+                "with vlan = …",
+            )
+        case "bond":
+            ports = [one for one in interfaces().values() if one.master == found.index]
+            names = ", ".join(one.name for one in ports) or "none"
+            native = found.xdp_mode == "native"
+            yield check(
+                found.name,
+                native or found.xdp_mode == "none" or None,
+                f"a bond: XDP is attached to it and runs natively on each of its ports ({names})"
+                if native or found.xdp_mode == "none"
+                else f"a bond whose ports ({names}) or mode allow no native XDP: it runs on the "
+                "bond in generic mode",
+                fix="modes balance-rr, active-backup, balance-xor and 802.3ad run it natively, if "
+                "the drivers of all ports do",
+            )
+        case _:
+            pass
 
 
 def _vlan_offload(name: str) -> Check:

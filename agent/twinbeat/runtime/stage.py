@@ -23,7 +23,16 @@ from twinbeat.engine.maps import Maps
 from twinbeat.net import addresses, control, monitor, sysctls, vmac, xdp
 from twinbeat.net.errors import NetError
 from twinbeat.net.groups import Groups
-from twinbeat.net.interfaces import Address, Assigned, Interface, interface, interfaces, mark
+from twinbeat.net.interfaces import (
+    Address,
+    Assigned,
+    Interface,
+    interface,
+    interfaces,
+    lowest_first,
+    mark,
+    receiving,
+)
 from twinbeat.net.monitor import Monitor, Notice
 from twinbeat.runtime import wiring
 
@@ -89,6 +98,8 @@ class Stage:
         self._groups = Groups()
         self._vmacs: dict[str, VridSection] = {}
         self._links = config.heartbeat_links
+        self._bond_ports: dict[int, int] = {}
+        """By index of a port: the master that it has, if a link runs over that."""
         self._link_program = _program(maps, "prog_link")
         self._egress_program = _program(maps, "prog_egress")
         self._lock = asyncio.Lock()
@@ -115,7 +126,7 @@ class Stage:
         )
         ports = {name for section in self._config.vrids for name in wiring.uplinks(section)}
         links = {section.interface for section in self._links}
-        for name in sorted(ports | links):
+        for name in lowest_first(ports | links):
             self.guarded[name] = Guarded(name=name, serves=name in ports)
             await self._attach(self.guarded[name])
         self._monitor.start()
@@ -136,7 +147,8 @@ class Stage:
         Raises one of REFUSALS, having taken back what it put there.
         """
         async with self._lock:
-            new = [name for name in _interfaces_of(links) if name not in self.guarded]
+            names = _interfaces_of(links)
+            new = [name for name in lowest_first(names) if name not in self.guarded]
             try:
                 for name in new:
                     self.guarded[name] = Guarded(name=name, serves=False)
@@ -220,6 +232,10 @@ class Stage:
         """The interfaces with virtual addresses, as they are now."""
         now = interfaces()
         return {name: now[name] for name, one in self.guarded.items() if one.serves and name in now}
+
+    def port_indexes(self) -> set[int]:
+        """Those of the interfaces with virtual addresses, as far as is known without asking."""
+        return {one.index for one in self.guarded.values() if one.serves}
 
     # -- down ------------------------------------------------------------------------------------
 
@@ -323,16 +339,17 @@ class Stage:
         for section in self._links:
             number = link_number(section)
             index = self.guarded[section.interface].index
-            ports.append(
+            ports += [
                 bpf_maps.Port(
-                    ifindex=index,
+                    ifindex=received_on,
                     vlan=section.vlan,
                     link=number,
                     ttl_min=section.ttl_min or 255,
                     local=section.local,
                     peer=section.peer,
                 )
-            )
+                for received_on in receiving(index)
+            ]
             if self._maps.link(number).ifindex != index:
                 self._forget_link(number, index)
         self._maps.set_ports(ports)
@@ -448,6 +465,7 @@ class Stage:
                 one = self.guarded.get(changed.name)
                 if one is not None:
                     self._link_changed(one, changed)
+                self._bond_changed(changed)
             case monitor.LinkGone(index=index, name=name):
                 one = self.guarded.get(name)
                 if one is not None and one.index == index:
@@ -467,6 +485,19 @@ class Stage:
             case monitor.Missed():
                 for one in self.guarded.values():
                     self._look(one)
+
+    def _bond_changed(self, port: Interface) -> None:
+        """A port of a bond came or went: heartbeats come in by the index of the port."""
+        before = self._bond_ports.get(port.index, 0)
+        links = {self.guarded[name].index for name in _interfaces_of(self._links)}
+        now = port.master if port.master in links else 0
+        if now == before:
+            return
+        self._bond_ports[port.index] = now
+        try:
+            self._set_ports(interface(control.RECEIVER))
+        except REFUSALS as error:
+            self._watchers.failed(f"following the ports of {port.name}'s bond", str(error))
 
     def _link_changed(self, one: Guarded, now: Interface) -> None:
         carrier = now.up and now.carrier

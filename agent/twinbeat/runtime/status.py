@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.maps import Maps
     from twinbeat.runtime.links import Links
+    from twinbeat.runtime.rivals import Rivals
     from twinbeat.runtime.stage import Guarded
     from twinbeat.runtime.witness import WitnessDesk
 
@@ -77,6 +78,7 @@ def status(
     neighbours: Mapping[str, tuple[int, int]],
     monitors: list[schema.Monitor],
     links: Links,
+    rivals: Rivals,
     routes: schema.Routes,
     hooks: list[schema.Hook],
 ) -> schema.Status:
@@ -94,6 +96,7 @@ def status(
             gate=_gate(snapshot, guarded, facts),
             peer=_peer(config, snapshot),
             links=[_link(section, snapshot, guarded, links) for section in config.links],
+            rivals=rivals.status(offset_ns),
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
             neighbours=[
                 schema.Neighbours(interface=name, kept=kept, warm=warm)
@@ -135,6 +138,7 @@ def counters(
     neighbours: Mapping[str, int],
     monitors: list[schema.MonitorCounters],
     links: Links,
+    rivals: Rivals,
     dropped: int,
 ) -> schema.Counters:
     """Everything that only grows."""
@@ -183,6 +187,7 @@ def counters(
         claims_refused=dict(teller.claims_refused),
         effect_failures=dict(teller.effect_failures),
         neighbours=dict(neighbours),
+        rivals=rivals.counted(),
         monitors=monitors,
         dual_primary=reasons.get("contested", 0),
         late_ticks=counted.late,
