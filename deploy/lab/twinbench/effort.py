@@ -15,6 +15,7 @@ FULL_SECONDS = {
     "reload": 60.0,
     "sigstop": 60.0,
     "sigkill": 90.0,
+    "lone": 40.0,
     "flood": 70.0,
     "hog": 60.0,
     "cost_fast": 45.0,
@@ -32,6 +33,7 @@ QUICK_SECONDS = {
     "reload": 5.0,
     "sigstop": 6.0,
     "sigkill": 9.0,
+    "lone": 5.0,
     "flood": 9.0,
     "hog": 4.0,
     "cost_fast": 10.0,
@@ -58,6 +60,8 @@ class Effort:
     switchovers: int = 20
     stops: int = 20
     kills: int = 20
+    lone: int = 10
+    """Crashes of an agent without a peer."""
     load_s: float = 610.0
     load_deaths: int = 10
     load_processes: int = 64
@@ -91,6 +95,7 @@ class Effort:
             switchovers=runs,
             stops=runs,
             kills=runs,
+            lone=runs,
             load_deaths=runs,
             partitions=runs,
             reloads=runs,
@@ -117,6 +122,7 @@ QUICK = Effort(
     switchovers=4,
     stops=3,
     kills=3,
+    lone=1,
     load_s=8.0,
     load_deaths=1,
     partitions=2,

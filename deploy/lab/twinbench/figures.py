@@ -230,6 +230,12 @@ SPECS = _specs(
         unit="ms",
         runs_needed=20,
     ),
+    Spec(
+        name="lone_restart",
+        what="SIGKILL without a peer, the agent started anew at once: outage seen by the client",
+        unit="ms",
+        runs_needed=5,
+    ),
     # ------------------------------------------------------------- false failovers -----------
     *(
         spec

@@ -26,6 +26,7 @@ from twinbench import (
     measures_death,
     measures_flood,
     measures_load,
+    measures_lone,
     measures_partition,
     measures_reload,
     measures_xdp,
@@ -88,6 +89,7 @@ GROUPS = (
     ),
     Group("sigstop", measures_agent.stopped, ("sigstop_overlap", "sigstop_back")),
     Group("sigkill", measures_agent.killed, ("sigkill_overlap", "sigkill_back")),
+    Group("lone", measures_lone.restart, ("lone_restart",)),
     Group(
         "flood",
         measures_flood.under_flood,
