@@ -8,29 +8,34 @@ be made here is a warning that says so, never silence.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from twinbeat.api.schema import Check, Doctor
 from twinbeat.config.keys import load_keys
 from twinbeat.config.load import examine
 from twinbeat.config.model import CONFIG_PATH, Config
 from twinbeat.config.problems import ConfigError
+from twinbeat.core.witness import Kind, Question, Verdict
 from twinbeat.engine import bpf
 from twinbeat.engine.bpf import BpfError, MapFlag, MapType
 from twinbeat.engine.maps import PIN_ROOT
 from twinbeat.net import ethtool, sysctls
 from twinbeat.net.interfaces import Interface, interfaces
-from twinbeat.runtime import host
+from twinbeat.runtime import host, witness
 from twinbeat.runtime.store import STATE_DIRECTORY
+from twinbeat.witness.base import WitnessError
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -377,6 +382,66 @@ def _queues(name: str, config: Config) -> Iterator[Check]:
         )
 
 
+# -- witness and references -----------------------------------------------------------------------
+
+
+def third_parties(config: Config) -> list[Check]:
+    """Each member of the witness and each reference is asked on its own."""
+    return asyncio.run(_ask_third_parties(config))
+
+
+async def _ask_third_parties(config: Config) -> list[Check]:
+    checks = []
+    section, clusters = config.witness, {}
+    for endpoint in section.endpoints if section.kind != "none" else ():
+        alone = replace(config, witness=replace(section, endpoints=(endpoint,)))
+        try:
+            third_party = witness.build(alone, now_ns=time.monotonic_ns)
+        except WitnessError as error:
+            return [check("witness", False, str(error))]
+        # The first request makes the connection, so the second one tells how long it takes.
+        await third_party.ask(Question(kind=Kind.LOOK))
+        answer = await third_party.ask(Question(kind=Kind.LOOK))
+        await third_party.close()
+        took_ms = (answer.done_ns - answer.sent_ns) / 1e6
+        answered = answer.verdict is not Verdict.SILENT
+        clusters[endpoint] = third_party.cluster
+        in_time = took_ms < section.lease_ms / 8
+        checks.append(
+            check(
+                "witness",
+                answered and in_time,
+                f"{endpoint} answers in {took_ms:.1f} ms" if answered else answer.why,
+                fix="nearer members, or a longer witness.lease_ms"
+                if answered
+                else "see the documentation of the witness",
+                level=WARNING if answered else ERROR,
+            )
+        )
+    found = {cluster for cluster in clusters.values() if cluster}
+    if len(found) > 1:
+        checks.append(
+            check(
+                "witness",
+                False,
+                f"the endpoints belong to {len(found)} clusters, so there are as many arbiters",
+                fix="name the members of one cluster",
+            )
+        )
+    for reference in config.isolation.references:
+        answers = await witness.reachable(reference, config.isolation.interval_ms / 1000)
+        checks.append(
+            check(
+                "reference",
+                answers,
+                f"{reference} answers" if answers else f"{reference} doesn't answer",
+                fix="isolation.references names addresses that always answer",
+                level=WARNING,
+            )
+        )
+    return checks
+
+
 # -- the whole
 # --------------------------------------------------------------------------------------
 
@@ -391,6 +456,7 @@ def examine_host(path: str) -> Doctor:
     if config is not None:
         checks.append(check("configuration", True, f"{path} can be used"))
         checks += _keys(config)
+        checks += third_parties(config)
         checks += network(config)
     checks += realtime(config)
     return Doctor(checks=checks)

@@ -24,7 +24,7 @@ from twinbeat.runtime import wiring
 from twinbeat.runtime.histogram import Histogram
 from twinbeat.witness.base import Null, Witness
 from twinbeat.witness.keeping import Keeping
-from twinbeat.witness.reference import Reference
+from twinbeat.witness.reference import Reference, on_link
 
 log = logging.getLogger("twinbeat.witness")
 
@@ -222,6 +222,11 @@ class Isolation:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
+
+
+async def reachable(text: str, timeout_s: float) -> bool:
+    """Whether a reference address answers."""
+    return await _answers(text, on_link(text), timeout_s)
 
 
 async def _answers(text: str, interface: str, timeout_s: float) -> bool:

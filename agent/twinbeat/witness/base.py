@@ -34,6 +34,8 @@ class Witness(Protocol):
     """A third party. One question at a time."""
 
     tally: Tally
+    cluster: str
+    """What it calls itself; empty = it has not said yet."""
 
     async def ask(self, question: Question) -> Answer:
         """Ask, and return in bounded time whatever happens."""
@@ -48,6 +50,7 @@ class Null:
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
         self.tally = Tally()
+        self.cluster = ""
 
     async def ask(self, question: Question) -> Answer:
         now = self._now_ns()

@@ -83,7 +83,7 @@ class Etcd:
         self._members = [_Member(url, context) for url in access.endpoints]
         self._first = 0
         """The member that is asked first: the one that answered last."""
-        self._cluster = ""
+        self.cluster = ""
         self._revision = 0
         self.tally = Tally()
 
@@ -146,13 +146,13 @@ class Etcd:
 
     def _check(self, kept: Kept) -> None:
         """Two arbiters are none: all members belong to one cluster, and it forgets nothing."""
-        if self._cluster and kept.cluster != self._cluster:
-            raise NonsenseError(f"it belongs to cluster {kept.cluster}, others to {self._cluster}")
+        if self.cluster and kept.cluster != self.cluster:
+            raise NonsenseError(f"it belongs to cluster {kept.cluster}, others to {self.cluster}")
         if kept.revision < self._revision:
             raise NonsenseError(
                 f"its store went back from revision {self._revision} to {kept.revision}"
             )
-        self._cluster, self._revision = kept.cluster, kept.revision
+        self.cluster, self._revision = kept.cluster, kept.revision
 
 
 class _Member:

@@ -43,6 +43,7 @@ class Reference:
         self.answering = ""
         """Who answered the newest look; empty = nobody."""
         self.tally = Tally()
+        self.cluster = ""
 
     async def reached(self) -> bool:
         """Whether any of the addresses answers; all are asked at once, the first answer counts."""
