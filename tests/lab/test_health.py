@@ -46,6 +46,8 @@ interface = "wan0"
 probe = "neighbour"
 interval_ms = 100
 """
+BOUND_MS = 200.0
+"""What a shared machine may add to less than a millisecond."""
 SCRIPT = """#!/bin/sh
 if [ -e /etc/twinbeat/hang ]; then echo waiting; sleep 1000; fi
 if [ -e /etc/twinbeat/flood ]; then exec yes; fi
@@ -125,6 +127,7 @@ def fails_over(node: str, cause: Callable[[], object], name: str, node_state: st
     transition = watching.takeover(other, seen.before_ns)
     assert transition["reason"] == "peer_yielded", watching.story(seen.before_ns)
     assert seen.overlap(node, other) == []
+    assert seen.outage_ms() < BOUND_MS, "a role that is handed over costs a round trip"
     said = agents.show(node)
     assert said is not None
     assert said["node"]["state"] == node_state

@@ -52,7 +52,8 @@ LAYERS = {
     "twinbeat.api.text": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine health net observe witness worker", "msgspec prometheus_client pyroute2"
+        "api config core engine health net observe witness worker",
+        "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),
 }

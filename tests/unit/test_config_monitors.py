@@ -10,7 +10,7 @@ from twinbeat.config.load import examine
 from twinbeat.config.model import Config
 from twinbeat.config.monitors import PROTOCOLS, protocol_number
 from twinbeat.config.problems import Problem
-from twinbeat.config.system import Address
+from twinbeat.config.system import Address, Device
 
 DOCS = Path(__file__).parents[2] / "deploy" / "docs"
 
@@ -43,6 +43,9 @@ class Machine:
 
     def interfaces(self) -> dict[str, str]:
         return dict.fromkeys(("ha0", "lan0", "lan1", "wan0"), "")
+
+    def device(self, name: str) -> Device:
+        return Device()
 
     def addresses(self) -> list[Address]:
         return []

@@ -28,6 +28,7 @@ from twinbeat.core.events import Event, HealthChanged
 from twinbeat.core.types import MILLISECOND, SECOND, NodeState, Role, TrackedHealth
 from twinbeat.engine.types import now_ns
 from twinbeat.health.board import Kind, When
+from twinbeat.observe.log import RepeatFilter
 from twinbeat.runtime.health import Health
 from twinbeat.runtime.monitors import targets
 from unit.namespace import fresh_namespace, ip, veth
@@ -294,3 +295,27 @@ def test_an_interface_that_is_not_there_and_a_prefix_nobody_knows_are_failures_w
             assert node.told[-1] == TrackedHealth(score=998, lowering=("nic", "net"))
 
     run(watch())
+
+
+@pytest.mark.privileged
+@pytest.mark.usefixtures("cables")
+def test_many_that_fail_at_once_are_all_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log holds back what repeats; ten monitors are no repetition of one."""
+    monitors = tuple(
+        MonitorSection(name=f"net{number}", kind="route", prefix=f"203.0.{number}.0/24")
+        for number in range(10)
+    )
+
+    async def watch() -> None:
+        async with running(replace(CONFIG, monitors=monitors)):
+            pass
+
+    caplog.handler.addFilter(RepeatFilter())
+    with caplog.at_level("WARNING", logger="twinbeat.health"):
+        run(watch())
+    said = [record.getMessage() for record in caplog.records]
+    for number in range(10):
+        assert (
+            f"monitor net{number} (route) failed: no route to 203.0.{number}.0/24 in any table"
+            in said
+        )

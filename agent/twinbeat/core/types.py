@@ -420,7 +420,7 @@ class TrackedHealth:
     score: int = 1000
     """0 to 1000; higher is better; compared before anyone yields. 0 = not UP."""
     failed: tuple[str, ...] = field(default=())
-    """Names of the checks whose failure leaves the node not UP, for people; empty while it is UP."""
+    """Names of the checks whose failure leaves the node not UP; empty while it is UP."""
     lowering: tuple[str, ...] = field(default=())
     """Names of failing checks that lower the score of a node that is UP all the same."""
     state: NodeState = NodeState.UP

@@ -267,9 +267,10 @@ class Health:
         }
         failed = change.after is Standing.FAILED
         quiet = change.before is Standing.PENDING and change.after is Standing.UP
+        # The sentence itself is the message: ten monitors that fail at once are ten kinds of
+        # record, none of them held back as a repetition.
         log.log(
             logging.WARNING if failed else logging.DEBUG if quiet else logging.INFO,
-            "%s",
             change.reason.sentence,
             extra={"fields": {"event": "monitor", "reason": change.reason.code.value, **fields}},
         )
