@@ -27,6 +27,7 @@ from twinbeat.config.keys import load_keys
 from twinbeat.config.load import examine
 from twinbeat.config.model import CONFIG_PATH, Config
 from twinbeat.config.problems import ConfigError
+from twinbeat.config.secrets import load_options
 from twinbeat.core.witness import Kind, Question, Verdict
 from twinbeat.engine import bpf
 from twinbeat.engine.bpf import BpfError, MapFlag, MapType
@@ -456,6 +457,7 @@ def examine_host(path: str) -> Doctor:
     if config is not None:
         checks.append(check("configuration", True, f"{path} can be used"))
         checks += _keys(config)
+        checks += last_resorts(config)
         checks += third_parties(config)
         checks += network(config)
     checks += realtime(config)
@@ -469,6 +471,32 @@ def _keys(config: Config) -> Iterator[Check]:
         return  # told among the configuration's problems
     ids = ", ".join(str(key.id) for key in keys)
     yield check("keys", True, f"accepted: {ids}; sent under {config.keys.send}")
+
+
+def last_resorts(config: Config) -> Iterator[Check]:
+    """Watchdog and fence agent. The device isn't opened, as that would arm it."""
+    dog, fence = config.watchdog, config.fence
+    if dog.mode != "off":
+        there = Path(dog.device).is_char_device() and os.access(dog.device, os.W_OK)
+        yield check(
+            "watchdog",
+            there,
+            f"{dog.device} {'can' if there else 'can not'} be opened ({dog.mode})",
+            fix="load its driver (softdog, where the hardware has none), let group twinbeat write "
+            "to it, and see that nobody else holds it",
+            level=ERROR if dog.mode == "required" else WARNING,
+        )
+    if fence.agent:
+        options = load_options(fence, config.path)
+        count = len(options.open) + len(options.secret)
+        told = f"{fence.agent}, {fence.action} {fence.policy} the takeover, {count} options"
+        yield check(
+            "fence",
+            fence.action != "status",
+            told,
+            fix='action = "status" fences nobody; say off or reboot when it has been tried',
+            level=WARNING,
+        )
 
 
 def _read(path: str) -> str | None:

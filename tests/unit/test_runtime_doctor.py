@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doctor` says of the last resorts."""
+
+from pathlib import Path
+
+from twinbeat.config.model import Config, FenceSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.model import WatchdogSection as Watchdog
+from twinbeat.runtime.doctor import last_resorts
+
+
+def config(watchdog: Watchdog, fence: FenceSection) -> Config:
+    return Config(
+        node=NodeSection(name="a", index=0),
+        pair=PairSection(id=1),
+        peer=PeerSection(name="b"),
+        links=(),
+        vrids=(),
+        watchdog=watchdog,
+        fence=fence,
+    )
+
+
+def said(watchdog: Watchdog, fence: FenceSection) -> list[tuple[str, str]]:
+    return [(one.name, one.level) for one in last_resorts(config(watchdog, fence))]
+
+
+def test_what_is_not_configured_is_not_told() -> None:
+    assert said(Watchdog(), FenceSection()) == []
+
+
+def test_a_watchdog_is_looked_at_and_never_opened(tmp_path: Path) -> None:
+    nobody = FenceSection()
+    missing = str(tmp_path / "watchdog")
+    assert said(Watchdog(mode="required", device=missing), nobody) == [("watchdog", "error")]
+    assert said(Watchdog(mode="auto", device=missing), nobody) == [("watchdog", "warning")]
+    Path(missing).touch()
+    assert said(Watchdog(mode="auto", device=missing), nobody) == [("watchdog", "warning")]
+    assert said(Watchdog(mode="required", device="/dev/null"), nobody) == [("watchdog", "ok")]
+
+
+def test_a_fence_agent_that_only_asks_is_warned_of() -> None:
+    off = Watchdog()
+    assert said(off, FenceSection(agent="/bin/true")) == [("fence", "ok")]
+    assert said(off, FenceSection(agent="/bin/true", action="status")) == [("fence", "warning")]
