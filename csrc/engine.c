@@ -158,6 +158,16 @@ static void begin_window(struct round *r)
 	e->next_probe_ns = r->now;
 }
 
+/* From here on answers count. */
+static void begin_asking(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	e->answer_open = false;
+	e->probe_from = r->in->gate.counter + 1;
+	begin_window(r);
+}
+
 /* A verdict that is about to be used again after a doubt is made anew. */
 static void look_again(struct round *r)
 {
@@ -167,15 +177,61 @@ static void look_again(struct round *r)
 	e->suspect_ns = r->now;
 	e->window_restarts = 0;
 	e->withheld = TB_C_NONE;
-	e->answer_open = false;
-	e->probe_from = r->in->gate.counter + 1;
-	begin_window(r);
+	/* Unless the peer is being asked already. */
+	if (e->doubt_ns == 0)
+		begin_asking(r);
+	e->doubt_ns = 0;
 }
 
 static void suspect(struct round *r)
 {
 	look_again(r);
 	tell(r, TB_E_SUSPECT, TB_C_NONE, since(r->now, r->e->heard_ns), 0);
+}
+
+/*
+ * Silence that is doubted: the window in which the peer's kernel is asked begins before the dead interval is over
+ * and runs beyond its end, so that a verdict needs the whole of both, and their sum no more. Two heartbeats at least
+ * have to be missing, and a third of the window lies beyond the end. Nothing is told of a doubt that passes.
+ */
+static tb_u64 doubted_after(const struct round *r)
+{
+	const struct tb_timers *timers = &r->s->timers;
+
+	return timers->dead - sooner(2 * timers->verify / 3, timers->dead / 3);
+}
+
+/* Is enough of the window over that what only a verdict needs should be fetched? */
+static bool verdict_is_near(const struct round *r)
+{
+	return since(r->now, r->e->window_ns) >= r->s->timers.verify / 2;
+}
+
+static void doubt(struct round *r, bool kernel_spoke)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->doubt_ns == 0) {
+		e->doubt_ns = r->now;
+		begin_asking(r);
+	} else if (kernel_spoke) {
+		/* It lives so far, as the suspicion has to find out anew. */
+		e->answer_open |= r->in->peer.type == TB_ANSWER && (r->in->peer.flags & TB_F_OPEN);
+		begin_window(r);
+	} else if (r->late) {
+		begin_window(r);
+	}
+	r->out->want_carrier = verdict_is_near(r);
+}
+
+static void end_doubt(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->doubt_ns == 0)
+		return;
+	e->doubt_ns = 0;
+	e->answer_open = false;
 }
 
 /* ---------------------------------------------------------------------------------- witness ---- */
@@ -405,6 +461,11 @@ static bool lease_is_fresh(const struct round *r, tb_u64 lease)
 	       (r->in->gate.open_until > r->now && r->in->gate.open_until - r->now >= lease / 2);
 }
 
+static enum tb_cause expired(const struct round *r)
+{
+	return vouched_until(r, r->e->term) <= r->now ? TB_C_NO_WITNESS : TB_C_EXPIRED;
+}
+
 /* R3, R4, R5, R18 and the end of an opening by silence that was isolation (R11). */
 static void keep_reign(struct round *r)
 {
@@ -418,14 +479,13 @@ static void keep_reign(struct round *r)
 		return;
 	}
 	if (gate->fence_below > e->term) {
-		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : TB_C_EXPIRED,
+		/* R4: one's own frames, too, shut an expired term for good. */
+		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : expired(r),
 			  gate->fence_below);
 		return;
 	}
 	if (r->now >= gate->open_until) {
-		bool unvouched = vouched_until(r, e->term) <= r->now;
-
-		end_reign(r, unvouched ? TB_C_NO_WITNESS : TB_C_EXPIRED, 0);
+		end_reign(r, expired(r), 0);
 		return;
 	}
 	if (lost_contest(r)) {
@@ -581,7 +641,7 @@ static enum tb_cause without_receipt(const struct round *r)
 
 	if (e->watch == TB_DEAD && e->verdict_ns >= e->suspect_ns && silence_opens(r)) {
 		/* A reign that goes on is earned again only by a window that began after it was in doubt. */
-		if (e->phase == TB_CLAIMING || e->suspect_ns >= e->claim_ns)
+		if (e->phase == TB_CLAIMING || e->window_ns >= e->claim_ns)
 			return r->now >= e->open_until_ns + margin(r) && e->open_until_ns != 0
 				       ? TB_C_LEASE_RAN_OUT
 				       : TB_C_SILENCE;
@@ -829,6 +889,7 @@ static void alive(struct round *r)
 	e->fruitless = 0;
 	e->heard_since_ns = r->now;
 	e->withheld = TB_C_NONE;
+	e->doubt_ns = 0;
 	e->answer_open = false;
 	e->probe_from = 0;
 }
@@ -885,10 +946,15 @@ static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 		}
 		return;
 	case TB_ALIVE:
-		if (since(r->now, e->heard_ns) > r->s->timers.dead)
+		if (since(r->now, e->heard_ns) > r->s->timers.dead) {
 			suspect(r);
-		else
+		} else if (since(r->now, e->heard_ns) > doubted_after(r)) {
+			doubt(r, kernel_spoke);
 			wake_by(r, e->heard_ns + r->s->timers.dead + 1);
+		} else {
+			end_doubt(r);
+			wake_by(r, e->heard_ns + doubted_after(r) + 1);
+		}
 		return;
 	case TB_DEAD:
 	case TB_SUSPECT:
@@ -1061,8 +1127,9 @@ static void choose_frames(struct round *r)
 {
 	struct tb_engine *e = r->e;
 	struct tb_actions *out = r->out;
-	bool urgent = e->watch == TB_SUSPECT || (e->claim != 0 && !waits_for_witness(r)) ||
-		      e->contest_told_ns != 0;
+	bool in_window = e->watch == TB_SUSPECT || e->doubt_ns != 0;
+	bool urgent =
+		in_window || (e->claim != 0 && !waits_for_witness(r)) || e->contest_told_ns != 0;
 	/* A PROBE counts as HELLO too and brings the kernel's word: asked while there is something to learn. */
 	bool asking = e->watch != TB_ALIVE || (e->phase == TB_SERVING && !e->receipted);
 
@@ -1089,10 +1156,11 @@ static void choose_frames(struct round *r)
 		e->next_probe_ns = r->now + probe_interval(r);
 		if (e->probe_from == 0)
 			e->probe_from = r->in->gate.counter + 1;
-		if (e->watch == TB_SUSPECT) {
+		if (in_window) {
 			if (!r->late || e->window_restarts >= WINDOW_RESTARTS)
 				e->window_probes++;
-			out->control = r->in->control_ns < e->window_ns;
+			out->control = (e->watch == TB_SUSPECT || verdict_is_near(r)) &&
+				       r->in->control_ns < e->window_ns;
 		}
 	}
 	if (urgent)

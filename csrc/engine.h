@@ -237,6 +237,7 @@ struct tb_engine {
 	tb_u64 told;		/* role, flags, health and term as last told by an event */
 
 	/* suspicion */
+	tb_u64 doubt_ns; /* since when the peer has been asked though no suspicion is told yet, 0 = it isn't */
 	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;
 	tb_u32 window_probes, window_restarts, withheld;
 	bool answer_open; /* an ANSWER of this suspicion said "open" */

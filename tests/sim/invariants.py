@@ -147,6 +147,10 @@ class Checks:
             case Resume():
                 self.paused_until_ns[:] = [0, 0]
                 self.resumed_ns = self.world.now_ns
+            case Pause(for_ns=for_ns):
+                # It may be in effect without being answered: a node can lose its power in between.
+                until = self.world.now_ns + for_ns
+                self.paused_until_ns[:] = [min(until, each) for each in self.paused_until_ns]
             case _:
                 pass
 

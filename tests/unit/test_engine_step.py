@@ -47,7 +47,9 @@ def test_death_is_a_suspicion_then_a_verdict_then_a_claim_then_an_opening() -> N
     times = [bench.last(kind).at_ns for kind in kinds]
     assert times == sorted(times)
     assert DEAD - FAST.timers.hello_ns <= times[0] - died <= DEAD + US
-    assert VERIFY <= times[1] - times[0] <= VERIFY + 2 * US
+    asked = times[1] - VERIFY
+    assert 2 * FAST.timers.hello_ns <= asked - died + FAST.timers.hello_ns, "two are missing"
+    assert VERIFY // 3 <= times[1] - times[0] <= VERIFY // 2 + 2 * US, "asked before the suspicion"
     assert times[3] - times[1] <= 2 * US, "from the verdict to the opening nothing is waited for"
     assert bench.last(EventKind.OPENED).cause is Cause.SILENCE
     assert bench.gate_open
@@ -64,6 +66,37 @@ def test_claim_is_on_the_wire_before_the_gate_opens() -> None:
     _, frame = bench.rounds[opening - 1].frames[-1]
     assert int.from_bytes(frame[40:48]) == bench.last(EventKind.OPENED).a
     assert int.from_bytes(frame[32:40]) == 0, "and it serves nothing yet"
+
+
+def test_a_doubt_that_passes_is_asked_about_and_not_told() -> None:
+    bench = secondary()
+    bench.run(MS)
+    bench.events.clear()
+    bench.rounds.clear()
+    hang(bench)
+    bench.run(2 * FAST.timers.hello_ns + 150 * US)
+    probes = [
+        frame for told in bench.rounds for _, frame in told.frames if frame[5] == lib.TB_PROBE
+    ]
+    assert len(probes) >= FAST.probes
+    bench.agent = True
+    bench.run(5 * MS)
+    assert bench.events == []
+    assert bench.watch is Watch.ALIVE
+
+
+def test_a_kernel_that_answered_within_the_window_is_not_dead_when_it_ends() -> None:
+    """A window that began before the suspicion starts anew with each answer."""
+    bench = secondary()
+    bench.run(MS)
+    hang(bench)
+    bench.run(DEAD - 50 * US)
+    answered = bench.now
+    bench.kernel = False
+    bench.run(5 * MS)
+    dead = bench.last(EventKind.DEAD)
+    assert dead.at_ns >= answered + VERIFY - 100 * US
+    assert dead.at_ns - bench.last(EventKind.SUSPECT).at_ns > VERIFY // 2
 
 
 def test_one_hello_ends_the_suspicion() -> None:
