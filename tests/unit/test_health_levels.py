@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -318,3 +321,55 @@ def test_a_route_whose_next_hop_must_answer(probe: str) -> None:
     assert silent.sentence.startswith("next hop")
     assert gone.certain
     assert gone.sentence == f"no route to {PREFIX} in any table"
+
+
+# -- with what the unit leaves -------------------------------------------------------------------
+
+LOOKS = """
+import asyncio, ipaddress, json, sys
+from twinbeat.health.answer import AddressProber
+from twinbeat.health.script import ScriptProber
+from twinbeat.net.routetable import RouteTable
+from twinbeat.net.statistics import transmitted
+
+async def look():
+    found = {}
+    for address in ("10.0.0.9", "fd00::9"):
+        for probe in ("neighbour", "icmp"):
+            prober = AddressProber(ipaddress.ip_address(address), probe=probe, interface="lan0")
+            found[address, probe] = (await prober.look(3)).holds
+    found["script"] = (await ScriptProber(("/bin/true",), environment=dict).look(3)).holds
+    table = RouteTable(lambda: None)
+    prefix = ipaddress.ip_network("198.51.100.0/24")
+    await table.watch({prefix})
+    found["route"] = bool(table.routes(prefix))
+    await table.stop()
+    found["counters"] = bool(transmitted({"lan0"}))
+    print([what for what, holds in found.items() if not holds])
+
+asyncio.run(look())
+"""
+
+
+def unit_capabilities() -> str:
+    """The unit's ambient set, as setpriv writes it."""
+    unit = Path(__file__).parents[2] / "deploy" / "systemd" / "twinbeatd.service"
+    (line,) = re.findall(r"^AmbientCapabilities=(.*)$", unit.read_text(), re.M)
+    return ",".join(["-all", *("+" + name.removeprefix("cap_") for name in line.lower().split())])
+
+
+def test_what_the_unit_leaves_is_enough() -> None:
+    """Not root, with the unit's capabilities and no more."""
+    ip(f"route add {PREFIX} via 10.0.0.9")
+    capabilities = unit_capabilities()
+    sets = [f"--{kind}={capabilities}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]
+    with somebody("10.0.0.9/24", "fd00::9/64"):
+        done = subprocess.run(
+            [*who, *sets, sys.executable, "-c", LOOKS],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
