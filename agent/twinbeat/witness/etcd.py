@@ -255,6 +255,8 @@ def _said(error: Exception) -> str:
 
 def _tls(access: Access) -> ssl.SSLContext:
     """Raises WitnessError."""
+    if not access.ca_file:
+        raise WitnessError("no CA of the witness is named, and the host's are not trusted for it")
     try:
         context = ssl.create_default_context(cafile=access.ca_file)
     except (OSError, ssl.SSLError) as error:
