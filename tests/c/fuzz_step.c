@@ -64,6 +64,8 @@ static void some_input(struct reader *reader, struct tb_input *input, tb_u64 now
 		peer->epoch = what >> 5 & 1;
 		peer->counter += what >> 5 & 3;
 		peer->arrived_ns = some_time(reader, now);
+		peer->echo = input->gate.counter;
+		peer->echo_ns = some_time(reader, now);
 		peer->term = take(reader, 1);
 		peer->claim = what & 0x80 ? peer->term : 0;
 		peer->fence_below = what & 0x100 ? engine->claim | engine->term : take(reader, 1);
@@ -93,9 +95,51 @@ static void some_input(struct reader *reader, struct tb_input *input, tb_u64 now
 		order->resign_of = what >> 19 & 1;
 		order->flags = (tb_u32)take(reader, 2);
 	}
+	if (what & 0x800000) {
+		struct tb_witness *witness = &input->witness;
+		uint64_t whose = take(reader, 1);
+
+		witness->term = whose & 1 ? engine->claim : whose & 2 ? engine->term : whose;
+		witness->until_ns = some_time(reader, now);
+		witness->open_ns = some_time(reader, now);
+		witness->before = whose & 4 ? engine->served : whose;
+		witness->kept = whose & 8 ? witness->term : whose >> 4;
+		witness->absent = (whose & 0xf0) == 0xf0;
+	}
 	input->control_ns = some_time(reader, now);
 	input->link_carrier = what >> 20 & 3;
 	input->port_carrier = what >> 22 & 1;
+}
+
+/* R21: nothing beyond a word; nothing without a receipt or a grant. */
+static void check_witness(const struct tb_engine *before, const struct tb_engine *after, tb_u64 now,
+			  const struct tb_input *input, const struct tb_actions *actions)
+{
+	const struct tb_witness *witness = &input->witness;
+	tb_u64 good_for = before->settings.witness;
+	tb_u64 word = after->peer_word_ns != 0 ? after->peer_word_ns + good_for : 0;
+
+	CHECK(after->peer_word_ns <= now || after->peer_word_ns <= input->peer.arrived_ns);
+	if (good_for == 0 || witness->absent)
+		return;
+	if (witness->term == after->term && witness->until_ns > word)
+		word = witness->until_ns;
+	if (actions->open || actions->renew)
+		CHECK(actions->open_until <= word);
+	for (tb_u32 i = 0; i < actions->events; i++) {
+		const struct tb_event *event = &actions->event[i];
+
+		if (event->kind != TB_E_OPENED)
+			continue;
+		CHECK(event->cause == TB_C_RECEIPT || event->cause == TB_C_WITNESSED ||
+		      event->cause == TB_C_RESUMED);
+		if (event->cause != TB_C_WITNESSED)
+			continue;
+		CHECK(witness->term == event->a && witness->open_ns != 0);
+		CHECK(now >= witness->open_ns ||
+		      (witness->before == before->served && witness->before != 0 &&
+		       input->gate.fence_below <= witness->before));
+	}
 }
 
 static void check_promises(const struct tb_engine *before, const struct tb_engine *after,
@@ -107,6 +151,7 @@ static void check_promises(const struct tb_engine *before, const struct tb_engin
 				 ? before->settings.timers.lease
 				 : order->lease_ns;
 
+	check_witness(before, after, now, input, actions);
 	CHECK(actions->events <= TB_STEP_EVENTS);
 	CHECK(actions->wake_ns > now);
 	CHECK(actions->wake_ns <= now + before->settings.timers.hello + 1000);
@@ -173,6 +218,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	settings.wait_lease = what >> 4 & 1;
 	settings.claim_alone = what >> 5 & 1;
 	settings.mismatch_wait = (what >> 10 & 3) * 20 * MS;
+	settings.witness = (what >> 12 & 1) * 50 * MS;
 	memset(&input, 0, sizeof(input));
 	memset(&engine, 0xa5, sizeof(engine)); /* tb_engine_init() has to leave nothing of it */
 	input.gate.counter = 5ull << 32;
