@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes, rules, injected addresses and hooks in the configuration: what is taken, and what isn't."""
+"""Routes, rules, injected addresses and hooks in the configuration: what is taken, what isn't."""
 
 from pathlib import Path
 

@@ -63,6 +63,10 @@ _IP6_METRIC: Final = 1024
 _NEXT_HOP: Final = struct.Struct("=HBBi")
 """struct rtnexthop: length, flags, hops, interface."""
 
+CHUNK: Final = 128
+CHUNK_PAUSE_S: Final = 0.001
+"""So many messages, then a pause."""
+
 PROTOCOLS: Final = {
     1: "redirect",
     2: "kernel",
@@ -328,7 +332,8 @@ class _Work:
         back = {key: body for key, body in self._remembered.items() if key not in wanted}
         gone = self._restore(back)
         surplus = [one for key, one in self._ours.items() if key not in wanted and key not in gone]
-        refused = self._sock.batch(
+        refused = _paced(
+            self._sock,
             [_delete(one) for one in surplus],
             tolerate=frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV}),
         )
@@ -353,7 +358,7 @@ class _Work:
             keys = [key for key in back if (key in self._ours) is present]
             batch = [_put_back(back[key], flag) for key in keys]
             # Who put another one there meanwhile knows better than our memory.
-            refused = dict(self._sock.batch(batch, tolerate=frozenset({errno.EEXIST})))
+            refused = dict(_paced(self._sock, batch, tolerate=frozenset({errno.EEXIST})))
             for number, key in enumerate(keys):
                 if number in refused:
                     text = parse(back[key]).sentence(self._names)
@@ -376,7 +381,7 @@ class _Work:
             Message(netlink.RTM_NEWROUTE, flags, encode(route, self._index(route)))
             for route in routes
         ]
-        refused = self._sock.batch(batch, tolerate=frozenset())
+        refused = _paced(self._sock, batch, tolerate=frozenset())
         self.settled.added += len(routes) - len(refused)
         self.settled.standing += len(routes) - len(refused)
         return [(routes[index], code) for index, code in refused]
@@ -390,6 +395,23 @@ class _Work:
 
     def _problem(self, trouble: Trouble, route: Route, why: str) -> None:
         self.settled.problems.append(Problem(trouble, route.sentence(), why))
+
+
+def _paced(
+    sock: Socket, batch: list[Message], *, tolerate: frozenset[int]
+) -> list[tuple[int, int]]:
+    """Send a batch with moments between, in which routing daemons read what they are told of it.
+
+    Their sockets hold some 270 notifications as the kernel sizes them, and BIRD, having missed
+    some, looks at a table again only when its next scan is due. Refusals as of `Socket.batch`.
+    """
+    refused: list[tuple[int, int]] = []
+    for number, chunk in enumerate(netlink.chunks(batch, CHUNK)):
+        if number:
+            time.sleep(CHUNK_PAUSE_S)
+        found = sock.batch(chunk, tolerate=tolerate)
+        refused += [(number * CHUNK + index, code) for index, code in found]
+    return refused
 
 
 def refusal(route: Route, code: int) -> str:

@@ -178,8 +178,9 @@ class RoleRoutes:
         if config is None:
             of_rules = rules.settle([])
             return self._settle_routes([]), of_rules
+        # What a routing daemon waits for comes first: in a flood of others it could miss it.
         of_routes = self._settle_routes(
-            [*map(wiring.route, config.routes), *injected(config, term)]
+            [*injected(config, term), *map(wiring.route, config.routes)]
         )
         return of_routes, rules.settle([rule for one in config.rules for rule in wiring.rules(one)])
 

@@ -21,6 +21,7 @@ FULL_SECONDS = {
     "cost_fast": 45.0,
     "load_fast": 700.0,
     "many_vips": 130.0,
+    "routed": 120.0,
     "cost_balanced": 45.0,
     "load_balanced": 700.0,
 }
@@ -39,6 +40,7 @@ QUICK_SECONDS = {
     "cost_fast": 10.0,
     "load_fast": 16.0,
     "many_vips": 28.0,
+    "routed": 15.0,
     "cost_balanced": 12.0,
     "load_balanced": 16.0,
 }
@@ -62,6 +64,10 @@ class Effort:
     kills: int = 20
     lone: int = 10
     """Crashes of an agent without a peer."""
+    routed: int = 12
+    """Silent deaths between gateways in different subnets."""
+    routed_many: int = 5
+    """The same with a thousand routes of the role."""
     load_s: float = 610.0
     load_deaths: int = 10
     load_processes: int = 64
@@ -96,6 +102,8 @@ class Effort:
             stops=runs,
             kills=runs,
             lone=runs,
+            routed=runs,
+            routed_many=runs,
             load_deaths=runs,
             partitions=runs,
             reloads=runs,
@@ -113,8 +121,8 @@ FULL = Effort()
 QUICK = Effort(
     quick=True,
     seconds=QUICK_SECONDS,
-    soft_s=190.0,
-    hard_s=215.0,
+    soft_s=205.0,
+    hard_s=222.0,
     deaths=4,
     bfd=2,
     many_vips_blocks=1,
@@ -123,6 +131,8 @@ QUICK = Effort(
     stops=3,
     kills=3,
     lone=1,
+    routed=1,
+    routed_many=1,
     load_s=8.0,
     load_deaths=1,
     partitions=2,

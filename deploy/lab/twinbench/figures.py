@@ -236,6 +236,37 @@ SPECS = _specs(
         unit="ms",
         runs_needed=5,
     ),
+    # ----------------------------------------------------------- different subnets -----------
+    Spec(
+        name="routed_outage",
+        what="gateways in different subnets, silent death: outage seen by the client, routed",
+        unit="ms",
+        runs_needed=5,
+    ),
+    Spec(
+        name="routed_detection",
+        what="of which ours: from the death to the verdict",
+        unit="ms",
+        runs_needed=5,
+    ),
+    Spec(
+        name="routed_act",
+        what="of which ours: from the verdict to the host route in the kernel's table",
+        unit="ms",
+        runs_needed=5,
+    ),
+    Spec(
+        name="routed_daemon",
+        what="of which the routing daemons': from the host route to the client's first answer",
+        unit="ms",
+        runs_needed=5,
+    ),
+    Spec(
+        name="routed_routes_many",
+        what="from the open gate to 1,000 routes of the role in the kernel",
+        unit="ms",
+        runs_needed=3,
+    ),
     # ------------------------------------------------------------- false failovers -----------
     *(
         spec

@@ -7,10 +7,11 @@ nothing to announce, and from then on the rest is theirs.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twinlab import agents, lab, measure, plan, routed, timeline
+from twinlab import agents, lab, measure, netns, plan, routed, timeline
 from twinlab.shell import LabError, wait_for
 
 from twinbench import figures, ground
@@ -39,9 +40,9 @@ class RoutedDeath:
     """From the host routes to the client's first answer."""
 
 
-def options(*, vips: int = 1) -> plan.Options:
+def options() -> plan.Options:
     """The routed lab with the profile that is made for it."""
-    usual = ground.options("routed", vips=vips)
+    usual = ground.options("routed")
     settings = (*usual.settings, BOOT_WAIT)
     return replace(usual, routed=True, links=routed.LINKS, settings=settings)
 
@@ -80,9 +81,12 @@ def _wait_announced(node: str) -> None:
 
 
 def routed_death(effort: Effort, budget: Budget) -> list[Figure]:
-    """One address first, then a thousand, whose routes are what is measured of them."""
-    one = _deaths(effort.routed, budget, vips=1, share=0.6)
-    many = _deaths(effort.routed_many, budget, vips=MANY, share=1.0)
+    """One host route first; then a thousand routes beside it, whose time is what is measured."""
+    one = _deaths(effort.routed, budget, "routed deaths", share=0.7)
+    with budget.attempt(f"{MANY} routes"):
+        _reload_with(MANY)
+    many = _deaths(effort.routed_many, budget, f"routed deaths with {MANY} routes", share=1.0)
+    lab.down()
     details: dict[str, Any] = {
         "profile": "routed",
         "addresses": 1,
@@ -99,17 +103,43 @@ def routed_death(effort: Effort, budget: Budget) -> list[Figure]:
     ]
 
 
-def _deaths(wanted: int, budget: Budget, *, vips: int, share: float) -> list[RoutedDeath]:
+def _reload_with(count: int) -> None:
+    """So many routes of the role, in both nodes, without a takeover."""
+    routes = "".join(
+        f'[[route]]\ndestination = "198.18.{n // 256}.{n % 256}/32"\ntype = "blackhole"\n'
+        for n in range(count)
+    )
+    for node in plan.NODES:
+        file = netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml"
+        file.write_text(agents.configuration(node, options()) + routes)
+        before = _loaded(node)
+        agents.reload(node)
+        wait_for(
+            functools.partial(_has_read, node, before),
+            f"{node} to read its configuration again",
+            timeout_s=20,
+        )
+
+
+def _has_read(node: str, before: str | None) -> bool:
+    return _loaded(node) not in {None, before}
+
+
+def _loaded(node: str) -> str | None:
+    said = agents.show(node)
+    return str(said["configuration"]["loaded"]) if said else None
+
+
+def _deaths(wanted: int, budget: Budget, what: str, *, share: float) -> list[RoutedDeath]:
     found: list[RoutedDeath] = []
-    what = f"routed deaths with {vips} addresses"
     # The lab stands with the first run; what it takes is part of the time.
     for number in budget.runs(wanted, what, share=share):
         with budget.attempt(f"run {number + 1} of {what}"):
-            serving = ground.twinbeat(options(vips=vips))
+            serving = ground.twinbeat(options())
             found.append(one_death(serving))
             last = found[-1]
             ground.say(
-                f"  {vips} routed: {last.outage_ns / MS:.0f} ms, of which detection "
+                f"  {what}: {last.outage_ns / MS:.0f} ms, of which detection "
                 f"{last.detection_ns / MS:.0f}, gate and routes {last.act_ns / MS:.1f}, "
                 f"daemons {last.daemon_ns / MS:.1f}"
             )

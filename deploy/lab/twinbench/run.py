@@ -29,6 +29,7 @@ from twinbench import (
     measures_lone,
     measures_partition,
     measures_reload,
+    measures_routed,
     measures_xdp,
 )
 from twinbench.budget import Budget, allowance
@@ -116,6 +117,14 @@ GROUPS = (
         ("agent_cpu_balanced", *_bare_names("balanced")),
     ),
     Group("load_balanced", measures_load.balanced, _load_names("balanced")),
+    Group(
+        "routed",
+        measures_routed.routed_death,
+        (
+            *("routed_outage", "routed_detection", "routed_act", "routed_daemon"),
+            "routed_routes_many",
+        ),
+    ),
 )
 """All groups in the order of a bench.  What shares a lab stands together."""
 

@@ -108,6 +108,8 @@ protocol device {{ }}
 protocol kernel injected {{
     kernel table {TABLE};
     learn;
+    scan time 10;
+    netlink rx buffer 4194304;
     ipv4 {{ table vips; import all; export none; }};
 }}
 protocol bgp upstream {{
