@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`witness.without = "serve"`: while the witness is silent all is as without one, and loud."""
+"""`witness.without = "serve"`: while the witness is silent all is as without one, and loud.
+
+And what reference addresses do for a node behind a switch that lost its way.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +18,12 @@ from lab import watching
 
 LAB_OPTIONS = plan.Options(
     profile="balanced",
-    settings=(*watching.STEADY, 'witness.without="serve"'),
+    settings=(
+        *watching.STEADY,
+        'witness.without="serve"',
+        f'isolation.references=["{plan.CLIENT_ADDRESS}"]',
+        "isolation.interval_ms=300",
+    ),
     witness=True,
 )
 
@@ -56,3 +65,31 @@ def test_with_the_witness_only_one_does(mended: str) -> None:
     wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=20)
     # Cut off from the witness as well, it is without one: that is what the policy says.
     assert not said(other)["witness"]["absent"]
+
+
+def test_a_primary_that_reaches_no_reference_passes_the_role_on(mended: str) -> None:
+    """Its carrier stays, and the peer is heard over the cable: only the references tell."""
+    other = plan.peer(mended)
+    for node in plan.NODES:
+        wait_for(
+            lambda node=node: said(node)["isolation"]["answering"] == plan.CLIENT_ADDRESS,
+            f"the client answers {node}",
+            timeout_s=20,
+        )
+    lab.cut_link(mended, "lan0")
+    wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=20)
+    assert said(mended)["isolation"]["isolated"]
+    assert any(one["code"] == "isolated" for one in said(mended)["warnings"])
+    assert not watching.serves(mended)
+
+
+def test_doctor_asks_witness_and_references(mended: str) -> None:
+    report = json.loads(agents.cli(mended, "doctor", "--json").stdout)
+    found = {check["name"]: check for check in report["checks"]}
+    assert found["witness"]["level"] == "ok", found["witness"]
+    assert witness.ADDRESS in found["witness"]["finding"]
+    assert found["reference"]["level"] == "ok", found["reference"]
+    witness.stop()
+    report = json.loads(agents.cli(mended, "doctor", "--json").stdout)
+    found = {check["name"]: check for check in report["checks"]}
+    assert found["witness"]["level"] == "error", found["witness"]
