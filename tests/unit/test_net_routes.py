@@ -189,6 +189,19 @@ class TestOthers:
         assert world.settle().problems == []
         assert "via 10.77.0.8" in ip("route show 192.0.2.0/24")
 
+    def test_among_many_are_named_rightly(self) -> None:
+        many = [
+            Route(destination=NET(f"198.18.{number // 256}.{number % 256}/32"), gateway=GATEWAY)
+            for number in range(3 * routes.CHUNK)
+        ]
+        for number in (5, routes.CHUNK, 2 * routes.CHUNK + 7):
+            ip(f"route add {many[number].destination} via 10.77.0.8 proto static")
+        settled = World().settle(*many)
+        assert [problem.what for problem in settled.problems] == [
+            many[number].sentence() for number in (5, routes.CHUNK, 2 * routes.CHUNK + 7)
+        ]
+        assert settled.standing == len(many) - 3 == len(ours())
+
     def test_one_that_does_the_same_is_kept(self) -> None:
         ip("route add 192.0.2.0/24 via 10.77.0.9 proto static")
         world = World()
