@@ -114,6 +114,25 @@ def fence(**changes: Any) -> schema.Fence:
     return schema.Fence(**(facts | changes))
 
 
+def witness(**changes: Any) -> schema.Witness:
+    facts: dict[str, Any] = {
+        "kind": "etcd",
+        "endpoints": ["https://192.0.2.31:2379"],
+        "without": "stay",
+        "lease_ns": 500_000_000,
+        "up": True,
+        "answered_ns": 999_999 * SECOND,
+        "confirmed_age_ns": 63_000_000,
+        "kept_term": 4,
+    }
+    return schema.Witness(**(facts | changes))
+
+
+def isolation(**changes: Any) -> schema.Isolation:
+    facts: dict[str, Any] = {"references": ["192.0.2.1", "192.0.2.2"], "answering": "192.0.2.1"}
+    return schema.Isolation(**(facts | changes))
+
+
 def fencing(**changes: Any) -> schema.Fencing:
     facts: dict[str, Any] = {
         "action": "off",

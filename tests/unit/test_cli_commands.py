@@ -25,12 +25,14 @@ from unit.memory_agent import (
     fence,
     fencing,
     gate_of,
+    isolation,
     link,
     node,
     peer,
     status,
     transition,
     watchdog,
+    witness,
 )
 
 
@@ -122,6 +124,16 @@ def test_the_first_line_of_show_is_the_state_in_a_sentence(served: Served, twinb
         (status(fence=fence(running="off", attempts=2)), "off under way, attempt 2"),
         (status(fence=fence(fenced=True, last=fencing())), "b is fenced"),
         (status(fence=fence(last=fencing())), "action off on b: succeeded after 2.5 s"),
+        (status(witness=witness()), "witness etcd (stay): answers, keeps term 4, confirmed 63 ms"),
+        (
+            status(witness=witness(up=False, sentence="no answer within 125 ms")),
+            "SILENT, keeps term 4, confirmed 63 ms ago, no answer within 125 ms",
+        ),
+        (status(witness=witness(absent=True)), "the witness is silent, and by policy"),
+        (status(witness=witness(keeps_peer=True)), "says that b serves"),
+        (status(witness=witness(opens_in_ns=400_000_000)), "older words run out in 400 ms"),
+        (status(isolation=isolation()), "references 192.0.2.1, 192.0.2.2: 192.0.2.1 answers"),
+        (status(isolation=isolation(isolated=True)), "none answers: CUT OFF"),
         (status(), "VRID 51 on lan0: serving, 2 addresses, 00:00:5e:00:01:33"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,11 +33,13 @@ from unit.memory_agent import (
     fencing,
     gate_of,
     histogram,
+    isolation,
     node,
     peer,
     status,
     transition,
     watchdog,
+    witness,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,8 @@ def full() -> schema.Status:
         last_transition=transition(),
         watchdog=watchdog(),
         fence=fence(last=fencing()),
+        witness=witness(),
+        isolation=isolation(),
     )
 
 
@@ -77,7 +82,13 @@ def base(name: str) -> str:
 
 
 def test_every_name_is_declared_and_every_declared_one_is_exposed() -> None:
-    assert {base(name) for name, _ in scrape()} == METRIC_NAMES
+    counted = counters()
+    counted = replace(
+        counted,
+        witness={"granted": 3, "unanswered": 1},
+        histograms=counted.histograms | {"witness_request": histogram({3: 1})},
+    )
+    assert {base(name) for name, _ in scrape(counted=counted)} == METRIC_NAMES
 
 
 def test_the_format_is_that_of_the_reference_client() -> None:
@@ -251,3 +262,19 @@ def test_watchdog_and_fencing_are_shown_where_they_are_configured() -> None:
     assert value(samples, "twinbeat_fence_ready") == 0
     assert value(samples, "twinbeat_last_fencing_duration_seconds") == 2.5
     assert value(samples, "twinbeat_last_fencing_timestamp_seconds") == 1_700_999_990
+
+
+def test_witness_and_references_are_told_where_they_are_configured() -> None:
+    none = scrape(status())
+    assert not [name for name, _ in none if "witness" in name or "isolated" in name]
+    state = status(
+        witness=witness(up=False, absent=True, confirmed_age_ns=None),
+        isolation=isolation(isolated=True, answering=""),
+    )
+    samples = scrape(state, replace(counters(), witness={"denied": 2}))
+    assert value(samples, "twinbeat_witness_up") == 0
+    assert value(samples, "twinbeat_witness_absent") == 1
+    assert value(samples, "twinbeat_isolated") == 1
+    assert value(samples, "twinbeat_witness_requests_total", result="denied") == 2
+    assert not [name for name, _ in samples if "confirmed_age" in name]
+    assert value(scrape(), "twinbeat_witness_confirmed_age_seconds") == 0.063

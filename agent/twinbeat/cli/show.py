@@ -212,11 +212,11 @@ def _third_parties(status: Status) -> Iterator[str]:
         state = paint("answers", "green") if witness.up else paint("SILENT", "red")
         facts = [f"keeps term {witness.kept_term}"] if witness.kept_term else []
         if witness.confirmed_age_ns is not None:
-            facts.append(f"confirmed {age(witness.confirmed_age_ns)} ago")
+            facts.append(f"confirmed {length(witness.confirmed_age_ns)} ago")
         if witness.keeps_peer:
             facts.append(f"says that {status.peer.name} serves")
         if witness.opens_in_ns is not None:
-            facts.append(f"older words run out in {age(witness.opens_in_ns)}")
+            facts.append(f"older words run out in {length(witness.opens_in_ns)}")
         if witness.absent:
             facts.append(paint("WITHOUT IT BOTH NODES MAY SERVE", "red"))
         facts += [witness.sentence] if witness.sentence else []
