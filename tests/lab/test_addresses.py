@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from scapy.layers.l2 import ARP, Ether
 from twinlab import agents, capture, lab, netns, plan, processes
 from twinlab.shell import run, wait_for
 
@@ -27,10 +28,10 @@ vips = ["10.77.0.{vrid}"]
 
 VRRP = 112
 
-STEADY = plan.Options(profile="balanced", settings=watching.STEADY)
+CALM = plan.Options(profile="balanced", settings=watching.CALM)
 
 
-LAB_OPTIONS = replace(STEADY, ipv6=True)
+LAB_OPTIONS = replace(CALM, ipv6=True)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def metric(node: str, line: str) -> bool:
 
 def test_several_vrids_share_a_port(bare: None) -> None:
     """Each has its MAC, and all of them move with one takeover."""
-    lab.up(replace(STEADY, agent=False))
+    lab.up(replace(CALM, agent=False))
     for node in plan.NODES:
         file = netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml"
         more = "".join(EXTRA.format(vrid=vrid) for vrid in MORE)
@@ -89,10 +90,10 @@ def test_a_thousand_plain_addresses_are_announced_at_the_rate_asked_for(bare: No
     """Without a virtual MAC each is announced, no more of them a second than was asked for."""
     rate = 2000
     options = replace(
-        STEADY,
+        CALM,
         vips=1000,
         vmac=False,
-        settings=(*watching.STEADY, f"announce.rate_per_s={rate}", "announce.garp_reply=true"),
+        settings=(*watching.CALM, f"announce.rate_per_s={rate}", "announce.garp_reply=true"),
     )
     lab.up(options)
     dead = agents.wait_fit()
@@ -149,8 +150,8 @@ def test_a_host_with_our_address_is_found_and_named(primary: str) -> None:
     try:
         found = wait_for(lambda: rivals(primary, "address"), "the rival is named", timeout_s=10)
         # It announces itself as well: then the secondary, which asks nobody, hears of it too.
-        announce = f"arping -q -U -S {plan.LAN_VIP} -c1 -I eth0 {plan.LAN_VIP};:"
-        inside(plan.CLIENT_NS, "sh", "-c", announce)
+        with netns.packet_socket(plan.CLIENT_NS, "eth0") as own:
+            own.send(gratuitous(mac, plan.LAN_VIP))
         other = plan.peer(primary)
         wait_for(lambda: rivals(other, "address"), "the secondary hears of it", timeout_s=5)
     finally:
@@ -166,6 +167,12 @@ def test_a_host_with_our_address_is_found_and_named(primary: str) -> None:
     assert metric(primary, 'twinbeat_rivals{interface="lan0",kind="address",pair="1"} 1.0')
     assert mac in agents.cli(primary, "show", "vips").stdout
     assert {node: watching.transitions(node) for node in plan.NODES} == before
+
+
+def gratuitous(mac: str, address: str) -> bytes:
+    """What a host sends that has just been given an address."""
+    said = ARP(op=1, hwsrc=mac, psrc=address, pdst=address)
+    return bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / said)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,7 @@ from twinlab.shell import run, wait_for
 
 from lab import watching
 
-PAIR = plan.Options(
-    profile="balanced", settings=(*watching.STEADY, "policy.accept_single_link=true")
-)
+PAIR = plan.Options(profile="balanced", settings=(*watching.CALM, "policy.accept_single_link=true"))
 LAB_OPTIONS = PAIR
 
 THIRD = """

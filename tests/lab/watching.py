@@ -23,6 +23,16 @@ STEADY = (
 What is tested here is what happens, and in which order; how fast it can be is the bench's matter.
 """
 
+CALM = (
+    "timers.hello_us=10000",
+    "timers.dead_us=300000",
+    "timers.verify_us=100000",
+    "timers.stall_us=400000",
+    "timers.lease_us=1200000",
+    "timers.attest_ms=4000",
+)
+"""For tests in which nobody may notice anything: not even a machine that is busy elsewhere."""
+
 VIPS = (plan.LAN_VIP, plan.WAN_VIP)
 FLIGHT_NS = 1_000_000
 VMACS = (plan.vmac(plan.LAN_VRID), plan.vmac(plan.WAN_VRID))
