@@ -49,7 +49,8 @@ static void send_control(struct helper *helper, struct tb_config *config)
 
 	/* Keys are being exchanged this very moment: the old ones are still accepted. */
 	(void)tb_shared_read(setup->config_seq, config, setup->config, sizeof(*config));
-	tb_make_frame(&frame, setup->gate, &nothing, config, TB_CONTROL, 0, tb_now(), 0, 0, 0);
+	tb_make_frame(&frame, setup->gate, &nothing, config, TB_CONTROL, 0, tb_now(), 0, 0, 0,
+		      NULL);
 	tb_packet_finish(&helper->packet, &frame, setup->port);
 	if (send(helper->all->fd, helper->packet.bytes, helper->packet.size, MSG_DONTWAIT) < 0)
 		tb_add(&helper->errors, 1);

@@ -35,6 +35,7 @@ enum {
 	FRUITLESS_FREE =
 		8, /* claims in a row without a receipt before the pause between them grows */
 	BACKOFF_DOUBLINGS = 8, /* of the pause between claims that nobody receipts */
+	HELLOS_PER_DEAD = 3,   /* two of them may be lost */
 	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
 };
 
@@ -108,6 +109,42 @@ static tb_u64 margin(const struct round *r)
 static tb_u64 probe_interval(const struct round *r)
 {
 	return r->s->timers.verify / PROBES_PER_VERIFY;
+}
+
+/* -------------------------------------------------------------------------------- intervals ---- */
+
+/*
+ * R22. Settings change while two nodes run, on each at its own time. What is kept at this moment goes there by two
+ * rules, each of which holds between any two frames, whatever the other node wants:
+ *   - tolerate at once: suspicion takes three of the peer's heartbeats, as its newest frame says them, at least;
+ *   - slow down last: a heartbeat comes three times in what the peer's newest frame says that it tolerates, unless
+ *     that asks for more than this node sent so far.
+ * And a third for receipts, which are good for one dead interval of their giver: a shorter one is used only when
+ * the peer has answered a frame that announces it.
+ */
+static void keep_pace(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	const struct tb_timers *wanted = &r->s->timers;
+	const struct tb_peer *peer = &r->in->peer;
+	bool known = peer->epoch != 0 && peer->arrived_ns >= e->started_ns;
+	tb_u64 their_hello = known ? (tb_u64)peer->hello_us * 1000 : 0;
+	tb_u64 their_dead = known ? (tb_u64)peer->dead_us * 1000 : 0;
+	tb_u64 dead = later(wanted->dead, HELLOS_PER_DEAD * their_hello);
+
+	if (e->told_dead_from == 0 && e->told_dead != 0)
+		e->told_dead_from = r->in->gate.counter + 1;
+	if (dead >= e->dead || !known)
+		e->dead = dead;
+	else if (e->told_dead == wanted->dead && e->told_dead_from != 0 &&
+		 peer->echo >= e->told_dead_from)
+		e->dead = dead;
+
+	if (e->watch == TB_DEAD || e->watch == TB_UNKNOWN || their_dead == 0)
+		e->hello = wanted->hello;
+	else
+		e->hello = sooner(wanted->hello, later(their_dead / HELLOS_PER_DEAD, e->hello));
+	e->next_hello_ns = sooner(e->next_hello_ns, r->now + e->hello);
 }
 
 /* ------------------------------------------------------------------------------------ order ---- */
@@ -198,7 +235,7 @@ static tb_u64 doubted_after(const struct round *r)
 {
 	const struct tb_timers *timers = &r->s->timers;
 
-	return timers->dead - sooner(2 * timers->verify / 3, timers->dead / 3);
+	return r->e->dead - sooner(2 * timers->verify / 3, r->e->dead / 3);
 }
 
 /* Is enough of the window over that what only a verdict needs should be fetched? */
@@ -335,6 +372,7 @@ static void begin_reign(struct round *r, tb_u64 term, enum tb_cause how, enum tb
 				    vouched_until(r, term));
 	r->out->announce = true;
 	e->lease_until = r->out->open_until;
+	e->lease_given = later(r->s->timers.lease, r->in->order.lease_ns);
 	e->opened_ns = r->now;
 	e->phase = TB_SERVING;
 	e->term = term;
@@ -367,6 +405,7 @@ static void first_order(struct round *r)
 	e->opened_ns = r->now;
 	e->lease_until = gate.open_until;
 	e->served = gate.term;
+	e->lease_given = r->s->timers.lease;
 	tell(r, TB_E_OPENED, TB_C_RESUMED, gate.term, TB_C_RESUMED);
 }
 
@@ -457,8 +496,11 @@ static bool lost_to_stranger(struct round *r)
  */
 static bool lease_is_fresh(const struct round *r, tb_u64 lease)
 {
+	/* A longer one that was set since isn't what the gate has. */
+	tb_u64 given = sooner(lease, r->e->lease_given);
+
 	return judged_by_witness(r) ||
-	       (r->in->gate.open_until > r->now && r->in->gate.open_until - r->now >= lease / 2);
+	       (r->in->gate.open_until > r->now && r->in->gate.open_until - r->now >= given / 2);
 }
 
 static enum tb_cause expired(const struct round *r)
@@ -517,6 +559,7 @@ static void keep_reign(struct round *r)
 		return; /* R21: nor is there anybody's word for it */
 	r->out->renew = true;
 	r->out->open_until = sooner(r->now + lease, vouched_until(r, e->term));
+	e->lease_given = lease;
 	e->lease_until = r->out->open_until;
 }
 
@@ -709,7 +752,7 @@ static void pursue_claim(struct round *r)
 static void earn_again(struct round *r)
 {
 	struct tb_engine *e = r->e;
-	bool doubtful = !lease_is_fresh(r, r->s->timers.lease);
+	bool doubtful = !r->out->renew && !lease_is_fresh(r, r->s->timers.lease);
 
 	if (r->out->shut || (!doubtful && e->highest <= e->term))
 		return;
@@ -946,11 +989,11 @@ static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 		}
 		return;
 	case TB_ALIVE:
-		if (since(r->now, e->heard_ns) > r->s->timers.dead) {
+		if (since(r->now, e->heard_ns) > e->dead) {
 			suspect(r);
 		} else if (since(r->now, e->heard_ns) > doubted_after(r)) {
 			doubt(r, kernel_spoke);
-			wake_by(r, e->heard_ns + r->s->timers.dead + 1);
+			wake_by(r, e->heard_ns + e->dead + 1);
 		} else {
 			end_doubt(r);
 			wake_by(r, e->heard_ns + doubted_after(r) + 1);
@@ -976,7 +1019,7 @@ static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 		}
 		return;
 	}
-	if (e->watch == TB_STALLED && since(r->now, e->answered_ns) > r->s->timers.dead) {
+	if (e->watch == TB_STALLED && since(r->now, e->answered_ns) > e->dead) {
 		bool open = e->answer_open;
 
 		suspect(r); /* now the kernel is silent as well */
@@ -1028,6 +1071,10 @@ static void read_peer(struct round *r)
 		return;
 	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^
 	       (tb_u64)peer->role ^ (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
+	/* What it keeps and what it wants: numbers of all sizes, so they are mixed. */
+	told ^= ((tb_u64)peer->hello_us << 32 | peer->dead_us) * 0x9e3779b97f4a7c15ull;
+	told ^= ((tb_u64)peer->proposal.number << 32 | peer->proposal.flags) *
+		0xc2b2ae3d27d4eb4full;
 	if (told != e->told) {
 		e->told = told;
 		tell(r, TB_E_PEER_CHANGED, TB_C_NONE, peer->term, peer->flags);
@@ -1054,8 +1101,8 @@ static void watch_links(struct round *r, tb_u64 *heard, tb_u64 *answered)
 		}
 		silent = link->hello_ns <= e->started_ns ||
 			 since(r->now, link->hello_ns) >
-				 r->s->timers.dead + r->s->timers.verify +
-					 ((e->link_silent & bit) ? 0 : r->s->timers.dead);
+				 e->dead + r->s->timers.verify +
+					 ((e->link_silent & bit) ? 0 : e->dead);
 		if (silent == ((e->link_silent & bit) != 0))
 			continue;
 		e->link_silent ^= bit;
@@ -1099,8 +1146,8 @@ static void mind_lateness(struct round *r)
 static tb_u64 fresh_from(struct round *r)
 {
 	struct tb_engine *e = r->e;
-	tb_u64 every = r->s->timers.dead / (TB_RING / 2);
-	tb_u64 horizon = r->now > r->s->timers.dead ? r->now - r->s->timers.dead : 0;
+	tb_u64 every = e->dead / (TB_RING / 2);
+	tb_u64 horizon = r->now > e->dead ? r->now - e->dead : 0;
 	tb_u32 newest = e->ring_at;
 	tb_u64 from;
 
@@ -1134,11 +1181,9 @@ static void choose_frames(struct round *r)
 	bool asking = e->watch != TB_ALIVE || (e->phase == TB_SERVING && !e->receipted);
 
 	if (r->now >= e->next_hello_ns) {
-		tb_u64 hello = r->s->timers.hello;
-
-		e->next_hello_ns += hello;
+		e->next_hello_ns += e->hello;
 		if (e->next_hello_ns <= r->now)
-			e->next_hello_ns = r->now + hello;
+			e->next_hello_ns = r->now + e->hello;
 		if (asking || urgent)
 			out->probe |= r->s->links;
 		else
@@ -1163,6 +1208,11 @@ static void choose_frames(struct round *r)
 				       r->in->control_ns < e->window_ns;
 		}
 	}
+	if (out->hello != 0 && r->in->order.proposal.number != 0 &&
+	    ++e->hellos >= r->in->order.proposal.every) {
+		e->hellos = 0;
+		out->proposal = r->in->order.proposal;
+	}
 	if (urgent)
 		wake_by(r, e->next_probe_ns);
 	wake_by(r, e->next_hello_ns);
@@ -1177,11 +1227,13 @@ static void write_self(struct round *r)
 	const struct tb_order *order = &r->in->order;
 	const struct tb_timers *timers = &r->s->timers;
 	struct tb_self *self = &r->out->self;
-	tb_u32 flags = order->flags & ~(tb_u32)(TB_F_OPEN | TB_F_CONTESTED | TB_F_KNOWN);
+	tb_u32 flags = order->flags &
+		       ~(tb_u32)(TB_F_OPEN | TB_F_CONTESTED | TB_F_KNOWN | TB_PROPOSAL_FLAGS);
 
 	/* A peer that boots again may have used terms that this node never heard of. */
 	if (r->in->peer.epoch != e->first_epoch)
 		flags &= ~(tb_u32)TB_F_NEWBORN;
+	flags |= TB_F_NEGOTIATES;
 	if (e->watch == TB_ALIVE)
 		flags |= TB_F_HEARS_YOU;
 	if (e->phase == TB_CLAIMING)
@@ -1212,9 +1264,13 @@ static void write_self(struct round *r)
 		self->role = TB_ROLE_SECONDARY;
 	self->admin = order->admin;
 	self->health = order->health;
+	if (e->told_dead != timers->dead) {
+		e->told_dead = timers->dead;
+		e->told_dead_from = 0;
+	}
 	self->dead_us = (tb_u32)(timers->dead / 1000);
 	self->lease_full_us = (tb_u32)(later(timers->lease, order->lease_ns) / 1000);
-	self->hello_us = (tb_u32)(timers->hello / 1000);
+	self->hello_us = (tb_u32)(e->hello / 1000);
 	self->verify_us = (tb_u32)(timers->verify / 1000);
 	self->generation = order->generation_shared;
 	self->digest = order->digest;
@@ -1231,6 +1287,8 @@ void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings
 	engine->started_ns = now;
 	engine->next_hello_ns = now;
 	engine->next_ping_ns = now;
+	engine->hello = settings->timers.hello;
+	engine->dead = settings->timers.dead;
 	engine->link_silent = settings->links; /* heard when it is heard */
 }
 
@@ -1253,7 +1311,7 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 	tb_u64 heard = 0, answered = 0;
 
 	memset(actions, 0, sizeof(*actions));
-	actions->wake_ns = now + engine->settings.timers.hello;
+	actions->wake_ns = now + engine->settings.timers.hello; /* the one kept is never longer */
 	mind_lateness(&round);
 	round.isolated = is_isolated(&round);
 	engine->highest = later(engine->highest, input->gate.fence_below);
@@ -1264,6 +1322,7 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 		engine->first_epoch =
 			input->peer.known != 0 ? input->peer.known >> 32 : input->peer.epoch;
 
+	keep_pace(&round);
 	watch_links(&round, &heard, &answered);
 	watch_peer(&round, heard, answered);
 	read_peer(&round);

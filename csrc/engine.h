@@ -82,6 +82,7 @@ struct tb_order {
 	tb_u16 health;
 	tb_u32 generation_shared; /* of the shared configuration */
 	tb_u32 digest;
+	struct tb_proposal proposal; /* of other intervals, number 0 = none */
 };
 
 /* What the witness said, as far as Python judged it. Never waited for; replaced whole. */
@@ -182,6 +183,7 @@ struct tb_actions {
 	/* 4. frames */
 	tb_u32 hello;	       /* mask of links to send a HELLO on */
 	tb_u32 probe;	       /* mask of links to send a PROBE on (it counts as HELLO too) */
+	struct tb_proposal proposal; /* for the HELLOs of this round, number 0 = none */
 	bool control;	       /* a control frame from every processor that ran a receive path */
 	tb_u64 echo;	       /* for the frames: newest counter accepted, its sent_ns and arrival */
 	tb_u64 echo_ns;
@@ -245,6 +247,13 @@ struct tb_engine {
 	/* links */
 	tb_u32 link_silent; /* mask told as silent */
 	tb_u32 two_way;	    /* mask of links that ever answered a probe */
+
+	/* intervals: those kept at this moment, on the way to those of the settings */
+	tb_u64 hello, dead;
+	tb_u64 told_dead;      /* as the kernel's words and the frames say it */
+	tb_u64 told_dead_from; /* every own counter from this one on says so; 0 = not yet known */
+	tb_u64 lease_given;    /* to which the gate was renewed last: half of that is too late (R3) */
+	tb_u32 hellos;	       /* sent since the last proposal */
 
 	/* own counters by time, to know which echo is fresh */
 	tb_u64 ring_counter[TB_RING], ring_ns[TB_RING];

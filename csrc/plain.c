@@ -93,8 +93,9 @@ void tb_plain_act(struct tb_plain *plain, const struct tb_actions *actions, tb_u
 }
 
 void tb_plain_frame(struct tb_plain *plain, struct tb_frame *frame, tb_u32 type, tb_u32 link,
-		    tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns)
+		    tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns,
+		    const struct tb_proposal *proposal)
 {
 	tb_make_frame(frame, &plain->gate, &plain->self, &plain->config, (enum tb_type)type, link,
-		      now, echo, echo_ns, hold_ns);
+		      now, echo, echo_ns, hold_ns, proposal);
 }

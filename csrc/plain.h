@@ -39,6 +39,7 @@ void tb_plain_act(struct tb_plain *plain, const struct tb_actions *actions, tb_u
 
 /* Make a HELLO, PROBE or CONTROL out of the maps. */
 void tb_plain_frame(struct tb_plain *plain, struct tb_frame *frame, tb_u32 type, tb_u32 link,
-		    tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns);
+		    tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns,
+		    const struct tb_proposal *proposal);
 
 #endif /* TB_PLAIN_H */

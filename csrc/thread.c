@@ -322,7 +322,7 @@ static void send_frames(struct tb_thread *t)
 			       : 0;
 		tb_make_frame(&frame, t->maps.gate, t->maps.self, &t->config,
 			      probe ? TB_PROBE : TB_HELLO, i, now, actions->echo, actions->echo_ns,
-			      hold);
+			      hold, &actions->proposal);
 		(void)tb_sender_send(&t->links->lane[i]->sender, &frame, probe);
 	}
 	if (mask != 0 && t->planned_ns != 0 && now >= t->planned_ns)

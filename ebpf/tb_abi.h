@@ -70,6 +70,10 @@ enum tb_flag {
 	TB_F_NEVER_CLAIMS = 1u << 13, /* stay-secondary or disabled: the sender will not take over */
 	TB_F_KNOWN = 1u << 14,	    /* ANSWER: echo_ns holds the newest counter of yours that the sender knows: jump above it */
 	TB_F_NEWBORN = 1u << 15,    /* the sender's disk knows of no term, and its peer told it of no past: a new pair, if both say so */
+	TB_F_PROPOSAL = 1u << 16,   /* HELLO: some fields are about intervals that the sender wants: struct tb_proposal */
+	TB_F_REFUSES = 1u << 17,    /* with PROPOSAL: the sender doesn't keep the receiver's proposal of that number */
+	TB_F_EVEN_SO = 1u << 18,    /* with PROPOSAL: though a host can't hold them */
+	TB_F_NEGOTIATES = 1u << 19, /* the sender understands PROPOSAL; who doesn't is sent none */
 };
 
 enum tb_role { TB_ROLE_INIT = 0, TB_ROLE_SECONDARY, TB_ROLE_CLAIMING, TB_ROLE_PRIMARY, TB_ROLE_DISABLED };
@@ -175,6 +179,25 @@ struct tb_config {
 TB_ASSERT(sizeof(struct tb_config) == 16 + TB_KEYS * 24, "config size");
 
 /*
+ * Intervals that a node wants kept by both. In a HELLO with TB_F_PROPOSAL they stand in the place of what every
+ * other frame says of its sender, and that stays as it was: hello_us, verify_us, lease_full_us; dead_us in that of
+ * hold_us, stall_us in that of digest, number in that of generation. The frame's own dead_us always holds.
+ */
+struct tb_proposal {
+	tb_u32 number;	 /* grows with each change; the higher one counts; 0 = none */
+	tb_u32 flags;	 /* TB_F_PROPOSAL, TB_F_REFUSES, TB_F_EVEN_SO */
+	tb_u32 hello_us; /* all 0 = those of each node's configuration; REFUSES: how late the sender's host is */
+	tb_u32 dead_us;
+	tb_u32 verify_us;
+	tb_u32 stall_us;
+	tb_u32 lease_us;
+	tb_u32 every;	 /* one HELLO of so many carries it; not on the wire */
+};
+TB_ASSERT(sizeof(struct tb_proposal) == 32, "proposal size");
+
+enum { TB_PROPOSAL_FLAGS = TB_F_PROPOSAL | TB_F_REFUSES | TB_F_EVEN_SO };
+
+/*
  * Map "peer", one entry, mmapable: the newest frame of the peer by counter, whatever link it came on.
  * `seq` is odd while XDP writes; a reader copies, and copies again if seq moved.
  * Values are in host order.
@@ -213,8 +236,9 @@ struct tb_peer {
 	tb_u8 keys[TB_KEYS];
 	tb_u8 two_way; /* the newest HELLO or PROBE echoed a counter of ours that was fresh when it arrived */
 	tb_u8 reserved;
+	struct tb_proposal proposal; /* the newest one, whichever frame it came in */
 };
-TB_ASSERT(sizeof(struct tb_peer) == 160, "peer size");
+TB_ASSERT(sizeof(struct tb_peer) == 192, "peer size");
 
 /* Map "links", TB_LINKS entries, mmapable: the kernel's stamps. XDP writes, the engine reads. */
 struct tb_link {

@@ -21,6 +21,8 @@
 #define TB_READ(x) (*(volatile __typeof__(x) *)&(x))
 #define TB_WRITE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 #else
+#include <stddef.h>
+
 #define TB_INLINE static inline __attribute__((unused))
 #define TB_UNROLL
 #define TB_COUNT(ctx, reason) ((ctx)->counters[reason]++)
@@ -196,6 +198,34 @@ TB_INLINE int tb_is_fresh(struct tb_ctx *c, tb_u64 echo)
 	return from != 0 && echo >= from && echo <= TB_READ(c->gate->counter);
 }
 
+/* Does a frame speak of intervals that are wanted, in the place of some that are kept? */
+TB_INLINE int tb_is_proposal(const struct tb_frame *f)
+{
+	return f->type == TB_HELLO && (TB_BE32(f->flags) & TB_F_PROPOSAL) != 0;
+}
+
+/* What its sender wants, and what it keeps, each in its place. */
+TB_INLINE void tb_take_intervals(struct tb_peer *peer, const struct tb_frame *f)
+{
+	peer->dead_us = TB_BE32(f->dead_us);
+	if (tb_is_proposal(f)) {
+		peer->proposal.number = TB_BE32(f->generation);
+		peer->proposal.flags = TB_BE32(f->flags) & TB_PROPOSAL_FLAGS;
+		peer->proposal.hello_us = TB_BE32(f->hello_us);
+		peer->proposal.dead_us = TB_BE32(f->hold_us);
+		peer->proposal.verify_us = TB_BE32(f->verify_us);
+		peer->proposal.stall_us = TB_BE32(f->digest);
+		peer->proposal.lease_us = TB_BE32(f->lease_full_us);
+		return;
+	}
+	peer->lease_full_us = TB_BE32(f->lease_full_us);
+	peer->hello_us = TB_BE32(f->hello_us);
+	peer->verify_us = TB_BE32(f->verify_us);
+	peer->hold_us = TB_BE32(f->hold_us);
+	peer->generation = TB_BE32(f->generation);
+	peer->digest = TB_BE32(f->digest);
+}
+
 /* Copy the frame into the peer's snapshot if it is newer. Returns 0 if another processor was writing just then. */
 TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 counter, int adopt,
 			  int two_way)
@@ -222,7 +252,7 @@ TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 cou
 		peer->sent_ns = TB_BE64(f->sent_ns);
 		peer->echo_ns = TB_BE64(f->echo_ns);
 		peer->lease_us = TB_BE32(f->lease_us);
-		peer->flags = TB_BE32(f->flags);
+		peer->flags = TB_BE32(f->flags) & ~(tb_u32)TB_PROPOSAL_FLAGS;
 		peer->type = f->type;
 		peer->link = f->link;
 		peer->role = f->role;
@@ -230,13 +260,7 @@ TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 cou
 		peer->key_id = f->key_id;
 		peer->layouts = f->layouts;
 		peer->health = TB_BE16(f->health);
-		peer->dead_us = TB_BE32(f->dead_us);
-		peer->lease_full_us = TB_BE32(f->lease_full_us);
-		peer->hello_us = TB_BE32(f->hello_us);
-		peer->verify_us = TB_BE32(f->verify_us);
-		peer->hold_us = TB_BE32(f->hold_us);
-		peer->generation = TB_BE32(f->generation);
-		peer->digest = TB_BE32(f->digest);
+		tb_take_intervals(peer, f);
 		peer->keys[0] = f->keys[0];
 		peer->keys[1] = f->keys[1];
 		if (f->type != TB_ANSWER)
@@ -357,8 +381,9 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 		two_way = tb_is_fresh(c, echo);
 		if (epoch != TB_READ(c->peer->epoch)) {
 			/* R13: an epoch is adopted only by a frame that can't be a recording, and never backwards:
-			 * a node that lost its count is told it in the ANSWER, and jumps. */
-			if (!two_way || counter <= TB_READ(c->peer->known)) {
+			 * a node that lost its count is told it in the ANSWER, and jumps. A proposal
+			 * doesn't say all that has to be known of a new epoch: the next frame does. */
+			if (!two_way || counter <= TB_READ(c->peer->known) || tb_is_proposal(f)) {
 				TB_WRITE(c->link->stranger_ns, c->now);
 				/* Not judged, yet reason enough for a node that starts not to serve
 				 * beside it: what is newer than all that is known is no old recording. */
@@ -511,11 +536,13 @@ TB_INLINE void tb_make_answer(struct tb_ctx *c, struct tb_frame *f)
 #ifndef TB_BPF
 /*
  * Make a HELLO, PROBE or CONTROL. `echo`, `echo_ns`: newest counter accepted from the peer and its time;
- * `hold_ns`: how long that lies back. An expired term is closed for good before the frame says so (R4).
+ * `hold_ns`: how long that lies back; `proposal`: intervals that are wanted, for a HELLO only, its number 0 =
+ * none. An expired term is closed for good before the frame says so (R4).
  */
 TB_INLINE void tb_make_frame(struct tb_frame *f, struct tb_gate *gate, struct tb_self *self,
 			     const struct tb_config *config, enum tb_type type, tb_u32 link,
-			     tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns)
+			     tb_u64 now, tb_u64 echo, tb_u64 echo_ns, tb_u64 hold_ns,
+			     const struct tb_proposal *proposal)
 {
 	const struct tb_key *key = &config->keys[config->send_key & 1];
 	struct tb_gate_words w;
@@ -553,6 +580,15 @@ TB_INLINE void tb_make_frame(struct tb_frame *f, struct tb_gate *gate, struct tb
 		TB_BE32((tb_u32)(hold_ns / 1000 > 0xffffffffull ? 0xffffffffull : hold_ns / 1000));
 	f->generation = TB_BE32(self->generation);
 	f->digest = TB_BE32(self->digest);
+	if (type == TB_HELLO && proposal != NULL && proposal->number != 0) {
+		f->flags |= TB_BE32(proposal->flags & TB_PROPOSAL_FLAGS);
+		f->generation = TB_BE32(proposal->number);
+		f->hello_us = TB_BE32(proposal->hello_us);
+		f->hold_us = TB_BE32(proposal->dead_us);
+		f->verify_us = TB_BE32(proposal->verify_us);
+		f->digest = TB_BE32(proposal->stall_us);
+		f->lease_full_us = TB_BE32(proposal->lease_us);
+	}
 	f->mac = tb_mac(f, key->k0, key->k1);
 }
 #endif

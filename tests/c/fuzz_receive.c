@@ -49,10 +49,11 @@ static void forge(struct tb_frame *frame, struct reader *reader, struct tb_plain
 {
 	const struct tb_key *key;
 	uint64_t how = take(reader, 2);
+	const struct tb_proposal proposal = {.number = how >> 6 & 1, .flags = TB_F_PROPOSAL};
 	tb_u8 *bytes = (tb_u8 *)frame;
 
 	tb_make_frame(frame, &peer->gate, &peer->self, &peer->config, 1 + (how & 3), how >> 2 & 1,
-		      now, 0, 0, 0);
+		      now, 0, 0, 0, &proposal);
 	if (how & 8) /* an echo that is fresh */
 		frame->echo = TB_BE64(own->gate.counter);
 	if (how & 16)

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from sim.invariants import check_forge
 from sim.network import MS, US
-from sim.node import SimNode
+from sim.node import Setting, SimNode
 from sim.world import World
+from twinbeat.core import pace
 from twinbeat.core.events import (
     AdminCommand,
     ForceFailover,
@@ -18,12 +21,14 @@ from twinbeat.core.events import (
     GateLost,
     GateRestored,
     HealthChanged,
+    HostMeasured,
     IsolationChanged,
     Pause,
     Resume,
+    SetTimers,
     Stopping,
 )
-from twinbeat.core.types import Admin, TrackedHealth
+from twinbeat.core.types import Admin, Intervals, TrackedHealth
 from twinbeat.engine._engine import lib
 
 MAGIC_AND_VERSION: Final = struct.pack(">IB", lib.TB_MAGIC, lib.TB_VERSION)
@@ -213,6 +218,48 @@ def command(world: World, node: SimNode) -> str:
     return f"{node.name} is told {type(given).__name__}{getattr(given, 'status', '')!s}"
 
 
+TIMERS: Final = tuple(
+    Intervals(hello_us=hello, dead_us=dead, verify_us=verify, stall_us=stall, lease_us=lease)
+    for hello, dead, verify, stall, lease in (
+        (200, 600, 400, 1_000, 3_000),
+        (200, 1_200, 300, 1_000, 5_000),
+        (500, 1_500, 400, 1_500, 4_000),
+        (1_000, 3_000, 600, 3_000, 8_000),
+    )
+)
+"""What operators want all of a sudden."""
+
+
+def set_timers(world: World, node: SimNode) -> str:
+    """The operator wants other intervals, or those of the configuration."""
+    rng = world.rng
+    request = f"t{world.now_ns}"
+    if rng.random() < 0.2:
+        node.tell(SetTimers(request_id=request, unset=True))
+        return f"{node.name} is told to keep the intervals of its configuration"
+    wanted = rng.choice(TIMERS)
+    world.slowest = slower(world.slowest, wanted)
+    even_so = rng.random() < 0.3
+    node.tell(SetTimers(request_id=request, even_so=even_so, **dataclasses.asdict(wanted)))
+    return f"{node.name} is told to keep {wanted}"
+
+
+def slower(setting: Setting, wanted: Intervals) -> Setting:
+    """The longer one of each: what bounds are to be counted with."""
+    both = setting.timers(), pace.over(setting.timers(), wanted)
+    return replace(
+        setting,
+        **{name: max(getattr(each, name) for each in both) for name in both[0].__slots__},
+    )
+
+
+def late_host(world: World, node: SimNode) -> str:
+    """How late a host wakes up is measured, and may be too much for short intervals."""
+    late_ns = world.rng.choice((0, 150, 300, 700)) * US
+    node.tell(HostMeasured(wake_late_ns=late_ns))
+    return f"the host of {node.name} wakes up {late_ns // US} us late"
+
+
 def forge(world: World, node: SimNode) -> str:
     """Somebody sends what he made up or recorded."""
     rng = world.rng
@@ -277,6 +324,8 @@ WEIGHTS: Final[dict[Fault, int]] = {
     isolate: 1,
     deaf_to_itself: 1,
     command: 6,
+    set_timers: 3,
+    late_host: 1,
     forge: 3,
     harass: 1,
 }

@@ -256,16 +256,15 @@ def check_one_owner(checks: Checks, now_open: list[bool]) -> None:
 def check_silence_was_real(checks: Checks, opener: int) -> None:
     """Who opens beside an open gate must not have been able to hear of it."""
     world = checks.world
-    setting = world.setting
     other = world.nodes[1 - opener]
-    since = world.now_ns - setting.verify_ns
+    since = world.now_ns - world.nodes[opener].timers.verify_ns
     if other.powered and world.clean_loop(since):
         raise Violation("ONE_OWNER", f"{'ab'[opener]} opened though its probes were answerable")
 
 
 def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
     """An overlap ends when a frame of an open node gets through: where one can, soon."""
-    world, setting = checks.world, checks.world.setting
+    world, setting = checks.world, checks.world.slowest
     # A peer whose epoch can't be adopted is heard, not judged: who hears him yields after that.
     patience = 3 * setting.hello_ns + 2 * setting.verify_ns + 600 * US
     if world.now_ns - overlap.since_ns <= patience:
@@ -274,7 +273,7 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
         speaks = (
             sender.agent is not None
             and sender.fluent_since_ns < world.now_ns - patience
-            and world.now_ns - sender.last_act_ns <= setting.hello_ns
+            and world.now_ns - sender.last_act_ns <= sender.timers.hello_ns
         )
         # Only a recording could have so low a counter: a disk was lost and a clock set back, and
         # the node hears nobody who could tell it. No frame of it may move anything (FORGE).
@@ -286,7 +285,7 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
                 speaks
                 and listener.agent is not None
                 and listener.fluent_since_ns < world.now_ns - patience
-                and world.now_ns - listener.last_act_ns <= setting.hello_ns
+                and world.now_ns - listener.last_act_ns <= listener.timers.hello_ns
             )
         if speaks and world.clean_path(sender.index, world.now_ns - patience):
             raise Violation(
@@ -299,15 +298,14 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
 def check_no_false_death(checks: Checks, node: SimNode) -> None:
     """DEAD is said of no node whose kernel answers: neither a busy nor a stalled agent is dead."""
     world = checks.world
-    setting = world.setting
     other = world.nodes[1 - node.index]
-    since = world.now_ns - setting.verify_ns
+    since = world.now_ns - node.timers.verify_ns
     if (
         other.powered
         and other.plain.gate.counter > node.plain.peer.known  # Else its answers are recordings.
         and checks.powered_ns[other.index] < since
         and checks.jumped_ns[other.index] < since  # Nor before it was taught its own count.
-        and world.clean_loop(since - setting.dead_ns)
+        and world.clean_loop(since - node.timers.dead_ns)
     ):
         raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")
 
@@ -317,7 +315,7 @@ def check_no_false_death(checks: Checks, node: SimNode) -> None:
 
 def check_lease(checks: Checks, now_open: list[bool]) -> None:
     """An engine that is held up serves no longer than its lease; Python no longer than both."""
-    world, setting = checks.world, checks.world.setting
+    world, setting = checks.world, checks.world.slowest
     for node in world.nodes:
         if not now_open[node.index]:
             continue
@@ -409,7 +407,7 @@ def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
     def one() -> bool:
         return world.a.gate_open() + world.b.gate_open() == 1
 
-    world.run(3 * world.setting.lease_ns)  # Who is still held up finds out what he missed.
+    world.run(3 * world.slowest.lease_ns)  # Who is still held up finds out what he missed.
     if not world.run_until(one, within_ns):
         raise Violation("SOMEONE", f"nobody serves {within_ns // 1_000_000} ms after healing")
     # Who is first may still be settled by a command under way or a better node; then it's quiet.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sim.network import MS, US
+from twinbeat.core import pace
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import (
     EffectFailed,
@@ -33,10 +34,12 @@ from twinbeat.core.types import (
     FOREVER,
     Admin,
     Cause,
+    Damping,
     Durable,
     EngineEventKind,
     EngineView,
     Flag,
+    FlipLimit,
     Order,
     Patience,
     PeerView,
@@ -50,7 +53,14 @@ from twinbeat.core.types import (
 from twinbeat.core.witness import Words
 from twinbeat.engine import types as words
 from twinbeat.engine._engine import ffi, lib
-from twinbeat.engine.convert import config_to_c, settings_to_c, witness_to_c
+from twinbeat.engine.convert import (
+    config_to_c,
+    proposal_to_c,
+    proposal_words,
+    settings_to_c,
+    witness_to_c,
+)
+from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -81,6 +91,10 @@ class Setting:
     witness_ns: int = 0
     """How long a word of the witness is good for; 0 = there is none."""
     witness_serve: bool = False
+    damping: Damping = field(
+        default_factory=lambda: Damping(hold_ns=2 * MS, hold_max_ns=8 * MS, forget_ns=20 * MS)
+    )
+    flip_limit: FlipLimit = field(default_factory=FlipLimit)
     patience: Patience = field(
         default_factory=lambda: Patience(
             operation_ns=4 * MS,
@@ -91,6 +105,7 @@ class Setting:
             resync_ns=1 * MS,
             retry_ns=5 * MS,
             late_log_ns=20 * MS,
+            agree_ns=6 * MS,
         )
     )
 
@@ -126,7 +141,8 @@ class Agent:
         self.engine = ffi.new("struct tb_engine *")
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
-        lib.tb_engine_init(self.engine, node.c_settings(), now)
+        self.timers = pace.over(node.world.setting.timers(), node.disk.durable.wish.intervals)
+        lib.tb_engine_init(self.engine, node.c_settings(self.timers), now)
         self.machine = Machine(
             policy=node.policy(),
             timers=node.world.setting.timers(),
@@ -172,6 +188,7 @@ class SimNode:
         """Since when its engine acts without a longer break."""
         self.lease_ns = 0
         """The lease to which it last renewed: longer during a planned restart."""
+        self._timers = world.setting.timers()
         self._answered = ffi.new("int *")
         self._buffer = ffi.new("uint8_t[128]")
         self._frame = ffi.new("struct tb_frame *")
@@ -192,6 +209,8 @@ class SimNode:
             peer_name="ba"[self.index],
             fail_safe=setting.fail_safe,
             claim_alone=setting.claim_alone,
+            damping=setting.damping,
+            flip_limit=setting.flip_limit,
             preempt_hold_ns=8 * MS,
             restart_lease_ns=4 * setting.lease_ns,
             witness_lease_ns=setting.witness_ns,
@@ -199,26 +218,26 @@ class SimNode:
             terms_per_block=128,
         )
 
-    def c_settings(self) -> Any:
+    def c_settings(self, timers: Timers) -> Any:
         setting = self.world.setting
         return settings_to_c(
             words.Settings(
                 timers=words.Timers(
-                    hello_ns=setting.hello_ns,
-                    dead_ns=setting.dead_ns,
-                    verify_ns=setting.verify_ns,
-                    stall_ns=setting.stall_ns,
-                    lease_ns=setting.lease_ns,
+                    hello_ns=timers.hello_ns,
+                    dead_ns=timers.dead_ns,
+                    verify_ns=timers.verify_ns,
+                    stall_ns=timers.stall_ns,
+                    lease_ns=timers.lease_ns,
                 ),
                 node=self.index,
                 links=(1 << LINKS) - 1,
                 direct=DIRECT,
                 ports=1,
-                late_ns=setting.hello_ns,
-                idle_claim_ns=2 * setting.dead_ns,
+                late_ns=timers.hello_ns,
+                idle_claim_ns=2 * timers.dead_ns,
                 listen_ns=max(
-                    setting.boot_wait_ns,
-                    setting.lease_ns * 2 + setting.dead_ns + setting.verify_ns,
+                    timers.boot_wait_ns,
+                    timers.lease_ns * 2 + timers.dead_ns + timers.verify_ns,
                 ),
                 mismatch_wait_ns=setting.mismatch_wait_ns,
                 strict=setting.strict,
@@ -227,6 +246,13 @@ class SimNode:
                 witness_ns=setting.witness_ns,
             )
         )
+
+    @property
+    def timers(self) -> Timers:
+        """Those that its engine wants now, or wanted last."""
+        if self.agent is not None:
+            self._timers = self.agent.timers
+        return self._timers
 
     def boot(self) -> None:
         """Power on: an empty kernel, then the agent."""
@@ -387,11 +413,11 @@ class SimNode:
         world, actions, engine = self.world, agent.actions, agent.engine
         now = self.clock()
         lib.tb_plain_act(self.plain, actions, engine.term)
-        if world.now_ns - self.last_act_ns > 2 * world.setting.hello_ns:
+        if world.now_ns - self.last_act_ns > 2 * world.slowest.hello_ns:
             self.fluent_since_ns = world.now_ns
         self.last_act_ns = world.now_ns
         if actions.open or actions.renew:
-            self.lease_ns = max(world.setting.lease_ns, agent.input.order.lease_ns)
+            self.lease_ns = max(engine.settings.timers.lease, agent.input.order.lease_ns)
         for i in range(actions.events):
             raw = actions.event[i]
             event = EngineEvent(
@@ -431,7 +457,10 @@ class SimNode:
     def _make_frame(
         self, kind: int, link: int, now: int, echo: int, echo_ns: int, hold_ns: int
     ) -> None:
-        lib.tb_plain_frame(self.plain, self._frame, kind, link, now, echo, echo_ns, hold_ns)
+        proposal = ffi.addressof(self.agent.actions, "proposal") if self.agent else ffi.NULL
+        lib.tb_plain_frame(
+            self.plain, self._frame, kind, link, now, echo, echo_ns, hold_ns, proposal
+        )
 
     # -- Python ----------------------------------------------------------------------------------
 
@@ -498,9 +527,12 @@ class SimNode:
             self._set_witness(agent, effects.witness)
         if effects.ask_witness is not None:
             world.witness.ask(self, agent, effects.ask_witness)
+        if effects.timers is not None:
+            agent.timers = effects.timers
+            lib.tb_engine_configure(agent.engine, self.c_settings(effects.timers))
         if effects.close_gate is not None:
             term = self.plain.gate.term
-            world.at(world.now_ns + world.setting.lease_ns, self._force_shut, agent, term)
+            world.at(world.now_ns + agent.timers.lease_ns, self._force_shut, agent, term)
         request = effects.reserve_terms
         if request is not None:
             world.at(
@@ -559,6 +591,7 @@ class SimNode:
         raw.health = order.health
         raw.generation_shared = order.generation_shared
         raw.digest = order.digest
+        proposal_to_c(wiring.proposal_of(order), raw.proposal)
 
     def _engine_view(self, agent: Agent) -> EngineView:
         engine = agent.engine
@@ -569,6 +602,8 @@ class SimNode:
             highest=engine.highest,
             lease_until_ns=engine.lease_until,
             order_generation=engine.order_generation,
+            hello_ns=engine.hello,
+            dead_ns=engine.dead,
         )
 
     def _peer_view(self) -> PeerView:
@@ -595,4 +630,5 @@ class SimNode:
             generation=peer.generation,
             digest=peer.digest,
             two_way=bool(peer.two_way),
+            proposal=wiring.proposal(proposal_words(peer.proposal)),
         )

@@ -13,6 +13,7 @@ from sim.node import Setting
 from sim.witness import WEIGHTS as WITNESS_WEIGHTS
 from sim.world import World
 from twinbeat.core.table import StateError
+from twinbeat.core.types import FlipLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ def setting_of(rng: random.Random) -> Setting:
         wait_lease=rng.random() < 0.3,
         claim_alone=rng.random() < 0.3,
         fail_safe=rng.random() < 0.8,
+        flip_limit=FlipLimit(flips=rng.choice((0, 0, 1, 3)), window_ns=rng.choice((0, 30 * MS))),
     )
 
 
@@ -84,6 +86,7 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
     world.setting = setting_of(world.rng)
     if witness:
         world.setting = with_witness(world.setting, world.rng)
+    world.slowest = world.setting
     rng = world.rng
     trace: list[str] = []
 
@@ -110,7 +113,7 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
         world.run(rng.randrange(10 * MS))
         faults.make_well(world)
         say("all is made well")
-        check_someone(world, bound_ns(world), steady_ns=4 * world.setting.lease_ns)
+        check_someone(world, bound_ns(world), steady_ns=4 * world.slowest.lease_ns)
     except Violation as broken:
         violation = str(broken)
     except (StateError, AssertionError) as broken:
@@ -130,7 +133,7 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
 
 def bound_ns(world: World) -> int:
     """By when somebody has to serve after all is well: all waits of the rules, twice."""
-    setting = world.setting
+    setting = world.slowest
     patience = setting.patience
     return 2 * (
         setting.boot_wait_ns
@@ -141,4 +144,5 @@ def bound_ns(world: World) -> int:
         + patience.abstain_ns
         + patience.operation_ns
         + patience.retry_ns
+        + setting.damping.hold_max_ns
     )

@@ -39,7 +39,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.calm = calm
-        self.setting = setting or Setting()
+        self.slowest = self.setting = setting or Setting()
         self.now_ns = 0
         self.steps = 0
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []

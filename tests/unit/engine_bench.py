@@ -8,6 +8,7 @@ whether the node's frames reach it. Time stands still but where `run` lets it pa
 
 from dataclasses import dataclass, field, replace
 
+from twinbeat.engine._engine import ffi
 from twinbeat.engine.step import Kernel, Node, Round
 from twinbeat.engine.types import (
     NO_FLAGS,
@@ -114,6 +115,10 @@ class Bench:
 
     def hello(self) -> int:
         """One HELLO of the peer's agent, on link 0; the reason our kernel counts it under."""
+        return self.node.kernel.receive(0, self.hello_frame(), self.now).reason
+
+    def hello_frame(self, *, proposing: bool = False) -> bytes:
+        """What the peer's agent says now."""
         gate, words = self.peer.gate, self.peer.maps.self
         if gate.term and self.now < gate.open_until:
             gate.open_until = self.now + self.lease_ns
@@ -121,15 +126,16 @@ class Bench:
         words.lease_full_us = self.lease_ns // US
         words.highest = max(gate.term, words.highest)
         counter, sent_ns, arrived_ns = self._echo if self.hears else (0, 0, 0)
-        frame = self.peer.frame(
+        proposal = ffi.new("struct tb_proposal *", {"number": 1, "flags": Flag.PROPOSAL})
+        return self.peer.frame(
             FrameType.HELLO,
             0,
             self.now,
             echo=counter,
             echo_ns=sent_ns,
-            hold_ns=self.now - arrived_ns,
+            hold_ns=max(0, self.now - arrived_ns),
+            proposal=proposal if proposing else None,
         )
-        return self.node.kernel.receive(0, frame, self.now).reason
 
     def round(self) -> Round:
         """One round of the node, now; its frames fly and come back answered."""

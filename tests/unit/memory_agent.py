@@ -56,6 +56,8 @@ def status(**changes: Any) -> schema.Status:
             lease_us=10000,
             attest_ms=500,
             boot_wait_ms=2000,
+            kept_hello_us=200,
+            kept_dead_us=600,
         ),
         "configuration": schema.Configuration(path="/etc/twinbeat/twinbeat.toml", loaded="now"),
         "policy": schema.Policy(

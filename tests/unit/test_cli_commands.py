@@ -373,6 +373,7 @@ REFUSALS = [
         "claim_under_way", "digest_differs", "self_unfit", "stay_primary", "stay_secondary",
         "not_primary", "already_primary", "both_stay_primary", "busy", "not_paused",
         "disk_refuses", "paused", "peer_paused", "starting", "unhealthy", "not_permitted",
+        "host_late", "peer_late", "peer_contradicts", "timers_contradict",
     }
 ]  # fmt: skip
 
@@ -390,6 +391,44 @@ def test_a_refusal_ends_with_its_code_and_sentence(
     assert twinbeat.err == (
         f"twinbeat: refused ({code.value}): because (--even-if-unfit does it all the same)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "sent"),
+    [
+        ("set timers hello_us=500 dead=1500us", {"hello_us": 500, "dead_us": 1_500}),
+        ("set timers lease=2s stall=20ms", {"lease_us": 2_000_000, "stall_us": 20_000}),
+        ("set timers verify=1ms --even-so", {"verify_us": 1_000, "even_so": True}),
+        ("unset timers --reason over", {"unset": True, "reason": "over"}),
+    ],
+)
+def test_timers_in_any_unit(
+    served: Served, twinbeat: Shell, line: str, sent: dict[str, object]
+) -> None:
+    assert twinbeat(line) == 0
+    command, _ = served.agent.commands[-1]
+    assert isinstance(command, schema.SetTimers)
+    for name in schema.SetTimers.__struct_fields__:
+        if name != "request_id":
+            default = False if name in {"unset", "even_so"} else "" if name == "reason" else None
+            assert getattr(command, name) == sent.get(name, default), name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "set timers",
+        "set timers hello",
+        "set timers hello=500",
+        "set timers hello_us=500us",
+        "set timers attest_ms=500",
+        "set timers hello=5.5ms",
+        "set timers hello=1ms hello=2ms",
+    ],
+)
+def test_what_is_no_timer_is_a_matter_of_usage(served: Served, twinbeat: Shell, line: str) -> None:
+    assert twinbeat(line) == 2
+    assert not served.agent.commands
 
 
 def test_refusals_by_rule_are_codes_of_the_core() -> None:

@@ -140,8 +140,11 @@ POLICY_REFUSALS: Final = frozenset(
     {
         "both_stay_primary",
         "digest_differs",
+        "host_late",
         "not_permitted",
         "paused",
+        "peer_contradicts",
+        "peer_late",
         "peer_never_claims",
         "peer_paused",
         "peer_stays_primary",
@@ -149,6 +152,7 @@ POLICY_REFUSALS: Final = frozenset(
         "self_unfit",
         "stay_primary",
         "stay_secondary",
+        "timers_contradict",
         "unhealthy",
     }
 )
@@ -179,6 +183,18 @@ class Node(Struct, frozen=True, kw_only=True):
     admin: Admin
     health: int
     """Score, higher is better; compared with the peer's before anyone yields."""
+    health_seen: int | None = None
+    """What the monitors say now, where it is better than what counts: recovery has to hold."""
+    health_counts_in_ns: int | None = None
+    """When that is to count."""
+    relapses: int = 0
+    """How many failures lengthen that wait."""
+    flips: int = 0
+    """How often the role moved for the sake of health since the last reset."""
+    sticky: bool = False
+    """It moved as often as it may: this node stays primary, whatever its health."""
+    conflict: str = ""
+    """Both nodes were told to stay primary: the one that goes first; empty = they weren't."""
     fit: bool
     """Healthy, enabled, with its gate in place: it could serve."""
     unfit: list[Reason] = []
@@ -432,6 +448,17 @@ class Timers(Struct, frozen=True, kw_only=True):
     lease_us: int
     attest_ms: int
     boot_wait_ms: int
+    kept_hello_us: int | None = None
+    """Kept at this moment: while two nodes approach other intervals it may be shorter than
+    `hello_us`, and longer than `dead_us`."""
+    kept_dead_us: int | None = None
+    override: int | None = None
+    """Number of the change by which an operator set them while the pair ran; None = they are the
+    configuration's."""
+    even_so: bool = False
+    """It was made though a host can't hold them."""
+    refused: Reason | None = None
+    """Why the peer doesn't keep what was set."""
     raised: list[Reason] = []
     """Timers this host can't hold as configured, and what they were raised to."""
 
@@ -445,6 +472,11 @@ class Policy(Struct, frozen=True, kw_only=True):
     claim_alone: bool
     preferred: bool
     preempt_hold_s: int
+    recovery_hold_ms: int = 0
+    recovery_hold_max_s: int = 0
+    recovery_forget_s: int = 0
+    max_flips: int = 0
+    flip_window_s: int = 0
 
 
 class Pause(Struct, frozen=True, kw_only=True):
@@ -883,11 +915,29 @@ class SetAdmin(_Command, frozen=True, kw_only=True, tag="admin"):
     """Leave the role though nobody takes it over."""
 
 
+_Interval = Annotated[int, Meta(ge=1, le=60_000_000)]
+
+
+class SetTimers(_Command, frozen=True, kw_only=True, tag="timers"):
+    """Other intervals from now on, on both nodes: refused where one of them can't hold them."""
+
+    hello_us: _Interval | None = None
+    """None = as it is, or as the others ask for; so with all of them."""
+    dead_us: _Interval | None = None
+    verify_us: _Interval | None = None
+    stall_us: _Interval | None = None
+    lease_us: _Interval | None = None
+    unset: bool = False
+    """Those of each node's configuration again."""
+    even_so: bool = False
+    """Also where a host wakes up too late to hold them."""
+
+
 class Reload(_Command, frozen=True, kw_only=True, tag="reload"):
     """Read the configuration again: all of it or nothing."""
 
 
-Command = Failover | Yield | PauseFor | Resume | SetAdmin | Reload
+Command = Failover | Yield | PauseFor | Resume | SetAdmin | SetTimers | Reload
 
 COMMANDS: Final[dict[str, type[Any]]] = {
     "failover": Failover,
@@ -895,6 +945,7 @@ COMMANDS: Final[dict[str, type[Any]]] = {
     "pause": PauseFor,
     "resume": Resume,
     "admin": SetAdmin,
+    "timers": SetTimers,
     "reload": Reload,
 }
 """POST /v1/<name> takes the struct as its body."""

@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "disable": ("act", "disable", "Take this node out of the pair."),
     "pause": ("act", "pause", "Nobody takes over, for maintenance."),
     "resume": ("act", "resume", "End a pause."),
+    "set": ("act", "set_", "Change something on both nodes: set timers."),
+    "unset": ("act", "unset", "Take back what set changed."),
     "config": ("config", "config", "Check, generate and show the configuration."),
     "keys": ("config", "keys", "Make keys."),
     "doctor": ("doctor", "doctor", "What this host lacks, and how to fix it."),

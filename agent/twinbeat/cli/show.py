@@ -16,6 +16,7 @@ from twinbeat.api.schema import (
     Routes,
     Severity,
     Status,
+    Timers,
     Watch,
 )
 from twinbeat.api.text import age, length
@@ -157,8 +158,10 @@ def _node(status: Status) -> Iterator[str]:
             ("boot wait", timers.boot_wait_ms * 1_000_000),
         )
     )
+    yield from _timers_kept(timers)
     if status.policy is not None:
         yield f"policy: {_policy(status.policy)}"
+    yield from _health_history(status)
     yield from _last_resorts(status)
     yield from _third_parties(status)
     process = status.process
@@ -168,6 +171,30 @@ def _node(status: Status) -> Iterator[str]:
         f"agent {process.version}, pid {process.pid}, up "
         f"{age(status.now_ns - process.started_ns)}, {realtime}{memory}"
     )
+
+
+def _timers_kept(timers: Timers) -> Iterator[str]:
+    if timers.override is not None:
+        even_so = ", though a host can't hold them" if timers.even_so else ""
+        yield f"  set by an operator over the configuration (change {timers.override}){even_so}"
+    if timers.refused is not None:
+        yield paint(f"  the peer keeps others: {timers.refused.sentence}", "yellow")
+    kept = timers.kept_hello_us, timers.kept_dead_us
+    if None not in kept and kept != (timers.hello_us, timers.dead_us):
+        hello, dead = (length((value or 0) * 1000) for value in kept)
+        yield paint(f"  at this moment hello {hello}, dead {dead}", "yellow")
+
+
+def _health_history(status: Status) -> Iterator[str]:
+    node = status.node
+    if node.health_counts_in_ns is not None:
+        left = length(node.health_counts_in_ns)
+        yield f"health counts as {node.health}, and as {node.health_seen} in {left}"
+    if node.flips:
+        sticky = paint(" (sticky)", "red") if node.sticky else ""
+        yield f"the role moved {node.flips} times for the sake of health{sticky}"
+    if node.conflict:
+        yield paint(f"both nodes were told to stay primary: {node.conflict} goes first", "yellow")
 
 
 def _policy(policy: Policy) -> str:

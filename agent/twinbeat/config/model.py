@@ -719,6 +719,41 @@ class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             le=86_400,
         ),
     ] = 10
+    recovery_hold_ms: Annotated[
+        int,
+        _key(
+            "How long better health has to hold before it counts; doubled with each relapse. Worse "
+            "health counts at once, always.",
+            ge=0,
+            le=3_600_000,
+        ),
+    ] = 2_000
+    recovery_hold_max_s: Annotated[
+        int, _key("However often it relapsed, no longer than this.", ge=0, le=86_400)
+    ] = 60
+    recovery_forget_s: Annotated[
+        int,
+        _key(
+            "Each such time without a failure undoes one doubling; 0 = none does.", ge=0, le=86_400
+        ),
+    ] = 60
+    max_flips: Annotated[
+        int,
+        _key(
+            "How often the role may move for the sake of health; then the primary keeps it, "
+            "sticky, until the next failure after all has recovered. 0 = any number.",
+            ge=0,
+            le=1_000,
+        ),
+    ] = 0
+    flip_window_s: Annotated[
+        int,
+        _key(
+            "Within this time; 0 = since the last reset.",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 0
     accept_single_link: Annotated[
         bool,
         _key("One link is enough. Its failure then looks like the peer's death."),

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from twinbeat.core.election import Facts, describe, may_take_over, successor
-from twinbeat.core.events import AdminCommand, ForceFailover, ForceYield, Operator, Pause, Resume
+from twinbeat.core.events import (
+    AdminCommand,
+    ForceFailover,
+    ForceYield,
+    Operator,
+    Pause,
+    Resume,
+    SetTimers,
+)
 from twinbeat.core.reasons import Code, Refusal
 from twinbeat.core.types import Admin, Role
 
@@ -55,7 +63,7 @@ def refuse_command(
         return describe(Code.NOT_READY, facts)
     if leaving:
         return describe(Code.STOPPING, facts)
-    if busy and not isinstance(command, Pause | Resume):
+    if busy and not isinstance(command, Pause | Resume | SetTimers):
         return describe(Code.BUSY, facts)
     primary = facts.role is Role.PRIMARY
     match command:
@@ -82,5 +90,7 @@ def refuse_command(
             if not facts.paused and facts.peer_heard:
                 return describe(Code.PEER_PAUSED, facts)
             return None
+        case SetTimers():
+            return None  # What they are and whom they suit is judged where they are known.
         case _:
             assert_never(command)

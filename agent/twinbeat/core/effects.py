@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass, field
 
 from twinbeat.core.reasons import Reason, Refusal
-from twinbeat.core.types import Durable, Order, Role, Timeline
+from twinbeat.core.types import Durable, Order, Role, Timeline, Timers
 from twinbeat.core.witness import Question, Words
 
 
@@ -110,6 +110,10 @@ class Effects:
 
     witness: Words | None = None
     """Tell the engine what the witness said. AFTER ``order``; the engine waits for neither."""
+
+    timers: Timers | None = None
+    """Set with the engine: these are wanted from now on. AFTER ``attest_until_ns``, which is long
+    enough for their lease. The engine approaches them as the peer's allow."""
 
     close_gate: Reason | None = None
     """Shut the gate. ``order`` demands the same of the engine; if the engine doesn't confirm it

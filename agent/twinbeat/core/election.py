@@ -70,6 +70,10 @@ class Facts:
     """There is a witness, it doesn't answer, and that is to stop whoever is cut off."""
     witness_keeps_peer: bool = False
     """The witness keeps a term of the peer's, which is alive though it isn't heard."""
+    sticky: bool = False
+    """The role moved for the sake of health as often as it may: it stays where it is."""
+    passing_on: bool = False
+    """Unfit, and for a moment still serving: a better peer is being asked to take over."""
     past: Past = Past.SETTLED
     """Whether terms may have been used that it doesn't know of."""
 
@@ -168,7 +172,7 @@ WITHHOLDS: Final[tuple[Row, ...]] = (
     # What it had better not do. A forced takeover may override health alone.
     Row(
         Code.UNHEALTHY,
-        lambda f: not f.up and not f.policy.fail_safe,
+        lambda f: not f.up and not f.policy.fail_safe and not (f.sticky or f.passing_on),
         (CLAIMS & ~Permit.CLAIM_NOW) | Permit.MAY_SERVE | Permit.RESUME,
     ),
     Row(
@@ -337,6 +341,20 @@ def may_take_over(facts: Facts, *, even_if_unfit: bool = False) -> Refusal | Non
     return None
 
 
+def conflict(facts: Facts) -> str:
+    """Who goes first of two nodes that were both told to stay primary; empty if they weren't.
+
+    Whoever serves keeps the role, so that the conflict moves nothing; else `prefers` decides.
+    """
+    peer = facts.peer
+    if peer is None or not facts.peer_heard or facts.admin is not Admin.STAY_PRIMARY:
+        return ""
+    if peer.admin is not Admin.STAY_PRIMARY:
+        return ""
+    own = facts.role is Role.PRIMARY or (not peer.serves and prefers(facts, peer))
+    return facts.policy.name if own else facts.policy.peer_name
+
+
 def must_resign(facts: Facts) -> Refusal | None:
     """Why a node that serves has to shut its gate at once, whoever takes over; None if it needn't.
 
@@ -353,10 +371,12 @@ def must_resign(facts: Facts) -> Refusal | None:
 def better_peer(facts: Facts) -> bool:
     """True if the peer serves better: then, and only then, a node yields for its health's sake.
 
-    Ties keep the primary, so that two nodes with the same fault don't pass the role to and fro.
+    Ties keep the primary, so that two nodes with the same fault don't pass the role to and fro. A
+    sticky primary yields to nobody.
     """
     return (
         facts.peer is not None
+        and not facts.sticky
         and facts.peer.health > facts.health
         and not facts.peer.flags & Flag.ISOLATED
         and successor(facts, even_if_unfit=True) is None

@@ -9,6 +9,7 @@ repeated under the same id is answered again and does nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from twinbeat.core.types import (
     Admin,
@@ -22,6 +23,9 @@ from twinbeat.core.types import (
     TrackedHealth,
 )
 from twinbeat.core.witness import Answer
+
+INTERVALS: Final = ("hello_us", "dead_us", "verify_us", "stall_us", "lease_us")
+"""What `SetTimers` may change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +152,14 @@ class WitnessAnswered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostMeasured:
+    """How late this host wakes up was measured anew."""
+
+    wake_late_ns: int
+    """As in `Policy`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReloaded:
     """A new configuration was checked and is to be taken into effect."""
 
@@ -219,7 +231,29 @@ class Resume(Command):
     """The pause is over."""
 
 
-Operator = AdminCommand | ForceFailover | ForceYield | Pause | Resume
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimers(Command):
+    """Keep other intervals from now on, on both nodes."""
+
+    hello_us: int | None = None
+    """None = as they are, or what the others take; so with all of them."""
+    dead_us: int | None = None
+    verify_us: int | None = None
+    stall_us: int | None = None
+    lease_us: int | None = None
+    unset: bool = False
+    """Those of the configuration again."""
+    even_so: bool = False
+    """Though a host can't hold them."""
+
+    @property
+    def given(self) -> dict[str, int]:
+        """What is set, by name."""
+        values = ((name, getattr(self, name)) for name in INTERVALS)
+        return {name: value for name, value in values if value is not None}
+
+
+Operator = AdminCommand | ForceFailover | ForceYield | Pause | Resume | SetTimers
 
 Event = (
     EngineEvent
@@ -246,4 +280,6 @@ Event = (
     | ForceYield
     | Pause
     | Resume
+    | SetTimers
+    | HostMeasured
 )

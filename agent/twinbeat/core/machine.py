@@ -28,6 +28,7 @@ from typing import Final, assert_never
 
 from twinbeat.core import election, table
 from twinbeat.core.commands import Kind, Operation, refuse_command
+from twinbeat.core.damping import Damper, Flips
 from twinbeat.core.desk import Desk, Held
 from twinbeat.core.effects import (
     Effects,
@@ -49,6 +50,7 @@ from twinbeat.core.events import (
     GateLost,
     GateRestored,
     HealthChanged,
+    HostMeasured,
     IsolationChanged,
     Operator,
     Pause,
@@ -57,6 +59,7 @@ from twinbeat.core.events import (
     PortLost,
     PortRestored,
     Resume,
+    SetTimers,
     Started,
     StateSaved,
     Stopping,
@@ -65,6 +68,7 @@ from twinbeat.core.events import (
     Tick,
     WitnessAnswered,
 )
+from twinbeat.core.pacing import Pacing
 from twinbeat.core.reasons import CAUSES, Code, Reason, Refusal, because, duration, refuse
 from twinbeat.core.status import Status, sentence, unfit
 from twinbeat.core.table import Turn
@@ -86,6 +90,7 @@ from twinbeat.core.types import (
     Permit,
     Phase,
     Policy,
+    Proposal,
     Role,
     Timeline,
     Timers,
@@ -110,6 +115,7 @@ class _Draft:
         self.records: list[Transition] = []
         self.logs: list[Log] = []
         self.status_changed = False
+        self.timers: Timers | None = None
 
 
 class Machine:
@@ -130,9 +136,19 @@ class Machine:
         Health and missing gates may be told before `Started`; nothing is ordered before it.
         """
         self._policy = policy
-        self._timers = timers
         self._patience = patience
         self._durable = durable
+        self._desk = Desk(self._because)
+        self._pacing = Pacing(
+            wish=durable.wish,
+            configured=timers,
+            wake_late_ns=policy.wake_late_ns,
+            patience=patience,
+            desk=self._desk,
+            because=self._because,
+            log=self._log,
+        )
+        self._timers = self._pacing.timers
         self._saved = durable
         self._saving: Durable | None = None
         self._save_failed = ""
@@ -145,6 +161,11 @@ class Machine:
         self._role = Role.INIT
         self._since_ns = now_ns
         self._health = TrackedHealth()
+        self._damper = Damper(policy.damping)
+        self._flips = Flips(policy.flip_limit)
+        self._sticky = False
+        self._conflict = ""
+        self._passing_until_ns = 0
         self._gates_missing: dict[str, None] = {}
         self._reason = self._because(Code.STARTED)
         self._ports_lost: dict[str, None] = {}
@@ -178,7 +199,6 @@ class Machine:
         self._attested_until_ns = 0
         self._attest_next_ns = 0
         self._operation: Operation | None = None
-        self._desk = Desk(self._because)
         self._abstain_since_ns = 0
         self._abstain_until_ns = 0
         self._hold_since_ns = 0
@@ -228,6 +248,9 @@ class Machine:
             self._abstain_until_ns,
             self._witness.deadline(self._now, peer_heard=self._peer_heard()),
             self._hold_since_ns and self._hold_since_ns + self._policy.preempt_hold_ns,
+            self._pacing.deadline_ns,
+            self._damper.holding_until_ns,
+            self._passing_until_ns if self._passing_until_ns > self._now else 0,
         ):
             if moment:
                 wanted.append(moment)
@@ -242,6 +265,11 @@ class Machine:
     def role(self) -> Role:
         """The role."""
         return self._role
+
+    @property
+    def timers(self) -> Timers:
+        """Those wanted now: the configuration's, or what an operator set over them."""
+        return self._timers
 
     @property
     def facts(self) -> election.Facts:
@@ -272,6 +300,15 @@ class Machine:
             sentence=self._sentence(),
             admin=self._durable.admin,
             health=self._health,
+            health_seen=self._damper.seen,
+            health_holds_until_ns=self._damper.holding_until_ns,
+            relapses=self._damper.relapses,
+            flips=self._flips.count,
+            sticky=self._sticky,
+            conflict=self._conflict,
+            timers=self._timers,
+            wish=self._durable.wish,
+            timers_refused=self._pacing.standing_refusal,
             score=facts.health,
             fit=facts.fit,
             unfit=unfit(facts),
@@ -364,14 +401,19 @@ class Machine:
                 self._see_term(answer.kept)
             case ConfigReloaded(policy=policy, timers=timers):
                 assert policy.node == self._policy.node, "the index is fixed for a run"
-                self._policy, self._timers = policy, timers
+                self._policy = policy
+                self._damper.damping = policy.damping
+                self._flips.limit = policy.flip_limit
+                self._pacing.configure(timers, policy.wake_late_ns)
                 self._terms = replace(self._terms, size=policy.terms_per_block)
                 self._log(Level.INFO, self._because(Code.RELOADED))
+            case HostMeasured(wake_late_ns=late_ns):
+                self._pacing.wake_late_ns = late_ns
             case EffectFailed(effect=effect, why=why):
                 self._on_effect_failed(effect, why)
             case Stopping(restart=restart):
                 self._on_stopping(restart)
-            case AdminCommand() | ForceFailover() | ForceYield() | Pause() | Resume():
+            case AdminCommand() | ForceFailover() | ForceYield() | Pause() | Resume() | SetTimers():
                 self._on_command(event)
             case _:
                 assert_never(event)
@@ -499,6 +541,7 @@ class Machine:
         for term in (view.term, view.claim, view.fence_below, view.highest):
             self._see_term(term)
             self._witness.heard(term)
+        self._pacing.hear(view)
 
     def _on_gate_lost(self, interface: str) -> None:
         """R20: without its gate no address may stay."""
@@ -509,13 +552,81 @@ class Machine:
         self._out.withdraw_vips = interface
 
     def _on_health(self, health: TrackedHealth) -> None:
-        if health != self._health:
+        seen = self._damper.seen
+        if health == seen:
+            return
+        self._damper.see(health, self._now)
+        counts = self._damper.health
+        if counts != self._health:
             level = Level.INFO if health.up else Level.WARNING
-            self._health = health
-            self._log(level, self._because(Code.HEALTH_CHANGED, score=health.score))
-            kept = self._role is Role.PRIMARY and not health.up and self._policy.fail_safe
+            self._health = counts
+            self._log(level, self._because(Code.HEALTH_CHANGED, score=counts.score))
+            self._flips.see(counts)
+            kept = self._role is Role.PRIMARY and not counts.up and self._policy.fail_safe
             if kept and not election.better_peer(self._gather()):
                 self._log(Level.WARNING, self._because(Code.FAIL_SAFE))
+        elif health.score > counts.score:
+            hold = duration(self._damper.holding_until_ns - self._now)
+            self._log(Level.INFO, self._because(Code.HEALTH_HELD, score=health.score, hold=hold))
+
+    def _settle_health(self) -> None:
+        """Better health begins to count when it has held; a limit of flips makes a node sticky."""
+        self._damper.pass_time(self._now)
+        if self._damper.health != self._health:
+            self._health = self._damper.health
+            self._flips.see(self._health)
+            self._log(Level.INFO, self._because(Code.HEALTH_COUNTS, score=self._health.score))
+        serving = self._role is Role.PRIMARY
+        sticky = serving and not self._health.up and self._flips.sticky(self._now)
+        if sticky is not self._sticky:
+            self._sticky = sticky
+            flips = self._flips.count
+            code = Code.STICKY_PRIMARY if sticky else Code.STICKY_OVER
+            self._log(Level.WARNING, self._because(code, flips=flips))
+        if not serving or self._health.up or self._policy.fail_safe or sticky:
+            self._passing_until_ns = 0
+        elif not self._passing_until_ns:
+            # A better peer takes over with no gap, if it does so soon.
+            self._passing_until_ns = self._now + self._operation_patience_ns()
+
+    def _settle_conflict(self) -> None:
+        """Two nodes that are both told to stay primary: said once, and moves nothing."""
+        winner = election.conflict(self._facts)
+        if bool(winner) is not bool(self._conflict):
+            code = Code.CONFLICT if winner else Code.CONFLICT_OVER
+            level = Level.WARNING if winner else Level.INFO
+            self._log(level, self._because(code, winner=winner))
+        self._conflict = winner
+
+    def _for_health(self, by: Turn, before: Role, cause: Cause) -> bool:
+        """Does the role move for the sake of health?"""
+        if by is Turn.CLOSED and before is Role.PRIMARY:
+            told = self._operation is not None
+            return not told and (
+                (self._yielding_to_better and cause is Cause.FENCED)
+                or (cause is Cause.RESIGNED and self._resign_reason.code is Code.UNHEALTHY)
+            )
+        peer = self._peer
+        taken = by is Turn.OPENED and before is not Role.PRIMARY
+        return (
+            taken
+            and self._operation is None
+            and peer is not None
+            and self._claim_cause in (Cause.YIELDED, Cause.IDLE)
+            and peer.health < self._facts.health
+            and not peer.flags & Flag.NEVER_CLAIMS
+        )
+
+    def _settle_timers(self) -> None:
+        peer = self._peer if self._peer_heard() else None
+        answer = self._pacing.settle(peer, self._engine, self._now)
+        if self._pacing.agreement.kept != self._durable.wish:
+            self._durable = replace(self._durable, wish=self._pacing.agreement.kept)
+        if self._pacing.timers != self._timers:
+            self._timers = self._out.timers = self._pacing.timers
+            self._attest_next_ns = self._now  # For as long as the new lease asks.
+        if answer is not None:
+            self._expect(*answer)
 
     def _on_effect_failed(self, effect: str, why: str) -> None:
         self._log(Level.ERROR, self._because(Code.EFFECT_FAILED, effect=effect, why=why))
@@ -562,6 +673,8 @@ class Machine:
             self._operation_failed(reason)
         if before is not after or by is Turn.OPENED:
             self._become(after, reason, event.at_ns or self._now)
+        if self._for_health(by, before, event.cause):
+            self._flips.flipped(self._now)
         if by is Turn.OPENED:
             self._out.install_routes = before is not Role.PRIMARY
         if by is Turn.CLOSED and before is Role.PRIMARY:
@@ -670,6 +783,10 @@ class Machine:
                     self._durable = replace(self._durable, peer_paused=False)
                 self._durable = replace(self._durable, paused_until_ns=0)
                 self._expect(command.request_id, Code.DONE)
+            case SetTimers():
+                heard = self._peer if self._peer_heard() else None
+                if self._pacing.command(command, heard, self._now):
+                    self._expect(command.request_id, Code.TIMERS_ALONE)
             case _:
                 assert_never(command)
 
@@ -695,8 +812,7 @@ class Machine:
         then_admin: Admin | None = None,
         resign_at_last: bool = False,
     ) -> None:
-        timers = self._timers
-        patience = self._patience.operation_ns + 10 * timers.hello_ns + 4 * timers.verify_ns
+        patience = self._operation_patience_ns()
         self._operation = Operation(
             kind=kind,
             request_id=request_id,
@@ -705,6 +821,10 @@ class Machine:
             then_admin=then_admin,
             resign_at_last=resign_at_last,
         )
+
+    def _operation_patience_ns(self) -> int:
+        timers = self._timers
+        return self._patience.operation_ns + 10 * timers.hello_ns + 4 * timers.verify_ns
 
     def _give_up_waiting(self) -> None:
         """Nobody is going to take over: the operation under way is due now."""
@@ -749,6 +869,8 @@ class Machine:
             self._flush()
         if not self._started_ns:
             return self._effects(order=None, attest=None)
+        self._settle_health()
+        self._settle_timers()
         self._settle_pause()
         self._settle_listening()
         self._settle_past()
@@ -762,6 +884,7 @@ class Machine:
             self._peer_fenced = False
         self._settle_witness()
         self._facts = self._gather()
+        self._settle_conflict()
         order = self._settle_order()
         attest = self._settle_attestation(order is not None)
         if order is not None:
@@ -976,6 +1099,8 @@ class Machine:
             health=facts.health,
             generation_shared=self._policy.generation,
             digest=self._policy.digest,
+            proposal=self._proposal(),
+            proposal_every=self._pacing.agreement.every,
         )
         if order == self._order:
             return None
@@ -983,6 +1108,11 @@ class Machine:
             order = replace(order, generation=self._order.generation + 1)
         self._order = order
         return order
+
+    def _proposal(self) -> Proposal | None:
+        """Only what the peer can understand is said to it."""
+        understood = self._peer is not None and self._peer.flags & Flag.NEGOTIATES
+        return self._pacing.agreement.saying if understood else None
 
     def _permits(self, facts: election.Facts) -> Permit:
         """What the facts permit; worked out only when they changed."""
@@ -1058,6 +1188,7 @@ class Machine:
             order=order,
             attest_until_ns=attest,
             witness=words if news else None,
+            timers=out.timers,
             close_gate=out.close_gate,
             withdraw_vips=out.withdraw_vips,
             announce=out.announce,
@@ -1083,7 +1214,7 @@ class Machine:
         spent = ""
         if self._past is not Past.UNKNOWN and self._terms.spent(self._highest):
             spent = self._terms.failed or "none are reserved yet"
-        return election.Facts(
+        facts = election.Facts(
             policy=self._policy,
             role=self._role,
             admin=self._durable.admin,
@@ -1107,7 +1238,10 @@ class Machine:
             witness_silent=self._witness_silent and not self._policy.witness_serve,
             witness_keeps_peer=self._witness.holds_back(),
             past=self._past,
+            sticky=self._sticky,
         )
+        passing = self._passing_until_ns > self._now and election.better_peer(facts)
+        return replace(facts, passing_on=True) if passing else facts
 
     def _waiting(self) -> tuple[Reason | None, int]:
         """What the node waits for, and until when."""
@@ -1129,6 +1263,8 @@ class Machine:
             "probes": self._probes or "the",
             "interface": ", ".join(self._gates_missing),
             "checks": ", ".join(self._health.failed),
+            "lease": duration(self._timers.lease_ns),
+            "timers": self._pacing.kept,
         }
 
     def _because(self, code: Code, **facts: object) -> Reason:
@@ -1210,4 +1346,6 @@ def _permits_of(order: Order) -> Order:
         health=0,
         generation_shared=0,
         digest=0,
+        proposal=None,
+        proposal_every=0,
     )

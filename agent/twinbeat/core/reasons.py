@@ -95,6 +95,10 @@ class Code(enum.Enum):
     BUSY = "busy"
     NOT_PAUSED = "not_paused"
     NOT_READY = "not_ready"
+    TIMERS_CONTRADICT = "timers_contradict"
+    HOST_LATE = "host_late"
+    PEER_LATE = "peer_late"
+    PEER_CONTRADICTS = "peer_contradicts"
     DISK_REFUSES = "disk_refuses"
     # -- how a command went on ------------------------------------------------------------------
     ACCEPTED = "accepted"
@@ -107,6 +111,11 @@ class Code(enum.Enum):
     UNCONFIRMED = "unconfirmed"
     PAUSED_ONE_SIDED = "paused_one_sided"
     UNCHANGED = "unchanged"
+    TIMERS_BOTH = "timers_both"
+    TIMERS_ALONE = "timers_alone"
+    TIMERS_OVERTAKEN = "timers_overtaken"
+    TIMERS_UNANSWERED = "timers_unanswered"
+    TIMERS_APPROACHED = "timers_approached"
     # -- worth a line in the log ----------------------------------------------------------------
     PEER_SUSPECTED = "peer_suspected"
     PEER_CLEARED = "peer_cleared"
@@ -126,6 +135,14 @@ class Code(enum.Enum):
     PEER_BETTER = "peer_better"
     FAIL_SAFE = "fail_safe"
     TAKES_BACK = "takes_back"
+    HEALTH_HELD = "health_held"
+    HEALTH_COUNTS = "health_counts"
+    STICKY_PRIMARY = "sticky_primary"
+    STICKY_OVER = "sticky_over"
+    CONFLICT = "stay_primary_conflict"
+    CONFLICT_OVER = "stay_primary_conflict_over"
+    TIMERS_SET = "timers_set"
+    TIMERS_REFUSED = "timers_refused"
     PEER_WAS_HEARD = "peer_was_heard"
     PEER_FENCED = "peer_fenced"
     RELOADED = "reloaded"
@@ -213,6 +230,12 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.BUSY: "another command is under way",
     Code.NOT_PAUSED: "{node} isn't paused",
     Code.NOT_READY: "{node} has only just started",
+    Code.TIMERS_CONTRADICT: "{flaw}",
+    Code.HOST_LATE: "{node} can't hold a heartbeat every {hello}: one wake-up in ten comes {late} "
+    "late or later on its host",
+    Code.PEER_LATE: "{peer} can't hold these intervals: one wake-up in ten comes {late} late or "
+    "later on its host",
+    Code.PEER_CONTRADICTS: "{peer} finds that these intervals contradict each other",
     Code.DISK_REFUSES: "the state of {node} could not be saved",
     Code.ACCEPTED: "the command was accepted and is under way",
     Code.SWITCHED_OVER: "{winner} is primary",
@@ -220,10 +243,19 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.CLAIM_FAILED: "{node} could not take over: {why}",
     Code.DONE: "done",
     Code.DONE_AFTER_CLAIM: "done, but a claim of {node} came before it",
-    Code.PAUSED_BOTH: "both nodes are paused",
-    Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows",
+    Code.PAUSED_BOTH: "both nodes are paused: if the agent of the one that serves died now, its "
+    "gate would shut within {lease} and nobody would take over until it is back or the pause ends",
+    Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows, so it may "
+    "take over",
     Code.UNCONFIRMED: "the engine of {node} has not confirmed it; the outcome isn't known",
     Code.UNCHANGED: "nothing to change",
+    Code.TIMERS_BOTH: "both nodes keep {timers}",
+    Code.TIMERS_ALONE: "{node} keeps {timers}; {peer} can't be asked now and takes them over when "
+    "it is heard",
+    Code.TIMERS_OVERTAKEN: "the operator of {peer} set others at the same time: {timers}",
+    Code.TIMERS_UNANSWERED: "{peer} said nothing of these intervals within {waited}; {node} keeps "
+    "{timers}",
+    Code.TIMERS_APPROACHED: "both nodes took {timers} over, and still approach them",
     Code.PEER_SUSPECTED: "{peer} was silent for {silence}",
     Code.PEER_CLEARED: "{peer} speaks again after {silence}",
     Code.LINK_SILENT: "{peer} isn't heard on link {link}, silent for {silence}",
@@ -242,6 +274,16 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_BETTER: "{peer} is healthier ({peer_score} against {score})",
     Code.FAIL_SAFE: "{node} isn't healthy, but {peer} is no better",
     Code.TAKES_BACK: "{node} was told to stay primary and is fit again",
+    Code.HEALTH_HELD: "the health of {node} rises to {score}; it counts when that has held for "
+    "{hold}",
+    Code.HEALTH_COUNTS: "the health of {node} counts as {score} now",
+    Code.STICKY_PRIMARY: "the role moved {flips} times for the sake of health: {node} keeps it "
+    "now, whatever its health",
+    Code.STICKY_OVER: "{node} yields again to a healthier peer",
+    Code.CONFLICT: "{node} and {peer} were both told to stay primary: {winner} goes first",
+    Code.CONFLICT_OVER: "only one node is told to stay primary now",
+    Code.TIMERS_SET: "{node} keeps {timers} from now on, as an operator wants it",
+    Code.TIMERS_REFUSED: "{node} doesn't keep what the operator of {peer} wants: {why}",
     Code.PEER_WAS_HEARD: "{peer} is heard",
     Code.PEER_FENCED: "{peer} was fenced",
     Code.RELOADED: "the configuration was reloaded",
@@ -349,6 +391,8 @@ OVERRIDES: Final[dict[Code, str]] = {
     Code.DIGEST_DIFFERS: "--even-if-unfit",
     Code.STAY_PRIMARY: "--even-if-unfit",
     Code.PEER_STAYS_PRIMARY: "--even-if-unfit",
+    Code.HOST_LATE: "--even-so",
+    Code.PEER_LATE: "--even-so",
 }
 """The option with which an operator may insist against a refusal."""
 

@@ -18,7 +18,9 @@ from twinbeat.core.types import (
     PeerView,
     Role,
     TermBlock,
+    Timers,
     TrackedHealth,
+    Wish,
 )
 
 
@@ -34,6 +36,24 @@ class Status:
     """What the node does now, and why."""
     admin: Admin
     health: TrackedHealth
+    health_seen: TrackedHealth | None
+    """What the monitors say now; `health` is what counts. None = nothing yet."""
+    health_holds_until_ns: int
+    """When better health begins to count, 0 = none waits to."""
+    relapses: int
+    """How many failures lengthen that wait."""
+    flips: int
+    """How often the role moved for the sake of health since the last reset."""
+    sticky: bool
+    """It moved as often as it may: this node keeps it, whatever its health."""
+    conflict: str
+    """Both nodes were told to stay primary: the one that goes first; empty = they weren't."""
+    timers: Timers
+    """Those wanted; those kept at this moment are the engine's to say."""
+    wish: Wish
+    """What an operator set of them while the pair ran."""
+    timers_refused: Refusal | None
+    """Why the peer doesn't keep the same."""
     score: int
     """As the frames carry it: 0 for a node that can't serve."""
     fit: bool

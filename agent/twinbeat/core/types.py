@@ -72,6 +72,10 @@ class Flag(enum.IntFlag):
     NEVER_CLAIMS = 1 << 13
     KNOWN = 1 << 14
     NEWBORN = 1 << 15
+    PROPOSAL = 1 << 16
+    REFUSES = 1 << 17
+    EVEN_SO = 1 << 18
+    NEGOTIATES = 1 << 19
 
 
 class Permit(enum.IntFlag):
@@ -209,6 +213,43 @@ class Timers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Those of the timers that may be changed while the pair runs, in the unit in which they
+    travel."""
+
+    hello_us: int
+    dead_us: int
+    verify_us: int
+    stall_us: int
+    lease_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """Intervals that an operator set while the pair ran. The higher number counts, everywhere."""
+
+    number: int = 0
+    """Grows with each change; 0 = there never was one."""
+    intervals: Intervals | None = None
+    """None = those of each node's configuration."""
+    even_so: bool = False
+    """Though a host can't hold them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a frame says of intervals that are wanted, beside those that its sender keeps."""
+
+    number: int
+    intervals: Intervals | None
+    even_so: bool = False
+    refuses: bool = False
+    """The sender doesn't keep the wish of that number."""
+    late_us: int = 0
+    """Because its host is so late; 0 = because the intervals contradict themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How long the core waits for others. Nobody configures it; the simulator shortens it."""
 
@@ -223,6 +264,8 @@ class Patience:
     """For the engine to confirm the last order of a run."""
     announced_ns: int = 20 * MILLISECOND
     """For the announcement of a takeover: then it is recorded without."""
+    agree_ns: int = 3 * SECOND
+    """For the peer to take over other intervals, beside what they make of it."""
     resync_ns: int = 50 * MILLISECOND
     """For events of the engine that its state is already ahead of: then they count as lost."""
     retry_ns: int = SECOND
@@ -232,6 +275,28 @@ class Patience:
 
 
 DEFAULT_PATIENCE: Final = Patience()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damping:
+    """How long better health has to hold before it counts. Worse health counts at once, always."""
+
+    hold_ns: int = 2 * SECOND
+    """After a failure; 0 = at once."""
+    hold_max_ns: int = 60 * SECOND
+    """It doubles with each relapse, up to this."""
+    forget_ns: int = 60 * SECOND
+    """Each such time without a failure undoes one doubling; 0 = none does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipLimit:
+    """How often the role may move for the sake of health."""
+
+    flips: int = 0
+    """0 = any number."""
+    window_ns: int = 0
+    """Within this time; 0 = since the last reset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +315,10 @@ class Policy:
     """First-start tie-break in favour of this node, where nobody was told to stay primary."""
     preempt_hold_ns: int = 10 * SECOND
     """How long a node told to stay primary has to be fit before it takes the role back."""
+    damping: Damping = field(default_factory=Damping)
+    flip_limit: FlipLimit = field(default_factory=FlipLimit)
+    wake_late_ns: int = 0
+    """One wake-up in ten comes so late on this host or later; 0 = not measured, or accepted."""
     restart_lease_ns: int = 5 * SECOND
     """The lease of a planned restart."""
     fence_first: bool = False
@@ -302,6 +371,10 @@ class Order:
     health: int = 0
     generation_shared: int = 0
     digest: int = 0
+    proposal: Proposal | None = None
+    """Of other intervals."""
+    proposal_every: int = 0
+    """One heartbeat of so many carries it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +399,8 @@ class PeerView:
     generation: int = 0
     digest: int = 0
     two_way: bool = False
+    proposal: Proposal | None = None
+    """The newest one, whichever frame it came in."""
 
     @property
     def serves(self) -> bool:
@@ -346,6 +421,9 @@ class EngineView:
     lease_until_ns: int = 0
     order_generation: int = 0
     """Generation of the newest order in effect."""
+    hello_ns: int = 0
+    dead_ns: int = 0
+    """The intervals kept at this moment, while two nodes approach others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,6 +472,8 @@ class Durable:
     paused_until_ns: int = 0
     """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
     runtime sets it to `FOREVER` or to what is left."""
+    wish: Wish = field(default_factory=Wish)
+    """The intervals that an operator set while the pair ran."""
 
 
 class NodeState(enum.Enum):

@@ -36,6 +36,10 @@ class _Lib:
     TB_F_NEVER_CLAIMS: int
     TB_F_KNOWN: int
     TB_F_NEWBORN: int
+    TB_F_PROPOSAL: int
+    TB_F_REFUSES: int
+    TB_F_EVEN_SO: int
+    TB_F_NEGOTIATES: int
     TB_ROLE_INIT: int
     TB_ROLE_SECONDARY: int
     TB_ROLE_CLAIMING: int
@@ -45,6 +49,7 @@ class _Lib:
     TB_ADMIN_STAY_PRIMARY: int
     TB_ADMIN_STAY_SECONDARY: int
     TB_ADMIN_DISABLED: int
+    TB_PROPOSAL_FLAGS: int
     TB_VRID_V4: int
     TB_VRID_V6: int
     TB_R_HELLO: int
@@ -240,6 +245,7 @@ class _Lib:
         echo: Any,
         echo_ns: Any,
         hold_ns: Any,
+        proposal: Any,
     ) -> None: ...
     def tb_watchdog_arm(self, dog: Any, path: Any, timeout_s: Any) -> int: ...
     def tb_watchdog_ping(self, dog: Any) -> int: ...

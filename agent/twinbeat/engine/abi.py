@@ -55,6 +55,10 @@ class Flag(IntFlag):
     NEVER_CLAIMS = 1 << 13
     KNOWN = 1 << 14
     NEWBORN = 1 << 15
+    PROPOSAL = 1 << 16
+    REFUSES = 1 << 17
+    EVEN_SO = 1 << 18
+    NEGOTIATES = 1 << 19
 
 
 class VridBit(IntFlag):
@@ -220,6 +224,21 @@ class Config(ctypes.LittleEndianStructure):
     ]
 
 
+class Proposal(ctypes.LittleEndianStructure):
+    """struct tb_proposal."""
+
+    _fields_ = [
+        ("number", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("hello_us", ctypes.c_uint32),
+        ("dead_us", ctypes.c_uint32),
+        ("verify_us", ctypes.c_uint32),
+        ("stall_us", ctypes.c_uint32),
+        ("lease_us", ctypes.c_uint32),
+        ("every", ctypes.c_uint32),
+    ]
+
+
 class Peer(ctypes.LittleEndianStructure):
     """struct tb_peer."""
 
@@ -257,6 +276,7 @@ class Peer(ctypes.LittleEndianStructure):
         ("keys", ctypes.c_uint8 * KEYS),
         ("two_way", ctypes.c_uint8),
         ("reserved", ctypes.c_uint8),
+        ("proposal", Proposal),
     ]
 
 
@@ -323,6 +343,7 @@ STRUCTURES: Final[dict[str, type[ctypes.Structure]]] = {
     "tb_self": Self,
     "tb_key": Key,
     "tb_config": Config,
+    "tb_proposal": Proposal,
     "tb_peer": Peer,
     "tb_link": Link,
     "tb_control": Control,

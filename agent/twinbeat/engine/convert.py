@@ -30,6 +30,7 @@ from twinbeat.engine.types import (
     Order,
     PeerWords,
     Phase,
+    Proposal,
     Settings,
     Setup,
     Watch,
@@ -75,7 +76,20 @@ def facts_to_c(facts: Facts, c: Any = None) -> Any:
     c.health = facts.health
     c.generation_shared = facts.generation
     c.digest = facts.digest
+    proposal_to_c(facts.proposal, c.proposal)
     return c
+
+
+def proposal_to_c(proposal: Proposal, c: Any) -> None:
+    """Fill a struct tb_proposal."""
+    c.number = proposal.number
+    c.flags = proposal.flags
+    c.hello_us = proposal.hello_us
+    c.dead_us = proposal.dead_us
+    c.verify_us = proposal.verify_us
+    c.stall_us = proposal.stall_us
+    c.lease_us = proposal.lease_us
+    c.every = proposal.every
 
 
 def order_to_c(order: Order, attested_until_ns: int) -> Any:
@@ -277,6 +291,20 @@ def peer_words(c: Any) -> PeerWords:
         generation=c.generation,
         digest=c.digest,
         two_way=bool(c.two_way),
+        proposal=proposal_words(c.proposal),
+    )
+
+
+def proposal_words(c: Any) -> Proposal:
+    """From a struct tb_proposal."""
+    return Proposal(
+        number=c.number,
+        flags=Flag(c.flags),
+        hello_us=c.hello_us,
+        dead_us=c.dead_us,
+        verify_us=c.verify_us,
+        stall_us=c.stall_us,
+        lease_us=c.lease_us,
     )
 
 
@@ -315,4 +343,6 @@ def engine_words(c: Any) -> EngineWords:
         receipted=bool(c.receipted),
         two_way=c.two_way,
         link_silent=c.link_silent,
+        hello_ns=c.hello,
+        dead_ns=c.dead,
     )

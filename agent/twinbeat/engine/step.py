@@ -121,10 +121,13 @@ class Kernel:
         echo: int = 0,
         echo_ns: int = 0,
         hold_ns: int = 0,
+        proposal: Any = None,
     ) -> bytes:
-        """Make a frame from the maps, drawing a counter."""
+        """Make a frame from the maps, drawing a counter; `proposal` is a struct tb_proposal *."""
         frame = ffi.new("struct tb_frame *")
-        lib.tb_plain_frame(self.maps, frame, kind, link, now_ns, echo, echo_ns, hold_ns)
+        lib.tb_plain_frame(
+            self.maps, frame, kind, link, now_ns, echo, echo_ns, hold_ns, proposal or ffi.NULL
+        )
         return bytes(ffi.buffer(frame))
 
     def count(self, reason: int) -> int:
@@ -208,6 +211,7 @@ class Node:
                         echo=actions.echo,
                         echo_ns=actions.echo_ns,
                         hold_ns=hold_ns,
+                        proposal=ffi.addressof(actions, "proposal"),
                     ),
                 )
             )

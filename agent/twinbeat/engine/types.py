@@ -54,6 +54,10 @@ class Flag(IntFlag):
     NEVER_CLAIMS = lib.TB_F_NEVER_CLAIMS
     KNOWN = lib.TB_F_KNOWN
     NEWBORN = lib.TB_F_NEWBORN
+    PROPOSAL = lib.TB_F_PROPOSAL
+    REFUSES = lib.TB_F_REFUSES
+    EVEN_SO = lib.TB_F_EVEN_SO
+    NEGOTIATES = lib.TB_F_NEGOTIATES
 
 
 class Role(IntEnum):
@@ -227,6 +231,22 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """Intervals that a node wants, or refuses, in some of its heartbeats (struct tb_proposal)."""
+
+    number: int = 0
+    """0 = none."""
+    flags: Flag = NO_FLAGS
+    hello_us: int = 0
+    dead_us: int = 0
+    verify_us: int = 0
+    stall_us: int = 0
+    lease_us: int = 0
+    every: int = 0
+    """One heartbeat of so many carries it; 0 in what was received."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What Python says of this node in every frame."""
 
@@ -237,6 +257,7 @@ class Facts:
     generation: int = 0
     """Of the configuration that both nodes share."""
     digest: int = 0
+    proposal: Proposal = field(default_factory=Proposal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -477,6 +498,7 @@ class PeerWords:
     generation: int
     digest: int
     two_way: bool
+    proposal: Proposal = field(default_factory=Proposal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -517,6 +539,9 @@ class EngineWords:
     receipted: bool
     two_way: int
     link_silent: int
+    hello_ns: int = 0
+    dead_ns: int = 0
+    """The intervals kept at this moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,6 +297,41 @@ def _node(status: Status) -> Iterator[Metric]:
             ("boot_wait", timers.boot_wait_ms / 1e3),
         ],
     )
+    yield from family.gauges(
+        "twinbeat_timer_kept_seconds",
+        "Intervals kept at this moment, while the nodes approach others.",
+        "timer",
+        [
+            ("hello", None if timers.kept_hello_us is None else timers.kept_hello_us / 1e6),
+            ("dead", None if timers.kept_dead_us is None else timers.kept_dead_us / 1e6),
+        ],
+    )
+    yield from family.gauge(
+        "twinbeat_timers_override",
+        "1 while an operator's intervals are in force instead of the configuration's.",
+        timers.override is not None,
+    )
+    yield from family.gauge(
+        "twinbeat_timers_refused",
+        "1 while the peer doesn't keep the intervals that were set here.",
+        timers.refused is not None,
+    )
+    yield from family.gauge(
+        "twinbeat_sticky_primary",
+        "1 while this node stays primary whatever its health, as the role moved too often.",
+        node.sticky,
+    )
+    yield from family.gauge(
+        "twinbeat_flips", "Changes of role for the sake of health since the last reset.", node.flips
+    )
+    yield from family.gauge(
+        "twinbeat_health_relapses", "Failures that lengthen the wait for recovery.", node.relapses
+    )
+    yield from family.gauge(
+        "twinbeat_stay_primary_conflict",
+        "1 while both nodes are told to stay primary.",
+        bool(node.conflict),
+    )
     yield from family.gauge(
         "twinbeat_config_mismatch",
         "1 while the peer's shared configuration differs.",
@@ -720,13 +755,15 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_dual_primary_total",
         "twinbeat_effect_failures_total",
         "twinbeat_events_lost_total",
+        "twinbeat_failover_duration_seconds",
         "twinbeat_fence_ready",
         "twinbeat_fencings_total",
-        "twinbeat_failover_duration_seconds",
         "twinbeat_fit",
+        "twinbeat_flips",
         "twinbeat_gate_open",
         "twinbeat_gate_packets_total",
         "twinbeat_health",
+        "twinbeat_health_relapses",
         "twinbeat_heartbeat_age_seconds",
         "twinbeat_heartbeat_interarrival_seconds",
         "twinbeat_heartbeat_send_lateness_seconds",
@@ -772,9 +809,14 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_routes_replaced",
         "twinbeat_silence_seconds",
         "twinbeat_state",
+        "twinbeat_stay_primary_conflict",
+        "twinbeat_sticky_primary",
         "twinbeat_suspicions_total",
         "twinbeat_term",
+        "twinbeat_timer_kept_seconds",
         "twinbeat_timer_seconds",
+        "twinbeat_timers_override",
+        "twinbeat_timers_refused",
         "twinbeat_transitions_total",
         "twinbeat_vips",
         "twinbeat_watchdog_armed",

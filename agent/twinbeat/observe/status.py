@@ -169,11 +169,39 @@ def _about_node(status: Status) -> Iterator[Warn]:
             code="no_realtime",
             sentence="the engine runs without real-time priority; `twinbeat doctor` says why",
         )
+    if node.sticky:
+        yield Warn(
+            code="sticky_primary",
+            severity=Severity.CRITICAL,
+            sentence=f"the role moved {node.flips} times for the sake of health: this node keeps "
+            "it now, whatever its health",
+        )
+    if node.conflict:
+        yield Warn(
+            code="stay_primary_conflict",
+            sentence=f"both nodes were told to stay primary; {node.conflict} goes first",
+        )
+    yield from _about_timers(status)
     for reason in status.timers.raised:
         yield Warn(code=f"timer_{reason.code}", sentence=reason.sentence)
     if status.configuration.needs_restart:
         keys = ", ".join(status.configuration.needs_restart)
         yield Warn(code="needs_restart", sentence=f"only a restart puts into force: {keys}")
+
+
+def _about_timers(status: Status) -> Iterator[Warn]:
+    timers = status.timers
+    if timers.refused is not None:
+        yield Warn(
+            code="timers_refused", sentence=f"the intervals differ: {timers.refused.sentence}"
+        )
+    kept_us = timers.kept_dead_us
+    if kept_us is not None and kept_us > timers.dead_us:
+        yield Warn(
+            code="dead_interval_longer",
+            sentence=f"{status.peer.name} beats too seldom for a dead interval of "
+            f"{length(timers.dead_us * 1000)}: {length(kept_us * 1000)} is kept",
+        )
 
 
 def _about_routes(status: Status) -> Iterator[Warn]:

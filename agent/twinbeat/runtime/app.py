@@ -39,6 +39,7 @@ from twinbeat.core.events import (
     Event,
     GateLost,
     GateRestored,
+    HostMeasured,
     PeerFenced,
     PortLost,
     PortRestored,
@@ -228,6 +229,7 @@ class App:
             log.warning("%s", fitting.raised)
             self._facts.raised.append(schema.Reason(code="raised", sentence=fitting.raised))
         self._config = fitting.config
+        self._wake_late_ns = lateness.p90_ns
 
     async def _load_programs(self) -> None:
         """In a process of its own; programs of another build are replaced unless they serve."""
@@ -407,7 +409,7 @@ class App:
                     )
                     for section in self._config.heartbeat_links
                 ),
-                settings=wiring.settings(self._config, ports=len(ports)),
+                settings=wiring.settings(self._in_force(), ports=len(ports)),
                 config=wiring.wire(self._config, self._keys),
                 control_ifindex=self._stage.control_index,
                 port_ifindexes=tuple(port.index for port in ports.values()),
@@ -420,7 +422,10 @@ class App:
 
     def _wire(self) -> None:
         self._hands = EngineHands(
-            self._engine, self._gate, lease_ns=lambda: self._config.timers.ns.lease_ns
+            self._engine,
+            self._gate,
+            lease_ns=lambda: self._machine.timers.lease_ns,
+            take_timers=self._take_timers,
         )
         self._links = Links(
             config=self._config,
@@ -503,6 +508,7 @@ class App:
             feed=self._feed,
             reload=self.reload,
             paused=self._paused,
+            measure=self._measure,
         )
         self._server = Server(node, exposition(self.status, self.counters))
         self._workers = WorkerDesk(self._paths.run / "worker.sock")
@@ -723,7 +729,13 @@ class App:
 
     def _policy(self) -> Policy:
         # Raised timers are this host's affair; the pair compares what the files say.
-        return wiring.policy(self._config, digest=self._facts.digest)
+        return wiring.policy(
+            self._config, digest=self._facts.digest, wake_late_ns=self._wake_late_ns
+        )
+
+    def _in_force(self) -> Config:
+        """With the timers that an operator set while the pair ran."""
+        return wiring.with_timers(self._config, self._machine.timers)
 
     def _vips(self) -> list[Address]:
         return [vip for section in self._config.vrids for vip in wiring.vips(section)]
@@ -739,7 +751,7 @@ class App:
         self._facts.witness = self._witness.status()
         self._facts.isolation = self._isolation.status()
         return status.status(
-            config=self._config,
+            config=self._in_force(),
             core=self._machine.status,
             snapshot=self._hands.snapshot(),
             guarded=self._stage.guarded,
@@ -826,7 +838,9 @@ class App:
         if intent.config.timers_set == self._file.timers_set:
             config = replace(config, timers_set=self._config.timers_set)
         else:
-            fitting = host.fit(intent.config, await asyncio.to_thread(host.measure))
+            lateness = await asyncio.to_thread(host.measure)
+            fitting = host.fit(intent.config, lateness)
+            self._wake_late_ns = lateness.p90_ns
             if fitting.refused:
                 raise NetError(fitting.refused)
             config = fitting.config
@@ -876,11 +890,22 @@ class App:
 
     def _take_effect(self, needs_restart: tuple[str, ...]) -> None:
         ports = self._stage.ports()
-        self._engine.set_settings(wiring.settings(self._config, ports=len(ports)))
         self._engine.set_announcements(*wiring.announcements(self._config, ports))
         self._bind_warmth()
         self._note_loaded(needs_restart)
         self._feed(ConfigReloaded(policy=self._policy(), timers=wiring.timers(self._config)))
+        self._take_timers()
+
+    def _take_timers(self) -> None:
+        """Settings of the engine, with the timers that the core wants now."""
+        ports = self._stage.ports()
+        self._engine.set_settings(wiring.settings(self._in_force(), ports=len(ports)))
+
+    async def _measure(self) -> None:
+        """How late this host wakes up now, for whoever wants other intervals."""
+        lateness = await asyncio.to_thread(host.measure)
+        self._wake_late_ns = lateness.p90_ns
+        self._feed(HostMeasured(wake_late_ns=self._policy().wake_late_ns))
 
 
 def _bpf_keys(keys: tuple[Key, ...]) -> list[bpf_maps.Key]:

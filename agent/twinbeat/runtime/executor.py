@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from twinbeat.core.effects import Effects, Log, Notify, Reply, ReserveTerms, Transition
 from twinbeat.core.events import EffectFailed, Event, StateSaved, TermsFailed, TermsReserved
 from twinbeat.core.reasons import Reason
-from twinbeat.core.types import Durable, Order, TermBlock
+from twinbeat.core.types import Durable, Order, TermBlock, Timers
 from twinbeat.core.witness import Question, Words
 
 
@@ -35,6 +35,8 @@ class Engine(Protocol):
     def attest(self, until_ns: int) -> None: ...
 
     def set_witness(self, words: Words) -> None: ...
+
+    def set_timers(self, timers: Timers) -> None: ...
 
     def announce(self) -> None: ...
 
@@ -146,6 +148,8 @@ class Executor:
             self._engine.attest(effects.attest_until_ns)
         if effects.order is not None:
             self._engine.set_order(effects.order)
+        if effects.timers is not None:
+            self._engine.set_timers(effects.timers)
         if effects.witness is not None:
             self._engine.set_witness(effects.witness)
         if effects.ask_witness is not None:

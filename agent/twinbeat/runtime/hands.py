@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twinbeat.core.effects import ReserveTerms
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.reasons import Reason
-from twinbeat.core.types import Durable, EngineView, Order, PeerView, TermBlock
+from twinbeat.core.types import Durable, EngineView, Order, PeerView, TermBlock, Timers
 from twinbeat.core.witness import Words
 from twinbeat.engine.types import Snapshot
 from twinbeat.net import sockets
@@ -40,10 +40,19 @@ LOOK_S = 0.02
 class EngineHands:
     """The engine, for the executor and as the loop's senses."""
 
-    def __init__(self, engine: Engine, gate: GateWords, *, lease_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        gate: GateWords,
+        *,
+        lease_ns: Callable[[], int],
+        take_timers: Callable[[], None],
+    ) -> None:
+        """``take_timers`` hands the engine settings with the timers that the core wants now."""
         self._engine = engine
         self._gate = gate
         self._lease_ns = lease_ns
+        self._take_timers = take_timers
         self._looked: Look | None = None
         self._views: tuple[EngineView, PeerView | None] | None = None
         self.attested_until_ns = 0
@@ -59,6 +68,11 @@ class EngineHands:
 
     def set_witness(self, words: Words) -> None:
         self._engine.set_witness(wiring.witness(words))
+
+    def set_timers(self, timers: Timers) -> None:
+        self._take_timers()
+        hello_us, dead_us = timers.hello_ns // 1000, timers.dead_ns // 1000
+        log.info("hello %d us, dead %d us from now on", hello_us, dead_us)
 
     def announce(self) -> None:
         self._engine.announce()

@@ -49,7 +49,9 @@ class Node:
         feed: Callable[[core.Event], None],
         reload: Callable[[], Awaitable[schema.Outcome | schema.Refusal]],
         paused: Callable[[str], None],
+        measure: Callable[[], Awaitable[None]],
     ) -> None:
+        """``measure`` finds out anew how late this host wakes up, and tells the core."""
         self._hub = hub
         self._history = history
         self._teller = teller
@@ -58,6 +60,7 @@ class Node:
         self._feed = feed
         self._reload = reload
         self._paused = paused
+        self._measure = measure
 
     @property
     def events(self) -> EventHub:
@@ -85,6 +88,8 @@ class Node:
                     sentence=outcome.sentence,
                 )
             return outcome
+        if isinstance(command, schema.SetTimers) and not command.even_so:
+            await self._measure()
         event = translate(command, caller)
         self._teller.expect(command.request_id)
         self._feed(event)
@@ -106,12 +111,8 @@ class Node:
             )
         code, sentence = reply.reason.code, reply.reason.sentence
         if reply.outcome is Outcome.REFUSED or isinstance(reply.reason, Refusal):
-            insists = getattr(command, "even_if_unfit", None)
-            override = insists is False and code in OVERRIDABLE
             return schema.Refusal(
-                code=code.value,
-                sentence=sentence,
-                override="--even-if-unfit" if override else None,
+                code=code.value, sentence=sentence, override=_override(command, code)
             )
         done = reply.outcome is Outcome.DONE
         return schema.Outcome(
@@ -121,6 +122,17 @@ class Node:
             sentence=sentence,
             term=self._status().node.term or None,
         )
+
+
+def _override(command: schema.Command, code: Code) -> str | None:
+    """The option of this command that gets past a refusal, unless it was given already."""
+    for field, option, codes in (
+        ("even_if_unfit", "--even-if-unfit", OVERRIDABLE),
+        ("even_so", "--even-so", frozenset({Code.HOST_LATE, Code.PEER_LATE})),
+    ):
+        if getattr(command, field, None) is False and code in codes:
+            return option
+    return None
 
 
 def translate(command: schema.Command, caller: schema.Caller) -> core.Operator:
@@ -143,6 +155,17 @@ def translate(command: schema.Command, caller: schema.Caller) -> core.Operator:
             return core.AdminCommand(
                 status=Admin[command.admin.name],
                 even_if_unfit=command.even_if_unfit,
+                **common,
+            )
+        case schema.SetTimers():
+            return core.SetTimers(
+                hello_us=command.hello_us,
+                dead_us=command.dead_us,
+                verify_us=command.verify_us,
+                stall_us=command.stall_us,
+                lease_us=command.lease_us,
+                unset=command.unset,
+                even_so=command.even_so,
                 **common,
             )
         case schema.Reload():

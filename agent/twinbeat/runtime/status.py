@@ -91,7 +91,7 @@ def status(
             now_ns=now_ns,
             realtime_offset_ns=offset_ns,
             pair=config.pair.id,
-            node=_node(config, core, monitors, offset_ns),
+            node=_node(config, core, monitors, now_ns, offset_ns),
             monitors=monitors,
             gate=_gate(snapshot, guarded, facts),
             peer=_peer(config, snapshot),
@@ -104,7 +104,7 @@ def status(
             ],
             routes=routes,
             hooks=hooks,
-            timers=_timers(config, facts),
+            timers=_timers(config, core, facts),
             policy=_policy(config),
             configuration=schema.Configuration(
                 path=config.path,
@@ -201,8 +201,13 @@ def counters(
 
 
 def _node(
-    config: Config, core: CoreStatus, monitors: list[schema.Monitor], offset_ns: int
+    config: Config,
+    core: CoreStatus,
+    monitors: list[schema.Monitor],
+    now_ns: int,
+    offset_ns: int,
 ) -> schema.Node:
+    held = core.health_holds_until_ns
     engine = core.engine
     found = {monitor.name: monitor.reason for monitor in monitors}
     return schema.Node(
@@ -214,6 +219,12 @@ def _node(
         reason=reason(core.reason),
         admin=schema.Admin(core.admin.name.lower().replace("_", "-")),
         health=core.score,
+        health_seen=core.health_seen.score if held and core.health_seen else None,
+        health_counts_in_ns=max(0, held - now_ns) if held else None,
+        relapses=core.relapses,
+        flips=core.flips,
+        sticky=core.sticky,
+        conflict=core.conflict,
         fit=core.fit,
         unfit=[reason(why) for why in core.unfit],
         components=[
@@ -373,8 +384,9 @@ def _vrid(section: VridSection, snapshot: Snapshot, guarded: Mapping[str, Guarde
     )
 
 
-def _timers(config: Config, facts: Facts) -> schema.Timers:
-    timers = config.timers
+def _timers(config: Config, core: CoreStatus, facts: Facts) -> schema.Timers:
+    timers, engine = config.timers, core.engine
+    known = engine is not None and engine.dead_ns
     return schema.Timers(
         profile=timers.profile,
         hello_us=timers.hello_us,
@@ -384,6 +396,11 @@ def _timers(config: Config, facts: Facts) -> schema.Timers:
         lease_us=timers.lease_us,
         attest_ms=timers.attest_ms,
         boot_wait_ms=timers.boot_wait_ms,
+        kept_hello_us=engine.hello_ns // 1000 if engine is not None and known else None,
+        kept_dead_us=engine.dead_ns // 1000 if engine is not None and known else None,
+        override=core.wish.number if core.wish.intervals is not None else None,
+        even_so=core.wish.even_so,
+        refused=reason(core.timers_refused) if core.timers_refused is not None else None,
         raised=list(facts.raised),
     )
 

@@ -11,6 +11,7 @@ thread.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, TermBlock
+from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, Intervals, TermBlock, Wish
 
 STATE_DIRECTORY: Final = Path("/var/lib/twinbeat")
 SCHEMA: Final = 1
@@ -53,6 +54,16 @@ class PeerFile(msgspec.Struct, frozen=True, kw_only=True):
     """The highest counter ever accepted from it."""
 
 
+class IntervalsFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`Intervals` of the core."""
+
+    hello_us: int
+    dead_us: int
+    verify_us: int
+    stall_us: int
+    lease_us: int
+
+
 class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     """operator.json: `Durable` of the core, and the boot that its times belong to."""
 
@@ -66,6 +77,11 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     paused_until_wall_ns: int = 0
     """The same moment by the wall clock, for the time after a reboot."""
     boot: str = ""
+    wish_number: int = 0
+    """Of the intervals that an operator set while the pair ran."""
+    wish: IntervalsFile | None = None
+    """None = those of the configuration."""
+    wish_even_so: bool = False
 
 
 _File = TypeVar("_File", bound=msgspec.Struct)
@@ -190,11 +206,16 @@ class Store:
             peer_known=file.peer_known,
             peer_paused=file.peer_paused,
             paused_until_ns=until_ns,
+            wish=Wish(
+                number=file.wish_number,
+                intervals=Intervals(**msgspec.structs.asdict(file.wish)) if file.wish else None,
+                even_so=file.wish_even_so,
+            ),
         )
 
     def save(self, durable: Durable, *, now_ns: int) -> None:
         """Persist it; raises StoreError."""
-        until_ns = durable.paused_until_ns
+        until_ns, kept = durable.paused_until_ns, durable.wish.intervals
         ends = 0 < until_ns < FOREVER
         file = DurableFile(
             admin=durable.admin.name,
@@ -204,6 +225,9 @@ class Store:
             paused_until_ns=until_ns,
             paused_until_wall_ns=self._wall_s() * SECOND + until_ns - now_ns if ends else 0,
             boot=self._boot(),
+            wish_number=durable.wish.number,
+            wish=IntervalsFile(**dataclasses.asdict(kept)) if kept is not None else None,
+            wish_even_so=durable.wish.even_so,
         )
         write_whole(self._directory / "operator.json", msgspec.json.encode(file) + b"\n")
 

@@ -7,13 +7,17 @@ the headers), so values are carried over by number.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from twinbeat.config.keys import Key
 from twinbeat.config.model import (
     NS_PER_MS,
+    NS_PER_US,
     Config,
     LinkSection,
     RouteSection,
@@ -41,8 +45,9 @@ PORT: Final = 3003
 # -- the configuration, as the core wants it ----------------------------------------------------
 
 
-def policy(config: Config, *, digest: int) -> core.Policy:
+def policy(config: Config, *, digest: int, wake_late_ns: int = 0) -> core.Policy:
     """`digest` is that of the configuration as written, which the pair compares."""
+    accepted = config.timers_set.accept_host
     return core.Policy(
         node=config.node.index,
         name=config.node.name,
@@ -51,7 +56,16 @@ def policy(config: Config, *, digest: int) -> core.Policy:
         claim_alone=config.policy.claim_alone,
         preferred=config.policy.preferred,
         fence_first=bool(config.fence.agent) and config.fence.policy == "before",
-        preempt_hold_ns=config.policy.preempt_hold_s * 1000 * NS_PER_MS,
+        preempt_hold_ns=config.policy.preempt_hold_s * NS_PER_S,
+        damping=core.Damping(
+            hold_ns=config.policy.recovery_hold_ms * NS_PER_MS,
+            hold_max_ns=config.policy.recovery_hold_max_s * NS_PER_S,
+            forget_ns=config.policy.recovery_forget_s * NS_PER_S,
+        ),
+        flip_limit=core.FlipLimit(
+            flips=config.policy.max_flips, window_ns=config.policy.flip_window_s * NS_PER_S
+        ),
+        wake_late_ns=0 if accepted else wake_late_ns,
         digest=digest,
         witness_lease_ns=witness_lease_ns(config),
         witness_serve=config.witness.without == "serve",
@@ -73,6 +87,24 @@ def timers(config: Config) -> core.Timers:
         lease_ns=ns.lease_ns,
         attest_ns=ns.attest_ns,
         boot_wait_ns=ns.boot_wait_ns,
+    )
+
+
+def with_timers(config: Config, wanted: core.Timers) -> Config:
+    """The configuration with timers that were set over it while the pair ran."""
+    if wanted == timers(config):
+        return config
+    values = {
+        "hello_us": wanted.hello_ns // NS_PER_US,
+        "dead_us": wanted.dead_ns // NS_PER_US,
+        "verify_us": wanted.verify_ns // NS_PER_US,
+        "stall_us": wanted.stall_ns // NS_PER_US,
+        "lease_us": wanted.lease_ns // NS_PER_US,
+        "attest_ms": -(-wanted.attest_ns // NS_PER_MS),
+        "boot_wait_ms": -(-wanted.boot_wait_ns // NS_PER_MS),
+    }
+    return msgspec.structs.replace(
+        config, timers_set=msgspec.structs.replace(config.timers_set, **values)
     )
 
 
@@ -278,6 +310,7 @@ def order(wanted: core.Order) -> engine.Order:
             health=wanted.health,
             generation=wanted.generation_shared,
             digest=wanted.digest,
+            proposal=proposal_of(wanted),
         ),
     )
 
@@ -290,6 +323,44 @@ def witness(told: Words) -> engine.WitnessWords:
         before=told.before,
         kept=told.kept,
         absent=told.absent,
+    )
+
+
+def proposal_of(wanted: core.Order) -> engine.Proposal:
+    """What the frames propose or refuse of other intervals."""
+    said, every = wanted.proposal, wanted.proposal_every
+    if said is None:
+        return engine.Proposal()
+    flags = engine.Flag.PROPOSAL
+    if said.even_so:
+        flags |= engine.Flag.EVEN_SO
+    if said.refuses:
+        flags |= engine.Flag.REFUSES
+        return engine.Proposal(number=said.number, flags=flags, hello_us=said.late_us, every=every)
+    values = {} if said.intervals is None else dataclasses.asdict(said.intervals)
+    return engine.Proposal(number=said.number, flags=flags, every=every, **values)
+
+
+def proposal(words: engine.Proposal) -> core.Proposal | None:
+    """What a frame of the peer proposed or refused; None = nothing yet."""
+    if not words.number:
+        return None
+    refuses = engine.Flag.REFUSES in words.flags
+    intervals = None
+    if words.hello_us and not refuses:
+        intervals = core.Intervals(
+            hello_us=words.hello_us,
+            dead_us=words.dead_us,
+            verify_us=words.verify_us,
+            stall_us=words.stall_us,
+            lease_us=words.lease_us,
+        )
+    return core.Proposal(
+        number=words.number,
+        intervals=intervals,
+        even_so=engine.Flag.EVEN_SO in words.flags,
+        refuses=refuses,
+        late_us=words.hello_us if refuses else 0,
     )
 
 
@@ -312,6 +383,8 @@ def engine_view(words: engine.EngineWords) -> core.EngineView:
         highest=words.highest,
         lease_until_ns=words.lease_until_ns,
         order_generation=words.order_generation,
+        hello_ns=words.hello_ns,
+        dead_ns=words.dead_ns,
     )
 
 
@@ -338,4 +411,5 @@ def peer_view(words: engine.PeerWords) -> core.PeerView | None:
         generation=words.generation,
         digest=words.digest,
         two_way=words.two_way,
+        proposal=proposal(words.proposal),
     )
