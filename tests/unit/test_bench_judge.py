@@ -176,6 +176,13 @@ def test_served_after_ignores_what_was_over_before_and_what_began_long_after() -
     assert judge.served_after(seen, 2 * MS + 5000, within_ns=MS) == (0, 0)
 
 
+def test_interruptions_are_those_that_began_between_two_moments() -> None:
+    seen = record([False, True, False, False, True, True, False])
+    assert judge.interruptions(seen, 2 * MS, 5 * MS) == (2 * MS + 1000,)
+    assert judge.interruptions(seen, 4 * MS, 6 * MS) == ()
+    assert judge.interruptions(seen, 5 * MS, 9 * MS) == (2 * MS,), "to the end, as it lasted"
+
+
 def test_served_after_says_if_service_never_came_back() -> None:
     assert judge.served_after(record([True, False, False]), MS, within_ns=9 * MS) == (None, 2)
 

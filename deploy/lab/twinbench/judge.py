@@ -278,6 +278,16 @@ def served_after(record: Record, since_ns: int, *, within_ns: int) -> tuple[int 
     return whole, _lost_since(record, since_ns, within_ns)
 
 
+def interruptions(record: Record, from_ns: int, until_ns: int) -> tuple[int, ...]:
+    """How long each interruption took that began between two moments; until the end, if it lasted."""
+    return tuple(
+        (until_ns if outage.first_good_ns is None else outage.first_good_ns)
+        - outage.first_lost_sent_ns
+        for outage in record.outages()
+        if from_ns <= outage.first_lost_sent_ns < until_ns
+    )
+
+
 def _lost_since(record: Record, since_ns: int, within_ns: int) -> int:
     count = record.judged()
     return sum(

@@ -28,7 +28,7 @@ WATCHED_S = 1.5
 """After the heal.  Whoever is not served by then is counted with this time."""
 
 CONTEST_NS = 100_000_000
-"""A contest is long over by then; what comes later has other causes."""
+"""A contest is long over by then; what comes later has other causes, and is told apart."""
 NOTED_LATE_NS = 300_000
 """tb-gates looks each 50 us, and is itself kept waiting now and then."""
 
@@ -45,6 +45,8 @@ class Healed:
     """Whether both nodes thought of themselves as primary when the cut was lifted."""
     served_ns: int | None
     lost: int
+    later_ns: tuple[int, ...]
+    """Interruptions that began when the contest was long over."""
     overlap_ns: int | None
     """Until the last frame for a VIP that a sole owner would not have sent; None = unknown."""
     gates_ns: int | None
@@ -68,7 +70,8 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     through = first_through_ns(recording.frames, node, before, after)
     if through is None:
         raise LabError(f"nothing came from {node} after it was healed")
-    served, lost = judge.served_after(record, through, within_ns=int((WATCHED_S - 0.1) * 1e9))
+    served, lost = judge.served_after(record, through, within_ns=CONTEST_NS)
+    later = judge.interruptions(record, through + CONTEST_NS, through + int(WATCHED_S * 1e9))
     edges = gates.now().edges if gates else ()
     seen = judge.contest(edges, before)
     return Healed(
@@ -76,6 +79,7 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
         both_served=seen.loser is not None or seen.shut_after_ns is None,
         served_ns=served,
         lost=lost,
+        later_ns=later,
         overlap_ns=_overlap_ns(recording, edges, through),
         gates_ns=None if seen.shut_after_ns is None else seen.shut_after_ns - (through - before),
         loser=seen.loser,
@@ -157,6 +161,8 @@ def _told(healed: Healed) -> str:
     text = f"served {served}, lost {healed.lost}"
     if healed.overlap_ns is not None and healed.gates_ns is not None:
         text += f", overlap {healed.overlap_ns / US:.0f} us, gates {healed.gates_ns / US:.0f} us"
+    if healed.later_ns:
+        text += f", later {', '.join(f'{each / MS:.2f} ms' for each in healed.later_ns)}"
     return text
 
 
@@ -180,6 +186,9 @@ def _figures(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[
     details: dict[str, Any] = {
         "cut": [run.cut for run in ours],
         "first_gate_shut": [run.loser for run in ours],
+        "interruptions_from_100_ms_on_ms": [
+            round(each / MS, 2) for run in ours for each in run.later_ns
+        ],
         "frames_lost_by_capture": sum(run.capture_lost for run in ours),
         "first_gate_shut_after_us": [
             None if run.gates_ns is None else round(run.gates_ns / US, 1) for run in contested
@@ -188,7 +197,13 @@ def _figures(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[
     rival_note = f"{sum(1 for healed in theirs if healed.served_ns is None)} of {len(theirs)} "
     rival_note += f"runs not served again within {WATCHED_S} s"
     return [
-        figures.measured("partition_served", [_served_ms(run) for run in ours], details=details),
+        figures.measured(
+            "partition_served",
+            [_served_ms(run) for run in ours],
+            details=details,
+            note=f"{sum(len(run.later_ns) for run in ours)} interruptions began more than 100 ms "
+            "later, when no contest was left: they are in the details",
+        ),
         figures.measured("partition_lost", [run.lost for run in ours]),
         figures.measured(
             "partition_overlap",
