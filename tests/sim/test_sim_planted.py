@@ -16,7 +16,7 @@ from sim import schedule
 from sim.node import Agent, SimNode
 from twinbeat.core import election
 from twinbeat.core.effects import Effects
-from twinbeat.core.types import Order, Permit, TermBlock
+from twinbeat.core.types import Order, Permit, TermBlock, Timers
 
 SCHEDULES = 1000
 """By so many at most each plant has to be found."""
@@ -151,8 +151,8 @@ def nobody_claims(patch: Patch) -> None:
 def no_proof_needed(patch: Patch) -> None:
     """One late probe is enough for a death."""
 
-    def settings(original: Any, node: SimNode) -> Any:
-        settings = original(node)
+    def settings(original: Any, node: SimNode, timers: Timers) -> Any:
+        settings = original(node, timers)
         settings.probes = 0
         settings.timers.verify = 20_000
         return settings
