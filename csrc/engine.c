@@ -990,6 +990,9 @@ static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 		return;
 	case TB_ALIVE:
 		if (since(r->now, e->heard_ns) > e->dead) {
+			/* A tick that slept through the doubt takes no half-empty window along. */
+			if (e->doubt_ns != 0 && (r->late || kernel_spoke))
+				doubt(r, kernel_spoke);
 			suspect(r);
 		} else if (since(r->now, e->heard_ns) > doubted_after(r)) {
 			doubt(r, kernel_spoke);

@@ -99,6 +99,21 @@ def test_a_kernel_that_answered_within_the_window_is_not_dead_when_it_ends() -> 
     assert dead.at_ns - bench.last(EventKind.SUSPECT).at_ns > VERIFY // 2
 
 
+def test_a_stall_within_the_doubt_begins_the_window_anew() -> None:
+    """R11: what was asked before the stall, and answered during it, counts for no verdict."""
+    bench = secondary()
+    bench.peer_serves(2)
+    bench.run(MS)
+    hang(bench)
+    while not bench.node.engine.engine.doubt_ns:
+        bench.run(10 * US)
+    bench.kernel = False  # the probe under way is answered, and nothing after it
+    bench.now += DEAD  # nobody looks meanwhile
+    woke = bench.now
+    bench.run(5 * MS)
+    assert bench.last(EventKind.DEAD).at_ns >= woke + VERIFY
+
+
 def test_one_hello_ends_the_suspicion() -> None:
     bench = secondary()
     die(bench)
