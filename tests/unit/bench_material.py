@@ -17,12 +17,15 @@ from twinbench import (
     judge,
     limits,
     machine,
+    measures_flood,
+    measures_load,
     measures_partition,
+    measures_reload,
     report,
     run,
     samples,
 )
-from twinlab import capture, flood, probe, shell
+from twinlab import agents, capture, flood, plan, probe, shell
 
 MS = 1_000_000
 VIP = "10.77.0.10"
@@ -58,6 +61,7 @@ def frame(
 __all__ = [
     "MS",
     "VIP",
+    "agents",
     "budget",
     "capture",
     "cpu",
@@ -69,7 +73,11 @@ __all__ = [
     "judge",
     "limits",
     "machine",
+    "measures_flood",
+    "measures_load",
     "measures_partition",
+    "measures_reload",
+    "plan",
     "probe",
     "record",
     "report",

@@ -70,6 +70,13 @@ def test_a_bar_that_depends_on_the_timers_replaces_the_tables() -> None:
     assert figures.measured("sigstop_back", [7.1] * 20).holds is None
 
 
+def test_an_aim_that_depends_on_the_timers_is_judged_like_the_bar() -> None:
+    seen = figures.measured("sigstop_back", [2.9] * 20, bar=7.0, aim=3.0)
+    assert (seen.holds, seen.reaches_aim, seen.to_json()["aim"]) == (True, True, 3.0)
+    assert figures.measured("sigstop_back", [3.1] * 20, bar=7.0, aim=3.0).reaches_aim is False
+    assert figures.measured("sigstop_back", [2.9] * 20, bar=7.0).reaches_aim is None
+
+
 def test_json_has_the_promised_keys_and_survives_a_round_trip() -> None:
     said = json.loads(json.dumps(figures.measured("planned_lost", [1, 2, 3]).to_json()))
     promised = {"name", "median", "max", "runs", "unit", "bar", "aim", "holds"}
@@ -109,6 +116,27 @@ def test_a_full_bench_measures_as_much_as_every_bar_asks_for() -> None:
     assert full.reloads >= specs["reload_lost"].runs_needed
     assert full.flood_s >= specs["flood_rate"].seconds_needed
     assert full.cost_s >= specs["agent_cpu_fast"].seconds_needed
+
+
+@pytest.mark.parametrize(
+    ("planned", "name"),
+    [
+        ("deaths", "silent_death_outage"),
+        ("switchovers", "planned_lost"),
+        ("stops", "sigstop_overlap"),
+        ("stops", "sigstop_back"),
+        ("kills", "sigkill_overlap"),
+        ("kills", "sigkill_back"),
+        ("partitions", "partition_served"),
+        ("partitions", "partition_overlap"),
+        ("reloads", "reload_lost"),
+        ("reloads", "reload_suspicions"),
+        ("load_deaths", "undetected_deaths_fast"),
+        ("flood_deaths", "flood_undetected_deaths"),
+    ],
+)
+def test_one_run_may_fail_without_taking_the_verdict_with_it(planned: str, name: str) -> None:
+    assert getattr(effort.FULL, planned) > figures.SPECS[name].runs_needed
 
 
 def test_a_group_that_fails_loses_its_own_figures_only() -> None:

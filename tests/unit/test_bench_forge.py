@@ -23,6 +23,8 @@ def test_forgeries_are_of_one_length_and_all_kinds_and_reach_the_heartbeat_port(
         assert seen.udp_ports() == (3003, 3003)
         assert seen.speaks_for() == "10.77.0.2"
         assert sum(struct.unpack(">10H", data[14:34])) % 0xFFFF == 0
+    kinds = [forge.kind(data) for data in frames]
+    assert kinds[:3] == [forge.HELLO, forge.PROBE, forge.ANSWER]
     nodes = [data[42 + 6] for data in frames]
     assert nodes == [1, 1, 1, 1, 1, 1, 0]
 

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from unit.bench_material import MS, frame, judge, measures_partition, record
+from unit.bench_material import (
+    MS,
+    figures,
+    frame,
+    judge,
+    measures_flood,
+    measures_load,
+    measures_partition,
+    record,
+)
 
 
 def transition(
@@ -101,7 +110,7 @@ def test_the_watch_is_read_with_its_summary_and_without_a_half_written_line() ->
 def test_what_a_takeover_was_is_told_by_how_the_other_gate_shut() -> None:
     edges = judge.read_watch(WATCHED).edges
     found = judge.unprovoked(edges, [], since_ns=0, until_ns=10_000)
-    assert [(edge.node, kind) for edge, kind in found] == [
+    assert [(moved.taken.node, moved.kind) for moved in found] == [
         ("b", judge.Kind.LAPSE),
         ("a", judge.Kind.FALSE),
         ("b", judge.Kind.RESIGNED),
@@ -111,7 +120,7 @@ def test_what_a_takeover_was_is_told_by_how_the_other_gate_shut() -> None:
 def test_provoked_takeovers_and_those_outside_the_time_are_left_out() -> None:
     edges = judge.read_watch(WATCHED).edges
     found = judge.unprovoked(edges, [(6900, 7100)], since_ns=0, until_ns=9000)
-    assert [(edge.node, kind) for edge, kind in found] == [("a", judge.Kind.FALSE)]
+    assert [(moved.taken.node, moved.kind) for moved in found] == [("a", judge.Kind.FALSE)]
 
 
 def test_how_long_both_gates_were_open_when_nobody_had_caused_it() -> None:
@@ -158,7 +167,106 @@ def test_a_node_that_opens_its_own_gate_again_took_nothing_over() -> None:
 def test_edges_in_awkward_orders(lines: str, kind: judge.Kind) -> None:
     edges = judge.read_watch(lines).edges
     (found,) = judge.unprovoked(edges, [], since_ns=2, until_ns=1000)
-    assert found[1] is kind
+    assert found.kind is kind
+
+
+# ------------------------------------------------- what the primary says of its own end ------
+
+# a's gate had a lease until 900; b's opens at 50.  By then a's engine has shut it itself.
+SHUT_BY_ITSELF = "1 a open 2 0 900 -\n48 a shut 0 3 0 term\n50 b open 3 0 900 -\n"
+
+
+def moved(lines: str, *steps: tuple[str, int, str]) -> judge.Moved:
+    told = [judge.StepDown(node=node, at_ns=at, code=code) for node, at, code in steps]
+    edges = judge.read_watch(lines).edges
+    (found,) = judge.unprovoked(edges, [], told, since_ns=2, until_ns=10**10)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind"),
+    [
+        ([("a", 47, "fenced")], judge.Kind.FALSE),
+        ([("a", 47, "contest_lost")], judge.Kind.FALSE),
+        ([("a", 47, "lease_expired")], judge.Kind.LAPSE),
+        ([("a", 47, "order_void")], judge.Kind.RESIGNED),
+        ([], judge.Kind.RESIGNED),
+        # The nearest in time is the one.
+        ([("a", 20, "order_void"), ("a", 46, "fenced"), ("a", 60, "stopped")], judge.Kind.FALSE),
+        ([("a", 20, "fenced"), ("a", 46, "order_void")], judge.Kind.RESIGNED),
+        # Another node's, or a step down of another time, says nothing.
+        ([("b", 47, "fenced")], judge.Kind.RESIGNED),
+        ([("a", 48 + judge.OWN_ACCOUNT_WITHIN_NS + 1, "fenced")], judge.Kind.RESIGNED),
+    ],
+)
+def test_a_gate_shut_by_its_engine_was_open_if_the_engine_says_it_was_fenced(
+    steps: list[tuple[str, int, str]], kind: judge.Kind
+) -> None:
+    assert moved(SHUT_BY_ITSELF, *steps).kind is kind
+
+
+def test_a_fence_that_was_looked_at_after_the_end_of_the_lease_is_false_all_the_same() -> None:
+    late = "1 a open 2 0 40 -\n49 a shut 2 3 40 lease\n50 b open 3 0 900 -\n"
+    assert moved(late).kind is judge.Kind.LAPSE
+    assert moved(late, ("a", 45, "lease_expired")).kind is judge.Kind.LAPSE
+    assert moved(late, ("a", 39, "fenced")).kind is judge.Kind.FALSE
+
+
+def test_an_open_gate_is_no_lapse_whatever_its_owner_says() -> None:
+    fenced = "1 a open 2 0 900 -\n48 a shut 2 3 900 fence\n50 b open 3 0 900 -\n"
+    assert moved(fenced, ("a", 49, "lease_expired")).kind is judge.Kind.FALSE
+    never = "1 a open 2 0 900 -\n50 b open 3 0 900 -\n"
+    assert moved(never, ("a", 49, "lease_expired")).kind is judge.Kind.FALSE
+
+
+def test_how_late_the_old_primary_was_is_told_from_its_last_renewal() -> None:
+    lapsed = "1 a open 2 0 40 -\n45 a shut 2 0 40 lease\n50 b open 3 0 900 -\n"
+    assert moved(lapsed, ("a", 63, "lease_expired")).held_up_ns(10) == 33
+    assert moved(lapsed).held_up_ns(10) is None
+    assert moved(SHUT_BY_ITSELF, ("a", 47, "lease_expired")).held_up_ns(10) is None
+
+
+def test_false_failovers_are_as_many_as_the_witness_says_that_saw_most() -> None:
+    false, lapse = moved(SHUT_BY_ITSELF, ("a", 47, "fenced")), moved(SHUT_BY_ITSELF)
+    fenced = judge.StepDown(node="a", at_ns=47, code="fenced")
+    expired = judge.StepDown(node="a", at_ns=99, code="lease_expired")
+    assert judge.false_failovers(0, [lapse], [expired]) == 0
+    assert judge.false_failovers(0, [false, lapse], []) == 1
+    assert judge.false_failovers(0, [], [fenced, expired, fenced]) == 2
+    assert judge.false_failovers(3, [false], [fenced]) == 3
+
+
+def test_steps_down_are_the_ends_of_reigns_that_nobody_provoked() -> None:
+    def end(at_ns: int, code: str, from_role: str = "primary") -> dict[str, object]:
+        return {"from_role": from_role, "to_role": "secondary", "at_ns": at_ns, "reason": code}
+
+    told = {
+        "a": [end(50, "fenced"), end(10, "fenced"), end(60, "peer_found", "init")],
+        "b": [end(20, "lease_expired"), end(35, "fenced"), end(900, "fenced")],
+    }
+    found = judge.steps_down(told, [(30, 40)], since_ns=15, until_ns=800)
+    assert [(step.node, step.at_ns, step.code) for step in found] == [
+        ("b", 20, "lease_expired"),
+        ("a", 50, "fenced"),
+    ]
+
+
+def test_a_fenced_primary_counts_as_false_in_the_figures_though_its_gate_was_found_shut() -> None:
+    told = {"number": 7, "at_ns": 47, "from_role": "primary", "reason": "fenced"}
+    seen = measures_load.Seen(quiet_s=60.0, late_ticks={"a": 2, "b": 1})
+    seen.transitions = {"a": {7: told}, "b": {}}
+    watch = judge.read_watch(SHUT_BY_ITSELF)
+    found = {
+        figure.spec.name: figure
+        for figure in measures_load.stretch_figures("fast", seen, watch, 2, 99, lease_ns=10)
+    }
+    assert found["false_failovers_fast"].values == (1,)
+    assert found["lapses_fast"].values == (0,)
+    details = found["false_failovers_fast"].details
+    assert details["primaries_stepped_down"] == {"fenced": 1}
+    assert (details["late_ticks"], details["late_ticks_by_node"]) == (3, {"a": 2, "b": 1})
+    (takeover,) = details["takeovers"]
+    assert (takeover["gate_seen"], takeover["primary_says"]) == ("term", "fenced")
 
 
 # --------------------------------------------------------------- the client's view -----------
@@ -178,9 +286,91 @@ def test_served_after_ignores_what_was_over_before_and_what_began_long_after() -
 
 def test_interruptions_are_those_that_began_between_two_moments() -> None:
     seen = record([False, True, False, False, True, True, False])
-    assert judge.interruptions(seen, 2 * MS, 5 * MS) == (2 * MS + 1000,)
+    assert judge.interruptions(seen, 2 * MS, 5 * MS) == (interruption(3 * MS, 5 * MS + 1000, 2),)
     assert judge.interruptions(seen, 4 * MS, 6 * MS) == ()
-    assert judge.interruptions(seen, 5 * MS, 9 * MS) == (2 * MS,), "to the end, as it lasted"
+    assert judge.interruptions(seen, 5 * MS, 9 * MS) == (interruption(7 * MS, None, 1),)
+
+
+def interruption(began_ns: int, ended_ns: int | None, lost: int = 1) -> judge.Interruption:
+    return judge.Interruption(began_ns=began_ns, ended_ns=ended_ns, lost=lost)
+
+
+# The partition heals at 40 ms: b yields, a serves alone.  At 300 ms its lease is at its end, noted
+# 0.1 ms later, and b takes over.
+LAPSED = """\
+1000000 a open 2 0 900000000 -
+2000000 b open 3 0 900000000 -
+41000000 b shut 3 2 900000000 fence
+300100000 a shut 2 0 300000000 lease
+304000000 b open 5 0 900000000 -
+"""
+
+
+def lapse_behind(
+    began_ms: float, ended_ms: float | None, lines: str = LAPSED, settled_ms: float = 140
+) -> str | None:
+    ended = None if ended_ms is None else int(ended_ms * MS)
+    found = judge.lapse_behind(
+        interruption(int(began_ms * MS), ended),
+        judge.read_watch(lines).edges,
+        settled_ns=int(settled_ms * MS),
+    )
+    return found.node if found else None
+
+
+def test_a_lapse_of_the_only_owner_explains_what_stopped_at_it() -> None:
+    assert lapse_behind(300.0, 305.0) == "a"
+    assert lapse_behind(299.5, 305.0) == "a", "probes on their way are lost as well"
+    assert lapse_behind(301.0, None) == "a"
+
+
+def test_what_began_long_before_a_lapse_or_after_it_was_over_is_not_explained_by_it() -> None:
+    assert lapse_behind(290.0, 305.0) is None
+    assert lapse_behind(298.5, 299.5) is None, "over before the lease was"
+    assert lapse_behind(310.0, 312.0) is None, "b was open by then"
+    assert lapse_behind(300.0, 305.0, settled_ms=301) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        # Shut by a claim, by a contest, by its engine: no lapse.
+        ("300100000 a shut 2 0 300000000 lease", "300100000 a shut 2 3 900000000 fence"),
+        ("300100000 a shut 2 0 300000000 lease", "300100000 a shut 2 0 900000000 contest"),
+        ("300100000 a shut 2 0 300000000 lease", "300100000 a shut 0 0 0 term"),
+        # A contest was still going on, or broke out anew.
+        ("41000000 b shut 3 2 900000000 fence", "200000000 b shut 3 2 900000000 fence"),
+        ("41000000 b shut 3 2 900000000 fence", "200000000 b shut 3 2 900000000 contest"),
+        # Both were open.
+        ("41000000 b shut 3 2 900000000 fence", "41000000 b open 3 2 900000000 -"),
+        # Nothing is known of the gates at all.
+        (LAPSED, ""),
+    ],
+)
+def test_anything_else_at_the_gates_explains_nothing_away(line: str, instead: str) -> None:
+    assert line in LAPSED
+    assert lapse_behind(300.0, 305.0, LAPSED.replace(line, instead)) is None
+
+
+def test_an_interruption_long_after_the_heal_counts_unless_a_lapse_is_behind_it() -> None:
+    # Probes each millisecond; 5 of them are lost from 300 ms on.
+    seen = record([not 300 <= number + 1 < 305 for number in range(400)])
+    (lapse,) = measures_partition.later_interruptions(seen, judge.read_watch(LAPSED).edges, 40 * MS)
+    assert (lapse.counts, lapse.lapsed, lapse.lost) == (False, "a", 5)
+    assert "left out" in lapse.told()
+    assert measures_partition.with_later(3 * MS, 1, [lapse]) == (3 * MS, 1)
+
+    (blind,) = measures_partition.later_interruptions(seen, (), 40 * MS)
+    assert blind.counts
+    assert "counts" in blind.told()
+    assert measures_partition.with_later(3 * MS, 1, [lapse, blind]) == (265 * MS + 1000, 6)
+    assert measures_partition.with_later(None, 1, [blind]) == (None, 6)
+
+
+def test_a_later_interruption_that_never_ended_means_never_served() -> None:
+    seen = record([number + 1 < 300 for number in range(400)])
+    later = measures_partition.later_interruptions(seen, (), 40 * MS)
+    assert measures_partition.with_later(3 * MS, 0, later) == (None, 101)
 
 
 def test_served_after_says_if_service_never_came_back() -> None:
@@ -255,5 +445,66 @@ def test_adverts_and_heartbeats_are_no_service() -> None:
 def test_counters_grow_from_what_they_were() -> None:
     assert judge.grown({"auth": 3}, {"auth": 10, "pair": 2}) == {"auth": 7, "pair": 2}
     assert judge.refused({"auth": 7, "pair": 2, "hello": 100}) == 9
+    assert judge.refused({"window": 7, "own": 2, "link": 3, "ttl": 1}) == 0, "no forger's doing"
     assert judge.per_minute(3, 10) == 18
     assert judge.per_minute(3, 0) == 0
+
+
+# ---------------------------------------------------------------- figures from what was seen --
+
+
+def healed(overlap_ns: int | None, *, both_served: bool = True) -> measures_partition.Healed:
+    return measures_partition.Healed(
+        cut="a",
+        both_served=both_served,
+        served_ns=MS,
+        lost=0,
+        later=(),
+        overlap_ns=overlap_ns,
+        gates_ns=0,
+        loser="a" if both_served else None,
+        capture_lost=0,
+    )
+
+
+def partition_figure(name: str, runs: list[measures_partition.Healed]) -> figures.Figure:
+    found = measures_partition.figures_of(runs, [], 300.0)
+    return next(figure for figure in found if figure.spec.name == name)
+
+
+def test_overlap_is_judged_on_every_partition_an_uncontested_one_included() -> None:
+    runs = [healed(200_000)] * 19 + [healed(0, both_served=False)]
+    seen = partition_figure("partition_overlap", runs)
+    assert (len(seen.values), seen.values[-1], seen.holds) == (20, 0, True)
+    assert "19 of 20" in seen.note
+    assert partition_figure("partition_overlap", [*runs, healed(None)]).holds is False
+
+
+def flooded(arrived: int, **reasons: int) -> measures_flood.Flooded:
+    return measures_flood.Flooded(
+        seconds=10.0,
+        sent=arrived,
+        arrived=arrived,
+        refused=judge.refused(reasons),
+        suspicions=0,
+        transitions=0,
+        reasons=reasons,
+    )
+
+
+def uncounted(evil: measures_flood.Flooded) -> figures.Figure:
+    found = measures_flood.figures_of(flooded(90, auth=1), evil, 0, [0, 0, 0], [])
+    return next(figure for figure in found if figure.spec.name == "flood_uncounted")
+
+
+def test_a_forged_frame_is_counted_only_as_what_a_forgery_is_refused_for() -> None:
+    assert uncounted(flooded(100, auth=60, replay=38, key=2)).values == (0,)
+    late = uncounted(flooded(100, auth=60, replay=38, window=2))
+    assert (late.values, late.holds) == ((2,), False)
+
+
+def test_more_counted_than_arrived_is_shown_and_not_hidden() -> None:
+    seen = uncounted(flooded(100, auth=60, replay=43))
+    assert seen.values == (-3,)
+    assert "3 more were counted than arrived" in seen.note
+    assert seen.details["refused_under_the_unrelated_flood"] == 1

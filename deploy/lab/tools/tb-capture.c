@@ -25,8 +25,9 @@
 #include <unistd.h>
 
 #define PORTS_MAX 8
-#define BLOCK_BYTES (1u << 18)
-#define BLOCKS 32u
+/* Many small ones: one is used up in each timeout, and a reader may be kept waiting for all of them. */
+#define BLOCK_BYTES (1u << 16)
+#define BLOCKS 128u
 #define BLOCK_TIMEOUT_MS 10
 #define SNAP_DEFAULT 128
 #define SNAP_MAX 2048

@@ -8,7 +8,7 @@
  * look as fresh as they can.  Sent from the switch's side of a cable they reach the node as if a
  * station in its network had sent them, at the least cost for the machine.
  *
- * Prints the number of frames sent when it ends.
+ * Prints the number of frames sent when it ends, and of those that the device had no room for.
  */
 #include "tool.h"
 
@@ -127,21 +127,25 @@ int main(int argc, char **argv)
 
 	int64_t begun = clock_ns(TOOL_CLOCK);
 	int64_t until = begun + seconds * NS_PER_S;
-	int64_t sent = 0;
+	int64_t sent = 0, refused = 0;
 	for (int64_t now = begun; now < until && !tool_stopped; now = clock_ns(TOOL_CLOCK)) {
 		/* What is owed by now; a sender that was late catches up, the rate is a mean. */
 		int64_t owed = (now - begun) * rate / NS_PER_S - sent;
 
 		while (owed > 0 && !tool_stopped) {
-			int done = send_batch(&flood, owed < BATCH ? (int)owed : BATCH);
+			int wanted = owed < BATCH ? (int)owed : BATCH;
+			int done = send_batch(&flood, wanted);
 
 			if (done <= 0 && errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
 				die("sendmmsg");
+			/* A batch ends at the first frame that the device had no room for. */
+			if (done > 0 ? done < wanted : errno == ENOBUFS)
+				refused++;
 			sent += done > 0 ? done : 0;
 			owed -= done > 0 ? done : 1;
 		}
 		sleep_until_ns(now + ROUND_NS);
 	}
-	printf("%lld\n", (long long)sent);
+	printf("%lld %lld\n", (long long)sent, (long long)refused);
 	return 0;
 }

@@ -10,7 +10,8 @@
  *
  *     AT_NS NODE open|shut TERM FENCE_BELOW OPEN_UNTIL WHY
  *
- * with CLOCK_BOOTTIME and, for a shut gate, why: lease, fence, contest or term (the engine's own doing).
+ * with CLOCK_BOOTTIME and, for a shut gate, why: lease, fence, contest or term (the engine's own doing, which
+ * it also does within a tick of being fenced: then only the agent can tell that it was).
  * The last line is a JSON object: samples taken, the longest pause between two of them, and the samples in
  * which both gates were open with the longest such stretch.  Both count as open only if the first was
  * still open when the second had been read.

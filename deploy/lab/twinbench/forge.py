@@ -12,6 +12,8 @@ from twinlab import plan
 from twinlab.flood import COUNTER_AT, FRAME, MAGIC, udp_frame
 
 HELLO, PROBE, ANSWER = 1, 2, 3
+KIND_AT = 14 + 20 + 8 + 5
+"""Where the kind lies in the Ethernet frame."""
 PRIMARY = 3
 FLAG_OPEN = 1
 
@@ -44,6 +46,11 @@ def forgeries(node: str, link: str) -> list[bytes]:
     bodies.append(payload(sender, version=9))
     bodies.append(payload(plan.node_index(node)))  # its own index: a reflected frame
     return [udp_frame(node, link, body) for body in bodies]
+
+
+def kind(frame: bytes) -> int:
+    """HELLO, PROBE or ANSWER of a whole heartbeat."""
+    return frame[KIND_AT]
 
 
 def newest_counter(frames: list[bytes]) -> int:

@@ -195,8 +195,13 @@ def owned(recording: capture.Recording, wanted: plan.Options) -> list[capture.Fr
 
 
 def histories() -> dict[str, list[dict[str, Any]]]:
-    """Both nodes' transitions."""
-    return {node: agents.history(node) for node in plan.NODES}
+    """Both nodes' transitions; LabError if one doesn't tell: who runs has had at least one."""
+    found = {}
+    for node in plan.NODES:
+        found[node] = wait_for(
+            functools.partial(agents.history, node), f"transitions of {node}", timeout_s=60
+        )
+    return found
 
 
 def takeover_after(node: str, since_ns: int, *, timeout_s: float = 10.0) -> judge.Takeover:

@@ -146,11 +146,46 @@ class Kind(enum.Enum):
     """The primary had shut its gate itself (a void order, a lost gate program)."""
 
 
-def kind_of(takeover_ns: int, taker: str, edges: Sequence[Edge]) -> Kind:
-    """Why the gate of the other node was shut when one node took over.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDown:
+    """A node was no longer primary, and why, as it says itself."""
 
-    The edge asked is the other gate's last shutting before the taker's gate opened; a gate that was
-    never seen to shut was open.
+    node: str
+    at_ns: int
+    code: str
+
+
+def steps_down(
+    histories: Mapping[str, Iterable[Mapping[str, Any]]],
+    provoked: Sequence[tuple[int, int]] = (),
+    *,
+    since_ns: int,
+    until_ns: int,
+) -> list[StepDown]:
+    """Every end of a reign within a time that falls into none of the provoked times, in order."""
+    found = [
+        StepDown(node=node, at_ns=transition["at_ns"], code=str(transition["reason"]))
+        for node, transitions in histories.items()
+        for transition in transitions
+        if transition["from_role"] == "primary"
+        and since_ns <= transition["at_ns"] <= until_ns
+        and not any(begin <= transition["at_ns"] <= end for begin, end in provoked)
+    ]
+    return sorted(found, key=lambda step: step.at_ns)
+
+
+TAKEN_AWAY = ("fenced", "contest_lost")
+"""Reasons of a step down by which the gate was open when the other node took over: the engine says
+`fenced` only while the lease that the claim ended had not run out."""
+
+OWN_ACCOUNT_WITHIN_NS = 1_000_000_000
+"""A step down further away than this from the shutting of a gate is another one."""
+
+
+def last_shut(takeover_ns: int, taker: str, edges: Sequence[Edge]) -> Edge | None:
+    """The last edge of the other gate before one node took over: shut, or open if it still was.
+
+    None if nothing was ever seen of it.
     """
     shut: Edge | None = None
     for edge in edges:
@@ -160,24 +195,83 @@ def kind_of(takeover_ns: int, taker: str, edges: Sequence[Edge]) -> Kind:
             shut = edge
         elif shut is not None and shut.open and edge.why == "lease":
             # Read a moment before the taker's gate, and shut in between: its end is known exactly.
-            shut = edge if edge.open_until_ns <= takeover_ns else shut
-            break
+            return edge if edge.open_until_ns <= takeover_ns else shut
         else:
             break
+    return shut
+
+
+def own_account(shut: Edge | None, loser: str, steps: Sequence[StepDown]) -> StepDown | None:
+    """What the loser says of the moment its gate shut: its step down nearest in time to it."""
+    if shut is None:
+        return None
+    near = [
+        step
+        for step in steps
+        if step.node == loser and abs(step.at_ns - shut.at_ns) <= OWN_ACCOUNT_WITHIN_NS
+    ]
+    return min(near, key=lambda step: abs(step.at_ns - shut.at_ns), default=None)
+
+
+def kind_of(
+    takeover_ns: int, taker: str, edges: Sequence[Edge], steps: Sequence[StepDown] = ()
+) -> Kind:
+    """Why the gate of the other node was shut when one node took over.
+
+    The edge asked is the other gate's last shutting before the taker's gate opened; a gate that was
+    never seen to shut was open.
+
+    steps: what the nodes say of the ends of their reigns.  Within a tick of a claim's fence the
+    engine shuts the gate itself, and whoever looks after that can't see the fence any more; whoever
+    looks after the end of the lease can't either.  So the loser's own word that it was fenced makes
+    a takeover false, whatever was seen; that its lease ran out makes it a lapse only where it is
+    seen that the gate was shut by itself.
+    """
+    shut = last_shut(takeover_ns, taker, edges)
     if shut is None or shut.open:
+        return Kind.FALSE
+    said = own_account(shut, shut.node, steps)
+    if said is not None and said.code in TAKEN_AWAY:
         return Kind.FALSE
     match shut.why:
         case "lease":
             return Kind.LAPSE
         case "term":
-            return Kind.RESIGNED
+            lapsed = said is not None and said.code == "lease_expired"
+            return Kind.LAPSE if lapsed else Kind.RESIGNED
         case _:
             return Kind.FALSE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A takeover that nobody had caused."""
+
+    taken: Edge
+    kind: Kind
+    shut: Edge | None
+    """How the other gate was last seen."""
+    said: StepDown | None
+    """What the other node says of it."""
+
+    def held_up_ns(self, lease_ns: int) -> int | None:
+        """How late the old primary itself was: from its lease's last renewal to its step down.
+
+        None where the end of its lease was not seen, or it tells of no step down.
+        """
+        if self.shut is None or self.said is None or not self.shut.open_until_ns:
+            return None
+        return self.said.at_ns - (self.shut.open_until_ns - lease_ns)
+
+
 def unprovoked(
-    edges: Sequence[Edge], provoked: Sequence[tuple[int, int]], *, since_ns: int, until_ns: int
-) -> list[tuple[Edge, Kind]]:
+    edges: Sequence[Edge],
+    provoked: Sequence[tuple[int, int]],
+    steps: Sequence[StepDown] = (),
+    *,
+    since_ns: int,
+    until_ns: int,
+) -> list[Moved]:
     """The takeovers within a time that fall into none of the times in which one was provoked.
 
     A takeover is a gate that opens while the other node's was the last to be open: a node that
@@ -188,14 +282,32 @@ def unprovoked(
     for edge in edges:
         if not edge.open:
             continue
-        moved = owner is not None and edge.node != owner
-        owner = edge.node
-        if not moved or not since_ns <= edge.at_ns <= until_ns:
+        before, owner = owner, edge.node
+        if before is None or before == owner or not since_ns <= edge.at_ns <= until_ns:
             continue
         if any(begin <= edge.at_ns <= end for begin, end in provoked):
             continue
-        found.append((edge, kind_of(edge.at_ns, edge.node, edges)))
+        shut = last_shut(edge.at_ns, edge.node, edges)
+        found.append(
+            Moved(
+                taken=edge,
+                kind=kind_of(edge.at_ns, edge.node, edges, steps),
+                shut=shut,
+                said=own_account(shut, before, steps),
+            )
+        )
     return found
+
+
+def false_failovers(verdicts: int, moved: Sequence[Moved], steps: Sequence[StepDown]) -> int:
+    """How often the pair cried wolf, by whichever of three witnesses saw most of it.
+
+    They see the same failovers, so they are not added up: verdicts of DEAD on a living peer,
+    takeovers from an open gate as seen from outside, and primaries that say they were fenced.
+    """
+    seen = sum(1 for takeover in moved if takeover.kind is Kind.FALSE)
+    told = sum(1 for step in steps if step.code in TAKEN_AWAY)
+    return max(verdicts, seen, told)
 
 
 def both_open_ns(
@@ -278,14 +390,59 @@ def served_after(record: Record, since_ns: int, *, within_ns: int) -> tuple[int 
     return whole, _lost_since(record, since_ns, within_ns)
 
 
-def interruptions(record: Record, from_ns: int, until_ns: int) -> tuple[int, ...]:
-    """How long each interruption took that began between two moments; until the end, if it lasted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """Service that stopped, and went on."""
+
+    began_ns: int
+    """The first lost probe was sent."""
+    ended_ns: int | None
+    """The first answer came again; None = none did while we looked."""
+    lost: int
+
+
+def interruptions(record: Record, from_ns: int, until_ns: int) -> tuple[Interruption, ...]:
+    """Those that began between two moments."""
     return tuple(
-        (until_ns if outage.first_good_ns is None else outage.first_good_ns)
-        - outage.first_lost_sent_ns
+        Interruption(
+            began_ns=outage.first_lost_sent_ns, ended_ns=outage.first_good_ns, lost=outage.lost
+        )
         for outage in record.outages()
         if from_ns <= outage.first_lost_sent_ns < until_ns
     )
+
+
+LOST_BEFORE_NS = 2_000_000
+"""A probe sent so long before a gate shut may still have found it shut, or its answer may have."""
+
+
+def lapse_behind(
+    interruption: Interruption, edges: Sequence[Edge], *, settled_ns: int
+) -> Edge | None:
+    """The lapse of a lease that explains an interruption, if the gates' edges show one.
+
+    It has to be the only owner's, at the beginning of the interruption, by a lease that ran out and
+    by nothing else; and between the moment from which on all was settled and the lapse no gate may
+    have been shut by a claim or by a contest.
+    """
+    for edge in edges:
+        if edge.open or edge.why != "lease" or edge.at_ns < settled_ns:
+            continue
+        lapsed = edge.open_until_ns  # Exactly; it was looked at a little later.
+        served_again = any(
+            other.open and edge.at_ns <= other.at_ns <= interruption.began_ns for other in edges
+        )
+        if interruption.began_ns < lapsed - LOST_BEFORE_NS or served_again:
+            continue
+        if interruption.ended_ns is not None and interruption.ended_ns < lapsed:
+            continue
+        earlier = [other for other in edges if other.at_ns < edge.at_ns]
+        disturbed = any(
+            other.why in ("fence", "contest") and other.at_ns >= settled_ns for other in earlier
+        )
+        if owner_at(earlier, edge.at_ns) == edge.node and not disturbed:
+            return edge
+    return None
 
 
 def _lost_since(record: Record, since_ns: int, within_ns: int) -> int:
@@ -356,12 +513,12 @@ def open_at(edges: Sequence[Edge], node: str, at_ns: int) -> bool:
 
 # -------------------------------------------------------------------------- counters ---------
 
-ACCEPTED = ("hello", "probe", "answer", "control")
-REFUSED = (
-    *("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay", "stranger"),
-    *("window", "link"),
-)
-"""Reasons of the kernel program that refuse a heartbeat (ebpf/tb_abi.h)."""
+FORGED = ("version", "pair", "key", "auth", "replay", "stranger")
+"""Reasons of the kernel program (ebpf/tb_abi.h) for which it refuses what the flood consists of.
+
+No others: an honest ANSWER that comes too late is refused as well (`window`), and an own frame that
+is reflected (`own`); whoever counted those would find forged frames counted that were not.
+"""
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
@@ -370,8 +527,8 @@ def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]
 
 
 def refused(counters: Mapping[str, int]) -> int:
-    """How many heartbeats the kernel refused."""
-    return sum(counters.get(name, 0) for name in REFUSED)
+    """How many heartbeats the kernel refused for a reason that a forger or a replayer gives it."""
+    return sum(counters.get(name, 0) for name in FORGED)
 
 
 def per_minute(count: float, seconds: float) -> float:

@@ -215,9 +215,17 @@ def _load_witness(seen: Seen) -> str | None:
     if "late_ticks" not in details:
         return None
     profile = seen.figure["name"].rpartition("_")[2]
+    fenced = details.get("primaries_stepped_down", {}).get("fenced", 0)
+    late = [
+        takeover["primary_was_late_ms"]
+        for takeover in details.get("takeovers", ())
+        if takeover["primary_was_late_ms"] is not None
+    ]
+    lateness = f" (the primary itself was held up for {max(late):g} ms at most)" if late else ""
     return (
         f"witnesses: {details['late_ticks']} late rounds of the engines, "
-        f"{seen.most(f'lapses_{profile}') or 0:g} lapses of a lease, "
+        f"{seen.most(f'lapses_{profile}') or 0:g} lapses of a lease{lateness}, "
+        f"{fenced} primaries that say they were fenced, "
         f"{details['cleared_by_the_peers_kernel']} suspicions cleared by the peer's kernel, gates "
         f"unwatched for {_us(details['gates_unwatched_ns'])} us at most"
     )
@@ -246,7 +254,9 @@ def _beside_a_reload(seen: Seen) -> str | None:
             ("quiet", "while nothing happened"),
             ("equal_unrelated_burden", "under an unrelated process of equal processor time"),
             ("reload", "in the reloads"),
+            ("unchanged_reload", "in reloads of an unchanged file"),
         )
+        if kind in rates
     ]
     return (
         f"side by side: {', '.join(parts)}; a reload takes {took:.1f} ms of processor time outside "

@@ -22,6 +22,10 @@ HIGHEST_FIFO = 98
 ATTEMPTS = 5
 """How often a run begins anew because the primary changed by itself just before its cue."""
 
+AWAKE_S = 0.2
+"""How long a hung agent that runs again is watched: would it go on where it stopped?"""
+ANSWERS_AGAIN_S = 10.0
+
 
 # ------------------------------------------------------------------------ switch-over --------
 
@@ -75,7 +79,11 @@ class Replaced:
 
 
 def _replaced(number: signal.Signals) -> Replaced:
-    """Signal the agent of whoever serves at that moment, and watch the other node take over."""
+    """Signal the agent of whoever serves at that moment, and watch the other node take over.
+
+    A stopped agent is continued while everything still watches: it is in waking up that it could
+    speak for a VIP that is another's by now.
+    """
     for _ in range(ATTEMPTS):
         serving = agents.wait_fit()
         pid = processes.pid_of(agents.process_name(serving))
@@ -95,11 +103,24 @@ def _replaced(number: signal.Signals) -> Replaced:
             opened = gates.wait_open(taker, before)
             running.wait_served(since_ns=opened.at_ns)
             running.wait_for_time(0.1)
+            if number is signal.SIGSTOP:
+                agents.cont(serving)
+                _wait_awake(serving)
+                running.wait_for_time(AWAKE_S)
             record = running.finish()
             watch = gates.finish()
             recording = recorder.finish()
         return _judged(serving, before, opened, record, watch, recording)
     raise LabError(f"the primary changed just before the signal, {ATTEMPTS} times in a row")
+
+
+def _wait_awake(node: str) -> None:
+    wait_for(
+        lambda: agents.show(node) is not None,
+        f"the agent of {node} answers again",
+        timeout_s=ANSWERS_AGAIN_S,
+        interval_s=0.01,
+    )
 
 
 def _judged(
@@ -110,9 +131,14 @@ def _judged(
     watch: judge.Watch,
     recording: capture.Recording,
 ) -> Replaced:
+    if recording.lost:
+        raise LabError(f"the capture lost {recording.lost} frames: overlap can't be excluded")
     taker = plan.peer(serving)
     takeover = ground.takeover_after(taker, before)
     frames = ground.owned(recording, ground.options())
+    # What the old primary sends is overlap, unless it has taken the role again since.
+    told = {node: agents.history(node) for node in plan.NODES}
+    reigns = judge.takeovers(told, since_ns=takeover.gate_ns)
     first = judge.first_frame_ns(frames, taker, takeover.gate_ns)
     if first is None:
         raise LabError(f"{taker} took over and was not seen on a switch")
@@ -122,7 +148,7 @@ def _judged(
     outage = record.outage_around(before)
     return Replaced(
         serving=serving,
-        overlap=len(judge.overlap(frames, [takeover])),
+        overlap=len(judge.overlap(frames, reigns)),
         back_ns=max(whole, first - before),
         outage_ns=(outage.duration_ns or 0) if outage else 0,
         lost=lost,
@@ -168,7 +194,11 @@ def _signalled(
     return [
         figures.measured(f"{name}_overlap", [run.overlap for run in seen], details=details),
         figures.measured(
-            f"{name}_back", [run.back_ns / MS for run in seen], bar=bound + 5, note=note
+            f"{name}_back",
+            [run.back_ns / MS for run in seen],
+            bar=bound + 5,
+            aim=bound + 1,
+            note=note,
         ),
     ]
 

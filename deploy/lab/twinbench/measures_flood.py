@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from twinlab import agents, capture, flood, lab, netns, plan, probe
+from twinlab import agents, capture, flood, netns, plan, probe
 from twinlab.shell import LabError, run, wait_for
 
 from twinbench import figures, forge, ground, judge
@@ -27,6 +27,7 @@ from twinbench.measures_death import MS
 
 LINK = "lan0"
 REPLAYS = 256
+DEATH_FLOOD_S = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,9 @@ class Flooded:
 
     seconds: float
     sent: int
+    """All that were handed to the switch's port, also those that it refused at once."""
     arrived: int
-    """Sent, less what the network dropped on the way."""
+    """Less what the port dropped, whether it said so or not."""
     refused: int
     suspicions: int
     transitions: int
@@ -52,21 +54,22 @@ class Part:
     counting_from: int | None = None
 
 
-def _recorded(victim: str) -> list[bytes]:
-    """Whole heartbeats of the victim's peer, as they are on the wire."""
+def _recorded(victim: str, *, answers: bool) -> list[bytes]:
+    """Whole heartbeats of the victim's peer, as they are on the wire; its ANSWERs if asked for."""
     with capture.Capture(
         links=(LINK,), ports=(plan.peer(victim),), heartbeats=True, snap=256, name="bench-replay"
     ) as recorder:
 
         def enough() -> list[bytes]:
-            found = flood.recorded(capture.read(recorder.paths), victim, LINK)
+            frames = flood.recorded(capture.read(recorder.paths), victim, LINK)
+            found = [frame for frame in frames if answers or forge.kind(frame) != forge.ANSWER]
             return found if len(found) >= REPLAYS else []
 
         return wait_for(enough, f"heartbeats to {victim}", timeout_s=30)[-REPLAYS:]
 
 
-def _evil(victim: str) -> list[Part]:
-    replays = _recorded(victim)
+def _evil(victim: str, *, answers: bool) -> list[Part]:
+    replays = _recorded(victim, answers=answers)
     ahead = forge.newest_counter(replays) + forge.AHEAD
     return [Part(forge.forgeries(victim, LINK), ahead), Part(replays)]
 
@@ -104,7 +107,7 @@ def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
     before, doubts, lost = ground.counters(), ground.suspicions(), _dropped(victim)
     began = agents.boot_ns()
     with _running(victim, parts, rate, seconds) as floods:
-        sent = sum(one.finish() for one in floods)
+        sent = sum(one.finish() + one.refused for one in floods)
     ended = agents.boot_ns()
     after, doubts_after = ground.counters(), ground.suspicions()
     reasons = judge.grown(before[victim]["reasons"], after[victim]["reasons"])
@@ -144,56 +147,75 @@ def under_flood(effort: Effort, budget: Budget) -> list[Figure]:
     plain = _flood(serving, ordinary, effort.flood_rate, effort.flood_s)
     ground.say(f"  unrelated: {plain.arrived / plain.seconds:.0f}/s, {plain.suspicions} suspicions")
     serving = agents.wait_fit()
-    evil = _flood(serving, _evil(serving), effort.flood_rate, effort.flood_s)
+    # A replayed ANSWER is refused for the same reason as an honest one that comes too late: nobody
+    # could tell how many of the flood's were counted. Those rain in the deaths below.
+    parts = _evil(serving, answers=False)
+    evil = _flood(serving, parts, effort.flood_rate, effort.flood_s)
     ground.say(
         f"  forged: {evil.arrived / evil.seconds:.0f}/s, {evil.suspicions} suspicions, "
         f"{evil.arrived - evil.refused} not counted"
     )
     signs = _signs_of_belief()
     missed, outages = _deaths(effort, budget)
-    return _figures(plain, evil, signs, missed, outages)
+    return figures_of(plain, evil, signs, missed, outages)
 
 
 def _deaths(effort: Effort, budget: Budget) -> tuple[list[int], list[float]]:
     """The primary dies while forged frames rain on the node that has to notice."""
     missed: list[int] = []
     outages: list[float] = []
-    seconds = 4
-    for _ in budget.runs(effort.flood_deaths, "deaths in the flood"):
-        serving = agents.wait_fit()
-        watcher = plan.peer(serving)
-        parts = _evil(watcher)
-        with probe.Probe(interval_us=200) as client, ground.GateWatch() as gates:
-            client.wait_served()
-            with _running(watcher, parts, effort.flood_rate, seconds):
-                client.wait_for_time(1.0)
-                before, _ = ground.cut_silently(serving)
-                try:
-                    gates.wait_open(watcher, before, timeout_s=seconds - 1.5)
-                    client.wait_served(since_ns=before, timeout_s=seconds - 1.5)
-                    missed.append(0)
-                except LabError:
-                    missed.append(1)
-            record = client.finish()
-        outage = record.outage_around(before)
-        if outage is not None and outage.duration_ns is not None:
-            outages.append(outage.duration_ns / MS)
-            ground.say(f"  death in the flood: {outages[-1]:.2f} ms")
-        lab.heal(serving)
-        agents.wait_fit()
+    for number in budget.runs(effort.flood_deaths, "deaths in the flood"):
+        with budget.attempt(f"death {number + 1} in the flood"):
+            noticed, outage = _one_death(agents.wait_fit(), effort.flood_rate)
+            missed.append(0 if noticed else 1)
+            if outage is not None:
+                outages.append(outage)
+                ground.say(f"  death in the flood: {outage:.2f} ms")
+        ground.mend()
+    agents.wait_fit()
     return missed, outages
 
 
-def _figures(
+def _one_death(serving: str, rate: int) -> tuple[bool, float | None]:
+    """Whether it was noticed, and the outage in ms where it ended."""
+    watcher = plan.peer(serving)
+    parts = _evil(watcher, answers=True)
+    with probe.Probe(interval_us=200) as client, ground.GateWatch() as gates:
+        client.wait_served()
+        with _running(watcher, parts, rate, DEATH_FLOOD_S):
+            client.wait_for_time(1.0)
+            before, _ = ground.cut_silently(serving)
+            try:
+                gates.wait_open(watcher, before, timeout_s=DEATH_FLOOD_S - 1.5)
+                client.wait_served(since_ns=before, timeout_s=DEATH_FLOOD_S - 1.5)
+                noticed = True
+            except LabError:
+                noticed = False
+        record = client.finish()
+    outage = record.outage_around(before)
+    if outage is None or outage.duration_ns is None:
+        return noticed, None
+    return noticed, outage.duration_ns / MS
+
+
+def figures_of(
     plain: Flooded, evil: Flooded, signs: int, missed: list[int], outages: list[float]
 ) -> list[Figure]:
-    uncounted = max(0, evil.arrived - evil.refused)
+    """All figures of the floods.  Pure."""
+    uncounted = evil.arrived - evil.refused
     details: dict[str, Any] = {
         "sent": evil.sent,
         "arrived": evil.arrived,
         "refused": evil.refused,
         "reasons": {name: count for name, count in evil.reasons.items() if count},
+        "refused_under_the_unrelated_flood": plain.refused,
     }
+    more = (
+        f"{-uncounted} more were counted than arrived; under the unrelated flood, with nothing to "
+        f"refuse, {plain.refused} were counted"
+        if uncounted < 0
+        else ""
+    )
     seconds = evil.seconds
     unrelated = round(plain.arrived / plain.seconds)
     return [
@@ -209,7 +231,9 @@ def _figures(
             seconds=seconds,
             note=f"under the unrelated flood: {plain.transitions}",
         ),
-        figures.measured("flood_uncounted", [uncounted], seconds=seconds, details=details),
+        figures.measured(
+            "flood_uncounted", [uncounted], seconds=seconds, note=more, details=details
+        ),
         figures.measured("flood_accepted", [signs], seconds=seconds),
         figures.measured(
             "flood_suspicions", [judge.per_minute(evil.suspicions, seconds)], seconds=seconds

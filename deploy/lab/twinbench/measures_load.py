@@ -3,14 +3,19 @@
 processor time.
 
 False is a verdict of DEAD on a peer whose kernel ran, or a takeover while the primary's gate was
-open.  A takeover after the primary's lease had really run out is none: such lapses are counted
-apart, and the primary's own lateness is their witness.  In between the primary really dies a few
-times, at random moments: a detector that never cries wolf has to bite all the same.
+open.  Whether it was is asked of two witnesses: of the gates, looked at from outside, and of the
+primary itself, since its engine shuts the gate within a tick of a claim's fence, and whoever looks
+after that finds it shut by its owner.  A takeover after the primary's lease had really run out is
+none: such lapses are counted apart, and the primary's own lateness is their witness.  In between
+the primary really dies a few times, at random moments: a detector that never cries wolf has to bite
+all the same.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +43,10 @@ class Seen:
     """Of them in that time."""
     suspicions: dict[str, int] = field(default_factory=dict)
     """In that time, by outcome."""
-    late_ticks: int = 0
+    late_ticks: dict[str, int] = field(default_factory=dict)
+    """In that time, by node: how often its engine ran late."""
+    transitions: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """All that the nodes told of, by node and number: an agent keeps only the newest thousand."""
     undetected: list[int] = field(default_factory=list)
     outages_ms: list[float] = field(default_factory=list)
     provoked: list[tuple[int, int]] = field(default_factory=list)
@@ -72,6 +80,7 @@ def _under_load(effort: Effort, budget: Budget, options: plan.Options) -> list[F
             began = agents.boot_ns()
             seen = _watch(effort, budget, gates, client)
             ended = agents.boot_ns()
+            _ask_history(seen)
             busy = sum(1 for name in names if processes.pid_of(name) is not None)
             watch = gates.finish()
     finally:
@@ -80,7 +89,21 @@ def _under_load(effort: Effort, budget: Budget, options: plan.Options) -> list[F
     if busy < len(names):
         raise LabError(f"only {busy} of {len(names)} busy processes ran to the end")
     agents.wait_fit(timeout_s=FIT_AFTER_DEATH_S)
-    return _figures(options.profile, seen, watch, began, ended)
+    lease_ns = _lease_ns()
+    return stretch_figures(options.profile, seen, watch, began, ended, lease_ns=lease_ns)
+
+
+def _lease_ns() -> int:
+    said = agents.show(plan.NODES[0])
+    if said is None:
+        raise LabError(f"{plan.NODES[0]} does not say which timers are in force")
+    return 1000 * int(said["timers"]["lease_us"])
+
+
+def _ask_history(seen: Seen) -> None:
+    for node, transitions in ground.histories().items():
+        known = seen.transitions.setdefault(node, {})
+        known.update({transition["number"]: transition for transition in transitions})
 
 
 def _watch(effort: Effort, budget: Budget, gates: ground.GateWatch, client: probe.Probe) -> Seen:
@@ -101,12 +124,14 @@ def _quiet(seen: Seen, client: probe.Probe, seconds: float) -> None:
     client.wait_for_time(seconds)
     ended = agents.boot_ns()
     after = ground.counters()
+    _ask_history(seen)
     seen.quiet_s += (ended - started) / 1e9
     for node in plan.NODES:
         grown = judge.grown(before[node]["suspicions"], after[node]["suspicions"])
         for outcome, count in grown.items():
             seen.suspicions[outcome] = seen.suspicions.get(outcome, 0) + count
-        seen.late_ticks += after[node]["late_ticks"] - before[node]["late_ticks"]
+        late = after[node]["late_ticks"] - before[node]["late_ticks"]
+        seen.late_ticks[node] = seen.late_ticks.get(node, 0) + late
         seen.verdicts_dead += grown.get("dead", 0)
 
 
@@ -132,20 +157,30 @@ def _death(seen: Seen, gates: ground.GateWatch, client: probe.Probe) -> None:
     )
 
 
-def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: int) -> list[Figure]:
-    moved = judge.unprovoked(watch.edges, seen.provoked, since_ns=began, until_ns=ended)
-    kinds = [kind for _, kind in moved]
-    # A false verdict that led to a takeover is one false failover, not two.
-    false = max(seen.verdicts_dead, kinds.count(judge.Kind.FALSE))
+def stretch_figures(
+    profile: str, seen: Seen, watch: judge.Watch, began: int, ended: int, *, lease_ns: int
+) -> list[Figure]:
+    """All figures of one stretch of load.  Pure."""
+    steps = judge.steps_down(
+        {node: told.values() for node, told in seen.transitions.items()},
+        seen.provoked,
+        since_ns=began,
+        until_ns=ended,
+    )
+    moved = judge.unprovoked(watch.edges, seen.provoked, steps, since_ns=began, until_ns=ended)
+    kinds = [takeover.kind for takeover in moved]
+    false = judge.false_failovers(seen.verdicts_dead, moved, steps)
     raised = sum(seen.suspicions.values())
     by_kernel = seen.suspicions.get("stalled", 0)
-    reasons = _steps_down(began, ended, seen.provoked)
+    reasons = dict(Counter(step.code for step in steps))
     details: dict[str, Any] = {
         "suspicions": seen.suspicions,
         "cleared_by_the_peers_kernel": by_kernel,
         "verdicts_dead": seen.verdicts_dead,
         "takeovers_by_kind": {kind.value: kinds.count(kind) for kind in judge.Kind},
-        "late_ticks": seen.late_ticks,
+        "takeovers": _witnesses(moved, began, lease_ns),
+        "late_ticks": sum(seen.late_ticks.values()),
+        "late_ticks_by_node": seen.late_ticks,
         "primaries_stepped_down": reasons,
         "gates_both_open_ns": judge.both_open_ns(
             watch.edges, seen.provoked, since_ns=began, until_ns=ended
@@ -155,7 +190,7 @@ def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: in
     }
     note = f"{raised} suspicions, {by_kernel} of them cleared by the peer's kernel"
     minutes = seen.quiet_s / 60
-    lapses = kinds.count(judge.Kind.LAPSE) + kinds.count(judge.Kind.RESIGNED)
+    resigned = kinds.count(judge.Kind.RESIGNED)
     return [
         figures.measured(
             f"false_failovers_{profile}", [false], seconds=seen.quiet_s, note=note, details=details
@@ -163,9 +198,10 @@ def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: in
         figures.measured(f"undetected_deaths_{profile}", seen.undetected),
         figures.measured(
             f"lapses_{profile}",
-            [lapses],
+            [kinds.count(judge.Kind.LAPSE)],
             seconds=seen.quiet_s,
-            note=f"primaries that stepped down, as they say: {reasons or 'none'}",
+            note=f"{resigned} more after the primary had shut its gate itself; primaries that "
+            f"stepped down, as they say: {reasons or 'none'}",
         ),
         figures.measured(
             f"suspicions_{profile}",
@@ -176,14 +212,18 @@ def _figures(profile: str, seen: Seen, watch: judge.Watch, began: int, ended: in
     ]
 
 
-def _steps_down(began: int, ended: int, provoked: list[tuple[int, int]]) -> dict[str, int]:
-    """Why primaries stepped down in the quiet, by their own account."""
-    reasons: dict[str, int] = {}
-    for node in plan.NODES:
-        for transition in agents.history(node):
-            at = transition["at_ns"]
-            quiet = began <= at <= ended and not any(b <= at <= e for b, e in provoked)
-            if quiet and transition["from_role"] == "primary":
-                code = str(transition["reason"])
-                reasons[code] = reasons.get(code, 0) + 1
-    return reasons
+def _witnesses(moved: Sequence[judge.Moved], began: int, lease_ns: int) -> list[dict[str, Any]]:
+    """Each takeover that nobody caused, with what was seen of the old primary and what it says."""
+    return [
+        {
+            "after_s": round((takeover.taken.at_ns - began) / 1e9, 3),
+            "taken_by": takeover.taken.node,
+            "kind": takeover.kind.value,
+            "gate_seen": None if takeover.shut is None else takeover.shut.why,
+            "primary_says": None if takeover.said is None else takeover.said.code,
+            "primary_was_late_ms": None
+            if (late := takeover.held_up_ns(lease_ns)) is None
+            else round(late / MS, 3),
+        }
+        for takeover in moved
+    ]

@@ -6,6 +6,10 @@ counts is the end of it: from the first frame that gets through, how long until 
 served, and how long does the loser go on.  The primary and the secondary are cut off in turn, since
 the two heal differently: the client is with the node that was not cut off, and that one stays in
 one case and has to yield in the other.
+
+Service may also stop later on, long after a contest.  Whatever does counts as part of the heal,
+unless the gates show that it was no part of it: that the lease of the only owner ran out, with no
+contest and no fence since all was settled.
 """
 
 from __future__ import annotations
@@ -28,12 +32,39 @@ WATCHED_S = 1.5
 """After the heal.  Whoever is not served by then is counted with this time."""
 
 CONTEST_NS = 100_000_000
-"""A contest is long over by then; what comes later has other causes, and is told apart."""
+"""A contest is long over by then; what comes later may have another cause."""
 NOTED_LATE_NS = 300_000
 """tb-gates looks each 50 us, and is itself kept waiting now and then."""
 
 HEARTBEATS = {plan.HEARTBEAT_PORT}
 VRRP_PROTOCOL = 112
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """An interruption that began when the contest should have been long over."""
+
+    after_ns: int
+    """When it began, from the first frame that got through."""
+    ended_ns: int | None
+    """When it ended, from there; None = never."""
+    lost: int
+    lapsed: str | None
+    """Whose lease had run out, if the gates show that this is why; then it doesn't count."""
+
+    @property
+    def counts(self) -> bool:
+        return self.lapsed is None
+
+    def told(self) -> str:
+        """In words."""
+        lasted = "did not end" if self.ended_ns is None else _ms(self.ended_ns - self.after_ns)
+        why = "counts" if self.lapsed is None else f"lease of {self.lapsed} ran out, left out"
+        return f"{_ms(self.after_ns)} later: {lasted} ({why})"
+
+
+def _ms(ns: int) -> str:
+    return f"{ns / MS:.2f} ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +75,9 @@ class Healed:
     both_served: bool
     """Whether both nodes thought of themselves as primary when the cut was lifted."""
     served_ns: int | None
+    """From the first frame that got through to the end of the last interruption that counts."""
     lost: int
-    later_ns: tuple[int, ...]
-    """Interruptions that began when the contest was long over."""
+    later: tuple[Later, ...]
     overlap_ns: int | None
     """Until the last frame for a VIP that a sole owner would not have sent; None = unknown."""
     gates_ns: int | None
@@ -71,20 +102,51 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     if through is None:
         raise LabError(f"nothing came from {node} after it was healed")
     served, lost = judge.served_after(record, through, within_ns=CONTEST_NS)
-    later = judge.interruptions(record, through + CONTEST_NS, through + int(WATCHED_S * 1e9))
     edges = gates.now().edges if gates else ()
+    later = later_interruptions(record, edges, through)
+    served, lost = with_later(served, lost, later)
     seen = judge.contest(edges, before)
     return Healed(
         cut=node,
         both_served=seen.loser is not None or seen.shut_after_ns is None,
         served_ns=served,
         lost=lost,
-        later_ns=later,
+        later=later,
         overlap_ns=_overlap_ns(recording, edges, through),
         gates_ns=None if seen.shut_after_ns is None else seen.shut_after_ns - (through - before),
         loser=seen.loser,
         capture_lost=recording.lost,
     )
+
+
+def later_interruptions(
+    record: probe.Record, edges: Sequence[judge.Edge], through: int
+) -> tuple[Later, ...]:
+    """What stopped the service later on, and whether that was a lapse and nothing else."""
+    settled = through + CONTEST_NS
+    found = []
+    for one in judge.interruptions(record, settled, through + int(WATCHED_S * 1e9)):
+        lapse = judge.lapse_behind(one, edges, settled_ns=settled)
+        found.append(
+            Later(
+                after_ns=one.began_ns - through,
+                ended_ns=None if one.ended_ns is None else one.ended_ns - through,
+                lost=one.lost,
+                lapsed=None if lapse is None else lapse.node,
+            )
+        )
+    return tuple(found)
+
+
+def with_later(served_ns: int | None, lost: int, later: Sequence[Later]) -> tuple[int | None, int]:
+    """When all was served, and probes lost, with those of the later interruptions that count."""
+    for one in later:
+        if not one.counts:
+            continue
+        lost += one.lost
+        if served_ns is not None:
+            served_ns = None if one.ended_ns is None else max(served_ns, one.ended_ns)
+    return served_ns, lost
 
 
 def _overlap_ns(
@@ -153,7 +215,7 @@ def partition(effort: Effort, budget: Budget) -> list[Figure]:
             ground.say(f"  keepalived: {_told(theirs[-1])}")
             lab.heal(theirs[-1].cut)
             rival.wait_master("a")
-    return _figures(ours, theirs, bound_us)
+    return figures_of(ours, theirs, bound_us)
 
 
 def _told(healed: Healed) -> str:
@@ -161,9 +223,7 @@ def _told(healed: Healed) -> str:
     text = f"served {served}, lost {healed.lost}"
     if healed.overlap_ns is not None and healed.gates_ns is not None:
         text += f", overlap {healed.overlap_ns / US:.0f} us, gates {healed.gates_ns / US:.0f} us"
-    if healed.later_ns:
-        text += f", later {', '.join(f'{each / MS:.2f} ms' for each in healed.later_ns)}"
-    return text
+    return ", ".join([text, *(one.told() for one in healed.later)])
 
 
 def _overlap_bound_us(node: str) -> float:
@@ -178,16 +238,22 @@ def _served_ms(healed: Healed) -> float:
     return WATCHED_S * 1e3 if healed.served_ns is None else healed.served_ns / MS
 
 
-def _figures(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[Figure]:
+def figures_of(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[Figure]:
+    """All figures of the runs.  Pure."""
     contested = [run for run in ours if run.both_served]
+    # One that nobody contested counts as well, with what was seen: nothing, if all is right.
     overlaps = [
-        run.overlap_ns / US if run.overlap_ns is not None else WATCHED_S * 1e6 for run in contested
+        run.overlap_ns / US if run.overlap_ns is not None else WATCHED_S * 1e6 for run in ours
     ]
+    later = [one for run in ours for one in run.later]
+    counted = sum(1 for one in later if one.counts)
     details: dict[str, Any] = {
         "cut": [run.cut for run in ours],
         "first_gate_shut": [run.loser for run in ours],
-        "interruptions_from_100_ms_on_ms": [
-            round(each / MS, 2) for run in ours for each in run.later_ns
+        "interruptions_from_100_ms_on": [
+            {"partition": number + 1, "cut": run.cut, "what": one.told(), "counts": one.counts}
+            for number, run in enumerate(ours)
+            for one in run.later
         ],
         "frames_lost_by_capture": sum(run.capture_lost for run in ours),
         "first_gate_shut_after_us": [
@@ -195,14 +261,16 @@ def _figures(ours: list[Healed], theirs: list[Healed], bound_us: float) -> list[
         ],
     }
     rival_note = f"{sum(1 for healed in theirs if healed.served_ns is None)} of {len(theirs)} "
-    rival_note += f"runs not served again within {WATCHED_S} s"
+    rival_note += f"runs not served again within {WATCHED_S} s; without gates to ask, all "
+    rival_note += "interruptions that began later count"
     return [
         figures.measured(
             "partition_served",
             [_served_ms(run) for run in ours],
             details=details,
-            note=f"{sum(len(run.later_ns) for run in ours)} interruptions began more than 100 ms "
-            "later, when no contest was left: they are in the details",
+            note=f"{len(later)} interruptions began more than 100 ms later: {counted} of them "
+            f"count, {len(later) - counted} are left out, as the gates show that the only owner's "
+            "lease had run out, with no contest about it",
         ),
         figures.measured("partition_lost", [run.lost for run in ours]),
         figures.measured(

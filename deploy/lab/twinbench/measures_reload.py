@@ -5,6 +5,10 @@ On a machine this small any processor time that something takes delays somebody'
 suspicions.  So each reload has two companions, measured just before and just after it: a stretch
 like it in which nothing happens, and one in which a process that knows nothing of Twinbeat takes as
 much processor time as the reload did, in one piece.  The bar is on the reload alone.
+
+A reload that finds nothing new is over when the file is read.  So before each one the node's file
+is rewritten, and the reload counts only if the agent then says that the new values are in force.
+One of a file that nobody changed is a third companion.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from twinlab import agents, netns, plan, probe
-from twinlab.shell import LabError
+from twinlab import agents, lab, netns, plan, probe
+from twinlab.shell import LabError, wait_for
 
 from twinbench import cpu, figures, ground, judge, samples
 from twinbench.budget import Budget
@@ -29,6 +34,43 @@ AFTER_S = 0.1
 """How long each stretch goes on after what happens in it."""
 BURDEN_MIN_MS = 1.0
 RELOADED_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What a rewritten file says of the keys that are toggled, all of which change at run time."""
+
+    refresh_s: int
+    preempt_hold_s: int
+    vips: int
+    """On the lan side."""
+
+    @classmethod
+    def of(cls, number: int) -> Variant:
+        """That of a node's n-th reload, from 0: two values in turn, each tenth time a VIP as well.
+
+        The first ones of all differ from the file that the lab begins with.
+        """
+        return cls(
+            refresh_s=61 + number % 2,
+            preempt_hold_s=11 + number % 2,
+            vips=1 + (number + 8) // 10 % 2,
+        )
+
+    def options(self, wanted: plan.Options) -> plan.Options:
+        """The same lab, with these values in its nodes' files."""
+        settings = (
+            f"announce.refresh_s = {self.refresh_s}",
+            f"policy.preempt_hold_s = {self.preempt_hold_s}",
+        )
+        return replace(wanted, vips=self.vips, settings=(*wanted.settings, *settings))
+
+    def is_in_force(self, said: Mapping[str, Any]) -> bool:
+        """Whether an agent's status shows them."""
+        lan = next(one for one in said["vrids"] if one["id"] == plan.LAN_VRID)
+        seen = (said["policy"]["preempt_hold_s"], lan["vips_total"])
+        waiting = said["configuration"]["needs_restart"]
+        return seen == (self.preempt_hold_s, self.vips) and not waiting
 
 
 class Burden:
@@ -83,6 +125,12 @@ class Stretches:
     cpu_ms: list[float] = field(default_factory=list)
     """Of the node's agent, without its engine."""
 
+    def add(self, others: Stretches) -> None:
+        """Those of another collection as well."""
+        self.suspicions += others.suspicions
+        self.spans += others.spans
+        self.cpu_ms += others.cpu_ms
+
     def per_minute(self) -> float:
         return judge.per_minute(sum(self.suspicions), sum(e - b for b, e in self.spans) / 1e9)
 
@@ -93,20 +141,55 @@ class Stretches:
 
 def reload(effort: Effort, budget: Budget) -> list[Figure]:
     """SIGHUP, as `systemctl reload` sends it, on both nodes in turn, while probes run."""
-    ground.twinbeat(ground.options())
-    quiet, loaded, burdened = Stretches(), Stretches(), Stretches()
+    wanted = ground.options()
+    ground.twinbeat(wanted)
+    quiet, loaded, burdened, unchanged = (Stretches() for _ in range(4))
     nodes = itertools.cycle(plan.NODES)
-    with probe.Probe(interval_us=200) as running, Burden() as burden:
-        running.wait_served(run=200)
-        for number in budget.runs(effort.reloads, "reloads"):
-            node = next(nodes)
-            with budget.attempt(f"reload {number + 1}"):
-                _stretch(quiet, node, running, lambda: None)
-                _reload(loaded, node, running)
-                extra = max(BURDEN_MIN_MS, loaded.cpu_ms[-1] - quiet.cpu_ms[-1])
-                _stretch(burdened, node, running, functools.partial(burden.burn, extra))
-        record = running.finish()
-    return _figures(record, quiet, loaded, burdened)
+    extras: list[float] = []
+    with_vips = 0
+    try:
+        with probe.Probe(interval_us=200) as running, Burden() as burden:
+            running.wait_served(run=200)
+            for number in budget.runs(effort.reloads, "reloads"):
+                node, own = next(nodes), number // len(plan.NODES)
+                variant = Variant.of(own)
+                with budget.attempt(f"reload {number + 1}"):
+                    _stretch(quiet, node, running, lambda: None)
+                    _rewrite(node, variant.options(wanted))
+                    _reload(loaded, node, running, variant)
+                    extras.append(loaded.cpu_ms[-1] - quiet.cpu_ms[-1])
+                    with_vips += variant.vips != (Variant.of(own - 1).vips if own else 1)
+                    burned = max(BURDEN_MIN_MS, extras[-1])
+                    _stretch(burdened, node, running, functools.partial(burden.burn, burned))
+                    _reload(unchanged, node, running, variant)
+            record = running.finish()
+    finally:
+        _restore(wanted)
+    return _figures(record, quiet, loaded, burdened, unchanged, extras, with_vips)
+
+
+def _rewrite(node: str, wanted: plan.Options) -> None:
+    """Write the node's file anew, and the list of VIPs that it may refer to."""
+    etc = netns.node_dir(node, "/etc/twinbeat")
+    (etc / "vips-lan.txt").write_text("\n".join(plan.more_vips(wanted.vips - 1)) + "\n")
+    (etc / "twinbeat.toml").write_text(agents.configuration(node, wanted))
+
+
+def _restore(wanted: plan.Options) -> None:
+    """The files that the lab began with; if they can't be put in force, the lab goes down."""
+    try:
+        for node in plan.NODES:
+            before = _loaded(node)
+            _rewrite(node, wanted)
+            agents.reload(node)
+            wait_for(
+                functools.partial(_has_loaded, node, before),
+                f"{node} reads its first configuration again",
+                timeout_s=RELOADED_WITHIN_S,
+            )
+    except LabError as error:
+        ground.say(f"  {error}")
+        lab.down()
 
 
 def _stretch(
@@ -134,17 +217,30 @@ def _stretch(
     into.spans.append((began, ended))
 
 
-def _reload(into: Stretches, node: str, running: probe.Probe) -> None:
-    """One reload, with its stretch."""
+def _reload(into: Stretches, node: str, running: probe.Probe, variant: Variant) -> None:
+    """One reload, with its stretch, after which the agent says that the file's values are in force.
+
+    LabError if it doesn't: then nothing was measured.
+    """
     before = _loaded(node)
     ends = time.monotonic() + RELOADED_WITHIN_S
 
     def done() -> bool:
         if time.monotonic() > ends:
             raise LabError(f"{node} has not read its configuration again")
-        return _loaded(node) not in (before, None)
+        return _has_loaded(node, before)
 
-    _stretch(into, node, running, functools.partial(agents.reload, node), done)
+    seen = Stretches()
+    _stretch(seen, node, running, functools.partial(agents.reload, node), done)
+    said = agents.show(node)
+    if said is None or not variant.is_in_force(said):
+        raise LabError(f"{node} has read its file again, and {variant} is not in force")
+    into.add(seen)
+
+
+def _has_loaded(node: str, before: str | None) -> bool:
+    """Whether it has read its file since it said when it had."""
+    return _loaded(node) not in (before, None)
 
 
 def _loaded(node: str) -> str | None:
@@ -167,38 +263,47 @@ def _lost_between(record: probe.Record, begin_ns: int, end_ns: int) -> int:
 
 
 def _figures(
-    record: probe.Record, quiet: Stretches, loaded: Stretches, burdened: Stretches
+    record: probe.Record,
+    quiet: Stretches,
+    loaded: Stretches,
+    burdened: Stretches,
+    unchanged: Stretches,
+    extras: list[float],
+    with_vips: int,
 ) -> list[Figure]:
     seconds = sum(end - begin for begin, end in loaded.spans) / 1e9
-    extra = [
-        reload_ms - quiet_ms
-        for reload_ms, quiet_ms in zip(loaded.cpu_ms, quiet.cpu_ms, strict=False)
-    ]
+    kinds = {
+        "quiet": quiet,
+        "equal_unrelated_burden": burdened,
+        "reload": loaded,
+        "unchanged_reload": unchanged,
+    }
     details = {
         "suspicions_per_minute": {
-            "quiet": round(quiet.per_minute(), 1),
-            "equal_unrelated_burden": round(burdened.per_minute(), 1),
-            "reload": round(loaded.per_minute(), 1),
+            name: round(kind.per_minute(), 1) for name, kind in kinds.items()
         },
-        "probes_lost": {
-            "quiet": sum(quiet.lost(record)),
-            "equal_unrelated_burden": sum(burdened.lost(record)),
-            "reload": sum(loaded.lost(record)),
-        },
-        "processor_ms_of_a_reload": samples.median(extra),
+        "probes_lost": {name: sum(kind.lost(record)) for name, kind in kinds.items()},
+        "processor_ms_of_a_reload": samples.median(extras),
+        "reloads_with_a_vip_more_or_less": with_vips,
     }
+    note = (
+        "each changed two keys (announce.refresh_s, policy.preempt_hold_s), as the agent's status "
+        f"showed after it, and {with_vips} of them a VIP as well"
+    )
     rates = (
         ("reload_suspicion_rate", loaded),
         ("beside_load_suspicion_rate", burdened),
         ("beside_quiet_suspicion_rate", quiet),
     )
     return [
-        figures.measured("reload_lost", loaded.lost(record), details=details),
-        figures.measured("reload_suspicions", loaded.suspicions, details=details),
+        figures.measured("reload_lost", loaded.lost(record), note=note, details=details),
+        figures.measured("reload_suspicions", loaded.suspicions, note=note, details=details),
         *(
             figures.measured(name, [kind.per_minute()] if kind.spans else [], seconds=seconds)
             for name, kind in rates
         ),
         figures.measured("beside_load_lost", burdened.lost(record)),
-        figures.measured("reload_cpu", extra),
+        figures.measured("reload_cpu", extras),
+        figures.measured("unchanged_reload_lost", unchanged.lost(record)),
+        figures.measured("unchanged_reload_suspicions", unchanged.suspicions),
     ]

@@ -86,6 +86,7 @@ GROUPS = (
             *("reload_lost", "reload_suspicions"),
             *("reload_suspicion_rate", "beside_load_suspicion_rate", "beside_quiet_suspicion_rate"),
             *("beside_load_lost", "reload_cpu"),
+            *("unchanged_reload_lost", "unchanged_reload_suspicions"),
         ),
     ),
     Group("sigstop", measures_agent.stopped, ("sigstop_overlap", "sigstop_back")),

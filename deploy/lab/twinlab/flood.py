@@ -108,6 +108,8 @@ class Flood:
             self._command += ["--count-at", str(COUNTER_AT), "--count-from", str(counting_from)]
         self._process: subprocess.Popen[str] | None = None
         self.sent = 0
+        self.refused = 0
+        """Frames that the device had no room for, and said so; they are not among those sent."""
 
     def __enter__(self) -> Flood:
         self._process = subprocess.Popen(
@@ -128,5 +130,5 @@ class Flood:
             self._process = None
             if code != 0:
                 raise LabError(f"tb-flood: {problem.strip()}")
-            self.sent = int(said)
+            self.sent, self.refused = map(int, said.split())
         return self.sent
