@@ -73,6 +73,8 @@ class Replaced:
     """From the signal until the client was served by the new primary."""
     outage_ns: int
     lost: int
+    later: int
+    """Interruptions after that, while a hung agent woke up."""
     both_open_ns: int
     kind: judge.Kind
     capture_lost: int
@@ -103,6 +105,7 @@ def _replaced(number: signal.Signals) -> Replaced:
             opened = gates.wait_open(taker, before)
             running.wait_served(since_ns=opened.at_ns)
             running.wait_for_time(0.1)
+            served_until = agents.boot_ns()
             if number is signal.SIGSTOP:
                 agents.cont(serving)
                 _wait_awake(serving)
@@ -110,7 +113,7 @@ def _replaced(number: signal.Signals) -> Replaced:
             record = running.finish()
             watch = gates.finish()
             recording = recorder.finish()
-        return _judged(serving, before, opened, record, watch, recording)
+        return _judged(serving, (before, served_until), opened, record, watch, recording)
     raise LabError(f"the primary changed just before the signal, {ATTEMPTS} times in a row")
 
 
@@ -125,12 +128,14 @@ def _wait_awake(node: str) -> None:
 
 def _judged(
     serving: str,
-    before: int,
+    absent: tuple[int, int],
     opened: judge.Edge,
     record: probe.Record,
     watch: judge.Watch,
     recording: capture.Recording,
 ) -> Replaced:
+    """absent: from the signal to the moment at which the new primary had served for a while."""
+    before, until = absent
     if recording.lost:
         raise LabError(f"the capture lost {recording.lost} frames: overlap can't be excluded")
     taker = plan.peer(serving)
@@ -142,7 +147,7 @@ def _judged(
     first = judge.first_frame_ns(frames, taker, takeover.gate_ns)
     if first is None:
         raise LabError(f"{taker} took over and was not seen on a switch")
-    whole, lost = judge.served_after(record, before, within_ns=1_000_000_000)
+    whole, lost = judge.served_after(record, before, within_ns=until - before)
     if whole is None:
         raise LabError("the client was not served again")
     outage = record.outage_around(before)
@@ -152,6 +157,7 @@ def _judged(
         back_ns=max(whole, first - before),
         outage_ns=(outage.duration_ns or 0) if outage else 0,
         lost=lost,
+        later=len(judge.interruptions(record, until, record.sent_ns[-1])),
         both_open_ns=watch.both_longest_ns,
         kind=judge.kind_of(opened.at_ns, taker, watch.edges),
         capture_lost=recording.lost,
@@ -186,6 +192,7 @@ def _signalled(
     details = {
         "outage_ms": [round(run.outage_ns / MS, 3) for run in seen],
         "lost": [run.lost for run in seen],
+        "interruptions_while_it_woke": [run.later for run in seen],
         "gates_both_open_ns": [run.both_open_ns for run in seen],
         "old_gate_shut_by": [run.kind.value for run in seen],
         "frames_lost_by_capture": sum(run.capture_lost for run in seen),
