@@ -223,7 +223,7 @@ struct tb_peer {
 	tb_u8 link;
 	tb_u8 role;
 	tb_u8 admin;
-	tb_u8 key_id;
+	tb_u8 key_id; /* of the newest HELLO or PROBE: an ANSWER comes under the key of its PROBE */
 	tb_u8 layouts;
 	tb_u16 health;
 	tb_u32 dead_us;

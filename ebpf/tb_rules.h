@@ -257,14 +257,15 @@ TB_INLINE int tb_snapshot(struct tb_ctx *c, const struct tb_frame *f, tb_u64 cou
 		peer->link = f->link;
 		peer->role = f->role;
 		peer->admin = f->admin;
-		peer->key_id = f->key_id;
 		peer->layouts = f->layouts;
 		peer->health = TB_BE16(f->health);
 		tb_take_intervals(peer, f);
 		peer->keys[0] = f->keys[0];
 		peer->keys[1] = f->keys[1];
-		if (f->type != TB_ANSWER)
+		if (f->type != TB_ANSWER) {
+			peer->key_id = f->key_id;
 			peer->two_way = (tb_u8)two_way;
+		}
 	}
 	(void)__sync_fetch_and_add(&peer->seq, 1);
 	return 1;

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heartbeat links of a living pair: added, taken away, switched off, cut, over IPv6, tagged."""
+"""The heartbeat links of a living pair: added, taken away, switched off, cut, over IPv6, tagged;
+and the keys of its heartbeats.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +137,82 @@ def test_a_link_comes_and_another_goes(calm: str) -> None:
     for node in plan.NODES:
         assert carries(node, "lan0")
         assert carries(node, "wan0")
+
+
+def key_file(node: str, number: int) -> Path:
+    return netns.node_dir(node, "/etc/twinbeat") / "keys" / f"{number}.key"
+
+
+def give_key(node: str, number: int, key: str) -> None:
+    key_file(node, number).touch(mode=0o600)
+    key_file(node, number).write_text(key + "\n")
+
+
+def sending_under(number: int) -> Callable[[str], str]:
+    return lambda text: re.sub(r"send = \d+", f"send = {number}", text)
+
+
+def keys(node: str, side: str) -> tuple[int, list[int]]:
+    """What a node says of its own keys ("configuration") or of its peer's ("peer")."""
+    said = agents.show(node)
+    assert said is not None, f"the agent of {node} does not answer"
+    return said[side]["send_key"], said[side]["keys"]
+
+
+def rotate(nodes: tuple[str, str], old: int, new: int, key: str) -> None:
+    """In the right order."""
+    both = sorted((old, new))
+    for node in nodes:
+        give_key(node, new, key)
+        assert "was reloaded" in reload(node, sending_under(old))
+        assert keys(node, "configuration") == (old, both)
+    for node in nodes:
+        peer_is(node, (old if node is nodes[0] else new, both))
+        assert "was reloaded" in reload(node, sending_under(new))
+    for node in nodes:
+        peer_is(node, (new, both if node is nodes[0] else [new]))
+        key_file(node, old).unlink()
+        assert "was reloaded" in reload(node, sending_under(new))
+        assert keys(node, "configuration") == (new, [new])
+
+
+def peer_is(node: str, wanted: tuple[int, list[int]]) -> None:
+    wait_for(lambda: keys(node, "peer") == wanted, f"{node} hears of {wanted}", timeout_s=5)
+
+
+def refused_for_keys(node: str) -> int:
+    counted = watching.reasons(node)
+    return counted["key"] + counted["auth"]
+
+
+def test_keys_rotate_in_one_order_only(calm: str) -> None:
+    """In any other the pair would be cut: that is refused as a whole, and says what to do first."""
+    first, second = nodes = calm, plan.peer(calm)
+    old, new = key_file(first, 1).read_text().strip(), secrets.token_hex(16)
+    missed = {node: refused_for_keys(node) for node in nodes}
+    give_key(first, 2, new)
+    said = reload(first, sending_under(2))
+    assert "nothing was changed" in said
+    assert f"{second} doesn't accept key 2 yet" in said
+    assert keys(first, "configuration") == (1, [1])
+
+    give_key(second, 2, new)
+    for node in nodes:
+        assert "was reloaded" in reload(node, sending_under(1))
+    peer_is(first, (1, [1, 2]))
+    assert "was reloaded" in reload(first, sending_under(2))
+    key_file(first, 1).unlink()
+    said = reload(first, sending_under(2))
+    assert "nothing was changed" in said
+    assert f"{second} sends under key 1" in said
+    assert keys(first, "configuration") == (2, [1, 2])
+    assert "sends under 2, accepts 1 and 2" in agents.cli(second, "show", "peer").stdout
+
+    give_key(first, 1, old)
+    assert "was reloaded" in reload(first, sending_under(1))
+    rotate(nodes, 1, 2, new)
+    rotate(nodes, 2, 1, old)
+    assert {node: refused_for_keys(node) for node in nodes} == missed, "not one frame was missed"
 
 
 def test_the_last_link_that_carries_stays(calm: str) -> None:

@@ -59,7 +59,9 @@ def status(**changes: Any) -> schema.Status:
             kept_hello_us=200,
             kept_dead_us=600,
         ),
-        "configuration": schema.Configuration(path="/etc/twinbeat/twinbeat.toml", loaded="now"),
+        "configuration": schema.Configuration(
+            path="/etc/twinbeat/twinbeat.toml", loaded="now", send_key=3, keys=[3]
+        ),
         "policy": schema.Policy(
             fail_safe=True,
             strict=False,

@@ -253,6 +253,10 @@ class Peer(Struct, frozen=True, kw_only=True):
     lease_left_ns: int | None = None
     generation: int | None = None
     digest: int | None = None
+    send_key: int | None = None
+    """Id of the key that its agent sends under; None = not heard yet."""
+    keys: list[int] = []
+    """Ids of the keys that it accepts."""
     mismatch: bool = False
     """Frames from it are refused for their key or version: a state of its own, not death."""
 
@@ -511,6 +515,10 @@ class Configuration(Struct, frozen=True, kw_only=True):
     """The peer's shared configuration differs."""
     needs_restart: list[str] = []
     """Keys changed by a reload that only a restart puts into force."""
+    send_key: int = 0
+    """Id of the key that heartbeats are sealed with."""
+    keys: list[int] = []
+    """Ids of the keys that are accepted."""
 
 
 class Watchdog(Struct, frozen=True, kw_only=True):

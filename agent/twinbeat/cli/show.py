@@ -164,6 +164,8 @@ def _node(status: Status) -> Iterator[str]:
     yield from _health_history(status)
     yield from _last_resorts(status)
     yield from _third_parties(status)
+    if status.configuration.keys:
+        yield f"keys: {_keys(status.configuration.send_key, status.configuration.keys)}"
     process = status.process
     realtime = "real-time" if process.realtime else paint("not real-time", "yellow")
     memory = f", {process.rss_bytes / 1e6:.1f} MB" if process.rss_bytes else ""
@@ -312,6 +314,13 @@ def _peer(status: Status) -> Iterator[str]:
     special = [flag for flag in peer.flags if flag not in _USUAL_FLAGS]
     flags = f", flags {' '.join(special)}" if special else ""
     yield f"gate {gate}, {hears}{flags}"
+    if peer.keys:
+        yield f"keys: {_keys(peer.send_key, peer.keys)}"
+
+
+def _keys(send: int | None, accepted: list[int]) -> str:
+    under = "" if not send else f"sends under {send}, "
+    return f"{under}accepts {' and '.join(map(str, accepted))}"
 
 
 def _links(status: Status) -> Iterator[str]:

@@ -66,6 +66,8 @@ def lasting_words(view: Any) -> tuple[object, ...]:
         peer.health,
         peer.key_id,
         peer.layouts,
+        peer.keys[0],
+        peer.keys[1],
         peer.dead_us,
         peer.lease_full_us,
         peer.hello_us,

@@ -489,7 +489,9 @@ class PeerWords:
     admin: int
     health: int
     key_id: int
+    """Of the newest HELLO or PROBE, 0 = none yet."""
     keys: tuple[int, ...]
+    """Ids of the keys that it accepts, 0 = none."""
     layouts: int
     dead_us: int
     lease_full_us: int

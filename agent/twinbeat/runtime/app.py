@@ -31,7 +31,7 @@ from twinbeat.config.compare import digest
 from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.load import load
 from twinbeat.config.model import Config, link_number
-from twinbeat.config.problems import ConfigError
+from twinbeat.config.problems import ConfigError, Findings
 from twinbeat.config.secrets import Options, load_options
 from twinbeat.core.events import (
     ConfigReloaded,
@@ -86,6 +86,7 @@ from twinbeat.runtime.node import Node
 from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.reload import Plan, plan
 from twinbeat.runtime.rivals import Rivals
+from twinbeat.runtime.rotation import check_rotation
 from twinbeat.runtime.routes import RoleRoutes
 from twinbeat.runtime.stage import HOST, REFUSALS, Stage, Watchers
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, boot_id
@@ -184,6 +185,7 @@ class App:
         try:
             self._store.prepare()
             self._keys = load_keys(self._config)
+            self._note_keys()
             self._third_party = build(self._config, now_ns=now_ns)
             self._fence_options = load_options(self._config.fence, self._config.path)
             self._history = History(self._paths.state / "history.jsonl")
@@ -838,6 +840,7 @@ class App:
         if intent.config.timers_set == self._file.timers_set:
             config = replace(config, timers_set=self._config.timers_set)
         else:
+        self._check_rotation(intent.config, keys)
             lateness = await asyncio.to_thread(host.measure)
             fitting = host.fit(intent.config, lateness)
             self._wake_late_ns = lateness.p90_ns
@@ -869,6 +872,7 @@ class App:
         self._isolation.apply(config)
         self._config, self._file = config, intent.config
         self._rivals.apply(config)
+            self._note_keys()
         await self._health.apply(config)
         await self._routes.apply(config)
         self._hooks.apply(config)
@@ -882,6 +886,26 @@ class App:
         """All that takes time, off the loop that decides."""
         wanted = load(self._file.path)
         return plan(self._file, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
+
+    def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
+        """Raises ConfigError if these keys would cut the pair."""
+        if keys == self._keys:
+            return
+        seen = self._hands.snapshot()
+        findings = Findings(config.path)
+        check_rotation(
+            config,
+            before=self._keys,
+            after=keys,
+            peer=seen.peer,
+            watch=seen.engine.watch,
+            findings=findings,
+        )
+        if findings.failed:
+            raise ConfigError(findings.problems)
+
+    def _note_keys(self) -> None:
+        self._facts.keys = sorted(key.id for key in self._keys)
 
     def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
         self._facts.digest = digest(self._file)

@@ -55,6 +55,8 @@ class Facts:
     generation: int = 0
     digest: int = 0
     needs_restart: list[str] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    """Ids of the keys that are accepted."""
     raised: list[schema.Reason] = field(default_factory=list)
     warnings: list[schema.Warn] = field(default_factory=list)
     pause_reason: str = ""
@@ -113,6 +115,8 @@ def status(
                 digest=facts.digest,
                 mismatch=_heard(snapshot) and snapshot.peer.digest != facts.digest,
                 needs_restart=facts.needs_restart,
+                send_key=config.keys.send,
+                keys=facts.keys,
             ),
             process=_process(facts),
             waiting=_waiting(core, now_ns),
@@ -295,6 +299,8 @@ def _peer(config: Config, snapshot: Snapshot) -> schema.Peer:
         lease_left_ns=max(0, lease_left_ns),
         generation=peer.generation,
         digest=peer.digest,
+        send_key=peer.key_id or None,
+        keys=sorted(number for number in peer.keys if number),
         mismatch=mismatch,
     )
 
