@@ -147,6 +147,22 @@ static void keep_pace(struct round *r)
 	e->next_hello_ns = sooner(e->next_hello_ns, r->now + e->hello);
 }
 
+/* R16: the peer knows of a planned restart once it has answered a frame that says so. */
+static void mind_restart(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (!e->restart_said) {
+		e->restart_from = 0;
+		e->restart_known = false;
+		return;
+	}
+	if (e->restart_from == 0)
+		e->restart_from = r->in->gate.counter + 1;
+	if (r->in->peer.echo >= e->restart_from)
+		e->restart_known = true;
+}
+
 /* ------------------------------------------------------------------------------------ order ---- */
 
 static bool permitted(const struct round *r, tb_u32 permit)
@@ -193,6 +209,22 @@ static void begin_window(struct round *r)
 	e->window_ns = r->now;
 	e->window_probes = 0;
 	e->next_probe_ns = r->now;
+}
+
+/*
+ * R7, R11: an unanswered PROBE says something about the peer only if it left this node, and the first one of the
+ * window is given all of it for its answer.
+ */
+static void count_probe(struct round *r)
+{
+	struct tb_engine *e = r->e;
+
+	if (e->probe_counts && r->in->probes_sent != e->probes_sent)
+		e->window_probes++;
+	else if (e->probe_counts && e->window_probes == 0)
+		e->window_ns = r->now;
+	e->probes_sent = r->in->probes_sent;
+	e->probe_counts = false;
 }
 
 /* From here on answers count. */
@@ -1205,8 +1237,7 @@ static void choose_frames(struct round *r)
 		if (e->probe_from == 0)
 			e->probe_from = r->in->gate.counter + 1;
 		if (in_window) {
-			if (!r->late || e->window_restarts >= WINDOW_RESTARTS)
-				e->window_probes++;
+			e->probe_counts = !r->late || e->window_restarts >= WINDOW_RESTARTS;
 			out->control = (e->watch == TB_SUSPECT || verdict_is_near(r)) &&
 				       r->in->control_ns < e->window_ns;
 		}
@@ -1245,6 +1276,7 @@ static void write_self(struct round *r)
 		flags |= TB_F_STRANDED;
 	if (e->phase == TB_SERVING && permitted(r, TB_YIELD))
 		flags |= TB_F_YIELD;
+	e->restart_said = (flags & TB_F_RESTART) != 0;
 	r->out->write_self = true;
 	self->probe_from = e->probe_from;
 	self->fresh_from = fresh_from(r);
@@ -1326,6 +1358,8 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 			input->peer.known != 0 ? input->peer.known >> 32 : input->peer.epoch;
 
 	keep_pace(&round);
+	count_probe(&round);
+	mind_restart(&round);
 	watch_links(&round, &heard, &answered);
 	watch_peer(&round, heard, answered);
 	read_peer(&round);

@@ -9,7 +9,7 @@
  * Contract of a round, for whoever drives it:
  *   1. read `now`, then fill tb_input (maps, carrier, order), in that order: `now` is older than what was read;
  *   2. tb_engine_step();
- *   3. carry the actions out in the order of the fields of tb_actions;
+ *   3. carry the actions out in the order of the fields of tb_actions, and note in tb_input.probes_sent if a PROBE left;
  *   4. if `again` is set, start over at once (a claim was sent and the answer decides); otherwise sleep
  *      until `wake_ns`.
  */
@@ -102,6 +102,7 @@ struct tb_input {
 	struct tb_link link[TB_LINKS];
 	struct tb_order order;
 	struct tb_witness witness;
+	tb_u64 probes_sent;   /* rounds so far whose PROBEs left, on one link at least, or were kept back by want of carrier alone; only grows */
 	tb_u64 control_ns;    /* oldest of the newest control stamps over the processors that ran a link's receive path */
 	tb_u32 link_carrier;  /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */
 	tb_u32 port_carrier;  /* mask of VIP ports with carrier */
@@ -241,7 +242,9 @@ struct tb_engine {
 	/* suspicion */
 	tb_u64 doubt_ns; /* since when the peer has been asked though no suspicion is told yet, 0 = it isn't */
 	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;
+	tb_u64 probes_sent; /* of the input, as last seen */
 	tb_u32 window_probes, window_restarts, withheld;
+	bool probe_counts; /* that of the round before was on time and in the window: it counts if it left */
 	bool answer_open; /* an ANSWER of this suspicion said "open" */
 
 	/* links */
@@ -252,6 +255,9 @@ struct tb_engine {
 	tb_u64 hello, dead;
 	tb_u64 told_dead;      /* as the kernel's words and the frames say it */
 	tb_u64 told_dead_from; /* every own counter from this one on says so; 0 = not yet known */
+	tb_u64 restart_from;   /* R16: every own counter from this one on says that a restart is planned; 0 = not yet known */
+	bool restart_said;     /* as the kernel's words and the frames say it */
+	bool restart_known;    /* the peer has answered one of those frames */
 	tb_u64 lease_given;    /* to which the gate was renewed last: half of that is too late (R3) */
 	tb_u32 hellos;	       /* sent since the last proposal */
 

@@ -197,18 +197,26 @@ static ssize_t send_ethernet(struct tb_sender *sender, const struct tb_frame *fr
 	return send(sender->fd[0], sender->packet.bytes, sender->packet.size, MSG_DONTWAIT);
 }
 
+static ssize_t send_udp(struct tb_sender *sender, const struct tb_frame *frame, bool spread)
+{
+	int fd = sender->fd[spread ? sender->turn++ % TB_UDP_SOCKETS : 0];
+	ssize_t sent = send(fd, frame, sizeof(*frame), MSG_DONTWAIT);
+
+	/* What an ICMP said of an earlier frame is told once, instead of sending this one. */
+	if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
+		sent = send(fd, frame, sizeof(*frame), MSG_DONTWAIT);
+	return sent;
+}
+
 int tb_sender_send(struct tb_sender *sender, const struct tb_frame *frame, bool spread)
 {
 	ssize_t sent;
 	int err;
 
-	if (sender->mode == TB_MODE_UDP) {
-		int fd = sender->fd[spread ? sender->turn++ % TB_UDP_SOCKETS : 0];
-
-		sent = send(fd, frame, sizeof(*frame), MSG_DONTWAIT);
-	} else {
+	if (sender->mode == TB_MODE_UDP)
+		sent = send_udp(sender, frame, spread);
+	else
 		sent = send_ethernet(sender, frame, spread);
-	}
 	if (sent >= 0) {
 		tb_add(&sender->counters.sent[frame->type], 1);
 		return 0;

@@ -302,17 +302,32 @@ static void announce(struct tb_thread *t)
 	}
 }
 
+/*
+ * A PROBE that the host refuses proves nothing about the peer, unless it was for want of carrier: that is judged by
+ * itself (R11), and falls with the peer's power on a cable between the nodes, where it is reported late.
+ */
+static bool is_our_failure(const struct tb_thread *t, tb_u32 link, int err)
+{
+	tb_u32 bit = 1u << link;
+
+	if (!(t->input.link_carrier & bit))
+		return false;
+	return err != -ENOBUFS || !(t->engine.settings.direct & bit);
+}
+
 static void send_frames(struct tb_thread *t)
 {
 	const struct tb_actions *actions = &t->actions;
 	/* Settings and senders come one after the other: what isn't in both has to wait for a round. */
 	tb_u32 mask = (actions->hello | actions->probe) & t->engine.settings.links & t->links->mask;
 	struct tb_frame frame;
+	bool asked = false, left = false, failed = false;
 	tb_u64 now = 0;
 
 	for (tb_u32 i = 0; i < TB_LINKS && mask >> i; i++) {
 		bool probe = (actions->probe >> i & 1) != 0;
 		tb_u64 hold;
+		int err;
 
 		if (!(mask >> i & 1))
 			continue;
@@ -323,8 +338,13 @@ static void send_frames(struct tb_thread *t)
 		tb_make_frame(&frame, t->maps.gate, t->maps.self, &t->config,
 			      probe ? TB_PROBE : TB_HELLO, i, now, actions->echo, actions->echo_ns,
 			      hold, &actions->proposal);
-		(void)tb_sender_send(&t->links->lane[i]->sender, &frame, probe);
+		err = tb_sender_send(&t->links->lane[i]->sender, &frame, probe);
+		asked |= probe;
+		left |= probe && err == 0;
+		failed |= probe && err != 0 && is_our_failure(t, i, err);
 	}
+	if (asked && (left || !failed))
+		t->input.probes_sent++;
 	if (mask != 0 && t->planned_ns != 0 && now >= t->planned_ns)
 		tb_record(&t->out.histogram[TB_H_SEND_LATENESS], tb_now() - t->planned_ns);
 }

@@ -106,6 +106,7 @@ static void some_input(struct reader *reader, struct tb_input *input, tb_u64 now
 		witness->kept = whose & 8 ? witness->term : whose >> 4;
 		witness->absent = (whose & 0xf0) == 0xf0;
 	}
+	input->probes_sent += what >> 24 & 1;
 	input->control_ns = some_time(reader, now);
 	input->link_carrier = what >> 20 & 3;
 	input->port_carrier = what >> 22 & 1;

@@ -444,6 +444,8 @@ class SimNode:
                 hold = max(0, now - actions.echo_arrived_ns) if actions.echo else 0
                 self._make_frame(kind, link, now, actions.echo, actions.echo_ns, hold)
                 world.send(self, link, bytes(ffi.buffer(self._frame)))
+        if actions.probe:
+            agent.input.probes_sent += 1
         if actions.control and self.control_works:
             self._make_frame(lib.TB_CONTROL, 0, now, 0, 0, 0)
             ffi.memmove(self._buffer, self._frame, 128)
@@ -604,6 +606,7 @@ class SimNode:
             order_generation=engine.order_generation,
             hello_ns=engine.hello,
             dead_ns=engine.dead,
+            restart_known=bool(engine.restart_known),
         )
 
     def _peer_view(self) -> PeerView:

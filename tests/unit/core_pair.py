@@ -137,7 +137,14 @@ class Bench:
             PeerSeen(view=peer(counter=self.counter, arrived_ns=self.now + 500, **changes))
         )
 
-    def see_engine(self, phase: Phase, watch: Watch = Watch.ALIVE, term: int = 0) -> Effects:
+    def see_engine(
+        self,
+        phase: Phase,
+        watch: Watch = Watch.ALIVE,
+        term: int = 0,
+        *,
+        restart_known: bool = False,
+    ) -> Effects:
         """A copy of the engine's state."""
         view = EngineView(
             phase=phase,
@@ -145,6 +152,7 @@ class Bench:
             term=term,
             highest=term,
             order_generation=self.order.generation,
+            restart_known=restart_known,
         )
         return self.feed(EngineSeen(view=view))
 

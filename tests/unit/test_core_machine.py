@@ -58,6 +58,10 @@ def bench() -> Bench:
     return Bench()
 
 
+def logged(bench: Bench) -> list[Code]:
+    return [line.reason.code for effects in bench.effects for line in effects.logs]
+
+
 # -- start ---------------------------------------------------------------------------------------
 
 
@@ -726,9 +730,35 @@ def test_a_planned_restart_leaves_the_gate_open_under_a_longer_lease(bench: Benc
     assert effects.order.flags & Flag.RESTART
     assert effects.close_gate is None
     bench.confirm()
-    bench.wait(SECOND)
-    assert any(each.stopped for each in bench.effects)
+    bench.see_engine(Phase.SERVING, term=2, restart_known=True)
+    bench.wait(4 * TIMERS.hello_ns)
+    assert bench.effects[-1].stopped
     assert not any(each.close_gate for each in bench.effects)
+    assert Code.RESTART_UNCONFIRMED not in logged(bench)
+
+
+def test_a_planned_restart_waits_until_the_peer_knows_but_not_for_ever(bench: Bench) -> None:
+    """R16: a peer that doesn't know may take over."""
+    bench.primary()
+    bench.feed(Stopping(restart=True))
+    bench.confirm()
+    bench.see_engine(Phase.SERVING, term=2)
+    bench.wait(SECOND // 10)
+    assert not any(each.stopped for each in bench.effects)
+    bench.wait(SECOND // 5)
+    assert bench.effects[-1].stopped
+    assert logged(bench).count(Code.RESTART_UNCONFIRMED) == 1
+    assert not any(each.close_gate for each in bench.effects)
+
+
+def test_a_planned_restart_waits_for_no_peer_that_is_dead(bench: Bench) -> None:
+    bench.primary()
+    bench.engine(Kind.DEAD)
+    bench.feed(Stopping(restart=True))
+    bench.confirm()
+    bench.wait(4 * TIMERS.hello_ns)
+    assert bench.effects[-1].stopped
+    assert Code.RESTART_UNCONFIRMED not in logged(bench)
 
 
 def test_nothing_is_begun_while_stopping(bench: Bench) -> None:

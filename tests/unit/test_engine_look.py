@@ -20,6 +20,7 @@ def view() -> Any:
         ("engine", "term"),
         ("engine", "highest"),
         ("engine", "order_generation"),
+        ("engine", "restart_known"),
         ("peer", "term"),
         ("peer", "claim"),
         ("peer", "highest"),

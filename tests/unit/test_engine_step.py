@@ -10,8 +10,30 @@ from itertools import pairwise
 import pytest
 
 from twinbeat.engine._engine import lib
-from twinbeat.engine.types import Cause, EventKind, Flag, Permit, Phase, Role, Watch
-from unit.engine_bench import ALL, FAST, FOREVER, MS, ORDER, START, US, Bench, primary, secondary
+from twinbeat.engine.types import (
+    Cause,
+    EventKind,
+    Flag,
+    FrameType,
+    Permit,
+    Phase,
+    Role,
+    Watch,
+    WireConfig,
+)
+from unit.engine_bench import (
+    ALL,
+    FAST,
+    FOREVER,
+    KEYS,
+    MS,
+    ORDER,
+    START,
+    US,
+    Bench,
+    primary,
+    secondary,
+)
 
 LEASE = FAST.timers.lease_ns
 VERIFY = FAST.timers.verify_ns
@@ -627,6 +649,21 @@ def test_r11_probes_without_carrier_are_no_proof() -> None:
     assert bench.last(EventKind.DEAD).at_ns >= plugged_ns + VERIFY
 
 
+def test_r11_probes_that_never_left_are_no_proof() -> None:
+    bench = secondary()
+    die(bench)
+    bench.node.sends = False
+    bench.run(20 * MS)
+    assert bench.watch is Watch.SUSPECT
+    assert not bench.told(EventKind.DEAD)
+    bench.node.sends = True
+    leaves_ns = bench.now
+    bench.run(2 * MS)
+    verdict = bench.last(EventKind.DEAD)
+    assert verdict.at_ns >= leaves_ns + VERIFY - FAST.timers.verify_ns // 8, "the whole window"
+    assert verdict.b >= FAST.probes
+
+
 @pytest.mark.parametrize(("direct", "claims"), [(0, False), (1, True)])
 def test_r11_carrier_of_a_direct_cable_counts_for_nothing(direct: int, claims: bool) -> None:
     # Link 0 falls with the peer's power; link 1 goes to a switch.
@@ -654,6 +691,38 @@ def test_r11_python_may_know_of_isolation() -> None:
     die(bench)
     bench.run(20 * MS)
     assert bench.withheld() == {Cause.ISOLATED}
+
+
+# -- R14, R16: what the peer says beside its heartbeats -------------------------------------------
+
+
+def test_r14_an_answer_says_nothing_of_the_key_that_the_peer_sends_under() -> None:
+    bench = primary()
+    keys = (*KEYS, (2, bytes(16)))
+    bench.peer.set_config(WireConfig(pair=1, node=1, keys=keys))
+    bench.node.kernel.set_config(WireConfig(pair=1, node=0, keys=keys, send_key=1))
+    bench.run(MS)
+    bench.agent = False
+    bench.run(MS)
+    assert bench.watch is Watch.STALLED
+    words = bench.node.kernel.peer
+    assert words.type == FrameType.ANSWER, "under the key of the probe, which is 2"
+    assert (words.key_id, list(words.keys)) == (1, [1, 2])
+
+
+def test_r16_the_peer_knows_of_a_restart_once_it_echoed_a_frame_that_says_so() -> None:
+    bench = primary()
+    bench.kernel = False  # Its agent speaks, and hears nothing new.
+    bench.order_again(facts=replace(bench.order.facts, flags=Flag.RESTART))
+    bench.run(10 * FAST.timers.hello_ns)
+    assert bench.says & Flag.RESTART
+    assert not bench.node.engine.engine.restart_known
+    bench.kernel = True
+    bench.run(3 * FAST.timers.hello_ns)
+    assert bench.node.engine.engine.restart_known
+    bench.order_again(facts=replace(bench.order.facts, flags=Flag(0)))
+    bench.run(2 * FAST.timers.hello_ns)
+    assert not bench.node.engine.engine.restart_known
 
 
 # -- R2: what is told of terms -------------------------------------------------------------------

@@ -38,6 +38,7 @@ from twinbeat.engine.types import (
     Settings,
     Setup,
     Timers,
+    Watch,
     WireConfig,
     now_ns,
 )
@@ -614,6 +615,45 @@ def test_death_is_found_proven_and_carried_out(
         assert sum(histograms[name].buckets) == 1
     assert engine.counters().control_sent > 0
     control.close()
+
+
+def test_probes_that_the_host_refuses_prove_nothing(engines: ExitStack, maps: MemoryMaps) -> None:
+    ip("addr add 169.254.10.1/30 dev ha0")
+    ip("neigh replace 169.254.10.2 lladdr 02:00:00:00:00:42 dev ha0")
+    engine = opened(engines, maps, link(mode=LinkMode.UDP, ttl=64))
+    ip("addr del 169.254.10.1/30 dev ha0")
+    engine.start()
+    told = Told(engine)
+    deadline = time.monotonic() + 5
+    while engine.snapshot().engine.watch is not Watch.ALIVE:
+        assert time.monotonic() < deadline
+        play_peer(maps)
+    maps.control[0].seen_ns = FOREVER  # Our own receive path runs.
+    told.next(EventKind.SUSPECT)
+
+    def refused() -> int:
+        return sum(engine.counters().links[0].errors.values())
+
+    before = refused()
+    eventually(lambda: refused() > before + 50)  # Four windows and more.
+    assert engine.snapshot().engine.watch is Watch.SUSPECT
+    ip("addr add 169.254.10.1/30 dev ha0")
+    assert told.next(EventKind.DEAD).b >= SLOW.probes
+
+
+def test_a_cable_that_fell_with_its_peer_delays_no_verdict(
+    engines: ExitStack, maps: MemoryMaps
+) -> None:
+    engine = opened(engines, maps, settings=replace(SLOW, direct=1))
+    engine.start()
+    deadline = time.monotonic() + 5
+    while engine.snapshot().engine.watch is not Watch.ALIVE:
+        assert time.monotonic() < deadline
+        play_peer(maps)
+    maps.control[0].seen_ns = FOREVER
+    ip("link set far0 down")
+    Told(engine).next(EventKind.DEAD)
+    assert set(engine.counters().links[0].errors) == {105}, "ENOBUFS"
 
 
 def test_carrier_is_looked_up(engines: ExitStack, maps: MemoryMaps) -> None:

@@ -245,6 +245,7 @@ class Machine:
             self._terms.retry_ns,
             self._save_retry_ns,
             self._stop_at_ns,
+            self._stop_from_ns if self._restarting and not self._stopped else 0,
             self._abstain_until_ns,
             self._witness.deadline(self._now, peer_heard=self._peer_heard()),
             self._hold_since_ns and self._hold_since_ns + self._policy.preempt_hold_ns,
@@ -641,7 +642,8 @@ class Machine:
         if restart and self._role is Role.PRIMARY:
             self._restarting = True
             self._stop_from_ns = self._now + 2 * self._timers.hello_ns
-            self._stop_at_ns = self._now + self._patience.stop_ns
+            # The peer has to hear of it and to answer, each at its next heartbeat at the latest.
+            self._stop_at_ns = self._now + self._patience.stop_ns + 3 * self._timers.hello_ns
             return
         reachable = election.successor(self._gather(), even_if_unfit=True) is None
         self._stopping = True
@@ -1145,9 +1147,14 @@ class Machine:
         )
 
     def _settle_stop(self) -> None:
+        if self._stopped:
+            return
         confirmed = self._desk.confirmed >= self._order.generation
         if self._restarting:
-            done = confirmed and self._now >= self._stop_from_ns
+            due = self._now >= self._stop_from_ns
+            done = confirmed and due and self._peer_knows_of_restart()
+            if due:  # If that isn't so yet, it is looked at again.
+                self._stop_from_ns = self._now + 2 * self._timers.hello_ns
         elif self._stopping:
             done = confirmed and self._role is not Role.PRIMARY
             if self._role is not Role.PRIMARY and not self._stop_at_ns:
@@ -1155,8 +1162,16 @@ class Machine:
         else:
             return
         if done or (self._stop_at_ns and self._now >= self._stop_at_ns):
+            if self._restarting and not done:
+                self._log(Level.WARNING, self._because(Code.RESTART_UNCONFIRMED))
             self._stopped = True
             self._stop_at_ns = FOREVER
+
+    def _peer_knows_of_restart(self) -> bool:
+        """R16: so it does once it answered a frame that says so. Nobody waits for the dead."""
+        if self._watch in (Watch.DEAD, Watch.UNKNOWN):
+            return True
+        return self._engine is not None and self._engine.restart_known
 
     def _effects(self, *, order: Order | None, attest: int | None) -> Effects:
         out = self._out

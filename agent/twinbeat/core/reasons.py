@@ -145,6 +145,7 @@ class Code(enum.Enum):
     TIMERS_REFUSED = "timers_refused"
     PEER_WAS_HEARD = "peer_was_heard"
     PEER_FENCED = "peer_fenced"
+    RESTART_UNCONFIRMED = "restart_unconfirmed"
     RELOADED = "reloaded"
     EFFECT_FAILED = "effect_failed"
     # -- a monitor of this node's health changed --------------------------------------------------
@@ -248,6 +249,8 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows, so it may "
     "take over",
     Code.UNCONFIRMED: "the engine of {node} has not confirmed it; the outcome isn't known",
+    Code.RESTART_UNCONFIRMED: "{peer} has not confirmed that it knows of the planned restart of "
+    "{node}: it may take over",
     Code.UNCHANGED: "nothing to change",
     Code.TIMERS_BOTH: "both nodes keep {timers}",
     Code.TIMERS_ALONE: "{node} keeps {timers}; {peer} can't be asked now and takes them over when "

@@ -345,4 +345,5 @@ def engine_words(c: Any) -> EngineWords:
         link_silent=c.link_silent,
         hello_ns=c.hello,
         dead_ns=c.dead,
+        restart_known=bool(c.restart_known),
     )

@@ -168,6 +168,8 @@ class Node:
         self.control_works = True
         """Whether a control frame that the engine asks for comes through (its receive path runs).
         """
+        self.sends = True
+        """Whether the host takes the frames that are to be sent."""
 
     def restart_agent(self, settings: Settings, now_ns: int) -> None:
         """The agent dies and starts anew; the kernel's maps stay."""
@@ -215,6 +217,10 @@ class Node:
                     ),
                 )
             )
+        if not self.sends:
+            frames.clear()
+        if any(actions.probe & 1 << link for link, _ in frames):
+            self.engine.input.probes_sent += 1
         if actions.control and self.control_works:
             self.kernel.receive_control(
                 self.kernel.frame(FrameType.CONTROL, 0, now_ns), now_ns, cpu=0

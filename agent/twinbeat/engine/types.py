@@ -544,6 +544,8 @@ class EngineWords:
     hello_ns: int = 0
     dead_ns: int = 0
     """The intervals kept at this moment."""
+    restart_known: bool = False
+    """The peer has answered a frame that says that a restart is planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

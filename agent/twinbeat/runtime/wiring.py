@@ -385,6 +385,7 @@ def engine_view(words: engine.EngineWords) -> core.EngineView:
         order_generation=words.order_generation,
         hello_ns=words.hello_ns,
         dead_ns=words.dead_ns,
+        restart_known=words.restart_known,
     )
 
 
