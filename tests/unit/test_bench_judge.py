@@ -503,6 +503,12 @@ def test_a_forged_frame_is_counted_only_as_what_a_forgery_is_refused_for() -> No
     assert (late.values, late.holds) == ((2,), False)
 
 
+def test_what_a_port_drops_is_subtracted_once() -> None:
+    assert measures_flood.arrived(100, 0, 0) == 100
+    assert measures_flood.arrived(100, 0, 7) == 93, "a port that drops in silence"
+    assert measures_flood.arrived(100, 7, 9) == 100, "one that says so: two were the pair's own"
+
+
 def test_more_counted_than_arrived_is_shown_and_not_hidden() -> None:
     seen = uncounted(flooded(100, auth=60, replay=43))
     assert seen.values == (-3,)

@@ -38,7 +38,7 @@ class Flooded:
     sent: int
     """All that were handed to the switch's port, also those that it refused at once."""
     arrived: int
-    """Less what the port dropped, whether it said so or not."""
+    """Less what the port had no room for."""
     refused: int
     suspicions: int
     transitions: int
@@ -103,11 +103,22 @@ def _dropped(victim: str) -> int:
     return int(json.loads(shown)[0]["stats64"]["tx"]["dropped"])
 
 
+def arrived(taken: int, refused: int, dropped: int) -> int:
+    """How many of the flood's frames reached the node.  Pure.
+
+    taken, refused: as the port said to the sender.  A port that says when it has no room says it of
+    each frame, and what else it drops are the pair's own; one that never says so drops in silence,
+    and everything that it drops is taken for the flood's.
+    """
+    return taken if refused else taken - dropped
+
+
 def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
     before, doubts, lost = ground.counters(), ground.suspicions(), _dropped(victim)
     began = agents.boot_ns()
     with _running(victim, parts, rate, seconds) as floods:
-        sent = sum(one.finish() + one.refused for one in floods)
+        taken = sum(one.finish() for one in floods)
+        refused = sum(one.refused for one in floods)
     ended = agents.boot_ns()
     after, doubts_after = ground.counters(), ground.suspicions()
     reasons = judge.grown(before[victim]["reasons"], after[victim]["reasons"])
@@ -120,8 +131,8 @@ def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
     return Flooded(
         # The start of the tools is part of the time, so the rate is rather too low than too high.
         seconds=(ended - began) / 1e9,
-        sent=sent,
-        arrived=sent - (_dropped(victim) - lost),
+        sent=taken + refused,
+        arrived=arrived(taken, refused, _dropped(victim) - lost),
         refused=judge.refused(reasons),
         suspicions=sum(judge.grown(doubts, doubts_after).values()),
         transitions=moved,
