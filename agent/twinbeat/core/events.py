@@ -112,7 +112,8 @@ class PortRestored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateLost:
-    """A gate program was removed from an interface, or the interface was replaced (R20)."""
+    """A gate program was removed from an interface, or the interface was replaced, or an address
+    behind it can't be put back (R20)."""
 
     interface: str
 

@@ -178,7 +178,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.TOLD_TO_YIELD: "the operator told {node} to give up the role",
     Code.STRANDED: "{node} took over while it was itself cut off from the network",
     Code.ORDER_VOID: "the standing order of {node} ran out: its Python was held up",
-    Code.GATE_LOST: "a gate program was removed from {interface}",
+    Code.GATE_LOST: "{interface} lost a gate program, or an address that can't be put back",
     Code.DISABLED: "the operator disabled {node}",
     Code.ENABLED: "the operator enabled {node}",
     Code.STOPPED: "{node} was stopped",

@@ -79,6 +79,14 @@ def assign(index: int, wanted: Collection[Address], *, name: str, own: bool) -> 
     return Change(added=len(missing), removed=len(surplus))
 
 
+def by_interface() -> dict[int, set[Address]]:
+    """Every address of this namespace, by the index of its interface. Blocking, like `assign`."""
+    found: dict[int, set[Address]] = {}
+    for one in addresses():
+        found.setdefault(one.interface, set()).add(one.address)
+    return found
+
+
 def solicited_groups(vips: Iterable[Address]) -> set[ipaddress.IPv6Address]:
     """The solicited-node multicast groups of the IPv6 VIPs (RFC 4291, 2.7.1)."""
     base = int(ipaddress.IPv6Address("ff02::1:ff00:0"))

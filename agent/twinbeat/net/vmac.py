@@ -43,6 +43,11 @@ def vmac_address(vrid: int, version: int) -> str:
     return f"00:00:5e:00:{1 if version == 4 else 2:02x}:{vrid:02x}"
 
 
+def fits(present: Interface, *, vrid: int, version: int, port: int) -> bool:
+    """Whether an interface is this virtual MAC on this port (an index), up or not."""
+    return (present.mac, present.parent) == (vmac_address(vrid, version), port)
+
+
 async def ensure_vmac(
     ipr: AsyncIPRoute, *, vrid: int, version: int, port: Interface, pair: int
 ) -> tuple[Interface, list[sysctls.Finding]]:
@@ -59,7 +64,7 @@ async def ensure_vmac(
             f"creating {name}: an interface of that name exists and isn't this pair's",
             fix=f"remove it with `ip link del {name}`, or choose another VRID",
         )
-    if present is not None and (present.mac, present.parent) != (mac, port.index):
+    if present is not None and not fits(present, vrid=vrid, version=version, port=port.index):
         await remove(ipr, present)
         present = None
     if present is None:

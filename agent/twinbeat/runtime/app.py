@@ -275,7 +275,12 @@ class App:
             directory=self._paths.state,
             term=lambda: self._maps.gate().term,
         )
-        self._network = NetworkHands(stage=self._stage, routes=self._routes, vips=self._vips)
+        self._network = NetworkHands(
+            stage=self._stage,
+            routes=self._routes,
+            vips=self._vips,
+            gate_is_open=lambda: self._maps.gate().is_open(now_ns()),
+        )
         self._hooks = Hooks(first=self._routes.settled)
         self._hooks.apply(self._config)
         self._teller.on_transition += [self._routes.transition, self._hooks.transition]
@@ -835,12 +840,12 @@ class App:
             return "the configuration was reloaded, and nothing is to be changed" + (
                 f"; only a restart puts into force: {waiting}" if waiting else ""
             )
+        self._check_rotation(intent.config, keys)
         # The timers of the file were raised to what the host holds; so are those of the new one.
         config = intent.config
         if intent.config.timers_set == self._file.timers_set:
             config = replace(config, timers_set=self._config.timers_set)
         else:
-        self._check_rotation(intent.config, keys)
             lateness = await asyncio.to_thread(host.measure)
             fitting = host.fit(intent.config, lateness)
             self._wake_late_ns = lateness.p90_ns
@@ -867,12 +872,12 @@ class App:
             self._stage.configure_keys(config.keys.send, _bpf_keys(keys))
             self._engine.set_config(wiring.wire(config, keys))
             self._keys = keys
+            self._note_keys()
         self._fencing.apply(config.fence, fence_options)
         self._fence_options = fence_options
         self._isolation.apply(config)
         self._config, self._file = config, intent.config
         self._rivals.apply(config)
-            self._note_keys()
         await self._health.apply(config)
         await self._routes.apply(config)
         self._hooks.apply(config)
@@ -881,11 +886,6 @@ class App:
         return f"the configuration was reloaded, {len(intent.changes)} keys changed" + (
             f"; only a restart puts into force: {waiting}" if waiting else ""
         )
-
-    def _read_again(self) -> tuple[Plan, tuple[Key, ...], Options]:
-        """All that takes time, off the loop that decides."""
-        wanted = load(self._file.path)
-        return plan(self._file, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
 
     def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
         """Raises ConfigError if these keys would cut the pair."""
@@ -906,6 +906,11 @@ class App:
 
     def _note_keys(self) -> None:
         self._facts.keys = sorted(key.id for key in self._keys)
+
+    def _read_again(self) -> tuple[Plan, tuple[Key, ...], Options]:
+        """All that takes time, off the loop that decides."""
+        wanted = load(self._file.path)
+        return plan(self._file, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
 
     def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
         self._facts.digest = digest(self._file)

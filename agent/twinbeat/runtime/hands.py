@@ -118,15 +118,25 @@ class NetworkHands:
         stage: Stage,
         routes: RoleRoutes,
         vips: Callable[[], list[Address]],
+        gate_is_open: Callable[[], bool],
     ) -> None:
         self._stage = stage
         self._routes = routes
         self._vips = vips
+        self._gate_is_open = gate_is_open
 
     async def withdraw_vips(self, interface: str) -> None:
         await _refusable(self._stage.withdraw(interface))
 
     async def destroy_sockets(self) -> None:
+        """End the connections of the reign that is over.
+
+        The lane may have been busy for so long that the node serves again: then they are good, or
+        belong to the new reign, and stay.
+        """
+        if self._gate_is_open():
+            log.info("connections stay: the gate is open again")
+            return
         await _refusable(asyncio.to_thread(sockets.destroy, self._vips()))
 
     async def install_routes(self) -> None:

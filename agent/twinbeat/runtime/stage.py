@@ -5,6 +5,9 @@ The order is the rule (GATE-FIRST): programs and maps, then both gate programs o
 the virtual MACs and the addresses; down in reverse.  Each step is idempotent, so a start after a
 crash finds what is there and adds the rest.  A port whose gate was lost (protocol R20) loses its
 addresses at once and gets both back only as a whole.
+
+An address or a virtual MAC that somebody takes away is put back beside an open gate.  What can't be
+put back counts as a lost gate: a node must not stay primary without what it serves.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from twinbeat.net.errors import NetError
 from twinbeat.net.groups import Groups
 from twinbeat.net.interfaces import (
     Address,
-    Assigned,
     Interface,
     interface,
     interfaces,
@@ -45,7 +47,8 @@ log = logging.getLogger("twinbeat.stage")
 RESTORE_FIRST_S: Final = 5.0
 RESTORE_LAST_S: Final = 60.0
 """A lost gate is put back after so long, doubling with each failure."""
-
+AGAIN_S: Final = 0.2
+"""What was put back is looked at again after so long: whoever keeps taking it away is not raced."""
 
 HOST: Final = "lo"
 """Where addresses are that routers lead to: no link's fate is theirs, and no neighbour asks it."""
@@ -67,6 +70,8 @@ class Guarded:
     serves: bool = False
     """It has virtual addresses; otherwise it only carries heartbeats."""
     carrier: bool = False
+    doubted: bool = False
+    """Something happened to its addresses or virtual MACs since they were looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,10 @@ class Stage:
         self._watchers = watchers
         self._monitor = Monitor(self._noticed)
         self._groups = Groups()
-        self._vmacs: dict[str, VridSection] = {}
+        self._vmacs: dict[str, tuple[VridSection, int]] = {}
+        """By name of a virtual MAC's interface: whose it is, and for which IP version."""
+        self._holders: dict[int, set[str]] = {}
+        """By index of an interface with virtual addresses: the ports that they are served on."""
         self._links = config.heartbeat_links
         self._bond_ports: dict[int, int] = {}
         """By index of a port: the master that it has, if a link runs over that."""
@@ -252,9 +260,10 @@ class Stage:
 
         Raises one of REFUSALS with the first refusal, after trying everything.
         """
-        self._stop_watching()
         failed: NetError | BpfError | None = None
         async with self._lock:
+            # Not before: an address that is being put back would come after all were taken off.
+            self._stop_watching()
             self._maps.set_ports([])
             for one in self.guarded.values():
                 try:
@@ -364,10 +373,10 @@ class Stage:
     # -- addresses -------------------------------------------------------------------------------
 
     async def _assign(self, config: Config) -> None:
-        self._vmacs.clear()
+        vmacs: dict[str, tuple[VridSection, int]] = {}
         plain: dict[str, list[Address]] = {}
         all_of: dict[str, list[Address]] = {}
-        watched: set[int] = set()
+        holders: dict[int, set[str]] = {}
         for section in config.vrids:
             one = self.guarded[section.interface]
             if section.inject or not one.standing:
@@ -390,18 +399,24 @@ class Stage:
                     pair=config.pair.id,
                 )
                 self.sysctls += findings
-                self._vmacs[name] = section
-                watched.add(made.index)
+                self._vmacs[name] = vmacs[name] = section, version
+                holders[made.index] = {one.name}
                 await self._put(made.index, wanted, name=name, own=True)
         for one in self.guarded.values():
             if one.serves and one.standing:
                 await self._put(one.index, plain.get(one.name, []), name=one.name, own=False)
                 if one.name in plain:
-                    watched.add(one.index)
+                    holders[one.index] = {one.name}
                 self._groups.hold(one.index, all_of.get(one.name, []))
         if await self._host(config):
-            watched.add(interface(HOST).index)
-        self._monitor.addresses_of = watched
+            holders[interface(HOST).index] = {
+                name
+                for section in config.vrids
+                if section.inject
+                for name in wiring.uplinks(section)
+            }
+        self._vmacs, self._holders = vmacs, holders
+        self._monitor.addresses_of = set(holders)
 
     async def _host(self, config: Config, *, without: str = "") -> int:
         """Addresses reached through routers are on `lo`, as long as every way to them has a gate.
@@ -412,17 +427,51 @@ class Stage:
             vip
             for section in config.vrids
             if section.inject
-            and all(
-                self.guarded[name].standing and name != without for name in wiring.uplinks(section)
-            )
+            and self._all_stand(section)
+            and without not in wiring.uplinks(section)
             for vip in wiring.vips(section)
         ]
         await self._put(interface(HOST).index, wanted, name=HOST, own=False)
         return len(wanted)
 
+    def _all_stand(self, section: VridSection) -> bool:
+        return all(self.guarded[name].standing for name in wiring.uplinks(section))
+
     async def _put(self, index: int, wanted: list[Address], *, name: str, own: bool) -> None:
         # Thousands of addresses take a while; the loop goes on attesting meanwhile.
         await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+
+    def _missing(self, port: str) -> str:
+        """What of ours somebody took off this port, as a sentence; empty if all is there.
+
+        Blocking, like `addresses.assign`.
+        """
+        now = interfaces()
+        there = addresses.by_interface()
+        for section in self._config.vrids:
+            if port not in wiring.uplinks(section) or not self._all_stand(section):
+                continue
+            for version in vmac.VERSIONS:
+                wanted = wiring.vips(section, version)
+                if not wanted:
+                    continue
+                name = HOST if section.inject else section.interface
+                if section.vmac and not section.inject:
+                    name = vmac.vmac_name(section.id, version)
+                    if name in now and not self._in_shape(now[name], section, version):
+                        return f"{name} was set down or changed by hand"
+                if name not in now:
+                    return f"{name} was removed by hand"
+                present = there.get(now[name].index, ())
+                gone = [vip for vip in wanted if vip not in present]
+                if gone:
+                    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+                    return f"{gone[0]}{more} was removed from {name} by hand"
+        return ""
+
+    def _in_shape(self, present: Interface, section: VridSection, version: int) -> bool:
+        port = self.guarded[section.interface].index
+        return present.up and vmac.fits(present, vrid=section.id, version=version, port=port)
 
     async def _remove_vmac(self, name: str) -> None:
         present = interfaces().get(name)
@@ -465,6 +514,10 @@ class Stage:
                 one = self.guarded.get(changed.name)
                 if one is not None:
                     self._link_changed(one, changed)
+                elif changed.name in self._vmacs:
+                    section, version = self._vmacs[changed.name]
+                    if not self._in_shape(changed, section, version):
+                        self._doubt(section.interface)
                 self._bond_changed(changed)
             case monitor.LinkGone(index=index, name=name):
                 one = self.guarded.get(name)
@@ -474,10 +527,10 @@ class Stage:
                     if one.serves:
                         self._watchers.port_lost(name)
                 elif name in self._vmacs:
-                    port = self._vmacs[name].interface
-                    self._addresses_lost(port, f"{name} was removed by hand")
+                    self._doubt(self._vmacs[name][0].interface)
             case monitor.AddressGone(address=gone):
-                self._address_gone(gone)
+                for port in self._holders.get(gone.interface, ()):
+                    self._doubt(port)
             case monitor.HookChanged(index=index):
                 for one in self.guarded.values():
                     if one.index == index and one.standing:
@@ -485,6 +538,7 @@ class Stage:
             case monitor.Missed():
                 for one in self.guarded.values():
                     self._look(one)
+                    self._doubt(one.name)
 
     def _bond_changed(self, port: Interface) -> None:
         """A port of a bond came or went: heartbeats come in by the index of the port."""
@@ -521,7 +575,7 @@ class Stage:
         log.error("%s", what)
         if one.serves:
             self._watchers.gate_lost(one.name, what)
-        self._restore_later(one.name)
+        self._restore_later(one.name, first_s=RESTORE_FIRST_S)
 
     def _look(self, one: Guarded) -> None:
         """Something changed that isn't known precisely: does the gate still stand?"""
@@ -533,48 +587,68 @@ class Stage:
         elif not self._stands(one, present):
             self._lost(one, f"a gate program was removed from {one.name}")
 
-    def _address_gone(self, gone: Assigned) -> None:
-        """Somebody removed a VIP by hand: it is put back, for both nodes must have it."""
-        for section in self._config.vrids:
-            if str(gone.address) in section.vips and self.guarded[section.interface].standing:
-                self._addresses_lost(section.interface, f"{gone.address} was removed by hand")
-                return
+    def _doubt(self, port: str) -> None:
+        """Somebody, or we ourselves, took something off the port: have it looked at.
 
-    def _addresses_lost(self, port: str, what: str) -> None:
-        if self.guarded[port].standing and not self._lock.locked():
-            log.warning("%s; it is put back", what)
+        Both nodes must have every address all the time, whoever serves.
+        """
+        one = self.guarded.get(port)
+        if one is not None and one.serves and one.standing:
+            one.doubted = True
             self._restore_later(port, first_s=0.0)
 
-    def _restore_later(self, name: str, *, first_s: float = RESTORE_FIRST_S) -> None:
+    def _restore_later(self, name: str, *, first_s: float) -> None:
         if name not in self._restoring:
             self._restoring[name] = asyncio.get_running_loop().create_task(
                 self._restore(name, first_s)
             )
 
     async def _restore(self, name: str, pause_s: float) -> None:
+        """Put back what is missing, until a look finds that nothing is."""
+        retry_s = RESTORE_FIRST_S
         try:
             while (one := self.guarded.get(name)) is not None:
                 await asyncio.sleep(pause_s)
-                pause_s = min(max(pause_s * 2, RESTORE_FIRST_S), RESTORE_LAST_S)
+                stood = one.standing
+                if not stood and pause_s < RESTORE_FIRST_S:  # The gate was lost meanwhile.
+                    pause_s = RESTORE_FIRST_S
+                    continue
+                pause_s = AGAIN_S
                 try:
                     async with self._lock:
-                        if not one.standing:
-                            await self._attach(one)
-                            self._set_ports(interface(control.RECEIVER))
-                        if one.serves:
-                            await self._assign(self._config)
+                        mended = await self._mend(one)
                 except REFUSALS as error:
-                    one.standing = False
                     self._watchers.failed(f"restoring the gate of {name}", str(error))
+                    self._lost(one, f"what {name} serves can't be put back: {error}")
+                    pause_s, retry_s = retry_s, min(2 * retry_s, RESTORE_LAST_S)
                     continue
-                log.warning("the gate stands on %s again", name)
-                if name in _interfaces_of(self._links):
-                    self._watchers.link_restored(name)
-                if one.serves:
+                if not one.standing:
+                    continue
+                if not stood:
+                    log.warning("the gate stands on %s again", name)
+                    if name in _interfaces_of(self._links):
+                        self._watchers.link_restored(name)
+                if mended and one.serves:
                     self._watchers.gate_restored(name)
-                return
+                if not (mended or one.doubted):
+                    return
         finally:
-            del self._restoring[name]
+            self._restoring.pop(name, None)
+
+    async def _mend(self, one: Guarded) -> bool:
+        """Programs, then virtual MACs and addresses, as far as they are missing; was anything?"""
+        one.doubted = False
+        if not one.standing:
+            await self._attach(one)
+            self._set_ports(interface(control.RECEIVER))
+        else:
+            missing = await asyncio.to_thread(self._missing, one.name) if one.serves else ""
+            if not missing:
+                return False
+            log.warning("%s; it is put back", missing)
+        if one.serves:
+            await self._assign(self._config)
+        return True
 
 
 def _interfaces_of(links: Sequence[LinkSection]) -> list[str]:
