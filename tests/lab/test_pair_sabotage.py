@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Things that are done to a node rather than happen to it: hooks removed, state wiped, floods."""
+"""Things that are done to a node rather than happen to it: hooks and addresses taken away, state
+wiped, floods, and Twinbeat itself removed."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 from twinlab import agents, capture, cutter, flood, lab, netns, plan, probe, timeline
@@ -65,6 +71,36 @@ def test_gate_removed_by_hand(primary: str, hook: str) -> None:
     assert seen.owners_since(agents.boot_ns()) == set()
     agents.terminate(primary)
     agents.start(primary)
+
+
+LAN_VMAC = f"tbv{plan.LAN_VRID}"
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        ["link", "set", LAN_VMAC, "down"],
+        ["link", "del", LAN_VMAC],
+        ["address", "del", f"{plan.LAN_VIP}/32", "dev", LAN_VMAC],
+    ],
+    ids=["set down", "removed", "without address"],
+)
+def test_what_is_taken_away_by_hand_is_put_back(primary: str, by_hand: list[str]) -> None:
+    """The gate stands, so nobody has to take over; the client hardly notices."""
+    before = {name: watching.transitions(name) for name in plan.NODES}
+    ip = [*netns.enter(plan.namespace(primary)), "ip"]
+
+    def is_back() -> bool:
+        link = run([*ip, "-o", "link"])
+        up = [line for line in link.splitlines() if f" {LAN_VMAC}@" in line and ",UP" in line]
+        return bool(up) and f" {plan.LAN_VIP}/32 " in run([*ip, "-o", "address"])
+
+    seen = watching.watch(lambda: run([*ip, *by_hand]), is_back, "it is back", timeout_s=5)
+    assert seen.outage is not None, "or nothing was taken away"
+    assert seen.outage_ms() < 1000
+    assert watching.serves(primary)
+    assert agents.wait_fit() == primary
+    assert {name: watching.transitions(name) for name in plan.NODES} == before
 
 
 def test_wiped_state(primary: str) -> None:
@@ -161,3 +197,65 @@ def test_fenced_between_decision_and_announcement(primary: str) -> None:
     assert [at for at in spoke if at < fenced_at], "while the gate was open it went out"
     assert not [at for at in spoke if fenced_at < at < sent_at + watching.FLIGHT_NS]
     assert after > before, "and the drop was counted"
+
+
+@contextlib.contextmanager
+def transit(node: str, server: str) -> Iterator[subprocess.Popen[str]]:
+    """Pings from the client through a node to a server under their own addresses: no VIP in it."""
+    routes = {
+        plan.CLIENT_NS: [f"{plan.server_address(server)}/32", plan.node_address(node, "lan0")],
+        plan.namespace(server): [f"{plan.CLIENT_ADDRESS}/32", plan.node_address(node, "wan0")],
+    }
+    for name, (to, via) in routes.items():
+        run([*netns.enter(name), "ip", "route", "add", to, "via", via])
+    ping = ["ping", "-q", "-i", "0.01", plan.server_address(server)]
+    running = subprocess.Popen(
+        [*netns.enter(plan.CLIENT_NS), *ping], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+        for name, (to, via) in routes.items():
+            run([*netns.enter(name), "ip", "route", "del", to, "via", via])
+
+
+def ended(ping: subprocess.Popen[str]) -> tuple[int, int]:
+    """How many pings were sent, and how many answered."""
+    ping.send_signal(signal.SIGINT)
+    said, _ = ping.communicate(timeout=10)
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
+
+
+def traces(node: str) -> list[str]:
+    """What there is of Twinbeat on a node's interfaces."""
+    inside = netns.enter(plan.namespace(node))
+    links = run([*inside, "ip", "-d", "-o", "link"]).splitlines()
+    filters = run([*inside, "tc", "qdisc", "show"]).splitlines()
+    vips = run([*inside, "ip", "-o", "address"]).splitlines()
+    return [
+        *(line for line in links if re.search(r"\b(tbv|tbw|tbctl)\d|xdp", line)),
+        *(line for line in filters if "clsact" in line),
+        *(line for line in vips if any(f" {vip}/" in line for vip in watching.VIPS)),
+    ]
+
+
+def test_traffic_that_is_not_for_a_vip_stays_as_it_was(primary: str) -> None:
+    """Crashed, started anew, removed: what a node forwards under its own addresses gets through."""
+    other = plan.peer(primary)
+    assert all(traces(node) for node in plan.NODES)
+    with transit(primary, "s1") as one, transit(other, "s2") as two:
+        agents.kill(primary)
+        wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=10)
+        agents.start(primary)
+        assert agents.wait_fit() == other
+        for node in plan.NODES:
+            agents.terminate(node)
+        assert {node: traces(node) for node in plan.NODES} == {node: [] for node in plan.NODES}
+        for ping in (one, two):
+            sent, answered = ended(ping)
+            assert sent > 100
+            assert sent - answered <= 1, "the newest may be under way"

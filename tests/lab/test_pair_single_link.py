@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from twinlab import cutter, lab, plan
+from twinlab import agents, cutter, lab, plan
 from twinlab.shell import wait_for
 
 from lab import watching
@@ -41,3 +41,30 @@ def test_one_way_cable_still_carries_the_fence(primary: str) -> None:
         > watching.takeover(survivor, seen.before_ns)["timeline"]["gate_ns"] + 500_000
     ]
     assert late == []
+
+
+def test_a_deaf_primary_keeps_its_role(primary: str) -> None:
+    """It hears nothing at all, but is heard: nobody has a reason to take over."""
+    survivor = plan.peer(primary)
+    before = {name: watching.transitions(name) for name in plan.NODES}
+
+    def lost_thousand() -> bool:
+        # Many times the dead interval, and longer than a lease and three times `verify`.
+        with cutter.CutWord(primary) as word:
+            return word.dropped()["ha0"]["in"] > 1000
+
+    seen = watching.watch(
+        lambda: lab.cut_link(primary, "ha0", one_way=cutter.IN),
+        lost_thousand,
+        "a thousand heartbeats are lost",
+    )
+    said = agents.show(primary)
+    assert said is not None
+    assert said["peer"]["watch"] != "alive", "it is really deaf"
+    assert watching.serves(primary)
+    assert seen.outage is None
+    assert seen.owners_since(seen.before_ns) == {primary}
+    assert not watching.serves(survivor)
+    lab.heal(primary)
+    assert agents.wait_fit() == primary
+    assert {name: watching.transitions(name) for name in plan.NODES} == before
