@@ -93,6 +93,20 @@ def test_rules_and_safety_properties_have_their_sections() -> None:
     assert headings == [*(f"R{number}" for number in range(1, 23)), *SAFETY]
 
 
+def test_where_each_safety_rule_is_checked_is_said_truly() -> None:
+    page = (project.DOCS / "protocol.md").read_text()
+    _, _, table = page.partition("## Where each is checked")
+    rows = re.findall(r"^\| ([A-Z-]+) \| (.*?) \| (.*?) \|$", table, re.MULTILINE)
+    assert [rule for rule, _, _ in rows] == list(SAFETY)
+    invariants = (project.ROOT / "tests/sim/invariants.py").read_text()
+    raised = set(re.findall(r'Violation\(\s*"(\w+)"', invariants))
+    named = {name for _, names, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    assert named == raised
+    tests = [name for _, _, names in rows for name in re.findall(r"`([^`]+)`", names)]
+    assert tests
+    assert [name for name in tests if not (project.ROOT / name).is_file()] == []
+
+
 def test_rules_that_the_code_refers_to_exist() -> None:
     unknown = {
         (project.name_of(path), f"R{number}")

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `doctor` says of the last resorts."""
 
+import platform
+import re
 from pathlib import Path
+
+import pytest
 
 from twinbeat.config.model import Config, FenceSection, NodeSection, PairSection, PeerSection
 from twinbeat.config.model import WatchdogSection as Watchdog
-from twinbeat.runtime.doctor import last_resorts
+from twinbeat.engine.bpf import BpfError
+from twinbeat.engine.loader import failure
+from twinbeat.runtime.doctor import KERNEL_LEAST, kernel, last_resorts
 
 
 def config(watchdog: Watchdog, fence: FenceSection) -> Config:
@@ -42,3 +48,27 @@ def test_a_fence_agent_that_only_asks_is_warned_of() -> None:
     off = Watchdog()
     assert said(off, FenceSection(agent="/bin/true")) == [("fence", "ok")]
     assert said(off, FenceSection(agent="/bin/true", action="status")) == [("fence", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [
+        ("5.10.0-28-amd64", "error"),
+        ("5.17.9", "error"),
+        ("5.18.0-rc1", "ok"),
+        ("6.1.0-44-amd64", "ok"),
+    ],
+)
+def test_the_kernel_is_as_new_as_the_programs_need(
+    monkeypatch: pytest.MonkeyPatch, release: str, level: str
+) -> None:
+    monkeypatch.setattr(platform, "release", lambda: release)
+    (said,) = [one for one in kernel() if one.name == "kernel"]
+    assert said.level == level
+
+
+def test_who_refuses_a_kernel_names_the_same_one() -> None:
+    least = ".".join(map(str, KERNEL_LEAST))
+    for log in ("", "invalid argument"):
+        refused = failure(BpfError("loading", 22, log=log))
+        assert re.findall(r"[0-9]\.[0-9]+", refused.fix) == [least]

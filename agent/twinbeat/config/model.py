@@ -983,7 +983,7 @@ class Durations(Struct, frozen=True, kw_only=True):
     attest_ns: int
     boot_wait_ns: int
     late_ns: int
-    """A tick that comes later than this is late and restarts the verify window: verify / 4."""
+    """A tick that comes later than this is late and restarts the verify window: verify / 2."""
     listen_ns: int
     """What a node without a living reign listens at least (rule R10): lease + dead + verify."""
     idle_claim_ns: int

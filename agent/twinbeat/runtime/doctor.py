@@ -42,8 +42,8 @@ OK: Final = "ok"
 WARNING: Final = "warning"
 ERROR: Final = "error"
 
-KERNEL_LEAST: Final = (5, 10)
-"""bpf_ktime_get_boot_ns, mmapable arrays and batches of map entries are all in it."""
+KERNEL_LEAST: Final = (5, 18)
+"""The first that loads XDP programs which take packets in fragments (BPF_F_XDP_HAS_FRAGS)."""
 MTU_LEAST: Final = 576
 _CAPABILITIES: Final = {
     "CAP_NET_ADMIN": (12, "interfaces, addresses, programs"),
