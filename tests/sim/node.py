@@ -141,6 +141,7 @@ class Agent:
         self.engine = ffi.new("struct tb_engine *")
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
+        self.decided_lease_ns = 0
         self.timers = pace.over(node.world.setting.timers(), node.disk.durable.wish.intervals)
         lib.tb_engine_init(self.engine, node.c_settings(self.timers), now)
         self.machine = Machine(
@@ -386,6 +387,8 @@ class SimNode:
         inputs.link_carrier = self._link_carrier()
         inputs.port_carrier = 1 if world.links[1].plugged[self.index] else 0
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
+        # As decided: the intervals may change before a round that is held up is carried out.
+        agent.decided_lease_ns = max(agent.engine.settings.timers.lease, inputs.order.lease_ns)
         if self.pause_in_round_ns:
             held, self.pause_in_round_ns = self.pause_in_round_ns, 0
             world.at(world.now_ns + held, self._act, agent)
@@ -417,7 +420,7 @@ class SimNode:
             self.fluent_since_ns = world.now_ns
         self.last_act_ns = world.now_ns
         if actions.open or actions.renew:
-            self.lease_ns = max(engine.settings.timers.lease, agent.input.order.lease_ns)
+            self.lease_ns = agent.decided_lease_ns
         for i in range(actions.events):
             raw = actions.event[i]
             event = EngineEvent(
