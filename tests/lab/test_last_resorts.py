@@ -45,7 +45,11 @@ def settle(node: str, old: str, new: str) -> None:
 def test_the_peer_is_fenced_beside_the_takeover(primary: str) -> None:
     survivor = plan.peer(primary)
     outlet(survivor).write_text("on")
-    assert fence(survivor)["check"]["outcome"] == "succeeded"
+    wait_for(
+        lambda: (fence(survivor)["check"] or {}).get("outcome") == "succeeded",
+        "the first check of the fence agent",
+        timeout_s=20,
+    )
     seen = watching.watch(
         lambda: lab.cut(primary, silent=True),
         lambda: fence(survivor).get("fenced"),
