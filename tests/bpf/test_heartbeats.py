@@ -506,6 +506,41 @@ def test_a_frame_counts_once_on_each_link(world: World) -> None:
     assert world.maps.peer().counter == COUNTER + 1
 
 
+def test_a_proposal_stands_beside_what_its_sender_keeps(world: World) -> None:
+    """Its fields are about what is wanted; what is kept is that of the newest other frame."""
+    kept = {"hello_us": 200, "dead_us": 600, "verify_us": 300, "lease_full_us": 10_000}
+    kept |= {"generation": 5, "digest": 6, "flags": Flag.FIT}
+    assert world.receive(fields(**kept).packet()).counts == {Reason.HELLO: 1}
+    wanted = {"hello_us": 5_000, "hold_us": 20_000, "verify_us": 700, "lease_full_us": 50_000}
+    wanted |= {"generation": 3, "digest": 2_500, "dead_us": 601}
+    wanted |= {"flags": Flag.FIT | Flag.PROPOSAL | Flag.EVEN_SO}
+    proposal = fields(**wanted).but(counter=COUNTER + 2)
+    assert world.receive(proposal.packet()).counts == {Reason.HELLO: 1}
+    peer = world.maps.peer()
+    assert peer.counter == COUNTER + 2
+    assert (peer.hello_us, peer.dead_us, peer.verify_us) == (200, 601, 300)
+    assert (peer.lease_full_us, peer.generation, peer.digest) == (10_000, 5, 6)
+    assert peer.flags == Flag.FIT, "what is proposed is no news of the sender"
+    said = peer.proposal
+    assert (said.number, said.flags) == (3, Flag.PROPOSAL | Flag.EVEN_SO)
+    assert (said.hello_us, said.dead_us, said.verify_us) == (5_000, 20_000, 700)
+    assert (said.stall_us, said.lease_us) == (2_500, 50_000)
+
+
+def test_only_a_heartbeat_proposes(world: World) -> None:
+    """A PROBE with that flag says what its sender keeps, and so does its answer."""
+    probe = PROBE.but(fields={"echo": OWN_COUNTER, "hello_us": 300, "flags": Flag.PROPOSAL})
+    assert world.receive(probe.packet()).counts == {Reason.PROBE: 1}
+    peer = world.maps.peer()
+    assert (peer.hello_us, peer.proposal.number) == (300, 0)
+
+
+def test_a_new_epoch_is_not_adopted_from_a_proposal(world: World) -> None:
+    proposal = fields(flags=Flag.PROPOSAL, generation=1).but(counter=NEW_EPOCH)
+    assert world.receive(proposal.packet()).counts == {Reason.STRANGER: 1}
+    assert world.maps.peer().epoch == EPOCH
+
+
 def test_a_recorded_answer_does_not_keep_a_dead_peer_alive(world: World) -> None:
     assert world.receive(ANSWER.packet()).counts == {Reason.ANSWER: 1}
     assert world.receive(ANSWER.packet()).counts == {Reason.REPLAY: 1}

@@ -28,7 +28,7 @@ from twinbeat.core.events import (
     SetTimers,
     Stopping,
 )
-from twinbeat.core.types import Admin, Intervals, TrackedHealth
+from twinbeat.core.types import Admin, EngineEventKind, Intervals, TrackedHealth
 from twinbeat.engine._engine import lib
 
 MAGIC_AND_VERSION: Final = struct.pack(">IB", lib.TB_MAGIC, lib.TB_VERSION)
@@ -176,6 +176,59 @@ def sick(world: World, node: SimNode) -> str:
     return f"the health of {node.name} is {score}"
 
 
+def flap(world: World, node: SimNode) -> str:
+    """A monitor fails and holds, again and again."""
+    times = 2 * world.rng.randrange(1, 4)  # In the end it holds.
+    for i in range(times):
+        failed = () if i % 2 else ("wan0",)
+        health = TrackedHealth(score=1000 if i % 2 else 0, failed=failed)
+        world.at(world.now_ns + i * 600 * US, node.tell, HealthChanged(health=health))
+    return f"a monitor of {node.name} flaps {times} times"
+
+
+def lose_events(world: World, node: SimNode) -> str:
+    """The engine's ring is full just then: the core isn't told of one thing that happens."""
+    kinds = EngineEventKind
+    node.event_to_lose = world.rng.choice(
+        (kinds.CLAIM, *(2 * (kinds.OPENED, kinds.ABANDONED)), kinds.CLOSED, kinds.ORDER)
+    )
+    return f"the next {node.event_to_lose.name} of {node.name} is lost"
+
+
+def boot_unheard(world: World, node: SimNode) -> str:
+    """Both nodes boot, and nothing that one of them sends arrives: it claims in vain, and its core
+    isn't told of all of that."""
+    for each in world.nodes:
+        each.power_off()
+    world.heal_wires()
+    for link in range(len(world.links)):
+        world.cut(link, node.index)
+    for each in world.nodes:
+        each.boot()
+    kinds = EngineEventKind
+    node.event_to_lose = world.rng.choice((None, kinds.CLAIM, kinds.ABANDONED))
+    return f"both boot, and the frames of {node.name} are lost"
+
+
+def open_untold(world: World, node: SimNode) -> str:
+    """A core isn't told that its node took over, and then its gate is lost."""
+    node.event_to_lose = EngineEventKind.OPENED
+    node.tell(ForceFailover(request_id=f"o{world.now_ns}", even_if_unfit=True))
+    world.at(world.now_ns + 1 * MS, node.tell, GateLost(interface="lan0"))
+    world.at(world.now_ns + 3 * MS, node.tell, GateRestored(interface="lan0"))
+    return f"{node.name} is told to take over, and its gate is lost"
+
+
+def die_disabled(world: World, node: SimNode) -> str:
+    """An agent whose engine is held up is disabled, killed, and started when its lease is over."""
+    node.pause_in_round_ns = 2 * MS
+    request = f"d{world.now_ns}"
+    node.tell(AdminCommand(request_id=request, status=Admin.DISABLED, even_if_unfit=True))
+    world.at(world.now_ns + 1 * MS, node.kill)
+    world.at(world.now_ns + 2 * MS + world.slowest.lease_ns, start, world, node)
+    return f"{node.name} is disabled and killed"
+
+
 def lose_gate(world: World, node: SimNode) -> str:
     """A gate program is removed by hand; an operator puts it back later."""
     node.tell(GateLost(interface="lan0"))
@@ -320,12 +373,17 @@ WEIGHTS: Final[dict[Fault, int]] = {
     stop_agent: 1,
     bad_disk: 2,
     sick: 3,
+    flap: 2,
+    lose_events: 6,
+    die_disabled: 1,
+    boot_unheard: 3,
+    open_untold: 1,
     lose_gate: 1,
     isolate: 1,
     deaf_to_itself: 1,
     command: 6,
     set_timers: 3,
-    late_host: 1,
+    late_host: 2,
     forge: 3,
     harass: 1,
 }
@@ -350,6 +408,7 @@ def make_well(world: World) -> None:
         node.cont()
         node.unhang_python()
         node.control_works = True
+        node.event_to_lose = None
         node.disk.failing = False
         node.disk.latency_ns = 300 * US
         start(world, node)

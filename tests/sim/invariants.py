@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING
 
 from sim.network import US
 from twinbeat.core.effects import Effects, Outcome, Transition
-from twinbeat.core.events import AdminCommand, Command, EngineEvent, Event, Pause, Resume
+from twinbeat.core.events import (
+    AdminCommand,
+    Command,
+    EngineEvent,
+    Event,
+    HealthChanged,
+    Pause,
+    Resume,
+)
 from twinbeat.core.reasons import Code, Reason, Refusal
-from twinbeat.core.types import Admin, Cause, EngineEventKind, Flag, Role
+from twinbeat.core.types import Admin, Cause, EngineEventKind, Flag, Role, TrackedHealth
 from twinbeat.engine._engine import ffi, lib
 
 if TYPE_CHECKING:
@@ -32,6 +40,15 @@ FORGE_MAY_TOUCH = frozenset({"mismatch_ns", "stranger_ns", "challenge_ns"})
 TERM_FIELDS = (ffi.offsetof("struct tb_frame", "term"), ffi.offsetof("struct tb_frame", "claim"))
 SMALL_TERMS = 1 << 20
 """Above it are the terms of nodes that begin them above their boot epoch."""
+
+
+DRIFT = 50
+"""A clock may be wrong by less than one part in so many."""
+
+
+def stretched(length_ns: int) -> int:
+    """How long a time of a node may be by the world's clock."""
+    return length_ns + length_ns // DRIFT
 
 
 class Violation(AssertionError):  # noqa: N818 -- what is broken is a rule, not the program
@@ -165,7 +182,7 @@ class Checks:
             case Pause() if self.requested_ns[index, request_id] <= self.resumed_ns:
                 pass  # Resumed since.
             case Pause(for_ns=for_ns):
-                until = self.requested_ns[index, request_id] + for_ns
+                until = self.requested_ns[index, request_id] + for_ns - for_ns // DRIFT
                 for paused in (0, 1) if code is Code.PAUSED_BOTH else (index,):
                     self.paused_until_ns[paused] = until
                     self.paused_by[paused] = index
@@ -257,7 +274,7 @@ def check_silence_was_real(checks: Checks, opener: int) -> None:
     """Who opens beside an open gate must not have been able to hear of it."""
     world = checks.world
     other = world.nodes[1 - opener]
-    since = world.now_ns - world.nodes[opener].timers.verify_ns
+    since = world.now_ns - stretched(world.nodes[opener].timers.verify_ns)
     if other.powered and world.clean_loop(since):
         raise Violation("ONE_OWNER", f"{'ab'[opener]} opened though its probes were answerable")
 
@@ -266,7 +283,7 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
     """An overlap ends when a frame of an open node gets through: where one can, soon."""
     world, setting = checks.world, checks.world.slowest
     # A peer whose epoch can't be adopted is heard, not judged: who hears him yields after that.
-    patience = 3 * setting.hello_ns + 2 * setting.verify_ns + 600 * US
+    patience = stretched(3 * setting.hello_ns + 2 * setting.verify_ns) + 600 * US
     if world.now_ns - overlap.since_ns <= patience:
         return
     for sender in world.nodes:
@@ -299,13 +316,13 @@ def check_no_false_death(checks: Checks, node: SimNode) -> None:
     """DEAD is said of no node whose kernel answers: neither a busy nor a stalled agent is dead."""
     world = checks.world
     other = world.nodes[1 - node.index]
-    since = world.now_ns - node.timers.verify_ns
+    since = world.now_ns - stretched(node.timers.verify_ns)
     if (
         other.powered
         and other.plain.gate.counter > node.plain.peer.known  # Else its answers are recordings.
         and checks.powered_ns[other.index] < since
         and checks.jumped_ns[other.index] < since  # Nor before it was taught its own count.
-        and world.clean_loop(since - node.timers.dead_ns)
+        and world.clean_loop(since - stretched(node.timers.dead_ns))
     ):
         raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")
 
@@ -320,7 +337,7 @@ def check_lease(checks: Checks, now_open: list[bool]) -> None:
         if not now_open[node.index]:
             continue
         agent, lease = node.agent, node.lease_ns
-        if world.now_ns - node.last_act_ns > lease:
+        if world.now_ns - node.last_act_ns > stretched(lease):
             raise Violation("LEASE", f"{node.name} serves without its engine")
         if agent is None:
             continue
@@ -376,6 +393,8 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
         raise Violation("NO_SURPRISE", f"{node.name} claims without a valid order")
     if event.cause is Cause.RENEW:
         return  # A reign that goes on isn't a takeover.
+    if agent.machine.facts.isolated:
+        raise Violation("ISOLATED", f"{node.name} claims though it reaches none of its references")
     bound = checks.bound[node.index]
     if bound is not None:
         raise Violation("NO_SURPRISE", f"{node.name} claims though it was told {bound.name}")
@@ -418,6 +437,39 @@ def check_someone(world: World, within_ns: int, steady_ns: int) -> None:
     roles = [node.agent.machine.role if node.agent else None for node in world.nodes]
     if (roles[0] is Role.PRIMARY) is not serving or (roles[1] is Role.PRIMARY) is serving:
         raise Violation("SOMEONE", f"the roles {roles} don't say who serves")
+
+
+def check_steady(world: World, for_ns: int) -> None:
+    """Where nothing is wrong the role stays where it is."""
+    before = len(world.checks.transitions)
+    world.run(for_ns)
+    moved = [record for _, record in world.checks.transitions[before:]]
+    if moved:
+        raise Violation("STEADY", f"nothing is wrong, and yet: {moved[0].reason.sentence}")
+
+
+# -- FAIL_SAFE -----------------------------------------------------------------------------------
+
+
+def check_fail_safe(world: World, fails: tuple[SimNode, SimNode], wait_ns: int) -> None:
+    """Both nodes fail their checks, one after the other: with fail-safe on the last primary serves
+    on, with it off nobody does. A sticky primary is beside the table."""
+    not_up = TrackedHealth(score=0, failed=("wan0",))
+    for node in fails:
+        node.tell(HealthChanged(health=not_up))
+        world.run(wait_ns)
+    agents = [node.agent for node in fails]
+    if any(agent is None or agent.machine.status.sticky for agent in agents):
+        return
+    is_open = [node.gate_open() for node in fails]
+    safe = world.setting.fail_safe
+    world.checks.covered.add(f"both not up, fail-safe {'on' if safe else 'off'}")
+    if is_open != [False, safe]:
+        raise Violation(
+            "FAIL_SAFE",
+            f"{fails[0].name} failed, then {fails[1].name}; fail-safe is "
+            f"{'on' if safe else 'off'}, and the gates are {is_open}",
+        )
 
 
 # -- FORGE ---------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 SECRET = bytes(range(16))
 """The pair's key."""
+DRIFTS_PPM = (0, 0, -200, 200, -8_000, 8_000)
+"""Of quartz, and of a virtual machine that is out of its mind."""
 LINKS = 2
 DIRECT = 1
 """Mask: link 0 is a cable between the nodes, link 1 a switched LAN with the VIP port."""
@@ -102,7 +104,7 @@ class Setting:
             abstain_ns=6 * MS,
             stop_ns=2 * MS,
             announced_ns=1 * MS,
-            resync_ns=1 * MS,
+            resync_ns=2 * MS,
             retry_ns=5 * MS,
             late_log_ns=20 * MS,
             agree_ns=6 * MS,
@@ -167,6 +169,8 @@ class SimNode:
         self.index = index
         self.name = "ab"[index]
         self.offset_ns = world.rng.randrange(1, 1 << 50)
+        self.drift_ppm = 0 if world.calm else world.rng.choice(DRIFTS_PPM)
+        """How much faster its clock runs than the world's."""
         self.disk = Disk()
         self.wall_clock = 1_000_000
         """What a boot epoch begins with; even while it was never set back."""
@@ -181,6 +185,8 @@ class SimNode:
         self.pause_in_round_ns = 0
         """The next round is held up for so long between its look and its acts."""
         self.control_works = True
+        self.event_to_lose: EngineEventKind | None = None
+        """The next of this kind finds no room in the engine's ring."""
         self.away_ns = 1 * MS
         """After an agent that was told to stop has ended, it is started again so much later."""
         self.last_act_ns = 0
@@ -198,7 +204,13 @@ class SimNode:
 
     def clock(self) -> int:
         """CLOCK_BOOTTIME of this node."""
-        return self.world.now_ns + self.offset_ns
+        now_ns = self.world.now_ns
+        return now_ns + now_ns * self.drift_ppm // 1_000_000 + self.offset_ns
+
+    def world_ns(self, at_ns: int) -> int:
+        """When its clock will say so, by the world's."""
+        gone_ns = at_ns - self.offset_ns
+        return gone_ns * 1_000_000 // (1_000_000 + self.drift_ppm) + (self.drift_ppm != 0)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -352,9 +364,7 @@ class SimNode:
 
     def gate_open(self) -> bool:
         """As a packet would see it now."""
-        return self.powered and bool(
-            lib.tb_plain_gate_open(self.plain, self.world.now_ns + self.offset_ns)
-        )
+        return self.powered and bool(lib.tb_plain_gate_open(self.plain, self.clock()))
 
     def receive(self, link: int, payload: bytes) -> int | None:
         """What XDP does; the reason, or None if the machine is off."""
@@ -431,8 +441,11 @@ class SimNode:
                 b=raw.b,
                 link=raw.link,
             )
-            agent.inbox.append(event)
             world.checks.engine_event(self, event)
+            if event.kind is self.event_to_lose:
+                self.event_to_lose = None
+            else:
+                agent.inbox.append(event)
             if world.narrator is not None:
                 world.narrator.engine(self, event)
         if actions.announce:
@@ -456,7 +469,7 @@ class SimNode:
         if actions.again:
             wake = world.now_ns + 2 * US
         else:
-            wake = max(world.now_ns + 2 * US, actions.wake_ns - self.offset_ns) + world.lateness()
+            wake = max(world.now_ns + 2 * US, self.world_ns(actions.wake_ns)) + world.lateness()
         self._run_engine_at(wake, agent)
 
     def _make_frame(
@@ -504,7 +517,7 @@ class SimNode:
         deadline = max(self.clock() + 10 * US, agent.machine.next_deadline())
         if deadline != agent.tick_ns and deadline < FOREVER:
             agent.tick_ns = deadline
-            self.world.at(deadline - self.offset_ns, self._tick, agent, deadline)
+            self.world.at(self.world_ns(deadline), self._tick, agent, deadline)
 
     def _tick(self, agent: Agent, deadline: int) -> None:
         if self.agent is agent and agent.tick_ns == deadline:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from sim import faults
-from sim.invariants import Violation, check_someone
+from sim import coverage, faults
+from sim.invariants import Violation, check_fail_safe, check_someone, check_steady
 from sim.network import MS, US
 from sim.node import Setting
 from sim.witness import WEIGHTS as WITNESS_WEIGHTS
@@ -23,6 +23,8 @@ class Result:
     seed: int
     steps: int
     faults: int
+    kinds: int = 0
+    """Different faults among them."""
     overlaps: int
     covered: frozenset[str]
     violation: str | None
@@ -95,12 +97,15 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
 
     violation = None
     count = 0
+    kinds: set[str] = set()
+    coverage.TURNS.clear()
     try:
         world.a.boot()
         world.at(rng.randrange(6 * MS), faults.start, world, world.b)
         world.run(rng.choice((1, 8, 14)) * MS)
         for _ in range(length):
             fault, node = faults.draw(world)
+            kinds.add(fault.__name__)
             if witness and rng.random() < 0.4:
                 fault = rng.choices(tuple(WITNESS_WEIGHTS), tuple(WITNESS_WEIGHTS.values()))[0]
             say(fault(world, node))
@@ -114,6 +119,13 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
         faults.make_well(world)
         say("all is made well")
         check_someone(world, bound_ns(world), steady_ns=4 * world.slowest.lease_ns)
+        # Better health counts late, and who was told to stay primary waits before it takes it.
+        world.run(world.setting.damping.hold_max_ns)
+        check_steady(world, 10 * world.slowest.hello_ns + 2 * MS)
+        if rng.random() < 0.3:
+            say("both nodes fail their checks")
+            fails = world.nodes if rng.random() < 0.5 else world.nodes[::-1]
+            check_fail_safe(world, fails, failing_ns(world))
     except Violation as broken:
         violation = str(broken)
     except (StateError, AssertionError) as broken:
@@ -124,11 +136,19 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
         seed=seed,
         steps=world.steps,
         faults=count,
+        kinds=len(kinds),
         overlaps=world.checks.overlaps,
-        covered=frozenset(world.checks.covered),
+        covered=frozenset(world.checks.covered | coverage.TURNS),
         violation=violation,
         trace=tuple(trace),
     )
+
+
+def failing_ns(world: World) -> int:
+    """By when a node that fails its checks has handed over, or shut its gate."""
+    setting = world.slowest
+    waits = setting.patience.operation_ns + 12 * setting.hello_ns + 8 * setting.verify_ns
+    return waits + 4 * setting.dead_ns + setting.lease_ns + 2 * MS
 
 
 def bound_ns(world: World) -> int:

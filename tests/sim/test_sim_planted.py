@@ -8,6 +8,7 @@ disk of both nodes, and must be found. One that no schedule finds means a rule w
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sim import schedule
 from sim.node import Agent, SimNode
 from twinbeat.core import election
 from twinbeat.core.effects import Effects
-from twinbeat.core.types import Order, Permit, TermBlock, Timers
+from twinbeat.core.types import Flag, Order, PeerView, Permit, Policy, TermBlock, Timers
 
 SCHEDULES = 1000
 """By so many at most each plant has to be found."""
@@ -160,6 +161,50 @@ def no_proof_needed(patch: Patch) -> None:
     around(patch, SimNode, "c_settings", settings)
 
 
+def ties_yield(patch: Patch) -> None:
+    """A primary yields to a peer that is no better."""
+
+    def better(original: Any, facts: election.Facts) -> bool:
+        if original(facts):
+            return True
+        peer: PeerView | None = facts.peer
+        equal = peer is not None and peer.health == facts.health
+        return equal and election.successor(facts, even_if_unfit=True) is None
+
+    around(patch, election, "better_peer", better)
+
+
+def fail_safe_forgotten(patch: Patch) -> None:
+    """Whatever is configured, a node that isn't up doesn't serve."""
+
+    def policy(original: Any, node: SimNode) -> Policy:
+        return replace(original(node), fail_safe=False)
+
+    around(patch, SimNode, "policy", policy)
+
+
+def unfit_serves(patch: Patch) -> None:
+    """Whatever is configured, a node that isn't up goes on."""
+
+    def policy(original: Any, node: SimNode) -> Policy:
+        return replace(original(node), fail_safe=True)
+
+    around(patch, SimNode, "policy", policy)
+
+
+def isolation_ignored(patch: Patch) -> None:
+    """Who reaches none of his references claims all the same."""
+
+    def permitted(original: Any, facts: election.Facts) -> Any:
+        return original(replace(facts, isolated=False))
+
+    def set_order(original: Any, node: SimNode, agent: Agent, order: Order) -> None:
+        original(node, agent, replace(order, flags=order.flags & ~Flag.ISOLATED))
+
+    around(patch, election, "permitted", permitted)
+    around(patch, SimNode, "_set_order", set_order)
+
+
 PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (no_fence, {"ONE_OWNER", "SOMEONE"}),
     (no_contest, {"ONE_OWNER"}),
@@ -172,6 +217,10 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (pause_forgotten, {"NO_SURPRISE"}),
     (nobody_claims, {"SOMEONE"}),
     (no_proof_needed, {"ONE_OWNER"}),
+    (ties_yield, {"STEADY", "SOMEONE"}),
+    (fail_safe_forgotten, {"FAIL_SAFE"}),
+    (unfit_serves, {"FAIL_SAFE"}),
+    (isolation_ignored, {"ISOLATED"}),
 ]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random schedules by the thousand, each from its own seed, under the safety rules.
 
-    pytest tests/sim                                  a few thousand schedules
+    pytest tests/sim                                  three million steps
     pytest tests/sim --seed 1320 -s                   one of them again, told as it happens
-    pytest tests/sim --schedules 200000               through a night
+    pytest tests/sim --fresh --schedules 200000       through a night, others than every day
 
 What is printed for a broken rule is all that is needed to have it again: the seed and the commit.
 """
@@ -18,11 +18,16 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from sim import schedule
+from sim import coverage, schedule
 from sim.schedule import Result
+from twinbeat.core.table import TRANSITIONS
 
-SCHEDULES = 1500
+SCHEDULES = 1800
 """Of twelve faults each, by default."""
+STEPS_MIN = 3_000_000
+"""What they come to: everything that happens to a node, a wire, a thread or a disk is a step."""
+EACH_STEPS_MIN, EACH_KINDS_MIN = 200, 3
+"""A schedule has at least so many steps, and so many kinds of fault."""
 FIRST = 20_261_000
 LONG_EVERY = 10
 """Every so manieth schedule has four times the faults."""
@@ -66,21 +71,33 @@ def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
             results += played
     broken = [result for result in results if result.violation is not None]
     covered = Counter(name for result in results for name in result.covered)
+    steps, took_s = sum(result.steps for result in results), time.monotonic() - begun
     print(
-        f"seeds {first} to {first + count - 1}: {sum(result.steps for result in results)} steps, "
-        f"{sum(result.faults for result in results)} faults, "
-        f"{sum(result.overlaps for result in results)} overlaps, {time.monotonic() - begun:.0f} s"
+        f"seeds {first} to {first + count - 1}: {steps} steps in {took_s:.0f} s "
+        f"({steps / took_s:.0f} steps/s), {sum(result.faults for result in results)} faults, "
+        f"{sum(result.overlaps for result in results)} overlaps; each of at least "
+        f"{min(result.steps for result in results)} steps and "
+        f"{min(result.kinds for result in results)} kinds of fault"
     )
     for name, times in sorted(covered.items()):
         print(f"{times:6}  {name}")
     assert not broken, told(broken[0])
+    assert all(result.steps >= EACH_STEPS_MIN for result in results)
+    assert all(result.kinds >= EACH_KINDS_MIN for result in results)
     if count >= SCHEDULES:
+        assert steps >= STEPS_MIN
         assert_all_was_tried(covered)
 
 
 def assert_all_was_tried(covered: Counter[str]) -> None:
-    """A simulation that never fails over proves nothing: every way to open and to end came up."""
+    """A simulation that never fails over proves nothing: every turn of the table, every verdict,
+    every way to open and to end came up."""
     for what in (
+        *(coverage.named(role, by) for role, by in TRANSITIONS),
+        "suspect none",
+        "cleared none",
+        "stalled none",
+        "dead none",
         "opened receipt",
         "opened silence",
         "opened lease_ran_out",
@@ -109,6 +126,11 @@ def assert_all_was_tried(covered: Counter[str]) -> None:
         "done paused_both",
         "failed peer_did_not_claim",
         "failed disk_refuses",
+        "done timers_both",
+        "done timers_alone",
+        "refused host_late",
+        "both not up, fail-safe on",
+        "both not up, fail-safe off",
     ):
         assert covered[what], f"no schedule had: {what}"
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.cli.main import COMMANDS, run
+from twinbeat.config import document
 from twinbeat.core.reasons import Code
 from unit.memory_agent import (
     Served,
@@ -431,6 +432,24 @@ def test_timers_in_any_unit(
 def test_what_is_no_timer_is_a_matter_of_usage(served: Served, twinbeat: Shell, line: str) -> None:
     assert twinbeat(line) == 2
     assert not served.agent.commands
+
+
+def test_config_show_names_what_was_set_over_the_file(
+    served: Served, twinbeat: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "twinbeat.toml"
+    file.write_text(document.toml())
+    state = served.agent.state
+    served.agent.state = replace(
+        state,
+        timers=replace(state.timers, override=3),
+        configuration=replace(state.configuration, path=str(file)),
+    )
+    assert twinbeat(f"config show {file}") == 0
+    assert "until `twinbeat unset timers`: hello_us = 200, dead_us = 600" in twinbeat.out
+    served.agent.state = state
+    assert twinbeat(f"config show {file}") == 0
+    assert "unset timers" not in twinbeat.out
 
 
 def test_refusals_by_rule_are_codes_of_the_core() -> None:

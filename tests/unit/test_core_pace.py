@@ -198,6 +198,18 @@ def test_a_standing_refusal_is_known() -> None:
     assert not a.agreed
 
 
+def test_who_refuses_may_propose_something_else() -> None:
+    a, b = node(), node()
+    a.adopt(a.next(FAST, even_so=False))
+    b.hear(a.saying, refuses)
+    b.refuse(1, late_us=9)
+    wish = propose(b, SLOW)
+    assert a.hear(b.saying, holds).adopted == wish
+    assert b.hear(a.saying, holds).adopted == wish
+    assert b.refused is None
+    assert a.agreed
+
+
 def test_any_loss_ends_in_agreement() -> None:
     """Proposals get through now and then, in any order of operators and refusals."""
     for seed in range(200):

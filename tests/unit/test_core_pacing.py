@@ -140,6 +140,17 @@ def test_a_peer_that_says_nothing_is_waited_for_so_long() -> None:
     assert not timers_out(bench)
 
 
+def test_what_the_peer_wants_counts_when_the_own_wish_found_nobody() -> None:
+    bench = watching()
+    bench.feed(ASK)
+    faster = replace(SLOW, hello_us=1_000)
+    hear(bench, says(1, faster))  # Of two under one number the slower counts: that of this node.
+    assert not timers_out(bench)
+    bench.wait(4 * SECOND)
+    assert bench.answer("slow").reason.code is Code.TIMERS_UNANSWERED
+    assert timers_out(bench) == [1_000]
+
+
 def test_the_peers_wish_is_kept_and_saved() -> None:
     bench = watching()
     hear(bench, says(4))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, TermBlock
+from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, Intervals, TermBlock, Wish
 from twinbeat.runtime.store import PeerFile, Store, StoreError, write_whole
 
 
@@ -153,6 +153,24 @@ class TestDurable:
         will = replace(self.WILL, paused_until_ns=FOREVER)
         at(tmp_path).save(will, now_ns=self.NOW)
         assert at(tmp_path, boot="second").durable(now_ns=self.NOW) == will
+
+    @pytest.mark.parametrize(
+        "wish",
+        [
+            Wish(),
+            Wish(number=7),
+            Wish(
+                number=3,
+                intervals=Intervals(
+                    hello_us=200, dead_us=600, verify_us=300, stall_us=2_000, lease_us=10_000
+                ),
+                even_so=True,
+            ),
+        ],
+    )
+    def test_intervals_that_were_set_are_kept(self, tmp_path: Path, wish: Wish) -> None:
+        at(tmp_path).save(Durable(wish=wish), now_ns=0)
+        assert at(tmp_path).durable(now_ns=0).wish == wish
 
     def test_nothing_known_is_the_default(self, store: Store) -> None:
         assert store.durable(now_ns=1) == Durable()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`twinbeat config` and `twinbeat keys`: files on this node; no agent is asked."""
+"""`twinbeat config` and `twinbeat keys`: files on this node.
+
+No agent is needed. One that runs on the file that is shown is asked what was set over it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -71,13 +74,37 @@ def show_(file: str, effective: bool) -> None:
                 "file": file,
                 "digest": digest(found),
                 "timers": found.timers,
+                "override": _override(file),
                 "configuration": _sections(found),
             }
         )
-    elif effective:
+        return
+    if effective:
         say(document.toml(found).rstrip("\n"))
     else:
         say(Path(file).read_text(encoding="utf-8").rstrip("\n"))
+    override = _override(file)
+    if override is not None:
+        values = ", ".join(f"{name} = {value}" for name, value in override.items())
+        say(f"# Set over it on the running pair, until `twinbeat unset timers`: {values}")
+
+
+def _override(file: str) -> dict[str, int] | None:
+    """The timers that an operator set over this file on the running pair; None = none."""
+    import msgspec
+
+    from twinbeat.api.client import ClientError
+    from twinbeat.api.schema import Status
+
+    try:
+        status = msgspec.json.decode(settings().client.get("/v1/status").body, type=Status)
+    except (ClientError, msgspec.DecodeError):
+        return None  # Nobody runs, or it isn't ours to ask: then the file is all there is.
+    running = Path(status.configuration.path)
+    if status.timers.override is None or running.resolve() != Path(file).resolve():
+        return None
+    names = ("hello_us", "dead_us", "verify_us", "stall_us", "lease_us")
+    return {name: getattr(status.timers, name) for name in names}
 
 
 def _sections(found: Any) -> dict[str, Any]:

@@ -137,8 +137,9 @@ class Row:
 
 WITHHOLDS: Final[tuple[Row, ...]] = (
     # The operator's word. A node told to leave keeps serving until somebody took over: what it
-    # may not do is claim. Shutting its gate is a demand of its own (`Order.resign_of`).
-    Row(Code.DISABLED, lambda f: f.admin is Admin.DISABLED, CLAIMS),
+    # may not do is claim, or resume a reign after a restart. Shutting its gate is a demand of its
+    # own (`Order.resign_of`).
+    Row(Code.DISABLED, lambda f: f.admin is Admin.DISABLED, CLAIMS | Permit.RESUME),
     Row(Code.STAY_SECONDARY, lambda f: f.admin is Admin.STAY_SECONDARY, CLAIMS),
     Row(Code.STOPPING, lambda f: f.stopping, CLAIMS),
     Row(Code.YIELDING, lambda f: f.handing_over, CLAIMS),

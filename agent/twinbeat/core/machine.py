@@ -340,9 +340,16 @@ class Machine:
         if isinstance(event, EngineEvent):
             by = _TURNS.get(event.kind)
             if by is not None:
-                table.turn(self._role, by)
+                table.turn(Role.PRIMARY if self._resumed_unheard(event) else self._role, by)
         elif isinstance(event, Started) and self._started_ns:
             raise table.StateError("a machine starts once")
+
+    def _resumed_unheard(self, event: EngineEvent) -> bool:
+        """A node that has just started claims only for a reign that it resumed: if that is news,
+        the event that told of it was lost."""
+        kind = EngineEventKind
+        renews = event.kind is kind.CLAIM and event.cause is Cause.RENEW
+        return self._role is Role.INIT and (renews or event.kind is kind.ABANDONED)
 
     def _take_in(self, event: Event) -> None:
         match event:
@@ -421,6 +428,9 @@ class Machine:
 
     def _on_engine_event(self, event: EngineEvent) -> None:
         kind = EngineEventKind
+        if self._resumed_unheard(event):
+            term = self._engine.term if self._engine is not None else event.a
+            self._turn(Turn.OPENED, self._because(Code.RESYNCED), self._moment(term))
         self._line = follow(self._line, event)
         _tell_arbitration(self._witness, event)
         match event.kind:
@@ -794,7 +804,8 @@ class Machine:
 
     def _set_admin(self, command: AdminCommand) -> None:
         if command.status is self._durable.admin:
-            self._desk.answer(command.request_id, Outcome.DONE, self._because(Code.UNCHANGED))
+            # It may be so in memory only: the disk refused it the last time.
+            self._expect(command.request_id, Code.UNCHANGED)
             return
         leaving = command.status.never_claims and self._role is Role.PRIMARY
         if leaving and not command.even_if_unfit:

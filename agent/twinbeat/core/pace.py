@@ -173,10 +173,14 @@ class Agreement:
         """Keep it, whoever else does."""
         self.kept, self.proposed, self.refused = wish, None, None
 
+    def drop(self) -> None:
+        """Nobody took over what this node proposed: what the peer said meanwhile counts again."""
+        self.proposed = self._heard = None
+
     @property
     def saying(self) -> Proposal | None:
         """What the frames say of it; None = nothing."""
-        if self.refused is not None:
+        if self.refused is not None and self.proposed is None:
             return self.refused
         wish = self.proposed or self.kept
         if not wish.number:

@@ -201,7 +201,10 @@ class Pacing:
             return None
         self._asked = None
         late = agreement.proposed is not None
-        agreement.proposed = None
+        if late:
+            agreement.drop()
+            if peer is not None:
+                self.hear(peer)
         reason = self._because(
             Code.TIMERS_UNANSWERED if late else Code.TIMERS_APPROACHED,
             waited=duration(now_ns - asked.begun_ns),

@@ -75,7 +75,6 @@ TRANSITIONS: Final[dict[tuple[Role, Turn], Role]] = {
     (Role.CLAIMING, Turn.OPENED): Role.PRIMARY,
     (Role.CLAIMING, Turn.ABANDONED): Role.SECONDARY,
     (Role.CLAIMING, Turn.CLOSED): Role.SECONDARY,
-    (Role.CLAIMING, Turn.WITHDRAWN): Role.DISABLED,
     # Serving. A newer term may be asked for with the gate open.
     (Role.PRIMARY, Turn.CLAIMED): Role.PRIMARY,
     (Role.PRIMARY, Turn.OPENED): Role.PRIMARY,
@@ -84,7 +83,6 @@ TRANSITIONS: Final[dict[tuple[Role, Turn], Role]] = {
     # Out of it, until told otherwise.
     (Role.DISABLED, Turn.ADMITTED): Role.SECONDARY,
     (Role.DISABLED, Turn.CLOSED): Role.DISABLED,
-    (Role.DISABLED, Turn.WITHDRAWN): Role.DISABLED,
 }
 
 

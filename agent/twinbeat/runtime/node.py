@@ -11,9 +11,10 @@ from typing import Final
 
 from twinbeat.api import schema
 from twinbeat.api.events import EventHub
+from twinbeat.core import election
 from twinbeat.core import events as core
 from twinbeat.core.effects import Outcome, Reply
-from twinbeat.core.reasons import Code, Refusal
+from twinbeat.core.reasons import OVERRIDES, Code, Refusal
 from twinbeat.core.types import SECOND, Admin
 from twinbeat.observe.history import History
 from twinbeat.runtime.teller import Teller
@@ -21,18 +22,11 @@ from twinbeat.runtime.teller import Teller
 PATIENCE_S: Final = 10.0
 """A command that takes longer is answered as accepted; the event stream tells how it ends."""
 
-OVERRIDABLE: Final = frozenset(
-    {
-        Code.PEER_UNKNOWN,
-        Code.PEER_UNFIT,
-        Code.PEER_STARTING,
-        Code.PEER_STAYS_PRIMARY,
-        Code.STAY_PRIMARY,
-        Code.SELF_UNFIT,
-        Code.DIGEST_DIFFERS,
-    }
+LEAVING: Final = frozenset(
+    {Code.PEER_UNKNOWN, *(code for code, _ in election.SUCCESSOR + election.UNFIT)}
 )
-"""Refusals that `--even-if-unfit` gets past."""
+"""Why nobody could take over from a node that is to leave: an operator may send it away all the
+same."""
 
 
 class Node:
@@ -112,7 +106,7 @@ class Node:
         code, sentence = reply.reason.code, reply.reason.sentence
         if reply.outcome is Outcome.REFUSED or isinstance(reply.reason, Refusal):
             return schema.Refusal(
-                code=code.value, sentence=sentence, override=_override(command, code)
+                code=code.value, sentence=sentence, override=override_of(command, code)
             )
         done = reply.outcome is Outcome.DONE
         return schema.Outcome(
@@ -124,15 +118,15 @@ class Node:
         )
 
 
-def _override(command: schema.Command, code: Code) -> str | None:
+def override_of(command: schema.Command, code: Code) -> str | None:
     """The option of this command that gets past a refusal, unless it was given already."""
-    for field, option, codes in (
-        ("even_if_unfit", "--even-if-unfit", OVERRIDABLE),
-        ("even_so", "--even-so", frozenset({Code.HOST_LATE, Code.PEER_LATE})),
-    ):
-        if getattr(command, field, None) is False and code in codes:
-            return option
-    return None
+    option = OVERRIDES.get(code)
+    if isinstance(command, schema.SetAdmin):
+        option = "--even-if-unfit" if code in LEAVING else None
+    if option is None:
+        return None
+    given = getattr(command, option.removeprefix("--").replace("-", "_"), None)
+    return option if given is False else None
 
 
 def translate(command: schema.Command, caller: schema.Caller) -> core.Operator:
