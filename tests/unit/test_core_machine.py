@@ -487,6 +487,15 @@ def test_a_claim_that_came_before_the_withdrawal_is_told(bench: Bench) -> None:
     assert bench.answer("s").reason.code is Code.DONE_AFTER_CLAIM
 
 
+def test_that_a_primary_claimed_once_is_no_news(bench: Bench) -> None:
+    """The engine of a node that serves says of every order that a claim came before it."""
+    bench.primary()
+    bench.feed(Pause(request_id="p", for_ns=60 * SECOND))
+    bench.confirm(claim_came_first=True)
+    bench.hear(flags=WELL | Flag.PAUSE_ACK)
+    assert bench.answer("p").reason.code is Code.PAUSED_BOTH
+
+
 def test_a_disk_that_refuses_is_told(bench: Bench) -> None:
     bench.secondary()
     bench.disk_works = False

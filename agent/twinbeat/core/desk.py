@@ -30,6 +30,8 @@ class Confirmation:
     answer: Code
     needs_peer: bool = False
     """A pause: the peer should say that it knows."""
+    serving: bool = False
+    """The node served when it was asked: that a claim came before is no news to anybody."""
     generation: int | None = None
     """Of the order that carries it out; None until that is derived."""
     claim_came_first: bool = False
@@ -81,7 +83,13 @@ class Desk:
             self._answers.popitem(last=False)
 
     def expect(
-        self, request_id: str, answer: Code, deadline_ns: int, *, needs_peer: bool = False
+        self,
+        request_id: str,
+        answer: Code,
+        deadline_ns: int,
+        *,
+        serving: bool,
+        needs_peer: bool = False,
     ) -> None:
         """Answer when the order that is about to go out is in effect and the state is saved."""
         self._waiting.append(
@@ -90,6 +98,7 @@ class Desk:
                 deadline_ns=deadline_ns,
                 answer=answer,
                 needs_peer=needs_peer,
+                serving=serving,
             )
         )
 
@@ -131,7 +140,7 @@ class Desk:
             answer = each.answer
             if each.needs_peer and not (held.peer_heard and held.peer_knows):
                 answer = Code.PAUSED_ONE_SIDED
-            elif each.claim_came_first:
+            elif each.claim_came_first and not each.serving:
                 answer = Code.DONE_AFTER_CLAIM
             self.answer(each.request_id, Outcome.DONE, self._because(answer))
         return True

@@ -17,6 +17,9 @@ correctness.
   generation that carries it out. Withdrawals say whether a claim came first.
 * The attestation is renewed by every step that finds a quarter of it used: whoever calls `step` is
   the loop that decides, so if it hangs, the gate shuts one attestation and one lease later.
+* A tick that finds nothing to do leaves the machine *calm*: until something happens or a deadline
+  comes, further ticks would find nothing either, so they renew the attestation and settle nothing.
+  Once a second one of them settles everything all the same.
 
 It reads no clock and does no I/O, and doesn't know how its effects are carried out.
 """
@@ -78,6 +81,7 @@ from twinbeat.core.types import (
     DEFAULT_PATIENCE,
     FOREVER,
     NO_FLAGS,
+    SECOND,
     Admin,
     Cause,
     Durable,
@@ -100,6 +104,10 @@ from twinbeat.core.types import (
 from twinbeat.core.witness import Arbitration, Words
 
 __all__ = ["Machine", "Status"]
+
+
+CALM_NS: Final = SECOND
+"""Everything is settled anew so often at least, whatever a machine makes of its own calm."""
 
 
 class _Draft:
@@ -211,6 +219,7 @@ class Machine:
         self._ahead_since_ns = 0
         self._yielding_to_better = False
         self._permitted: tuple[election.Facts, Permit] | None = None
+        self._calm_until_ns = 0
         self._facts = self._gather()
         self._out = _Draft()
 
@@ -223,17 +232,47 @@ class Machine:
         which the agent has to step down.
         """
         assert now_ns >= self._now, "the clock of a machine never goes backwards"
+        if isinstance(event, Tick) and self.calm(now_ns):
+            self._now = now_ns
+            return Effects(attest_until_ns=self._settle_attestation(order_out=False))
         self._check(event)
         self._now = now_ns
         self._out = _Draft()
         self._take_in(event)
-        return self._settle()
+        effects = self._settle()
+        idle = isinstance(event, Tick) and not self._awaits_somebody()
+        idle = idle and effects == Effects(attest_until_ns=effects.attest_until_ns)
+        self._calm_until_ns = min(self._next_change(), now_ns + CALM_NS) if idle else 0
+        return effects
+
+    def calm(self, now_ns: int) -> bool:
+        """Whether a `Tick` would do nothing now but renew the attestation."""
+        return now_ns < self._calm_until_ns
 
     def next_deadline(self) -> int:
         """When a `Tick` is wanted at the latest."""
-        wanted = [self._attest_next_ns or self._now]
         if not self._started_ns:
             return FOREVER
+        # Calm ends by itself after a while, for which nobody has to be woken.
+        change = FOREVER if self.calm(self._attest_next_ns) else self._next_change()
+        return min(self._attest_next_ns or self._now, change)
+
+    def _awaits_somebody(self) -> bool:
+        """Whether something is under way that engine, peer or disk will move on."""
+        return (
+            not self._started_ns
+            or self._role in (Role.INIT, Role.CLAIMING)
+            or self._operation is not None
+            or self._pending is not None
+            or self._stopping
+            or self._restarting
+            or bool(self._desk.deadlines())
+            or bool(self._pacing.deadline_ns)
+        )
+
+    def _next_change(self) -> int:
+        """When time alone changes something next."""
+        wanted = [FOREVER]
         if self._role is Role.INIT and self._durable.admin is not Admin.DISABLED:
             wanted.append(self._listens_until())
         if self._operation is not None:
@@ -252,6 +291,7 @@ class Machine:
             self._pacing.deadline_ns,
             self._damper.holding_until_ns,
             self._passing_until_ns if self._passing_until_ns > self._now else 0,
+            self._ahead_since_ns and self._ahead_since_ns + self._patience.resync_ns,
         ):
             if moment:
                 wanted.append(moment)
@@ -369,7 +409,9 @@ class Machine:
                 if engine.highest and self._past is Past.UNKNOWN:
                     self._begin_above_floor()
             case Tick():
-                pass
+                if self._ahead_since_ns and self._engine is not None:
+                    # A state that stays the same is told once: time alone makes it a lasting one.
+                    self._on_engine(self._engine)
             case TermsReserved(block=block):
                 self._terms = self._terms.reserved(block)
                 self._log(Level.DEBUG, self._because(Code.TERMS_RESERVED, last=block.last))
@@ -863,7 +905,8 @@ class Machine:
     def _expect(self, request_id: str, answer: Code, *, needs_peer: bool = False) -> None:
         """Answer when the order that is about to go out is in effect and the state is saved."""
         deadline = self._now + self._patience.confirm_ns
-        self._desk.expect(request_id, answer, deadline, needs_peer=needs_peer)
+        serving = self._role is Role.PRIMARY
+        self._desk.expect(request_id, answer, deadline, serving=serving, needs_peer=needs_peer)
 
     def _operation_failed(self, why: Reason) -> None:
         """A claim was given up: if an operator asked for it, tell him."""
