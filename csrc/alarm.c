@@ -12,7 +12,8 @@
 
 enum {
 	LOOK_EVERY_NS = 1000000000,
-	NOISE_NS = 100000, /* two clocks can't be read at once; a suspend takes longer */
+	NOISE_NS = 100000,  /* two clocks can't be read at once; a suspend takes longer */
+	AHEAD_NS = 1000000, /* what lies further behind the wake-up than this isn't armed */
 };
 
 static struct timespec timespec_of(tb_u64 ns)
@@ -73,7 +74,7 @@ void tb_alarm_sleep(struct tb_alarm *alarm, tb_u32 *word, tb_u32 value, tb_u64 w
 	if (now - alarm->suspended_at_ns >= LOOK_EVERY_NS)
 		look_at_clocks(alarm, now);
 	/* A sleep cut short by the bell has armed its successor already. */
-	if (after_ns != alarm->armed_ns) {
+	if (after_ns != alarm->armed_ns && after_ns - wake_ns <= AHEAD_NS) {
 		struct itimerspec ahead = {.it_value = timespec_of(after_ns - alarm->suspended_ns)};
 
 		(void)timerfd_settime(alarm->ahead[alarm->turn], TFD_TIMER_ABSTIME, &ahead, NULL);

@@ -7,6 +7,10 @@
  * the engine. So the moment after the next one is always armed too. The interrupt that ends this sleep then
  * programs the timer for the next, once, and the thread's own request finds it done.
  *
+ * That pays only while sleeps are short: over longer ones the processor's own ticks come in between and program the
+ * timer anyway (a bare loop woken each 5 ms takes 0.69 % of a processor without this and 0.80 % with it, one woken
+ * each 200 us 10.1 % and 9.0 %).
+ *
  * Nothing depends on the guess being right: a wrong one costs an interrupt, or the programming that it saved.
  */
 #ifndef TB_ALARM_H
