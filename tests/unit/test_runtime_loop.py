@@ -33,6 +33,7 @@ class Rig:
         self.says: list[list[EngineEvent]] = []
         self.view = QUIET
         self.peer: PeerView | None = None
+        self.rests = False
         self.looks = 0
         self.waits = 0
         self.happened = asyncio.Event()
@@ -55,6 +56,9 @@ class Rig:
 
     def next_deadline(self) -> int:
         return self.deadline_ns
+
+    def calm(self, now_ns: int) -> bool:
+        return self.rests
 
     def fileno(self) -> int:
         return self.reading
@@ -220,6 +224,49 @@ def test_the_timer_keeps_the_cores_deadline() -> None:
         await until(rig, lambda: bool(ticks))
         assert sum(isinstance(one, Tick) for one in rig.fed) == 1
         assert sum(rig.loop.lag.counts) == 1
+
+    run(test)
+
+
+async def turn(rig: Rig) -> None:
+    """One turn of the timer, a moment later."""
+    turned = asyncio.Event()
+    rig.loop.on_tick.append(lambda _: turned.set())
+    rig.on_step = lambda _: later(rig)
+    rig.now_ns += SECOND // 4
+    rig.deadline_ns = rig.now_ns
+    rig.loop.feed(PortLost(interface="lan0"))
+    async with asyncio.timeout(5):
+        await turned.wait()
+    rig.loop.on_tick.pop()
+
+
+def test_a_calm_core_is_told_of_nothing_but_the_time() -> None:
+    async def test(rig: Rig) -> None:
+        await turn(rig)
+        looks = rig.looks
+        assert looks
+        rig.rests, rig.says = True, [[event(EngineEventKind.SUSPECT)]]
+        await turn(rig)
+        assert rig.looks == looks
+        assert rig.says, "suspicions wait in the ring"
+        assert rig.fed[-1] == Tick()
+        rig.rests = False
+        await turn(rig)
+        assert rig.looks > looks
+        assert event(EngineEventKind.SUSPECT) in rig.fed
+
+    run(test)
+
+
+def test_duties_come_once_a_second() -> None:
+    async def test(rig: Rig) -> None:
+        rounds: list[int] = []
+        rig.loop.duties.append(rounds.append)
+        for _ in range(12):
+            await turn(rig)
+        assert len(rounds) == 3
+        assert rounds[1] - rounds[0] == SECOND
 
     run(test)
 

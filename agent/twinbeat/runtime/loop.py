@@ -6,7 +6,8 @@ attestation lapses, the engine stops renewing, and systemd's watchdog isn't ping
 fast path waits for none of it.
 
 The engine wakes the loop for what has to be decided upon; passing suspicions wait in its ring for
-the next turn of the timer.
+a turn of the timer that looks at it.  Most turns only renew the attestation: while the core is
+calm, once a second is often enough to look.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ LOOKS_MAX: Final = 4
 
 
 PAUSE_MAX_NS: Final = 500_000_000
-"""The timer fires so often at least, for what hangs on it beside the core: systemd's watchdog, and
-the record of the peer's counter each second.  An early tick does the core no harm."""
+"""The timer fires so often at least, for what hangs on it beside the core: the watchdogs, and the
+duties of each second.  An early tick does the core no harm."""
+DUTIES_NS: Final = 1_000_000_000
+"""Between two rounds of the duties, at least; the turn that comes next is soon enough."""
 
 
 class Decider(Protocol):
@@ -38,6 +41,9 @@ class Decider(Protocol):
     def step(self, event: Event, now_ns: int) -> Effects: ...
 
     def next_deadline(self) -> int: ...
+
+    def calm(self, now_ns: int) -> bool:
+        """Whether a tick would do nothing now but renew the attestation."""
 
 
 class Senses(Protocol):
@@ -79,11 +85,16 @@ class Loop:
         self._peer_seen: PeerView | None = None
         self._peer_said: PeerView | None = None
         self._suspicions = Suspicions()
+        self._done_ns = 0
         self._stopped = False
         self.listeners: list[Callable[[EngineEvent], None]] = []
         """Called with each event of the engine after the core has seen it."""
         self.on_tick: list[Callable[[int], None]] = []
-        """Called with the time after each turn of the timer: pings and housekeeping."""
+        """Called with the time after each turn of the timer: pings, and what is to be seen at once.
+        """
+        self.duties: list[Callable[[int], None]] = []
+        """Called with the time after a turn of the timer, about once a second: so nothing else has
+        to wake this thread for what can wait."""
         self.lag = Histogram()
         """How late the timer fired."""
 
@@ -169,9 +180,16 @@ class Loop:
         self._timer = None
         now_ns = self._now_ns()
         self.lag.add(max(0, now_ns - self._deadline_ns))
-        self._take_in(self._senses.events(), Tick())
+        if self._decider.calm(now_ns):
+            self.feed(Tick())
+        else:
+            self._take_in(self._senses.events(), Tick())
         for call in self.on_tick:
             call(now_ns)
+        if now_ns - self._done_ns >= DUTIES_NS and not self._stopped:
+            self._done_ns = now_ns
+            for call in self.duties:
+                call(now_ns)
 
     def _arm(self) -> None:
         deadline_ns = self._decider.next_deadline()
