@@ -21,8 +21,8 @@ from twinbeat.core.events import (
     Stopping,
     Tick,
 )
-from twinbeat.core.machine import CALM_NS, Machine
-from twinbeat.core.types import MILLISECOND, SECOND, Flag, TrackedHealth
+from twinbeat.core.machine import Machine
+from twinbeat.core.types import DEFAULT_PATIENCE, MILLISECOND, SECOND, Flag, TrackedHealth
 from twinbeat.core.types import EngineEventKind as Kind
 from unit.core_pair import WELL, Bench, peer
 
@@ -121,7 +121,7 @@ def test_calm_ends_with_a_deadline(bench: Bench) -> None:
 def test_calm_ends_by_itself(bench: Bench) -> None:
     bench.primary()
     bench.feed(Tick(), Tick())
-    assert not bench.machine.calm(bench.now + CALM_NS)
+    assert not bench.machine.calm(bench.now + DEFAULT_PATIENCE.calm_ns)
 
 
 SCORES = (0, 400, 1000)

@@ -81,7 +81,6 @@ from twinbeat.core.types import (
     DEFAULT_PATIENCE,
     FOREVER,
     NO_FLAGS,
-    SECOND,
     Admin,
     Cause,
     Durable,
@@ -104,10 +103,6 @@ from twinbeat.core.types import (
 from twinbeat.core.witness import Arbitration, Words
 
 __all__ = ["Machine", "Status"]
-
-
-CALM_NS: Final = SECOND
-"""Everything is settled anew so often at least, whatever a machine makes of its own calm."""
 
 
 class _Draft:
@@ -242,7 +237,8 @@ class Machine:
         effects = self._settle()
         idle = isinstance(event, Tick) and not self._awaits_somebody()
         idle = idle and effects == Effects(attest_until_ns=effects.attest_until_ns)
-        self._calm_until_ns = min(self._next_change(), now_ns + CALM_NS) if idle else 0
+        settled_until = min(self._next_change(), now_ns + self._patience.calm_ns)
+        self._calm_until_ns = settled_until if idle else 0
         return effects
 
     def calm(self, now_ns: int) -> bool:
