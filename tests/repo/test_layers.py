@@ -43,6 +43,7 @@ LAYERS = {
     "twinbeat.net": layer("core", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
+    "twinbeat.sync": layer("core", "cryptography msgspec"),
     "twinbeat.worker": layer("core config", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
@@ -179,6 +180,15 @@ def test_the_agent_never_loads_the_compiler() -> None:
 def test_an_agent_without_a_witness_loads_no_http_library() -> None:
     assert loaded("twinbeat.runtime.main", ("urllib3",)) == []
     assert loaded("twinbeat.witness.etcd", ("urllib3",)) == []
+
+
+def test_only_identities_use_the_library_of_certificates() -> None:
+    users = {found.module for found in project.all_imports() if found.top == "cryptography"}
+    assert users == {"twinbeat.sync.identity"}
+
+
+def test_the_agent_loads_no_library_of_certificates() -> None:
+    assert loaded("twinbeat.runtime.main", ("cryptography",)) == []
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

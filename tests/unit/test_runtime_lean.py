@@ -20,7 +20,7 @@ def test_the_daemon_loads_no_openssl_and_no_compiler() -> None:
     program = "import sys, twinbeat.runtime.main, twinbeat.runtime.app; print(*sys.modules)"
     loaded = said(program).split()
     assert "twinbeat.runtime.app" in loaded
-    assert not {"_ssl", "_hashlib", "bcc"} & set(loaded)
+    assert not {"_ssl", "_hashlib", "bcc", "cryptography"} & set(loaded)
 
 
 def test_digests_are_the_same_without_it() -> None:
