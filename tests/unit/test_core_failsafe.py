@@ -99,7 +99,7 @@ def test_the_setting_is_each_nodes_own() -> None:
     world = pair()
     assert world.b.agent is not None
     b = world.b.agent.machine
-    b._policy = replace(b._policy, fail_safe=False)
+    b._known.policy = replace(b._known.policy, fail_safe=False)
     becomes(world.a, NOT_UP)
     assert roles(world) == "SP"
     becomes(world.b, NOT_UP)
@@ -236,9 +236,8 @@ def test_both_told_to_stay_primary_is_refused_or_named() -> None:
     # The peer is known, so even now it is refused; only a node that never heard it can't know.
     stay(world.b, Admin.STAY_PRIMARY)
     assert world.b.agent.machine.facts.admin is Admin.ENABLED
-    world.b.agent.machine._durable = replace(
-        world.b.agent.machine._durable, admin=Admin.STAY_PRIMARY
-    )
+    memory = world.b.agent.machine._known.memory
+    memory.state = replace(memory.state, admin=Admin.STAY_PRIMARY)
     world.heal_wires()
     world.run(40 * MS)
     winner = "a" if world.a.gate_open() else "b"

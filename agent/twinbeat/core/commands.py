@@ -47,8 +47,8 @@ class Operation:
     deadline_ns: int
     then_admin: Admin | None = None
     """Taken on when the role is given up."""
-    resign_at_last: bool = False
-    """Shut the gate at the deadline even if nobody took over."""
+    resigns_with: Code | None = None
+    """Shut the gate at the deadline even if nobody took over, for this reason."""
 
 
 def refuse_command(

@@ -164,3 +164,25 @@ class Effects:
 
 
 _NOTHING = Effects()
+
+
+class Draft:
+    """Effects of the step under way that don't follow from what is known at its end."""
+
+    def __init__(self) -> None:
+        self.close_gate: Reason | None = None
+        self.withdraw_vips: str | None = None
+        self.announce = False
+        self.destroy_vip_sockets = False
+        self.remove_routes = False
+        self.install_routes = False
+        self.records: list[Transition] = []
+        self.status_changed = False
+
+    def begin(self) -> None:
+        """A step begins."""
+        self.close_gate = self.withdraw_vips = None
+        self.announce = self.destroy_vip_sockets = False
+        self.remove_routes = self.install_routes = False
+        self.records = []
+        self.status_changed = False

@@ -117,3 +117,47 @@ class Terms:
         """Too few are left to claim with. A disk that refuses counts as spent before the end."""
         reserve = self.size // 8 if self.failed else 0
         return self.block.left_above(highest) < max(NEEDED, reserve)
+
+
+class Ledger:
+    """The terms of one run: what it may use, the highest it ever saw, and what it knows of its
+    past."""
+
+    def __init__(self, *, size: int, reserved_last: int) -> None:
+        """As in `Terms`."""
+        self.terms = Terms(size=size, reserved_last=reserved_last)
+        self.highest = reserved_last
+        """The highest term that this node ever saw."""
+        self.past = Past.SETTLED if reserved_last else Past.UNKNOWN
+        self.floor = 0
+        """What a node that lost its disk begins above."""
+
+    def see(self, *terms: int) -> None:
+        """These terms are in the world."""
+        self.highest = max(self.highest, *terms)
+
+    def begin_above_floor(self) -> None:
+        """Terms were used of which the disk doesn't know: all of them lie below."""
+        self.past = Past.SETTLED
+        self.see(self.floor)
+
+    @property
+    def spent(self) -> bool:
+        """Too few are left to claim with."""
+        return self.terms.spent(self.highest)
+
+    @property
+    def why_spent(self) -> str:
+        """Why a node whose past is known has no terms; empty = it has."""
+        if self.past is Past.UNKNOWN or not self.spent:
+            return ""
+        return self.terms.failed or "none are reserved yet"
+
+    def wanted(self, now_ns: int) -> ReserveTerms | None:
+        """What to reserve now, if anything; it counts as asked for."""
+        if self.past is Past.UNKNOWN:
+            return None
+        request = self.terms.wanted(self.highest, now_ns)
+        if request is not None:
+            self.terms = self.terms.asking(request)
+        return request

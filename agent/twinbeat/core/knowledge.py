@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node knows: of itself, of its engine, of its peer, of the witness, and over a restart.
+
+Everything that was told is kept here until something else is told, and `facts` gives all of it as
+one value. Nothing is decided: what follows is `twinbeat.core.election`'s, `operations`' and
+`orders`' to say. What the engine *did* goes through `Machine`, because it turns the role.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from twinbeat.core import election
+from twinbeat.core.effects import Draft, Level
+from twinbeat.core.events import (
+    GateLost,
+    GateRestored,
+    IsolationChanged,
+    PeerFenced,
+    PortLost,
+    PortRestored,
+    StateSaved,
+    TermsFailed,
+    TermsReserved,
+    WitnessAnswered,
+)
+from twinbeat.core.fitness import Fitness
+from twinbeat.core.memory import Memory
+from twinbeat.core.office import Office
+from twinbeat.core.reasons import Code
+from twinbeat.core.terms import Ledger, Past
+from twinbeat.core.types import (
+    Durable,
+    EngineView,
+    Flag,
+    Patience,
+    PeerView,
+    Policy,
+    Role,
+    Timers,
+    Watch,
+)
+from twinbeat.core.voice import Voice
+from twinbeat.core.witness import Arbitration
+
+Fact = (
+    TermsReserved
+    | TermsFailed
+    | StateSaved
+    | PortLost
+    | PortRestored
+    | GateLost
+    | GateRestored
+    | IsolationChanged
+    | PeerFenced
+    | WitnessAnswered
+)
+"""Events that change what is known, and nothing by themselves."""
+
+
+class Knowledge:
+    """Everything one node knows."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        timers: Timers,
+        durable: Durable,
+        reserved_last: int,
+        patience: Patience,
+        office: Office,
+        voice: Voice,
+        draft: Draft,
+    ) -> None:
+        self.policy = policy
+        self.timers = timers
+        """Those wanted, as the engine was told."""
+        self.memory = Memory(durable)
+        self.fitness = Fitness(policy, voice)
+        self.ledger = Ledger(size=policy.terms_per_block, reserved_last=reserved_last)
+        self.witness = Arbitration(
+            node=policy.node, lease_ns=policy.witness_lease_ns, serve=policy.witness_serve
+        )
+        self.engine: EngineView | None = None
+        self.watch = Watch.UNKNOWN
+        self.probes = 0
+        """So many were unanswered when the engine last said that the peer is dead."""
+        self.peer: PeerView | None = None
+        """Its newest frame."""
+        self.isolated = False
+        self.peer_fenced = False
+        self.gates_missing: dict[str, None] = {}
+        self._ports_lost: dict[str, None] = {}
+        self._peer_pause_overridden = False
+        self._witness_silent = False
+        self._patience = patience
+        self._office = office
+        self._voice = voice
+        self._draft = draft
+
+    # -- taking in -----------------------------------------------------------------------------
+
+    def learn(self, fact: Fact, now_ns: int) -> None:
+        """Take in a fact, and say it where people would ask."""
+        say = self._voice.say
+        match fact:
+            case TermsReserved(block=block):
+                self.ledger.terms = self.ledger.terms.reserved(block)
+                say(Level.DEBUG, Code.TERMS_RESERVED, last=block.last)
+            case TermsFailed(why=why):
+                if not self.ledger.terms.failed:
+                    say(Level.ERROR, Code.TERMS_FAILED, why=why)
+                retry_ns = now_ns + self._patience.retry_ns
+                self.ledger.terms = self.ledger.terms.refused(why, retry_ns)
+            case StateSaved():
+                self.memory.written()
+            case PortLost(interface=interface):
+                self._ports_lost[interface] = None
+                say(Level.WARNING, Code.PORT_LOST, interface=interface)
+            case PortRestored(interface=interface):
+                if interface in self._ports_lost:
+                    del self._ports_lost[interface]
+                    say(Level.INFO, Code.PORT_RESTORED, interface=interface)
+                    self._draft.announce = self._office.serving
+            case GateLost(interface=interface):
+                # R20: without its gate no address may stay.
+                self.gates_missing[interface] = None
+                reason = self._voice.because(Code.GATE_LOST, interface=interface)
+                self._voice.log(Level.ERROR, reason)
+                self._draft.close_gate = reason
+                self._draft.withdraw_vips = interface
+            case GateRestored(interface=interface):
+                if interface in self.gates_missing:
+                    del self.gates_missing[interface]
+                    say(Level.INFO, Code.GATE_RESTORED, interface=interface)
+            case IsolationChanged(isolated=isolated):
+                if isolated and not self.isolated:
+                    say(Level.WARNING, Code.ISOLATED)
+                self.isolated = isolated
+            case PeerFenced():
+                self.peer_fenced = True
+                say(Level.WARNING, Code.PEER_FENCED)
+            case WitnessAnswered(answer=answer):
+                self.witness.answered(answer, now_ns)
+                self.ledger.see(answer.kept)
+            case _:
+                assert_never(fact)
+
+    def start(self, engine: EngineView, term_floor: int) -> None:
+        """The engine runs."""
+        self.engine, self.watch = engine, engine.watch
+        self.ledger.floor = term_floor
+        self.ledger.see(engine.highest)
+        if engine.highest and self.ledger.past is Past.UNKNOWN:
+            self.ledger.begin_above_floor()
+
+    def hear(self, peer: PeerView) -> bool:
+        """Take in the peer's newest frame; False if a newer one is known."""
+        memory, state = self.memory, self.memory.state
+        if self.peer is None and not state.peer_known:
+            memory.state = state = replace(state, peer_known=True)
+        if self.peer is not None and peer.counter < self.peer.counter:
+            return False
+        paused = bool(peer.flags & Flag.PAUSED)
+        if paused is not state.peer_paused and not (paused and self._peer_pause_overridden):
+            memory.state = state = replace(state, peer_paused=paused)
+        self._peer_pause_overridden = paused and self._peer_pause_overridden
+        if peer.serves and not self._office.serving and state.last_primary:
+            memory.state = replace(state, last_primary=False)
+        self.peer = peer
+        if self.ledger.past is Past.UNKNOWN:
+            if not peer.flags & Flag.NEWBORN:
+                self.ledger.begin_above_floor()
+            elif peer.two_way:  # Said by its engine, and to this boot of this node.
+                self.ledger.past = Past.NONE
+        for term in (peer.term, peer.claim, peer.fence_below, peer.highest):
+            self.ledger.see(term)
+            self.witness.heard(term)
+        return True
+
+    def resume(self) -> None:
+        """The operator ends the pause; that of a peer which isn't heard as well."""
+        state = self.memory.state
+        if state.peer_paused and not self.peer_heard:
+            self._peer_pause_overridden = True
+            state = replace(state, peer_paused=False)
+        self.memory.state = replace(state, paused_until_ns=0)
+
+    def configure(self, policy: Policy) -> None:
+        """A reload."""
+        assert policy.node == self.policy.node, "the index is fixed for a run"
+        self.policy = policy
+        self.fitness.configure(policy)
+        self.ledger.terms = replace(self.ledger.terms, size=policy.terms_per_block)
+
+    # -- settling ------------------------------------------------------------------------------
+
+    def settle_pause(self, now_ns: int) -> None:
+        """A pause ends by itself."""
+        until_ns = self.memory.state.paused_until_ns
+        if until_ns and now_ns >= until_ns:
+            self.memory.state = replace(self.memory.state, paused_until_ns=0)
+            self._voice.say(Level.WARNING, Code.PAUSE_EXPIRED)
+
+    def settle_past(self) -> None:
+        """Who may claim though it hears nobody can't wait for the peer's word."""
+        may_claim = self.policy.claim_alone or self.memory.state.peer_known
+        listened = self._office.role is not Role.INIT
+        if self.ledger.past is Past.UNKNOWN and listened and may_claim:
+            self.ledger.begin_above_floor()
+
+    def settle_fencing(self) -> None:
+        """A peer that speaks isn't fenced any more."""
+        if self.watch in (Watch.ALIVE, Watch.STALLED):
+            self.peer_fenced = False
+
+    def settle_witness(self, now_ns: int) -> None:
+        """Say it when the witness falls silent, and when it speaks again."""
+        silent = self.witness.is_silent(now_ns)
+        if silent is self._witness_silent:
+            return
+        self._witness_silent = silent
+        if not silent:
+            self._voice.say(Level.WARNING, Code.WITNESS_BACK)
+            return
+        self._voice.say(Level.WARNING, Code.WITNESS_LOST, why=self.witness.why)
+        if self.policy.witness_serve:
+            self._voice.say(Level.ERROR, Code.WITHOUT_WITNESS)
+
+    # -- knowing -------------------------------------------------------------------------------
+
+    @property
+    def peer_heard(self) -> bool:
+        """Its newest frame is from its running agent."""
+        return self.peer is not None and self.watch in (Watch.ALIVE, Watch.SUSPECT)
+
+    @property
+    def heard_peer(self) -> PeerView | None:
+        """That frame, of a peer that is heard."""
+        return self.peer if self.peer_heard else None
+
+    @property
+    def peer_negotiates(self) -> bool:
+        """It understands proposals of other intervals."""
+        return self.peer is not None and bool(self.peer.flags & Flag.NEGOTIATES)
+
+    @property
+    def peer_knows_of_restart(self) -> bool:
+        """R16: so it does once it answered a frame that says so. Nobody waits for the dead."""
+        if self.watch in (Watch.DEAD, Watch.UNKNOWN):
+            return True
+        return self.engine is not None and self.engine.restart_known
+
+    def facts(
+        self, now_ns: int, *, stopping: bool, handing_over: bool, abstaining: bool
+    ) -> election.Facts:
+        """All of it, as the election wants it, with what this node is about to do."""
+        state, fitness = self.memory.state, self.fitness
+        facts = election.Facts(
+            policy=self.policy,
+            role=self._office.role,
+            admin=state.admin,
+            highest=self.ledger.highest,
+            score=fitness.health.score,
+            checks=fitness.health.failed,
+            gates_missing=tuple(self.gates_missing),
+            terms_spent=self.ledger.why_spent,
+            isolated=self.isolated,
+            stopping=stopping,
+            paused=bool(state.paused_until_ns),
+            last_primary=state.last_primary,
+            peer_known=state.peer_known,
+            peer=self.peer,
+            peer_heard=self.peer_heard,
+            handing_over=handing_over,
+            abstaining=abstaining,
+            peer_paused=state.peer_paused,
+            peer_pause_saved=self.memory.saved.peer_paused,
+            peer_fenced=self.peer_fenced,
+            witness_silent=self._witness_silent and not self.policy.witness_serve,
+            witness_keeps_peer=self.witness.holds_back(),
+            past=self.ledger.past,
+            sticky=fitness.sticky,
+        )
+        passing = fitness.passing_until_ns > now_ns and election.better_peer(facts)
+        return replace(facts, passing_on=True) if passing else facts
