@@ -150,3 +150,10 @@ def reasons(node: str) -> dict[str, int]:
     said = agents.counters(node)
     assert said is not None, f"the agent of {node} does not answer"
     return dict(said["reasons"])
+
+
+def received(node: str, link: str) -> int:
+    """How many heartbeats came in on one of the node's links."""
+    said = agents.counters(node)
+    assert said is not None, f"the agent of {node} does not answer"
+    return int(next(each["received"] for each in said["links"] if each["name"] == link))

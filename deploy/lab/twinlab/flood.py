@@ -118,9 +118,13 @@ class Flood:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        """End a flood that has begun before its time; returns the frames sent."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-        self.finish()
+        return self.finish()
 
     def finish(self) -> int:
         """Wait for the end of the flood (its time is limited); returns the frames sent."""
