@@ -37,6 +37,7 @@ Sentence = Annotated[str, Meta(max_length=1024)]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Lineage = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Argument = Annotated[str, Meta(max_length=4096)]
 U64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 
@@ -62,13 +63,24 @@ class Version(Struct, frozen=True, order=True, array_like=True):
         return f"generation {self.generation} of term {self.term}"
 
 
+class Run(Struct, frozen=True, kw_only=True, tag="run"):
+    """A command of the configuration is to be run on both nodes."""
+
+    command: Name
+    arguments: Annotated[tuple[Argument, ...], Meta(max_length=64)] = ()
+    undo: bool = False
+    """What takes the command back is to be run instead of it."""
+
+
 class Done(Struct, frozen=True, array_like=True):
     """A change that a document contains."""
 
     request: RequestId
     version: Version
-    run: Name = ""
-    """The command that was run, where it was one."""
+    run: Run | None = None
+    """What was run, where it was a command: a node that gets the document later runs it then."""
+    undoes: Annotated[str, Meta(max_length=64)] = ""
+    """The request that was taken back by this one."""
 
 
 class Document(Struct, frozen=True, kw_only=True):

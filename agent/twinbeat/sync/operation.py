@@ -25,6 +25,7 @@ from twinbeat.sync.document import (
     Lineage,
     Name,
     RequestId,
+    Run,
     Sentence,
     Tables,
     Version,
@@ -35,8 +36,6 @@ from twinbeat.sync.document import (
 OUTPUT_MOST: Final = 64 * 1024
 """Characters of a command's output that are kept and reported, per node."""
 PROBLEMS_MOST: Final = 1024
-
-Argument = Annotated[str, Meta(max_length=4096)]
 
 
 class Policy(enum.StrEnum):
@@ -80,15 +79,6 @@ class Replace(Struct, frozen=True, kw_only=True, tag="replace"):
     """The tables are to be these: of a file that was applied, or of an earlier generation."""
 
     tables: Tables
-
-
-class Run(Struct, frozen=True, kw_only=True, tag="run"):
-    """A command of the configuration is to be run on both nodes."""
-
-    command: Name
-    arguments: Annotated[tuple[Argument, ...], Meta(max_length=64)] = ()
-    undo: bool = False
-    """What takes the command back is to be run instead of it."""
 
 
 Wish = Edit | Replace | Run
@@ -151,7 +141,8 @@ class Operation(Struct, frozen=True, kw_only=True):
         done = Done(
             request=self.request,
             version=self.version,
-            run=self.run.command if self.run is not None else "",
+            run=self.run,
+            undoes=self.undoes,
         )
         kept = [past for past in base.recent if past.request != self.undoes]
         return Document(
@@ -180,6 +171,8 @@ class State(enum.StrEnum):
     """On neither."""
     UNDECIDED = "undecided"
     """On both or on neither as soon as the nodes are in step again; ask again then."""
+    PARTLY = "partly"
+    """A command that was run on both and failed on one; the outputs tell."""
     SUPERSEDED = "superseded"
     """It was done by one node alone, and the other, who was primary later, went on without it. The
     node that gave way keeps a copy of what it had."""
