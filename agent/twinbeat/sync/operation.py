@@ -138,12 +138,11 @@ class Operation(Struct, frozen=True, kw_only=True):
                 "content_differs",
                 f"{self.base} isn't the same on both nodes; `twinbeat force sync` repairs it",
             )
-        done = Done(
-            request=self.request,
-            version=self.version,
-            run=self.run,
-            undoes=self.undoes,
-        )
+        return self.document(base, tables)
+
+    def document(self, base: Document, tables: Tables) -> Document:
+        """The document afterwards, of tables that were made by the changes already."""
+        done = Done(self.request, self.version, self.run, self.undoes)
         kept = [past for past in base.recent if past.request != self.undoes]
         return Document(
             lineage=self.lineage,
