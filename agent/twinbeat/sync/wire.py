@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes over the connection between the two workers: frames, and the messages in them.
+
+A frame is a length (u32, big endian, at most `FRAME_MAX`) and one message in MessagePack, a map
+whose `type` says which. A message of more than `PIECE_MAX` bytes travels as `Fragment`s, so that a
+document of ten thousand addresses holds up no sign of life; `MESSAGE_MAX` bounds it.
+
+Versions: each side says in its `Hello` which it speaks, and the highest that both speak holds.
+Within it, a type or a field that this side doesn't know is of a later release: the type is skipped
+and counted, the field ignored. So a later version only ever adds, and what it adds has a default;
+`Hello` and `Bye` must stay readable for ever.
+
+Nothing here opens a socket. What comes from elsewhere is never quoted in an error or a log, and the
+messages that carry a key show it in no repr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twinbeat.sync import messages
+from twinbeat.sync.document import U32, U64, Name, Sentence
+from twinbeat.sync.messages import Summary
+
+PORT: Final = 3008
+VERSIONS: Final = (1, 1)
+"""The lowest and the highest that this release speaks."""
+
+FRAME_MAX: Final = 1 << 20
+"""Bytes of a frame, without its length."""
+PIECE_MAX: Final = 256 << 10
+"""Bytes of a message that goes in one frame, and of a piece of one that doesn't."""
+MESSAGE_MAX: Final = 16 << 20
+"""Bytes of a message; 10,000 addresses and 1,000 routes are about one million."""
+HELLO_MAX: Final = 16 << 10
+"""Bytes of a frame from somebody who has not said yet who he is."""
+LENGTH: Final = 4
+PARTLY_MAX: Final = 2
+"""Messages that arrive in fragments at the same time: one of each lane."""
+
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+Token = Annotated[str, Meta(max_length=64)]
+Hash = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+
+
+class WireError(Exception):
+    """The peer sent what it must not, or nothing more. `code` is counted; the message is ours."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+# -- the connection's own ------------------------------------------------------------------------
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
+    """The first message of each side: who it is and what it speaks."""
+
+    versions: tuple[U32, U32]
+    """The lowest and the highest version that it speaks."""
+    pair: U32
+    node: Annotated[int, Meta(ge=0, le=1)]
+    """Its index."""
+    name: Name
+    build: Name
+    """Release of the program; for people only."""
+    summary: Summary
+    """How it stands, for `events.PeerFound`."""
+
+
+class Bye(Struct, frozen=True, kw_only=True, tag="bye"):
+    """The last message: why the sender ends the connection."""
+
+    code: Name
+    sentence: Sentence = ""
+
+
+class Ping(Struct, frozen=True, kw_only=True, tag="ping"):
+    """A sign of life."""
+
+    sent_ns: U64
+    """By the sender's clock, which nobody else reads."""
+
+
+class Pong(Struct, frozen=True, kw_only=True, tag="pong"):
+    """The answer, for the round trip's duration."""
+
+    sent_ns: U64
+    """Of the `Ping`."""
+
+
+class Fragment(Struct, frozen=True, kw_only=True, tag="fragment"):
+    """A piece of a larger message. Pieces of one come in order."""
+
+    number: U32
+    """Of the message."""
+    offset: U32
+    size: Annotated[int, Meta(gt=0, le=MESSAGE_MAX)]
+    """Of the whole message."""
+    data: Annotated[bytes, Meta(min_length=1, max_length=PIECE_MAX)]
+
+
+class Renew(Struct, frozen=True, kw_only=True, tag="renew"):
+    """The certificate that the sender will use soon; answered by `Renewed`."""
+
+    certificate: Annotated[bytes, Meta(max_length=4096)]
+
+
+class Renewed(Struct, frozen=True, kw_only=True, tag="renewed"):
+    """That certificate is stored beside the one in use, or was refused."""
+
+    fingerprint: Hash
+    code: Name = ""
+    sentence: Sentence = ""
+
+
+# -- keys and questions --------------------------------------------------------------------------
+
+
+class KeyGive(Struct, frozen=True, kw_only=True, tag="key_give"):
+    """A new key for heartbeats, to be accepted beside those that there are."""
+
+    id: Annotated[int, Meta(ge=1, le=255)]
+    secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+    def __repr__(self) -> str:
+        return f"KeyGive(id={self.id})"
+
+
+class KeyUse(Struct, frozen=True, kw_only=True, tag="key_use"):
+    """Send under this key, and accept no other any more if `alone`."""
+
+    id: Annotated[int, Meta(ge=1, le=255)]
+    alone: bool = False
+
+
+class KeyDone(Struct, frozen=True, kw_only=True, tag="key_done"):
+    """The answer to `KeyGive` and `KeyUse`."""
+
+    id: Annotated[int, Meta(ge=1, le=255)]
+    code: Name = ""
+    sentence: Sentence = ""
+
+
+class Read(Struct, frozen=True, kw_only=True, tag="read"):
+    """A question of an operator on the other node (`--node peer`), answered by `ReadAnswer`."""
+
+    token: Token
+    what: Annotated[str, Meta(max_length=256)]
+    """A target of the local interface: /v1/status."""
+
+
+class ReadAnswer(Struct, frozen=True, kw_only=True, tag="read_answer"):
+    """What the daemon of the other node said."""
+
+    token: Token
+    status: Annotated[int, Meta(ge=0, le=999)]
+    body: Annotated[bytes, Meta(max_length=MESSAGE_MAX - 1024)] = b""
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One name below a root."""
+
+    path: Path
+    kind: Annotated[str, Meta(max_length=16)]
+    mode: Annotated[int, Meta(ge=0, le=0o7777)] = 0
+    uid: U32 = 0
+    gid: U32 = 0
+    size: U64 = 0
+    mtime_ns: Annotated[int, Meta(ge=-(1 << 62), lt=1 << 62)] = 0
+    content: Hash = ""
+    """Hash of a file's content."""
+    target: Annotated[str, Meta(max_length=4096)] = ""
+    """Of a symbolic link."""
+
+
+class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
+    """What is there of one list of files. A long list takes several of these."""
+
+    list: Name
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=4096)] = ()
+    last: bool = True
+
+
+class FileWant(Struct, frozen=True, kw_only=True, tag="file_want"):
+    """Send the content of this file."""
+
+    list: Name
+    path: Path
+    content: Hash
+
+
+class FilePiece(Struct, frozen=True, kw_only=True, tag="file_piece"):
+    """A part of a file's content. Those of one file come in order."""
+
+    list: Name
+    path: Path
+    offset: U64
+    data: Annotated[bytes, Meta(max_length=PIECE_MAX - 8192)]
+    last: bool = False
+
+
+class FileDone(Struct, frozen=True, kw_only=True, tag="file_done"):
+    """A file is in place, or why not; without a path: the whole list."""
+
+    list: Name
+    path: Annotated[str, Meta(max_length=4096)] = ""
+    code: Name = ""
+    sentence: Sentence = ""
+
+
+class Unknown(Struct, frozen=True, kw_only=True):
+    """A message of a later release, which this one skips."""
+
+    type: str
+
+
+Filing = Manifest | FileWant | FilePiece | FileDone
+Keying = KeyGive | KeyUse | KeyDone
+Traffic = messages.Message | Keying | Read | ReadAnswer | Filing
+"""What whoever holds a connection sends and receives; the rest is the connection's own business."""
+Message = Hello | Bye | Ping | Pong | Fragment | Renew | Renewed | Traffic
+
+BULK: Final = (Manifest, FilePiece, FileDone)
+"""Let everything else go first, but keep their order among themselves."""
+
+
+# -- from bytes and to bytes -----------------------------------------------------------------------
+
+
+class _Head(Struct):
+    """All that every message has."""
+
+    type: Annotated[str, Meta(max_length=64)]
+
+
+_HEAD: Final = msgspec.msgpack.Decoder(_Head)
+_PATH: Final = re.compile(r" - at `(?:key in )?(\$[\w.\[\]]{0,80})")
+
+
+class Codec:
+    """One version of the language. Another set of types is one of another release."""
+
+    def __init__(self, types: Any = Message, versions: tuple[int, int] = VERSIONS) -> None:
+        assert 0 < versions[0] <= versions[1]
+        self.versions = versions
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(types)
+        self._known = frozenset(each.__struct_config__.tag for each in get_args(types))
+
+    def encode(self, message: Struct) -> bytes:
+        """The bytes of a message. One that is too large is a mistake of this program."""
+        payload = self._encoder.encode(message)
+        if len(payload) > MESSAGE_MAX:
+            name = type(message).__name__
+            raise WireError("oversized", f"{name} has {len(payload)} bytes; {MESSAGE_MAX} can go.")
+        return payload
+
+    def decode(self, payload: bytes) -> Any:
+        """The message, or `Unknown`. Raises WireError, `malformed`, and quotes nothing of it."""
+        try:
+            return self._decoder.decode(payload)
+        except (ValueError, TypeError, RecursionError) as error:
+            where = _PATH.search(str(error))
+        try:
+            kind = _HEAD.decode(payload).type
+        except (ValueError, TypeError, RecursionError):
+            raise WireError("malformed", "The peer sent what is no message.") from None
+        if kind not in self._known:
+            return Unknown(type=kind)
+        what = f" at {where.group(1)}" if where else ""
+        raise WireError("malformed", f"The peer sent a broken {kind!r} message{what}.")
+
+
+def framed(payload: bytes) -> bytes:
+    """A message that fits into one frame."""
+    assert len(payload) <= FRAME_MAX
+    return len(payload).to_bytes(LENGTH, "big") + payload
+
+
+def frames(codec: Codec, payload: bytes, number: int) -> Iterator[bytes]:
+    """The frame or frames that an encoded message travels in."""
+    if len(payload) <= PIECE_MAX:
+        yield framed(payload)
+        return
+    for offset in range(0, len(payload), PIECE_MAX):
+        data = payload[offset : offset + PIECE_MAX]
+        piece = Fragment(number=number, offset=offset, size=len(payload), data=data)
+        yield framed(codec.encode(piece))
+
+
+async def read_frame(reader: asyncio.StreamReader, size_max: int = FRAME_MAX) -> bytes:
+    """The next frame. Nothing is set aside for one that announces more than it may have.
+
+    Raises WireError: `oversized`, `empty`, `truncated`, or `ended` when there is no next.
+    """
+    try:
+        size = int.from_bytes(await reader.readexactly(LENGTH), "big")
+        if size > size_max:
+            raise WireError("oversized", f"A frame of {size} bytes; {size_max} are the most.")
+        if size == 0:
+            raise WireError("empty", "A frame of no bytes.")
+        return await reader.readexactly(size)
+    except asyncio.IncompleteReadError as error:
+        if not error.partial and error.expected == LENGTH:
+            raise WireError("ended", "The connection was closed.") from None
+        raise WireError("truncated", "The connection was closed within a frame.") from None
+
+
+class Assembly:
+    """Puts messages together again. What is held never exceeds PARTLY_MAX times MESSAGE_MAX."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[int, bytearray]] = {}
+
+    def add(self, piece: Fragment) -> bytes | None:
+        """The whole message when this was its last piece. Raises WireError, `fragment`."""
+        if piece.offset == 0 and piece.number not in self._parts:
+            if len(self._parts) >= PARTLY_MAX:
+                raise _misplaced("belongs to one message too many")
+            self._parts[piece.number] = (piece.size, bytearray())
+        size, data = self._parts.get(piece.number, (0, bytearray()))
+        if piece.size != size or piece.offset != len(data) or not size:
+            raise _misplaced("doesn't follow the one before")
+        if len(data) + len(piece.data) > size:
+            raise _misplaced("is longer than its message")
+        data += piece.data
+        if len(data) < size:
+            return None
+        del self._parts[piece.number]
+        return bytes(data)
+
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Bytes that have come, and bytes that there will be: for a progress bar."""
+        parts = self._parts.values()
+        return sum(len(data) for _, data in parts), sum(size for size, _ in parts)
+
+
+def _misplaced(how: str) -> WireError:
+    return WireError("fragment", f"The peer sent a piece of a message that {how}.")
