@@ -34,8 +34,8 @@ class Held:
     """No generation up to this one is used again: it was in a document here or in an operation
     that was prepared here."""
     paired: bool = False
-    in_doubt: tuple[str, ...] = ()
-    """Requests whose outcome is kept as `State.UNDECIDED`."""
+    in_doubt: tuple[Outcome, ...] = ()
+    """All outcomes kept whose state is `State.UNDECIDED`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -200,6 +200,8 @@ class Active:
     """None: it was found prepared at the start, or nobody waits any more."""
     exposed: bool = False
     """It was sent to the peer."""
+    stale: bool = False
+    """It was sent over a connection that is gone: this node isn't settled until it is over."""
     acked: bool = False
     """The peer has committed it."""
     asked: bool = False
@@ -264,7 +266,7 @@ class Propagation:
     prepared: Operation | None = None
     highest: int = 0
     paired: bool = False
-    in_doubt: tuple[str, ...] = ()
+    in_doubt: tuple[Outcome, ...] = ()
     # -- what others said ------------------------------------------------------------------------
     primary: bool = False
     term: int = 0
@@ -282,7 +284,8 @@ class Propagation:
     taking: Taking | None = None
     forwarded: tuple[Waiting, ...] = ()
     applying: int = 0
-    """Token of the attempt to put the current document in force."""
+    """Token of the attempt to put a document in force that was current then."""
+    applying_mark: Mark | None = None
     apply_retry_ns: int = 0
     apply_problems: tuple[Problem, ...] = ()
     owed: tuple[Done, ...] = ()
@@ -290,8 +293,11 @@ class Propagation:
     owed_token: int = 0
     marking: int = 0
     """Token of the note that this node was in step with a peer."""
-    settling: tuple[int, tuple[str, ...]] = (0, ())
-    """Token of the note what became of these requests."""
+    records: tuple[Outcome, ...] = ()
+    """Outcomes that the store is to keep beside what it commits."""
+    recording: tuple[int, tuple[Outcome, ...]] = (0, ())
+    """Token of the attempt to let it keep these."""
+    record_retry_ns: int = 0
     adopting: bool = False
     """The operator gives up what this node has."""
     refresh: bool = False
@@ -317,8 +323,8 @@ class Propagation:
         out, self._out = tuple(self._out), []
         return out
 
-    def next_deadline(self) -> int | None:
-        """When a `Tick` is wanted, at the latest."""
+    def next_deadline(self, now_ns: int) -> int | None:
+        """When a `Tick` is wanted, at the latest; what is past by now was seen to."""
         moments = [moment for waiting in self.queue for moment in _moments(waiting)]
         moments += [waiting.deadline_ns for waiting in self.forwarded]
         active, serving, taking = self.active, self.serving, self.taking
@@ -330,10 +336,10 @@ class Propagation:
             moments.append(serving.retry_ns)
         if taking is not None and taking.phase is Phase.WANT:
             moments.append(taking.deadline_ns)
-        moments += [self.apply_retry_ns, self.refused_retry_ns]
+        moments += [self.apply_retry_ns, self.refused_retry_ns, self.record_retry_ns]
         if self.queue:
             moments.append(self.patient_until_ns)
-        return min((moment for moment in moments if moment > 0), default=None)
+        return min((moment for moment in moments if moment > now_ns), default=None)
 
     # -- how it stands ---------------------------------------------------------------------------
 
@@ -343,7 +349,7 @@ class Propagation:
         active, serving, taking = self.active, self.serving, self.taking
         busy = (
             (serving is not None and not serving.live)
-            or (active is not None and (active.phase is Phase.DOUBT or not self.primary))
+            or (active is not None and (active.stale or not self.primary))
             or (self.prepared is not None and active is None and serving is None)
             or (taking is not None and taking.phase is not Phase.WANT)
             or bool(self.owed)
@@ -486,11 +492,12 @@ class Propagation:
                 after=after,
                 phase=Phase.DOUBT,
                 exposed=True,
+                stale=True,
                 undoing=self._undoing(operation),
             )
         elif operation.run is not None or after is None:
             # A command that was begun isn't begun again: nobody knows how far it came.
-            answer = outcome(operation.request, State.PARTLY, "interrupted")
+            answer = outcome(operation.request, State.UNDECIDED, "interrupted")
             self.serving = Serving(
                 operation=operation, after=current, phase=Phase.ABORT, live=False
             )
@@ -525,7 +532,7 @@ class Propagation:
             self.taking = None
         active = self.active
         if active is not None:
-            self.active = active = replace(active, asked=False)
+            self.active = active = replace(active, asked=False, stale=active.exposed)
             if active.phase is Phase.PEER:
                 self._alone_or_doubt(active, "alone_unreachable")
         for waiting in self.forwarded:
@@ -613,10 +620,9 @@ class Propagation:
         """What became of a request that was made before; None if it wasn't."""
         last = next((one for one in reversed(self.finished) if one.request == request), None)
         told = last or known
-        if request in self.in_doubt:
-            if told is not None and told.state is State.UNDECIDED:
-                return told
-            return outcome(request, State.UNDECIDED, "given_up")
+        for doubtful in self.in_doubt:
+            if doubtful.request == request:
+                return doubtful
         for done in self._document().recent:
             if done.request == request:
                 if told is not None and told.state in {State.DONE, State.PARTLY}:
@@ -747,7 +753,8 @@ class Propagation:
         if active.operation.policy is Policy.AVAILABLE:
             self._commit(active, "alone_silent")
         else:
-            given_up = outcome(active.operation.request, State.UNDECIDED, "given_up")
+            code = "given_up" if active.operation.run is None else "interrupted"
+            given_up = outcome(active.operation.request, State.UNDECIDED, code)
             self._abort(active, given_up)
         return True
 
@@ -951,7 +958,7 @@ class Propagation:
             said = self._taken_back(active)
             self._remember(said)
             if said.state is State.UNDECIDED:
-                self.in_doubt = (*self.in_doubt, said.request)
+                self._doubt(said)
             self._reply(active.waiting, said)
             active = replace(active, waiting=None)
         if operation.run is not None:
@@ -976,10 +983,10 @@ class Propagation:
         self.prepared = None
         assert active.answer is not None
         if active.undoing is not None:
-            self._finish(self._stuck(active.undoing))
+            self._give_up_undoing(active.undoing)
             return
         if active.answer.state is State.UNDECIDED:
-            self.in_doubt = (*self.in_doubt, active.answer.request)
+            self._doubt(active.answer)
         self._finish(active.answer)
 
     def _stuck(self, undoing: Outcome) -> Outcome:
@@ -994,12 +1001,17 @@ class Propagation:
             why=why,
         )
 
+    def _give_up_undoing(self, undoing: Outcome) -> None:
+        said = self._stuck(undoing)
+        self._record(said)
+        self._finish(said)
+
     def _take_back(self, active: Active, said: Outcome, run: Run | None) -> None:
         """This node can't do what it has committed: a new operation undoes it on both."""
         base = self._document()
         tables = active.before.tables
         if not self.primary or self.term < base.version.term:
-            self._finish(self._stuck(said))
+            self._give_up_undoing(said)
             return
         undo = hashlib.blake2s(active.operation.request.encode(), digest_size=16).hexdigest()
         operation = Operation(
@@ -1053,7 +1065,8 @@ class Propagation:
         if not self.propagation:
             self._refuse(name, "propagation_disabled", where="the peer")
             return
-        if self.primary or operation.version.term < self.term:
+        overtaken = operation.version.term == self.term and self.primary
+        if operation.version.term < self.term or overtaken:
             self._refuse(name, "stale_term", term=operation.version.term, known=self.term)
             return
         if self._occupied():
@@ -1097,7 +1110,8 @@ class Propagation:
     def _verdict_on(self, request: str, known: Outcome | None) -> Verdict:
         if self._document().contains(request):
             return Verdict.COMMITTED
-        past = next((one for one in self.finished if one.request == request), known)
+        remembered = (*self.in_doubt, *self.finished)
+        past = next((one for one in remembered if one.request == request), known)
         if past is not None and past.code == "interrupted":
             return Verdict.INTERRUPTED
         if past is not None and past.state in {State.DONE, State.ALONE}:
@@ -1129,6 +1143,8 @@ class Propagation:
         token = self._token()
         self.serving = replace(serving, phase=Phase.ABORT, token=token, vote=vote, retry_ns=0)
         self._remember(said)
+        if said.state is State.UNDECIDED and said not in self.in_doubt:
+            self._doubt(said)
         self._out.append(
             StoreAbort(token=token, request=serving.operation.request, outcomes=(said,))
         )
@@ -1183,14 +1199,20 @@ class Propagation:
         ]
         outcomes += [
             outcome(done.request, State.UNDECIDED, "running", version=done.version)
-            for done in owed(current, document)
+            for done in self._owed(current, document)
         ]
+        outcomes += undone(current, document)
         token = self._token()
         self.taking = replace(taking, phase=Phase.ADOPT, token=token)
         why = sentence("taking", version=document.version)
         self._out.append(
             StoreAdopt(token=token, document=document, outcomes=tuple(outcomes), why=why)
         )
+
+    def _owed(self, before: Document, after: Document) -> tuple[Done, ...]:
+        """Commands to be run yet; not those that were begun here and perhaps came to their end."""
+        begun = {doubtful.request for doubtful in self.in_doubt}
+        return tuple(done for done in owed(before, after) if done.request not in begun)
 
     def _adopted(self, taking: Taking) -> None:
         document, before = taking.document, self._document()
@@ -1199,7 +1221,9 @@ class Propagation:
             said = outcome(done.request, State.SUPERSEDED, "superseded", version=done.version)
             self._remember(said)
             self._note(Level.WARNING, "superseded")
-        self.owed = owed(before, document)
+        for said in undone(before, document):
+            self._remember(said)
+        self.owed = self._owed(before, document)
         self.current, self.print = document, taking.print
         self.highest = max(self.highest, document.version.generation)
         self.paired = True
@@ -1218,8 +1242,8 @@ class Propagation:
         if token == self.marking:
             self.marking = 0
             self.paired = self.paired or isinstance(event, ev.Stored)
-        elif token == self.settling[0]:
-            self._settled(isinstance(event, ev.Stored))
+        elif token == self.recording[0]:
+            self._recorded(isinstance(event, ev.Stored), now_ns)
         elif token == self.applying:
             assert isinstance(event, ev.Applied)
             self._reapplied(event, now_ns)
@@ -1253,7 +1277,7 @@ class Propagation:
                 if active.phase is not Phase.PREPARE:
                     self.active = replace(active, retry_ns=now_ns + RETRY_NS)
                 elif active.undoing is not None:
-                    self._finish(self._stuck(active.undoing))
+                    self._give_up_undoing(active.undoing)
                 else:
                     self._finish(outcome(name, State.REFUSED, "store", why=why))
             case ev.Stored():
@@ -1302,7 +1326,7 @@ class Propagation:
                 outputs=active.outputs,
                 why=why,
             )
-        self._out.append(StoreRecord(token=self._token(), outcomes=(said,)))
+        self._record(said)
         self._finish(said)
 
     def _serving_result(
@@ -1410,7 +1434,7 @@ class Propagation:
         self.applying = 0
         current, active = self._document(), self.active
         if event.in_force:
-            self.in_force = _mark(current)
+            self.in_force = self.applying_mark
             self.apply_problems, self.apply_retry_ns = (), 0
             if event.problems:
                 self.failures = event.problems
@@ -1447,7 +1471,7 @@ class Propagation:
             why=f"status {event.output.status}",
         )
         self._remember(said)
-        self._out.append(StoreRecord(token=self._token(), outcomes=(said,)))
+        self._record(said)
 
     # -- going on --------------------------------------------------------------------------------
 
@@ -1463,6 +1487,7 @@ class Propagation:
             if not self.queue or not self._next_request(now_ns):
                 break
         self._settle()
+        self._keep_records(now_ns)
         self._tell()
 
     def _deadlines(self, now_ns: int) -> None:
@@ -1515,7 +1540,7 @@ class Propagation:
             if serving.phase is Phase.COMMIT:
                 self._commit_serving(serving)
             else:
-                said = outcome(serving.operation.request, State.PARTLY, "interrupted")
+                said = outcome(serving.operation.request, State.UNDECIDED, "interrupted")
                 past = [one for one in self.finished if one.request == said.request]
                 self._abort_serving(past[-1] if past else said, serving.vote)
 
@@ -1534,13 +1559,15 @@ class Propagation:
             return
         if serving is not None and serving.phase in {Phase.APPLY, Phase.COMMIT}:
             return
+        if active is not None and active.undoing is not None:
+            return  # What can't be put in force is about to be replaced.
         if self.in_force == _mark(current):
             if active is not None and active.phase is Phase.APPLY:
                 assert active.answer is not None
                 self._finish(active.answer)
             return
         if not self.applying and now_ns >= self.apply_retry_ns:
-            self.applying = self._token()
+            self.applying, self.applying_mark = self._token(), _mark(current)
             self.apply_retry_ns = 0
             self._out.append(Apply(token=self.applying, document=current))
 
@@ -1587,27 +1614,43 @@ class Propagation:
         if not self.paired and not self.marking:
             self.marking = self._token()
             self._out.append(StorePaired(token=self.marking))
-        if self.in_doubt and not self.settling[0] and self.peer.settled:
-            token = self._token()
-            self.settling = (token, self.in_doubt)
-            outcomes = tuple(self._settlement(request) for request in self.in_doubt)
-            self._out.append(StoreRecord(token=token, outcomes=outcomes))
+        if self.in_doubt and self.peer.settled:
+            for doubtful in self.in_doubt:
+                said = self._settlement(doubtful)
+                self._remember(said)
+                self._record(said)
+            self.in_doubt = ()
 
-    def _settlement(self, request: str) -> Outcome:
-        for done in self._document().recent:
-            if done.request == request:
-                if done.run is not None:
-                    version = done.version
-                    return outcome(request, State.PARTLY, "interrupted", version=version)
-                return outcome(request, State.DONE, "settled", version=done.version)
+    def _settlement(self, doubtful: Outcome) -> Outcome:
+        """What is true of it now that both have the same document."""
+        request = doubtful.request
+        done = next((one for one in self._document().recent if one.request == request), None)
+        if doubtful.code in {"interrupted", "running"} or (done and done.run):
+            version = done.version if done else None
+            return outcome(request, State.PARTLY, "interrupted", version=version)
+        if done is not None:
+            return outcome(request, State.DONE, "settled", version=done.version)
         return outcome(request, State.REFUSED, "undone")
 
-    def _settled(self, stored: bool) -> None:
-        requests, self.settling = self.settling[1], (0, ())
+    def _doubt(self, said: Outcome) -> None:
+        self.in_doubt = (*self.in_doubt, said)
+
+    def _record(self, said: Outcome) -> None:
+        self.records = (*self.records, said)
+
+    def _keep_records(self, now_ns: int) -> None:
+        """Lets the store keep what is to be kept, however often it refuses."""
+        if self.records and not self.recording[0] and now_ns >= self.record_retry_ns:
+            token, self.record_retry_ns = self._token(), 0
+            self.recording = (token, self.records)
+            self._out.append(StoreRecord(token=token, outcomes=self.records))
+
+    def _recorded(self, stored: bool, now_ns: int) -> None:
+        kept, self.recording = self.recording[1], (0, ())
         if stored:
-            for request in requests:
-                self._remember(self._settlement(request))
-            self.in_doubt = tuple(one for one in self.in_doubt if one not in requests)
+            self.records = self.records[len(kept) :]
+        else:
+            self.record_retry_ns = now_ns + RETRY_NS
 
     def _tell(self) -> None:
         """The peer knows how this node stands."""
@@ -1645,3 +1688,13 @@ def _merged(before: Waiting | None, again: Waiting) -> Waiting:
     if before is None:
         return again
     return replace(again, here=before.here or again.here, there=before.there or again.there)
+
+
+def undone(before: Document, after: Document) -> list[Outcome]:
+    """What is said of requests that the other node took back meanwhile."""
+    had = {done.request for done in before.recent}
+    return [
+        outcome(done.undoes, State.REFUSED, "taken_back", why="the log of the other node tells")
+        for done in after.recent
+        if done.undoes and done.request not in had
+    ]

@@ -1,0 +1,587 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One change on two nodes: what is promised holds after every fault, and broken rules are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from twinbeat.sync import events as ev
+from twinbeat.sync import propagation
+from twinbeat.sync.document import Expect, Put, Remove, Version
+from twinbeat.sync.effects import Answer, StoreAdopt, StoreCommit
+from twinbeat.sync.messages import Prepare, Summary, Verdict
+from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
+from twinbeat.sync.propagation import QUEUE_MOST, Active, Propagation, Serving, Taking
+from twinbeat.sync.reasons import SENTENCES, outcome
+from twinbeat.sync.synchronizer import Decision, SyncState
+from unit.sync_explorer import begun, explore, scripts
+from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, run, seed
+
+STRICT, AVAILABLE = Policy.STRICT, Policy.AVAILABLE
+
+
+# -- everything that can happen ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hasty", [False, True], ids=["network last", "network first"])
+@pytest.mark.parametrize("name", scripts())
+def test_promises_hold_whatever_happens_once(name: str, hasty: bool) -> None:
+    explored = explore(begun(scripts()[name], hasty=hasty), 1)
+    assert explored.found is None, str(explored.found)
+    assert explored.ends > 40
+
+
+# All scripts with two faults take a minute (`python -m unit.sync_explorer`).
+@pytest.mark.parametrize("name", ["strict-available"])
+def test_promises_hold_whatever_happens_twice(name: str) -> None:
+    explored = explore(begun(scripts()[name]), 2)
+    assert explored.found is None, str(explored.found)
+    assert explored.ends > 800
+
+
+def test_a_node_that_was_never_paired_only_receives() -> None:
+    """Whatever its generation, and though it is primary; with a fault at any moment."""
+    fresh = Store(current=seed("b" * 32, term=9, generation=9), highest=9, paired=False)
+    veteran = Store(current=seed(generation=3), highest=3)
+    world = World.made((Command(request=add("x", AVAILABLE)),), stores=(fresh, veteran))
+    explored = explore(world, 1)
+    assert explored.found is None, str(explored.found)
+    assert explored.ends > 10
+
+
+# -- broken rules are found ----------------------------------------------------------------------
+
+
+class SkipsQuery(Propagation):
+    """Takes for granted that what it was in doubt about never reached the peer."""
+
+    def _ask_about(self) -> None:
+        active = self.active
+        if active is not None and active.phase is propagation.Phase.DOUBT:
+            self._abort(active, outcome(active.operation.request, State.REFUSED, "not_reached"))
+
+
+class CommitsBeforeTheVote(Propagation):
+    """Doesn't wait for the secondary."""
+
+    def _offer(self, active: Active) -> None:
+        Propagation._offer(self, active)
+        if self.active is not None and self.active.phase is propagation.Phase.PEER:
+            self._commit(replace(self.active, acked=True), "")
+
+
+class ForgetsRequests(Propagation):
+    """Does again what is asked for again."""
+
+    def _past(self, request: str, known: Outcome | None) -> Outcome | None:
+        return None
+
+
+class UsesNumbersAgain(Propagation):
+    """Takes the number of what it gave up for the next operation."""
+
+    def _number(self) -> Version:
+        current = self._document().version
+        self.highest = max(self.highest, current.generation + 1)
+        return Version(self.term, current.generation + 1)
+
+
+class AnswersWhileAtIt(Propagation):
+    """Says that it hasn't got an operation that it is just about to commit."""
+
+    def _queried(self, request: str, known: Outcome | None) -> None:
+        serving, self.serving = self.serving, None
+        Propagation._queried(self, request, known)
+        self.serving = serving
+
+
+class ForgetsWhatItPrepared(Propagation):
+    """A secondary that starts anew drops what may be in force already."""
+
+    def _resume(self, operation: Operation) -> None:
+        Propagation._resume(self, operation)
+        if self.serving is not None and self.serving.phase is propagation.Phase.APPLY:
+            self._abort_serving(outcome(operation.request, State.REFUSED, "not_reached"))
+
+
+class RunsAgain(Propagation):
+    """A secondary that starts anew runs the command once more."""
+
+    def _owed(self, before, after):  # type: ignore[no-untyped-def]
+        return propagation.owed(before, after)
+
+
+class HidesWhatWasLost(Propagation):
+    """Takes a document over without a word on what is superseded."""
+
+    def _adopt(self, taking: Taking) -> None:
+        Propagation._adopt(self, taking)
+        effect = self._out[-1]
+        assert isinstance(effect, StoreAdopt)
+        self._out[-1] = replace(effect, outcomes=())
+
+
+class ServesTwoAtOnce(Propagation):
+    """Takes an operation of the peer on while another thing is under way."""
+
+    def _occupied(self) -> bool:
+        return False
+
+
+class VotesBeforeItCommits(Propagation):
+    """A secondary that says done when the daemon has it and the store hasn't."""
+
+    def _commit_serving(self, serving: Serving) -> None:
+        if serving.live:
+            self._send(propagation.Prepared(request=serving.operation.request))
+        Propagation._commit_serving(self, replace(serving, live=False))
+
+
+class LeavesDoubtAlone(Propagation):
+    """Never finds out what became of an operation."""
+
+    def _ask_about(self) -> None:
+        return
+
+
+HASTY = {AnswersWhileAtIt}
+"""Found where the network is first."""
+
+PLANTS = [
+    (SkipsQuery, "strict-strict", 1),
+    (CommitsBeforeTheVote, "strict-strict", 1),
+    (ForgetsRequests, "available-available", 1),
+    (UsesNumbersAgain, "strict-available", 2),
+    (AnswersWhileAtIt, "strict-strict", 1),
+    (ForgetsWhatItPrepared, "strict-strict", 1),
+    (RunsAgain, "run-available", 1),
+    (HidesWhatWasLost, "available-available", 2),
+    (ServesTwoAtOnce, "strict-available", 1),
+    (VotesBeforeItCommits, "strict-strict", 1),
+    (LeavesDoubtAlone, "strict-strict", 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "script", "faults"), PLANTS)
+def test_a_broken_rule_is_found(kind: type[Propagation], script: str, faults: int) -> None:
+    explored = explore(begun(scripts()[script], kind, hasty=kind in HASTY), faults)
+    assert explored.found is not None, f"{explored.states} states, {explored.ends} ends"
+
+
+def by_generation_alone(own: Summary, peer: Summary, *, adopting: bool = False) -> Decision:
+    """Whose document rules, by one who forgot about terms."""
+    if own.version.generation == peer.version.generation:
+        return Decision.IN_STEP
+    return Decision.TAKE if own.version.generation < peer.version.generation else Decision.GIVE
+
+
+def test_a_comparison_without_terms_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagation, "decide", by_generation_alone)
+    explored = explore(begun(scripts()["available-available"]), 2)
+    assert explored.found is not None
+
+
+# -- by name: what a request meets ---------------------------------------------------------------
+
+
+def calm_pair(*stores: Store) -> World:
+    world = World.made(stores=(stores[0], stores[1]) if stores else None)
+    world.calm()
+    return world
+
+
+def asked(world: World, request: Request, to: int = 0) -> tuple[State, str]:
+    """What is answered, once all has come to rest."""
+    world.ask(to, request)
+    world.calm()
+    node, name, state, code = world.answers[-1]
+    assert (node, name) == (to, request.request)
+    return state, code
+
+
+def alone(world: World) -> World:
+    """The peer's worker is gone and stays so."""
+    world.act("kill-worker", 1)
+    world.dead = frozenset({1})
+    world.calm()
+    return world
+
+
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("to", [0, 1])
+def test_a_change_is_on_both_before_it_is_answered(policy: Policy, to: int) -> None:
+    world = calm_pair()
+    assert asked(world, add("x", policy), to) == (State.DONE, "done")
+    for node in world.nodes:
+        assert node.store.current.version == Version(2, 2)
+        assert node.in_force == node.store.current
+
+
+def test_the_secondary_is_first() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    while not world.nodes[1].store.current.contains("x"):
+        assert not world.nodes[0].store.current.contains("x")
+        assert world.answers == ()
+        world.act(*world.pending()[0])
+    assert world.nodes[1].in_force == world.nodes[1].store.current
+
+
+def test_alone_strict_is_refused_and_available_is_marked() -> None:
+    world = alone(calm_pair())
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "peer_unreachable")
+    assert world.nodes[0].store.highest == 1
+    assert asked(world, add("y", AVAILABLE)) == (State.ALONE, "alone_unreachable")
+    worker = world.nodes[0].worker
+    assert worker is not None
+    assert worker.standing().state is SyncState.UNREACHABLE
+    world.dead = frozenset()
+    world.calm()
+    assert world.nodes[1].store.current.contains("y")
+    assert worker.standing().in_step
+
+
+def test_a_request_for_the_primary_only() -> None:
+    world = calm_pair()
+    local = Request(request="x", wish=add("x", STRICT).wish, local=True)
+    assert asked(world, local, to=1) == (State.REFUSED, "local")
+
+
+def test_a_secondary_without_its_primary_refuses() -> None:
+    world = calm_pair()
+    world.act("kill-worker", 0)
+    world.dead = frozenset({0})
+    assert asked(world, add("x", AVAILABLE), to=1) == (State.REFUSED, "not_primary")
+
+
+def test_a_change_that_does_not_fit_is_refused() -> None:
+    world = calm_pair()
+    edits = [
+        (Put(section="route", identity="r", row={}, expect=Expect.PRESENT), "missing"),
+        (Remove(section="route", identity="r"), "missing"),
+    ]
+    for number, (change, code) in enumerate(edits):
+        request = Request(request=f"n{number}", wish=Edit(changes=(change,)))
+        assert asked(world, request) == (State.REFUSED, code)
+    assert asked(world, add("x", STRICT))[0] is State.DONE
+    again = Put(section="route", identity="x", row={}, expect=Expect.ABSENT)
+    assert asked(world, Request(request="m", wish=Edit(changes=(again,)))) == (
+        State.REFUSED,
+        "exists",
+    )
+
+
+def test_what_is_so_already_makes_no_generation() -> None:
+    world = calm_pair()
+    tables = {"route": {"x": {"metric": 1}}}
+    assert asked(world, Request(request="a", wish=Replace(tables=tables))) == (State.DONE, "done")
+    assert asked(world, Request(request="b", wish=Replace(tables=tables))) == (
+        State.DONE,
+        "unchanged",
+    )
+    assert world.nodes[0].store.current.version == Version(2, 2)
+
+
+def test_a_wish_for_another_document_is_refused() -> None:
+    world = calm_pair()
+    stale = Request(request="a", wish=add("a", STRICT).wish, base=Version(1, 7))
+    assert asked(world, stale) == (State.REFUSED, "changed_meanwhile")
+
+
+@pytest.mark.parametrize(("refuser", "code"), [(0, "invalid"), (1, "peer_invalid")])
+@pytest.mark.parametrize("policy", Policy)
+def test_a_wrong_configuration_is_nowhere(refuser: int, code: str, policy: Policy) -> None:
+    world = calm_pair()
+    world.ask(0, add("x", policy))
+    until(world, lambda: bool(world.nodes[refuser].asks))
+    world.act("refuse", refuser)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, code)
+    for node in world.nodes:
+        assert node.store.current == seed()
+        assert node.in_force == seed()
+
+
+def until(world: World, holds: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if holds():
+            return
+        world.act(*world.pending()[0])
+    raise AssertionError("it didn't come to that")
+
+
+def test_what_the_primary_cannot_put_in_force_is_taken_back_on_both() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: world.nodes[0].store.current.contains("x"))
+    world.act("refuse", 0)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "taken_back")
+    for node in world.nodes:
+        assert node.store.current.version == Version(2, 3)
+        assert node.store.current.tables == {}
+        assert node.in_force == node.store.current
+        kept = node.store.outcome("x")
+        assert kept is not None
+        assert kept.code == "taken_back"
+
+
+def test_a_command_that_fails_on_the_primary_is_taken_back() -> None:
+    world = calm_pair()
+    world.ask(0, run("x", STRICT))
+    until(world, lambda: world.nodes[0].store.current.contains("x"))
+    world.act("refuse", 0)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "run_taken_back")
+    assert len(world.nodes[1].ran) == 2
+    assert world.nodes[1].ran[0] == "x False"
+    assert world.nodes[1].ran[1].endswith("True")
+
+
+def test_an_available_command_that_fails_on_the_primary_says_so() -> None:
+    world = calm_pair()
+    world.ask(0, run("x", AVAILABLE))
+    until(world, lambda: world.nodes[0].store.current.contains("x"))
+    world.act("refuse", 0)
+    world.calm()
+    assert world.answers[-1][2:] == (State.PARTLY, "run_failed")
+
+
+def test_a_command_is_run_on_a_peer_that_comes_back() -> None:
+    world = alone(calm_pair())
+    assert asked(world, run("x", AVAILABLE))[0] is State.ALONE
+    world.dead = frozenset()
+    world.calm()
+    assert world.nodes[1].ran == ("x False",)
+    assert world.nodes[1].worker is not None
+    assert world.nodes[1].worker.standing().in_step
+
+
+def test_a_strict_request_in_doubt_is_answered_and_decided_later() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: any(isinstance(one, Prepare) for one in world.wires[0]))
+    alone(world)
+    assert world.answers[-1][2:] == (State.UNDECIDED, "undecided")
+    world.dead = frozenset()
+    world.calm()
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "not_reached")
+
+
+def test_an_available_request_does_not_wait_for_one_in_doubt() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: world.nodes[1].store.current.contains("x"))
+    alone(world)
+    assert asked(world, add("y", AVAILABLE)) == (State.ALONE, "alone_unreachable")
+    assert asked(world, add("x", STRICT)) == (State.UNDECIDED, "given_up")
+    world.dead = frozenset()
+    world.calm()
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "undone")
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "undone")
+    for node in world.nodes:
+        assert set(node.store.current.tables["route"]) == {"y"}
+
+
+def test_a_queue_has_an_end() -> None:
+    world = calm_pair()
+    for number in range(QUEUE_MOST + 2):
+        world.ask(0, add(f"r{number}", AVAILABLE, timeout_s=60))
+    assert [code for *_, code in world.answers] == ["busy"]
+    world.calm(5000)
+    assert len(world.nodes[1].store.current.recent) == QUEUE_MOST + 1
+
+
+def test_asked_twice_done_once() -> None:
+    world = calm_pair()
+    for to in (0, 1, 0):
+        world.ask(to, add("x", STRICT))
+    world.calm()
+    assert {(state, code) for *_, state, code in world.answers} == {(State.DONE, "done")}
+    assert {node for node, *_ in world.answers} == {0, 1}
+    world.move_role()
+    world.calm()
+    assert asked(world, add("x", STRICT), to=1) == (State.DONE, "done")
+    assert world.nodes[0].store.current.version == Version(2, 2)
+
+
+def test_a_full_disk_is_said_and_nothing_is_half_done() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: bool(world.nodes[0].stores))
+    world.act("disk-full", 0)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "store")
+    world.ask(0, add("y", STRICT))
+    until(world, lambda: bool(world.nodes[1].stores))
+    world.act("disk-full", 1)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "peer_refused")
+    assert {node.store.current.version for node in world.nodes} == {Version(0, 1)}
+
+
+def feed(world: World, index: int, event: ev.Event) -> None:
+    world.feed(world.nodes[index], event)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_propagation_switched_off(where: int) -> None:
+    world = calm_pair()
+    feed(world, where, ev.SettingsChanged(sync=True, propagation=False, strict_status=False))
+    world.calm()
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "propagation_disabled")
+    assert asked(world, add("y", AVAILABLE)) == (State.ALONE, "alone_disabled")
+    assert world.nodes[1].store.current.contains("y")  # Synchronization brought it.
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_synchronization_switched_off(where: int) -> None:
+    world = alone(calm_pair())
+    assert asked(world, add("x", AVAILABLE))[0] is State.ALONE
+    world.dead = frozenset()
+    world.act("start-worker", 1)
+    feed(world, where, ev.SettingsChanged(sync=False, propagation=True, strict_status=False))
+    world.calm()
+    assert not world.nodes[1].store.current.contains("x")
+    for node in world.nodes:
+        assert node.worker is not None
+        assert node.worker.standing().state is SyncState.DISABLED
+    assert asked(world, add("y", STRICT)) == (State.REFUSED, "out_of_sync")
+
+
+# -- documents that differ -----------------------------------------------------------------------
+
+
+def test_two_pairs_do_not_touch_each_other_until_one_gives_up() -> None:
+    other = Store(current=seed("b" * 32, term=5, generation=8), highest=8)
+    world = calm_pair(Store(current=seed()), other)
+    for node in world.nodes:
+        assert node.worker is not None
+        assert node.worker.standing().state is SyncState.LINEAGE_CONFLICT
+    assert world.nodes[1].store.current == other.current
+    assert asked(world, add("x", STRICT)) == (State.REFUSED, "out_of_sync")
+    feed(world, 1, ev.SyncForced(adopt=True))
+    world.calm()
+    assert world.nodes[1].store.current == world.nodes[0].store.current == seed()
+    assert world.nodes[1].store.backups == (other.current,)
+    assert asked(world, add("y", STRICT)) == (State.DONE, "done")
+
+
+def test_of_two_new_nodes_the_primary_rules() -> None:
+    newer = Store(current=seed("b" * 32, generation=8), highest=8, paired=False)
+    world = calm_pair(Store(current=seed(), paired=False), newer)
+    for node in world.nodes:
+        assert node.store.current.lineage == LINEAGE
+        assert node.store.paired
+
+
+def test_a_document_that_is_refused_is_failed_until_it_is_tried_again() -> None:
+    world = alone(calm_pair())
+    assert asked(world, add("x", AVAILABLE))[0] is State.ALONE
+    world.dead = frozenset()
+    world.act("start-worker", 1)
+    until_taking(world)
+    world.act("refuse", 1)
+    while world.pending():
+        world.act(*world.pending()[0])
+    worker = world.nodes[1].worker
+    assert worker is not None
+    assert worker.standing().state is SyncState.FAILED
+    assert "not on this node" in worker.standing().sentence
+    assert worker.next_deadline(world.now_ns) == world.now_ns + 30 * SECOND
+    assert asked_now(world, add("y", STRICT)) == (State.REFUSED, "out_of_sync")
+    world.calm()
+    assert worker.standing().state is SyncState.SUCCESS
+
+
+def until_taking(world: World) -> None:
+    while True:
+        worker = world.nodes[1].worker
+        if worker is not None and worker.taking is not None and world.nodes[1].asks:
+            return
+        world.act(*(world.pending() or world.broken())[0])
+
+
+def asked_now(world: World, request: Request) -> tuple[State, str]:
+    world.ask(0, request)
+    return world.answers[-1][2:]
+
+
+def test_what_is_the_same_is_taken_over_again_when_told_so() -> None:
+    world = calm_pair()
+    feed(world, 0, ev.SyncForced())
+    world.calm()
+    assert world.nodes[1].store.backups == (seed(),)
+    feed(world, 1, ev.SyncForced())
+    world.calm()
+    assert len(world.nodes[1].store.backups) == 2
+
+
+def test_the_old_primary_gives_way_and_names_what_it_loses() -> None:
+    world = calm_pair()
+    alone(world)
+    assert asked(world, add("x", AVAILABLE))[0] is State.ALONE
+    world.act("kill-worker", 0)
+    world.dead = frozenset({0})
+    world.move_role()
+    assert asked_at_new_primary(world, add("y", AVAILABLE)) is State.ALONE
+    world.dead = frozenset()
+    world.calm()
+    assert world.nodes[0].store.current == world.nodes[1].store.current
+    assert not world.nodes[0].store.current.contains("x")
+    assert asked(world, add("x", AVAILABLE), to=0) == (State.SUPERSEDED, "superseded")
+    assert world.nodes[0].store.backups[-1].contains("x")
+
+
+def asked_at_new_primary(world: World, request: Request) -> State:
+    world.calm()
+    world.ask(1, request)
+    world.calm()
+    return world.answers[-1][2]
+
+
+# -- small print ---------------------------------------------------------------------------------
+
+
+def test_every_code_has_a_sentence_that_can_be_made() -> None:
+    facts = dict.fromkeys(
+        ("why", "base", "current", "where", "count", "term", "known", "version", "request"), "?"
+    )
+    for code, text in SENTENCES.items():
+        assert text.format(**facts), code
+
+
+def test_nothing_is_wanted_when_nothing_waits() -> None:
+    world = calm_pair()
+    worker = world.nodes[0].worker
+    assert worker is not None
+    assert worker.next_deadline(world.now_ns) is None
+
+
+def test_stale_results_change_nothing() -> None:
+    world = calm_pair()
+    before = world.copied()
+    feed(world, 0, ev.Stored(token=9999))
+    feed(world, 0, ev.Tick())
+    assert world.nodes[0].worker == before.nodes[0].worker
+
+
+def test_the_committed_outcome_travels_with_the_commit() -> None:
+    """One transaction: no crash can come between a document and what is said of it."""
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    seen = []
+    for _ in range(40):
+        seen += [one for node in world.nodes for one in node.stores]
+        acts = world.pending()
+        if not acts:
+            break
+        world.act(*acts[0])
+    commits = [one for one in seen if isinstance(one, StoreCommit)]
+    assert commits
+    assert all(one.outcomes[0].request == "x" for one in commits)
+    assert not any(isinstance(one, Answer) for one in seen)
+    assert Verdict.COMMITTED in Verdict
