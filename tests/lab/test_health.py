@@ -46,6 +46,11 @@ interface = "wan0"
 probe = "neighbour"
 interval_ms = 100
 """
+LAB_OPTIONS = plan.Options(
+    profile="balanced",
+    # Health that comes back counts soon, also after many tests: how it is damped has its own tests.
+    settings=(*watching.STEADY, "policy.recovery_hold_ms=100", "policy.recovery_hold_max_s=1"),
+)
 BOUND_MS = 200.0
 """What a shared machine may add to less than a millisecond."""
 SCRIPT = """#!/bin/sh

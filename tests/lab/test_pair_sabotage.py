@@ -291,8 +291,12 @@ def test_traffic_that_is_not_for_a_vip_stays_as_it_was(primary: str) -> None:
         agents.start(primary)
         assert agents.wait_fit() == other
         both_go_on()
+        assert (one.lost(), two.lost()) == (set(), set())
         for node in plan.NODES:
             agents.terminate(node)
         assert {node: traces(node) for node in plan.NODES} == {node: [] for node in plan.NODES}
         both_go_on()
-        assert (one.lost(), two.lost()) == (set(), set())
+        # Taking a clsact qdisc from an interface stops that interface's queue for about a
+        # millisecond, and the kernel drops what would have left by it: once for each of two ports.
+        assert len(one.lost()) <= 2
+        assert len(two.lost()) <= 2

@@ -30,7 +30,13 @@ LAB_OPTIONS = plan.Options(
 
 @pytest.fixture
 def mended(primary: str) -> Iterator[str]:
-    """The primary of a fit pair; etcd is mended after the test."""
+    """The primary of a fit pair that the witness answers; etcd is mended after the test."""
+    for node in plan.NODES:
+        wait_for(
+            lambda node=node: not said(node)["witness"]["absent"],
+            f"the witness answers {node}",
+            timeout_s=20,
+        )
     try:
         yield primary
     finally:

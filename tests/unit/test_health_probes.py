@@ -81,8 +81,12 @@ def test_no_shell_sees_the_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "said"), [(0o644, "Permission denied"), (None, "No such file or directory")]
 )
-def test_what_cannot_be_executed_is_said(tmp_path: Path, mode: int | None, said: str) -> None:
-    path = program(tmp_path, "exit 0", mode=mode) if mode else str(tmp_path / "gone")
+def test_what_cannot_be_executed_is_said(
+    tmp_path_factory: pytest.TempPathFactory, mode: int | None, said: str
+) -> None:
+    # A short path: sentences have an end.
+    directory = tmp_path_factory.mktemp("x")
+    path = program(directory, "exit 0", mode=mode) if mode else str(directory / "gone")
     found = outcome((path,))
     assert not found.holds
     assert found.sentence == f"{path} can't be executed: {said}"
