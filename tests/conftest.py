@@ -4,19 +4,26 @@
 Tests below a privileged directory, and those marked `privileged`, need root. Without root they are
 skipped and the summary says how many of which kind were left out. In continuous integration
 (CI=true) such a skip is a failure, whatever its reason: there everything runs or the run is red.
+
+`make test` runs two processes (`-n 2`). What only computes has a lane of its own there and takes
+what processor time is left over; what looks at clocks, and what needs the machine to itself, runs
+one after the other in the other lane and never waits for it.
 """
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 PRIVILEGED_DIRECTORIES = ("bpf", "lab")
+COMPUTING_DIRECTORIES = ("c", "repo", "sim", "transcripts")
+"""Of tests whose outcome depends on no clock, and that share nothing with those that run beside."""
 TESTS = Path(__file__).parent
 
-_left_out: Counter[str] = Counter()
+NEEDS_ROOT = "needs root"
 
 
 def in_ci() -> bool:
@@ -39,6 +46,10 @@ def _directory(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else ""
 
 
+def _only_computes(path: Path) -> bool:
+    return path.is_relative_to(TESTS) and _directory(path) in COMPUTING_DIRECTORIES
+
+
 def _is_privileged(item: pytest.Item) -> bool:
     return item.get_closest_marker("privileged") is not None
 
@@ -56,8 +67,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if _is_privileged(item) and os.geteuid() != 0:
-        _left_out[_directory(item.path) or "tests"] += 1
-        pytest.skip("needs root")
+        pytest.skip(NEEDS_ROOT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    workers = getattr(item.config, "workerinput", {}).get("workercount", 1)
+    if workers > 1 and _only_computes(item.path):
+        # Nice would not do: a nice process that runs still keeps its turn for milliseconds.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two units of work, each for one process, each in the order of its tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = config.rootpath / nodeid.partition("::")[0]
+            return "computes" if _only_computes(path) else "in turn"
+
+    return Lanes(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,10 +112,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.C
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _left_out:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    left_out = Counter(
+        _directory(config.rootpath / report.nodeid.partition("::")[0]) or "tests"
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NEEDS_ROOT)
+    )
+    if not left_out:
         return
     terminalreporter.section("left out", sep="-")
-    what = ", ".join(f"{count} of {name}" for name, count in sorted(_left_out.items()))
+    what = ", ".join(f"{count} of {name}" for name, count in sorted(left_out.items()))
     terminalreporter.write_line(f"Without root these privileged tests did not run: {what}.")
     terminalreporter.write_line("Run `sudo make test` to run everything.")

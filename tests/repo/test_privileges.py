@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of tests/conftest.py: what root is needed for is said, and in CI never skipped."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,30 @@ def test_a_marked_exception_in_a_privileged_directory_runs_as_anybody(
 def test_with_root_everything_runs(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     suite.runpytest_inprocess().assert_outcomes(passed=2)
+
+
+@pytest.mark.privileged
+def test_what_computes_runs_beside_the_rest_and_never_in_its_way(suite: pytest.Pytester) -> None:
+    """`make test` runs two processes; the conftest says which test belongs to which."""
+    told = suite.path / "told"
+    for directory in ("bpf", "sim", "c", "unit"):
+        for number in range(2):
+            at = suite.path / directory / f"test_{number}.py"
+            at.parent.mkdir(exist_ok=True)
+            at.write_text(
+                "import os, time\n"
+                "def test_runs():\n"
+                f"    with open({str(told)!r}, 'a') as file:\n"
+                f"        print({directory!r}, os.getpid(), os.sched_getscheduler(0), file=file)\n"
+            )
+    for directory in ("bpf", "unit"):
+        (suite.path / directory / f"test_{directory}.py").unlink()
+    # From ordinary scheduling on, which this test itself may not have.
+    result = suite.run("chrt", "--other", "0", sys.executable, "-m", "pytest", "-n", "2")
+    assert result.ret == 0
+    lines = [line.split() for line in told.read_text().splitlines()]
+    computing = [line[1:] for line in lines if line[0] in {"sim", "c"}]
+    others = [line[1:] for line in lines if line[0] in {"bpf", "unit"}]
+    assert computing == [[computing[0][0], str(os.SCHED_IDLE)]] * 4
+    assert others == [[others[0][0], str(os.SCHED_OTHER)]] * 4
+    assert computing[0][0] != others[0][0]
