@@ -393,12 +393,13 @@ class Propagation:
         if decision is Decision.CONFLICT:
             text = sentence("lineage_conflict")
             return Standing(state=SyncState.LINEAGE_CONFLICT, sentence=text, in_step=False)
-        if self.refused is not None or self.apply_problems:
-            text = sentence(
-                "take_refused",
-                version=self.refused.version if self.refused else self.current.version,
-                why=named(self.failures or self.apply_problems),
-            )
+        if self.refused is not None:
+            why = named(self.failures)
+            text = sentence("take_refused", version=self.refused.version, why=why)
+            return Standing(state=SyncState.FAILED, sentence=text, in_step=False)
+        if self.apply_problems:
+            why = named(self.apply_problems)
+            text = sentence("reapply_failed", version=self.current.version, why=why)
             return Standing(state=SyncState.FAILED, sentence=text, in_step=False)
         if self.taking is not None or decision is Decision.TAKE:
             text = sentence("taking", version=self.peer.version)
@@ -516,8 +517,8 @@ class Propagation:
         if active is not None and active.phase is Phase.CHECK:
             self._finish(outcome(active.operation.request, State.REFUSED, "daemon_away"))
         if serving is not None and serving.phase is Phase.CHECK:
-            self._refuse(serving.operation.request, "daemon_away")
             self.serving = None
+            self._refuse_live(serving, "daemon_away")
         elif serving is not None and serving.phase is Phase.APPLY:
             self.serving = replace(serving, token=0)
         if taking is not None and taking.phase is Phase.CHECK:
@@ -1562,6 +1563,7 @@ class Propagation:
         if active is not None and active.undoing is not None:
             return  # What can't be put in force is about to be replaced.
         if self.in_force == _mark(current):
+            self.apply_problems, self.apply_retry_ns = (), 0
             if active is not None and active.phase is Phase.APPLY:
                 assert active.answer is not None
                 self._finish(active.answer)
