@@ -44,7 +44,8 @@ from twinbeat.sync.operation import (
     Request,
     State,
 )
-from twinbeat.sync.propagation import Phase, Propagation
+from twinbeat.sync.parts import Phase
+from twinbeat.sync.propagation import Propagation
 
 LINEAGE: Final = "a" * 32
 SECOND: Final = 1_000_000_000

@@ -9,14 +9,15 @@ from dataclasses import replace
 import pytest
 
 from twinbeat.sync import events as ev
-from twinbeat.sync import propagation
-from twinbeat.sync.document import Expect, Put, Remove, Version
+from twinbeat.sync import ground
+from twinbeat.sync.document import Document, Done, Expect, Put, Remove, Version
 from twinbeat.sync.effects import Answer, StoreAdopt, StoreCommit
-from twinbeat.sync.messages import Prepare, Summary, Verdict
+from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
-from twinbeat.sync.propagation import QUEUE_MOST, Active, Propagation, Serving, Taking
+from twinbeat.sync.parts import QUEUE_MOST, Active, Phase, Serving, Taking
+from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import SENTENCES, outcome
-from twinbeat.sync.synchronizer import Decision, SyncState
+from twinbeat.sync.synchronizer import Decision, SyncState, owed
 from unit.sync_explorer import begun, explore, scripts
 from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, run, seed
 
@@ -60,7 +61,7 @@ class SkipsQuery(Propagation):
 
     def _ask_about(self) -> None:
         active = self.active
-        if active is not None and active.phase is propagation.Phase.DOUBT:
+        if active is not None and active.phase is Phase.DOUBT:
             self._abort(active, outcome(active.operation.request, State.REFUSED, "not_reached"))
 
 
@@ -69,7 +70,7 @@ class CommitsBeforeTheVote(Propagation):
 
     def _offer(self, active: Active) -> None:
         Propagation._offer(self, active)
-        if self.active is not None and self.active.phase is propagation.Phase.PEER:
+        if self.active is not None and self.active.phase is Phase.PEER:
             self._commit(replace(self.active, acked=True), "")
 
 
@@ -103,15 +104,15 @@ class ForgetsWhatItPrepared(Propagation):
 
     def _resume(self, operation: Operation) -> None:
         Propagation._resume(self, operation)
-        if self.serving is not None and self.serving.phase is propagation.Phase.APPLY:
+        if self.serving is not None and self.serving.phase is Phase.APPLY:
             self._abort_serving(outcome(operation.request, State.REFUSED, "not_reached"))
 
 
 class RunsAgain(Propagation):
     """A secondary that starts anew runs the command once more."""
 
-    def _owed(self, before, after):  # type: ignore[no-untyped-def]
-        return propagation.owed(before, after)
+    def _owed(self, before: Document, after: Document) -> tuple[Done, ...]:
+        return owed(before, after)
 
 
 class HidesWhatWasLost(Propagation):
@@ -136,7 +137,7 @@ class VotesBeforeItCommits(Propagation):
 
     def _commit_serving(self, serving: Serving) -> None:
         if serving.live:
-            self._send(propagation.Prepared(request=serving.operation.request))
+            self._send(Prepared(request=serving.operation.request))
         Propagation._commit_serving(self, replace(serving, live=False))
 
 
@@ -179,7 +180,7 @@ def by_generation_alone(own: Summary, peer: Summary, *, adopting: bool = False) 
 
 
 def test_a_comparison_without_terms_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(propagation, "decide", by_generation_alone)
+    monkeypatch.setattr(ground, "decide", by_generation_alone)
     explored = explore(begun(scripts()["available-available"]), 2)
     assert explored.found is not None
 
