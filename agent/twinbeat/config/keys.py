@@ -179,7 +179,13 @@ def generate_key(directory: Path, id_: int) -> Path:
 
     Raises FileExistsError, or OSError when the directory can't be written.
     """
+    return store_key(directory, id_, new_key())
+
+
+def store_key(directory: Path, id_: int, digits: str) -> Path:
+    """Make a key file of a key that was made elsewhere, as `new_key` does. Like `generate_key`."""
     assert 1 <= id_ <= 255
+    assert _HEX.fullmatch(digits.encode())
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / f"{id_}.key"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -187,7 +193,7 @@ def generate_key(directory: Path, id_: int) -> Path:
         keeper = directory.stat()
         if os.geteuid() == 0 and keeper.st_uid != 0:
             os.fchown(descriptor, keeper.st_uid, keeper.st_gid)
-        stream.write(new_key() + "\n")
+        stream.write(digits + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     return file

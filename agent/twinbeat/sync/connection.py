@@ -35,9 +35,9 @@ from typing import Final
 
 from twinbeat.sync.identity import Certificate, Folder, IdentityError, examine
 from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop, printable
+from twinbeat.sync.sockets import anywhere, bound, hang_up, resolved, secured
 from twinbeat.sync.tls import Cabinet, Credentials, failure
 from twinbeat.sync.wire import (
-    FRAME_MAX,
     HELLO_MAX,
     PORT,
     Bye,
@@ -264,7 +264,8 @@ class Connection:
         while True:
             await self._paired.wait()
             try:
-                with self._socket(self.settings.listen or _anywhere(), self.settings.port) as made:
+                own = self.settings.listen or anywhere()
+                with bound(own, self.settings.port, self.settings.interface) as made:
                     made.listen(PENDING_MAX * 2)
                     self._port = made.getsockname()[1]
                     self._deaf.clear()
@@ -279,26 +280,6 @@ class Connection:
             await asyncio.sleep(pause)
             pause = min(pause * 2, self.settings.pause_max_s)
 
-    def _socket(self, address: str, port: int) -> socket.socket:
-        """A socket bound as the settings say."""
-        found = _resolved(address, port)
-        made = socket.socket(found[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if found[0] == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            self._confine(made)
-            made.bind(found[1])
-        except OSError:
-            made.close()
-            raise
-        return made
-
-    def _confine(self, made: socket.socket) -> None:
-        if self.settings.interface:
-            name = self.settings.interface.encode()
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
-
     async def _open(self, listener: socket.socket) -> None:
         """Admit who comes until the socket is of no more use."""
         loop = asyncio.get_running_loop()
@@ -309,7 +290,7 @@ class Connection:
             finally:
                 loop.remove_reader(listener)
                 for pending in self._pending:
-                    _hang_up(pending)
+                    hang_up(pending)
 
     def _accept(self, admissions: asyncio.TaskGroup, listener: socket.socket) -> None:
         """Somebody is at the door."""
@@ -327,7 +308,7 @@ class Connection:
             strangers = [pending for pending, known in self._pending.items() if not known]
             oldest = (strangers or list(self._pending))[0]
             del self._pending[oldest]
-            _hang_up(oldest)
+            hang_up(oldest)
         is_peer = address[0].removeprefix("::ffff:") == self.settings.peer.partition("%")[0]
         self._pending[accepted] = is_peer
         admission = admissions.create_task(self._admit(accepted))
@@ -397,9 +378,9 @@ class Connection:
         """A connection on which nothing has been said yet."""
         settings = self.settings
         try:
-            family, address = _resolved(settings.peer, settings.peer_port)
+            family, address = resolved(settings.peer, settings.peer_port)
             own = settings.listen or ("::" if family == socket.AF_INET6 else "0.0.0.0")
-            made = self._socket(own, 0)
+            made = bound(own, 0, settings.interface)
             try:
                 await asyncio.get_running_loop().sock_connect(made, address)
             except BaseException:
@@ -417,8 +398,9 @@ class Connection:
         if credentials is None:
             connected.close()
             raise WireError("unpaired", self._why)
-        reader, writer = await _secured(
-            connected, credentials, dialed=dialed, within_s=self.settings.handshake_s
+        tls = credentials.client if dialed else credentials.server
+        reader, writer = await secured(
+            connected, tls, dialed=dialed, within_s=self.settings.handshake_s
         )
         try:
             shown: ssl.SSLObject = writer.get_extra_info("ssl_object")
@@ -622,62 +604,6 @@ def agreed(own: Hello, peer: Hello) -> int:
             "version", f"Versions {ours} are spoken here and {theirs} there: upgrade the older one."
         )
     return version
-
-
-def _anywhere() -> str:
-    """Every address of this node."""
-    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-
-
-def _hang_up(connected: socket.socket) -> None:
-    """End a connection, whoever is reading from it: that is how he hears of it."""
-    with contextlib.suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
-
-
-def _resolved(address: str, port: int) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
-    """Family and socket address of a numeric address; no name is ever asked for."""
-    found = socket.getaddrinfo(
-        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-    )
-    return found[0][0], found[0][4]  # type: ignore[return-value]
-
-
-async def _secured(
-    connected: socket.socket, credentials: Credentials, *, dialed: bool, within_s: float
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The streams of a connection after its handshake. Raises WireError; it is closed then."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=FRAME_MAX // 2)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    try:
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What was written and can't leave yet shall wait here, where commands overtake files.
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 << 10)
-        if dialed:
-            transport, _ = await loop.create_connection(
-                lambda: protocol,
-                sock=connected,
-                ssl=credentials.client,
-                server_hostname="",
-                ssl_handshake_timeout=within_s + 1.0,
-                ssl_shutdown_timeout=1.0,
-            )
-        else:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                connected,
-                ssl=credentials.server,
-                ssl_handshake_timeout=within_s + 1.0,
-                ssl_shutdown_timeout=1.0,
-            )
-    except OSError as error:
-        connected.close()
-        raise failure(error) from None
-    except BaseException:
-        connected.close()
-        raise
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 async def _part(codec: Codec, writer: asyncio.StreamWriter, error: WireError) -> None:

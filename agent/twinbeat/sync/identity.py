@@ -242,6 +242,11 @@ class Folder:
         """What will be shown next, if a renewal is under way."""
         return self._identity(NEXT)
 
+    @property
+    def is_renewing(self) -> bool:
+        """Whether a successor waits for the peer to store it."""
+        return (self.path / NEXT).exists()
+
     def make_successor(self, now_s: float) -> Identity:
         """Begin a renewal, or find the one that has begun: it may be with the peer already."""
         own, waiting = self.own(), self.successor()
@@ -268,9 +273,8 @@ class Folder:
 
     def trust(self, certificate: Certificate) -> None:
         """Believe this one from now on, and no other."""
-        # In this order: a successor of somebody else's must not outlive the change.
-        self._remove(PEER_NEXT)
-        self._write(PEER, certificate.pem)
+        # A successor of somebody else's must not outlive the change.
+        self._write(PEER, certificate.pem, ends=PEER_NEXT)
 
     def distrust(self) -> None:
         """Believe nobody."""
@@ -361,10 +365,11 @@ class Folder:
             raise IdentityError("exposed", f"{file} belongs to user {status.st_uid}.")
         return content
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, *, ends: str = "") -> None:
         """All of it or nothing, private from its first instant, and there after a power cut.
 
         It belongs to the owner of the directory, so that the worker can read what root made.
+        `ends` is a file that goes just before this one comes, when nothing can fail any more.
         """
         fresh = self.path / f".{name}.new"
         try:
@@ -379,6 +384,8 @@ class Folder:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if ends:
+                (self.path / ends).unlink(missing_ok=True)
             fresh.rename(self.path / name)
             self._settle()
         except OSError as error:
