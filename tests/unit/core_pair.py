@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twinbeat.config.model import PROFILES
 from twinbeat.core.effects import Effects, Outcome, Reply
 from twinbeat.core.election import Facts
 from twinbeat.core.events import (
@@ -20,7 +21,6 @@ from twinbeat.core.events import (
 )
 from twinbeat.core.machine import Machine
 from twinbeat.core.types import (
-    MILLISECOND,
     SECOND,
     Cause,
     Durable,
@@ -38,14 +38,15 @@ from twinbeat.core.types import (
 )
 
 POLICY = Policy(node=0, name="a", peer_name="b", terms_per_block=64)
+_FAST = PROFILES["fast"].ns
 TIMERS = Timers(
-    hello_ns=200_000,
-    dead_ns=600_000,
-    verify_ns=400_000,
-    stall_ns=2 * MILLISECOND,
-    lease_ns=10 * MILLISECOND,
-    attest_ns=500 * MILLISECOND,
-    boot_wait_ns=2 * SECOND,
+    hello_ns=_FAST.hello_ns,
+    dead_ns=_FAST.dead_ns,
+    verify_ns=_FAST.verify_ns,
+    stall_ns=_FAST.stall_ns,
+    lease_ns=_FAST.lease_ns,
+    attest_ns=_FAST.attest_ns,
+    boot_wait_ns=_FAST.boot_wait_ns,
 )
 WELL = Flag.FIT | Flag.HEARS_YOU
 

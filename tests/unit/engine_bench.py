@@ -8,6 +8,7 @@ whether the node's frames reach it. Time stands still but where `run` lets it pa
 
 from dataclasses import dataclass, field, replace
 
+from twinbeat.config.model import PROFILES
 from twinbeat.engine._engine import ffi
 from twinbeat.engine.step import Kernel, Node, Round
 from twinbeat.engine.types import (
@@ -34,16 +35,22 @@ FOREVER = 1 << 62
 FLIGHT = 3 * US
 KEYS = ((1, b"0123456789abcdef"),)
 
+_FAST = PROFILES["fast"].ns
 FAST = Settings(
     timers=Timers(
-        hello_ns=200 * US, dead_ns=600 * US, verify_ns=400 * US, stall_ns=2 * MS, lease_ns=10 * MS
+        hello_ns=_FAST.hello_ns,
+        dead_ns=_FAST.dead_ns,
+        verify_ns=_FAST.verify_ns,
+        stall_ns=_FAST.stall_ns,
+        lease_ns=_FAST.lease_ns,
     ),
     node=0,
     links=1,
-    late_ns=100 * US,
-    idle_claim_ns=2 * MS,
-    listen_ns=12 * MS,
+    late_ns=_FAST.late_ns,
+    idle_claim_ns=_FAST.idle_claim_ns,
+    listen_ns=_FAST.listen_ns,
 )
+"""What an engine is given for the profile `fast`."""
 
 ALL = (
     Permit.MAY_SERVE

@@ -192,7 +192,7 @@ def test_unset_goes_back_to_the_configuration() -> None:
     assert bench.order.proposal == says(5, None)
     hear(bench, says(5, None))
     assert bench.outcome("unset") is Outcome.DONE
-    assert timers_out(bench) == [200]
+    assert timers_out(bench) == [TIMERS.hello_ns // 1_000]
 
 
 def test_the_same_again_is_nothing_to_change() -> None:

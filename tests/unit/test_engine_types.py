@@ -145,7 +145,8 @@ def test_values_arrive_where_they_belong() -> None:
     assert (order.role, order.admin, order.health) == (3, 1, 900)
     assert (order.generation_shared, order.digest, order.resign_of) == (3, 4, 6)
     settings = settings_to_c(FAST)
-    assert (settings.timers.hello, settings.timers.lease) == (200_000, 10_000_000)
+    assert settings.timers.hello == FAST.timers.hello_ns
+    assert settings.timers.lease == FAST.timers.lease_ns
     config = config_to_c(
         types.WireConfig(pair=9, node=1, keys=((3, bytes(16)), (4, b"\1" + bytes(15))), send_key=1)
     )
