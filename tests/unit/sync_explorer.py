@@ -120,9 +120,14 @@ def scripts() -> dict[str, tuple[Command, ...]]:
                 Command(request=add("y", second, timeout_s=40)),
             )
     for policy in (strict, available):
+        made[policy.value] = (Command(request=add("x", policy)),)
         made[f"run-{policy.value}"] = (
             Command(request=run("x", policy)),
             Command(request=add("y", policy)),
+        )
+        made[f"twice-{policy.value}"] = (
+            Command(request=add("x", policy), to=0),
+            Command(request=add("x", policy), to=1),
         )
         made[f"forwarded-{policy.value}"] = (
             Command(request=add("x", policy), to=1),
@@ -132,10 +137,7 @@ def scripts() -> dict[str, tuple[Command, ...]]:
 
 
 def begun(
-    script: tuple[Command, ...],
-    kind: type[Propagation] = Propagation,
-    *,
-    hasty: bool = False,
+    script: tuple[Command, ...], kind: type[Propagation] = Propagation, *, hasty: bool = False
 ) -> World:
     """Both run, are connected and in step; nothing was asked for yet."""
     world = World.made((), kind=kind)

@@ -14,46 +14,12 @@ from typing import assert_never
 import msgspec
 
 from twinbeat.sync import events as ev
-from twinbeat.sync.document import (
-    ChangeRefused,
-    Run,
-    Version,
-    applied,
-    difference,
-    fingerprint,
-)
-from twinbeat.sync.effects import (
-    Check,
-    Level,
-    RunCommand,
-    StoreAbort,
-    StoreCommit,
-    StorePrepare,
-)
+from twinbeat.sync.document import ChangeRefused, Run, Version, applied, difference, fingerprint
+from twinbeat.sync.effects import Check, Level, RunCommand, StoreAbort, StoreCommit, StorePrepare
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import (
-    Prepare,
-    Prepared,
-    Query,
-    Verdict,
-)
-from twinbeat.sync.operation import (
-    Edit,
-    Operation,
-    Outcome,
-    Output,
-    Policy,
-    Replace,
-    State,
-)
-from twinbeat.sync.parts import (
-    RETRY_NS,
-    SPOILED,
-    Active,
-    Phase,
-    Result,
-    Waiting,
-)
+from twinbeat.sync.messages import Prepare, Prepared, Query, Verdict
+from twinbeat.sync.operation import Edit, Operation, Outcome, Output, Policy, Replace, State
+from twinbeat.sync.parts import RETRY_NS, SPOILED, Active, Phase, Result, Waiting
 from twinbeat.sync.reasons import named, outcome
 from twinbeat.sync.synchronizer import in_step
 
@@ -68,11 +34,7 @@ class Coordinator(Ground):
         name, wish = request.request, request.wish
         if request.base is not None and request.base != current.version:
             said = outcome(
-                name,
-                State.REFUSED,
-                "changed_meanwhile",
-                base=request.base,
-                current=current.version,
+                name, State.REFUSED, "changed_meanwhile", base=request.base, current=current.version
             )
             self._reply(waiting, said)
             return
@@ -358,12 +320,7 @@ class Coordinator(Ground):
             return None
         return outcome(operation.undoes, State.REFUSED, "taken_back", why="see the log")
 
-    def _active_result(
-        self,
-        active: Active,
-        event: Result,
-        now_ns: int,
-    ) -> None:
+    def _active_result(self, active: Active, event: Result, now_ns: int) -> None:
         active = replace(active, token=0)
         name = active.operation.request
         match event:

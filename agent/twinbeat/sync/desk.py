@@ -10,24 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from twinbeat.sync.coordinator import Coordinator
-from twinbeat.sync.effects import (
-    Answer,
-)
-from twinbeat.sync.messages import (
-    Forward,
-)
-from twinbeat.sync.operation import (
-    Outcome,
-    Policy,
-    Request,
-    State,
-)
-from twinbeat.sync.parts import (
-    QUEUE_MOST,
-    Phase,
-    Waiting,
-    merged,
-)
+from twinbeat.sync.effects import Answer
+from twinbeat.sync.messages import Forward
+from twinbeat.sync.operation import Outcome, Policy, Request, State
+from twinbeat.sync.parts import QUEUE_MOST, Phase, Waiting, merged
 from twinbeat.sync.reasons import outcome
 from twinbeat.sync.synchronizer import Decision, in_step
 
@@ -40,7 +26,7 @@ class Desk(Coordinator):
         """A request, perhaps one that was made before."""
         name = waiting.request.request
         if self.current is None:
-            self._reply(waiting, outcome(name, State.REFUSED, "stopped"))
+            self._reply(waiting, outcome(name, State.REFUSED, "starting"))
             return
         active = self.active
         if active is not None and name in {active.operation.request, active.operation.undoes}:
@@ -75,10 +61,15 @@ class Desk(Coordinator):
             if done.request == request:
                 if told is not None and told.state in {State.DONE, State.PARTLY}:
                     return told
-                both = self.peer is not None and in_step(self.summary(), self.peer)
-                state = State.DONE if both else State.ALONE
-                code = "settled" if both else "alone_unreachable"
-                return outcome(request, state, code, version=done.version)
+                if self._equal():
+                    state, code = State.DONE, "settled"
+                elif self.primary:
+                    state, code = State.ALONE, "alone_unreachable"
+                else:
+                    # The primary may be at it still, and may have to take it back.
+                    state, code = State.UNDECIDED, "unfinished_there"
+                outputs = told.outputs if told is not None else ()
+                return outcome(request, state, code, version=done.version, outputs=outputs)
         if told is not None and told.state is State.UNDECIDED:
             return None
         return told

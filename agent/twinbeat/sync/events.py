@@ -93,6 +93,7 @@ class Heard:
     """A message of the peer, over the connection that stands."""
 
     message: Message
+    wall_ns: int = 0
     known: Outcome | None = None
     """For a `Query` and a `Forward`: what the store keeps of that request."""
 

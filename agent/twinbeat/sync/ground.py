@@ -9,37 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twinbeat.sync.document import (
-    Document,
-    Done,
-)
-from twinbeat.sync.effects import (
-    Answer,
-    Effect,
-    Level,
-    Note,
-    Send,
-)
+from twinbeat.sync.document import Document, Done
+from twinbeat.sync.effects import Answer, Effect, Level, Note, Send
 from twinbeat.sync.events import Mark
-from twinbeat.sync.messages import (
-    Forwarded,
-    Message,
-    Summary,
-)
-from twinbeat.sync.operation import (
-    Operation,
-    Outcome,
-    Problem,
-)
-from twinbeat.sync.parts import (
-    FINISHED_MOST,
-    Active,
-    Phase,
-    Serving,
-    Taking,
-    Waiting,
-    mark,
-)
+from twinbeat.sync.messages import Forwarded, Message, Summary
+from twinbeat.sync.operation import Operation, Outcome, Problem
+from twinbeat.sync.parts import FINISHED_MOST, Active, Phase, Serving, Taking, Waiting, mark
 from twinbeat.sync.reasons import named, sentence
 from twinbeat.sync.synchronizer import Decision, Standing, SyncState, decide
 
@@ -123,9 +98,8 @@ class Ground:
             or (taking is not None and taking.phase is not Phase.WANT)
             or bool(self.owed)
         )
-        at_it = (active is not None and active.phase is Phase.APPLY) or (
-            serving is not None and serving.live
-        )
+        # What is about to be committed is ahead of the document, and the peer waits for it.
+        at_it = serving is not None and serving.live
         return Summary(
             node=self.node,
             lineage=current.lineage,

@@ -129,8 +129,7 @@ class Operation(Struct, frozen=True, kw_only=True):
         """The document afterwards. Raises `ChangeRefused` where ``base`` isn't the right one."""
         if base.lineage != self.lineage or base.version != self.base:
             raise ChangeRefused(
-                "out_of_step",
-                f"{self.request} changes {self.base}, and {base.version} is here",
+                "out_of_step", f"{self.request} changes {self.base}, and {base.version} is here"
             )
         tables = applied(base.tables, self.changes) if self.changes else base.tables
         if fingerprint(tables) != self.fingerprint:

@@ -11,36 +11,12 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from twinbeat.sync import events as ev
-from twinbeat.sync.document import (
-    ChangeRefused,
-)
-from twinbeat.sync.effects import (
-    Check,
-    Level,
-    RunCommand,
-    StoreAbort,
-    StoreCommit,
-    StorePrepare,
-)
+from twinbeat.sync.document import ChangeRefused
+from twinbeat.sync.effects import Check, Level, RunCommand, StoreAbort, StoreCommit, StorePrepare
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import (
-    Answered,
-    Prepared,
-    Verdict,
-)
-from twinbeat.sync.operation import (
-    Operation,
-    Outcome,
-    Problem,
-    State,
-)
-from twinbeat.sync.parts import (
-    RETRY_NS,
-    Phase,
-    Result,
-    Serving,
-    mark,
-)
+from twinbeat.sync.messages import Answered, Prepared, Verdict
+from twinbeat.sync.operation import Operation, Outcome, Problem, State
+from twinbeat.sync.parts import RETRY_NS, Phase, Result, Serving, mark
 from twinbeat.sync.reasons import named, outcome, sentence
 
 
@@ -83,12 +59,7 @@ class Participant(Ground):
         self.serving = Serving(operation=operation, after=after, phase=Phase.CHECK, token=token)
         self._out.append(Check(token=token, tables=after.tables, run=operation.run))
 
-    def _serving_result(
-        self,
-        serving: Serving,
-        event: Result,
-        now_ns: int,
-    ) -> None:
+    def _serving_result(self, serving: Serving, event: Result, now_ns: int) -> None:
         serving = replace(serving, token=0)
         operation = serving.operation
         name = operation.request
@@ -139,8 +110,8 @@ class Participant(Ground):
         operation = serving.operation
         said = outcome(
             operation.request,
-            State.DONE,
-            "done",
+            State.ALONE,
+            "alone_first",
             version=operation.version,
             outputs=serving.outputs,
         )
@@ -197,11 +168,7 @@ class Participant(Ground):
             self._send(Answered(request=operation.request, verdict=verdict))
 
     def _refuse(
-        self,
-        request: str,
-        code: str,
-        problems: tuple[Problem, ...] = (),
-        **facts: object,
+        self, request: str, code: str, problems: tuple[Problem, ...] = (), **facts: object
     ) -> None:
         text = sentence(code, **facts)
         self._send(Prepared(request=request, code=code, sentence=text, problems=problems))

@@ -8,19 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from twinbeat.sync import events as ev
-from twinbeat.sync.document import (
-    Document,
-)
+from twinbeat.sync.document import Document
 from twinbeat.sync.events import Mark
-from twinbeat.sync.messages import (
-    Prepared,
-)
-from twinbeat.sync.operation import (
-    Operation,
-    Outcome,
-    Output,
-    Request,
-)
+from twinbeat.sync.messages import Prepared
+from twinbeat.sync.operation import Operation, Outcome, Output, Request
 
 QUEUE_MOST: Final = 64
 """Requests that wait for their turn; the next one is refused as busy."""

@@ -58,25 +58,14 @@ from typing import assert_never
 
 from twinbeat.sync import events as ev
 from twinbeat.sync.desk import Desk
-from twinbeat.sync.document import (
-    ChangeRefused,
-    fingerprint,
-)
-from twinbeat.sync.effects import (
-    Answer,
-    Apply,
-    Effect,
-    Level,
-    StorePaired,
-    StoreRecord,
-)
+from twinbeat.sync.document import ChangeRefused, fingerprint
+from twinbeat.sync.effects import Answer, Apply, Effect, Level, StorePaired, StoreRecord
 from twinbeat.sync.events import Event, Held, Mark
 from twinbeat.sync.messages import (
     Answered,
     Forward,
     Forwarded,
     Given,
-    Message,
     Prepare,
     Prepared,
     Pull,
@@ -84,13 +73,7 @@ from twinbeat.sync.messages import (
     Status,
     Want,
 )
-from twinbeat.sync.operation import (
-    Operation,
-    Outcome,
-    Policy,
-    Problem,
-    State,
-)
+from twinbeat.sync.operation import Operation, Outcome, Policy, Problem, State
 from twinbeat.sync.participant import Participant
 from twinbeat.sync.parts import (
     CONNECT_NS,
@@ -104,7 +87,7 @@ from twinbeat.sync.parts import (
     mark,
     moments_of,
 )
-from twinbeat.sync.reasons import named, outcome
+from twinbeat.sync.reasons import named, outcome, sentence
 from twinbeat.sync.synchronizer import Decision
 from twinbeat.sync.taker import Taker
 
@@ -160,9 +143,9 @@ class Propagation(Desk, Participant, Taker):
                 self.peer, self.told = summary, None
             case ev.PeerLost():
                 self._peer_lost()
-            case ev.Heard(message=message, known=known):
+            case ev.Heard():
                 if self.peer is not None:
-                    self._message(message, known, now_ns)
+                    self._message(event, now_ns)
             case ev.Requested(request=request, wall_ns=wall_ns, known=known):
                 waiting = Waiting(
                     request=request, wall_ns=wall_ns, since_ns=now_ns, here=True, there=False
@@ -229,7 +212,7 @@ class Propagation(Desk, Participant, Taker):
 
     def _peer_lost(self) -> None:
         self.peer = self.told = None
-        self.conflict = False
+        self.conflict = self.refresh = False
         if self.serving is not None:
             self.serving = replace(self.serving, live=False, asked=False)
         if self.taking is not None and self.taking.phase is Phase.WANT:
@@ -245,16 +228,31 @@ class Propagation(Desk, Participant, Taker):
             )
         self.forwarded = ()
 
+    def force_refused(self, *, adopt: bool = False) -> tuple[str, str] | None:
+        """Why the operator can't force a synchronization now: code and sentence, or None."""
+        code, where = "", ""
+        if self.peer is None or self.current is None:
+            code = "sync_unreachable"
+        elif not (self.sync and self.peer.sync):
+            code, where = "sync_disabled", "the peer" if self.sync else "this node"
+        elif self.taking is not None:
+            code = "sync_under_way"
+        elif adopt and self.decision() is not Decision.CONFLICT:
+            code = "nothing_to_adopt"
+        return (code, sentence(code, where=where)) if code else None
+
     def _forced(self, adopt: bool) -> None:
-        if adopt and self.decision() is Decision.CONFLICT:
-            self.adopting = True
+        if self.force_refused(adopt=adopt) is not None:
+            return
+        self.adopting = adopt
         self.refused, self.refused_retry_ns = None, 0
         if self.primary and not adopt:
             self._send(Pull())
         else:
             self.refresh = True
 
-    def _message(self, message: Message, known: Outcome | None, now_ns: int) -> None:
+    def _message(self, heard: ev.Heard, now_ns: int) -> None:
+        message, known = heard.message, heard.known
         match message:
             case Status(summary=summary):
                 if self.refused is not None and self.peer is not None:
@@ -279,7 +277,7 @@ class Propagation(Desk, Participant, Taker):
                 self.refused, self.refused_retry_ns = None, 0
             case Forward(request=request):
                 waiting = Waiting(
-                    request=request, wall_ns=0, since_ns=now_ns, here=False, there=True
+                    request=request, wall_ns=heard.wall_ns, since_ns=now_ns, here=False, there=True
                 )
                 self._requested(waiting, known)
             case Forwarded(outcome=told):

@@ -16,6 +16,7 @@ SENTENCES: Final = {
     # -- it was done ----------------------------------------------------------------------------
     "done": "done on both nodes",
     "unchanged": "it is so already; nothing was done",
+    "alone_first": "done on this node, and the primary does it next",
     "alone_unreachable": "done on this node only: the peer can't be reached; the pair is out of "
     "sync until it is back",
     "alone_out_of_sync": "done on this node only: the peer isn't in step yet",
@@ -41,7 +42,7 @@ SENTENCES: Final = {
     "daemon_away": "the agent can't be asked: is twinbeatd running?",
     "busy": "{count} others wait already",
     "timeout": "its turn didn't come in time: {why}",
-    "stopped": "the worker was started again before its turn came",
+    "starting": "the worker has just been started; ask again",
     "store": "the store can't keep it: {why}",
     "taken_back": "it could not be put in force on this node ({why}); it was taken back on both",
     "run_failed": "the command failed: {why}",
@@ -52,6 +53,7 @@ SENTENCES: Final = {
     "silent": "the peer is still at it; ask again under the same request id",
     "given_up": "the peer, which may have it, didn't come back in time; it will be undone there",
     "unfinished": "this node is still at it; ask again under the same request id",
+    "unfinished_there": "this node has it; whether the primary has it, too, isn't known yet",
     "failed_here": "the peer has it, and it can't be put in force on this node: {why}",
     "not_taken_back": "it could not be put in force on this node ({why}); the peer, which may have "
     "it, takes it back when it is in step",
@@ -65,6 +67,11 @@ SENTENCES: Final = {
     "undone": "the nodes are in step again, and it is on neither",
     "superseded": "one node alone did it, and gave way to the other, which was primary later; "
     "`twinbeat show config --backups` has what it was",
+    # -- a forced synchronization is refused ------------------------------------------------------
+    "sync_unreachable": "the peer can't be reached",
+    "sync_disabled": "synchronization is disabled on {where}",
+    "sync_under_way": "it is under way",
+    "nothing_to_adopt": "both nodes come from one pair; there is nothing to give up",
     # -- votes of a secondary (why an operation wasn't carried out there) ------------------------
     "stale_term": "{term} is no reign any more: {known} is",
     "unsettled": "something else is under way",

@@ -77,12 +77,12 @@ def in_step(own: Summary, peer: Summary) -> bool:
 
 
 def lost(before: Document, after: Document) -> tuple[Done, ...]:
-    """Changes of ``before`` that ``after`` doesn't contain, where both are of one lineage.
+    """Changes of ``before`` that ``after`` doesn't contain; of another lineage, all that it names.
 
-    What was taken back in ``after``, and what it is too young to name any more, isn't lost.
+    What was taken back in ``after``, and what it is too old to name any more, isn't lost.
     """
     if before.lineage != after.lineage:
-        return ()
+        return before.recent
     common = _common(before, after)
     if common is None and len(after.recent) == RECENT:
         return ()

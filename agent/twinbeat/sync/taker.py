@@ -10,34 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from twinbeat.sync import events as ev
-from twinbeat.sync.document import (
-    Document,
-    Done,
-    fingerprint,
-)
-from twinbeat.sync.effects import (
-    Check,
-    Level,
-    RunCommand,
-    StoreAdopt,
-)
+from twinbeat.sync.document import Document, Done, fingerprint
+from twinbeat.sync.effects import Check, Level, RunCommand, StoreAdopt
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import (
-    Want,
-)
-from twinbeat.sync.operation import (
-    Outcome,
-    Problem,
-    State,
-)
-from twinbeat.sync.parts import (
-    REFUSED_NS,
-    TAKE_NS,
-    Phase,
-    Result,
-    Taking,
-    mark,
-)
+from twinbeat.sync.messages import Want
+from twinbeat.sync.operation import Outcome, Problem, State
+from twinbeat.sync.parts import REFUSED_NS, TAKE_NS, Phase, Result, Taking, mark
 from twinbeat.sync.reasons import named, outcome, sentence
 from twinbeat.sync.synchronizer import Decision, lost, owed
 
@@ -85,12 +63,7 @@ class Taker(Ground):
         )
         self._out.append(Check(token=token, tables=document.tables))
 
-    def _taking_result(
-        self,
-        taking: Taking,
-        event: Result,
-        now_ns: int,
-    ) -> None:
+    def _taking_result(self, taking: Taking, event: Result, now_ns: int) -> None:
         assert taking.document is not None
         match event:
             case ev.Checked(problems=()):
