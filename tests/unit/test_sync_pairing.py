@@ -2,6 +2,7 @@
 """Pairing over real TLS: what both operators see, and what nobody between them can do."""
 
 import asyncio
+import functools
 import logging
 import random
 import shutil
@@ -117,15 +118,14 @@ class Side:
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Run a test in a loop of its own."""
 
-    def run(tmp_path: Path, **kwargs: Any) -> None:
+    @functools.wraps(test)
+    def run(**kwargs: Any) -> None:
         async def bounded() -> None:
             async with asyncio.timeout(4 * PATIENCE_S):
-                await test(tmp_path, **kwargs)
+                await test(**kwargs)
 
         asyncio.run(bounded())
 
-    run.__name__ = test.__name__
-    run.__signature__ = __import__("inspect").signature(test)  # type: ignore[attr-defined]
     return run
 
 
@@ -445,6 +445,78 @@ async def test_somebody_in_the_middle_shows_two_codes(tmp_path: Path) -> None:
     assert a.code != b.code
     assert (a.code, b.code) == (as_b.code, as_a.code)
     assert (a.state(), b.state()) == before
+
+
+@asynchronous
+async def test_passing_on_what_both_say_makes_no_codes_alike(tmp_path: Path) -> None:
+    # His own certificate towards both, but the honest commitments and nonces.
+    a, b, m = veteran(tmp_path, 0), veteran(tmp_path, 1, key=3), Side(tmp_path, 0, name="m")
+    before = a.state(), b.state()
+
+    async def compare(_: Comparison) -> bool:
+        await until(lambda: a.seen and b.seen)
+        return a.code == b.code
+
+    a.answer = b.answer = compare
+    with (
+        pairing._Writing(m.folder, m.party, m.keys) as writing,
+        pairing.bound(HERE, 0) as listener,
+    ):
+        listener.listen()
+        ends = [
+            asyncio.create_task(outcome(b.listen())),
+            asyncio.create_task(outcome(a.dial(listener.getsockname()[1]))),
+        ]
+        from_a, _ = await asyncio.get_running_loop().sock_accept(listener)
+        to_b = await pairing._reached(HERE, await b.port)
+        streams = []
+        for connected, dialed in ((from_a, False), (to_b, True)):
+            tls = pairing._Ceremony(connected, writing, QUICK, dialed=dialed)._context()
+            streams.append(await pairing.secured(connected, tls, dialed=dialed, within_s=5.0))
+        (a_reads, a_writes), (b_reads, b_writes) = streams
+        claims = [
+            msgspec.msgpack.decode(await read_frame(reader), type=Claim)
+            for reader in (a_reads, b_reads)
+        ]
+        for claim, writer in zip(claims, (b_writes, a_writes), strict=True):
+            own = writing.identity.certificate.der
+            writer.write(
+                framed(pairing._CODEC.encode(msgspec.structs.replace(claim, certificate=own)))
+            )
+        for reader, writer in ((a_reads, b_writes), (b_reads, a_writes)):
+            writer.write(framed(await read_frame(reader)))
+        results = await asyncio.gather(*ends)
+        for writer in (a_writes, b_writes):
+            writer.close()
+    assert a.code != b.code
+    assert "refused" in codes(list(results))
+    assert (a.state(), b.state()) == before
+
+
+@asynchronous
+async def test_a_code_is_drawn_from_all_that_was_said() -> None:
+    def drawn(*said: bytes, dialed: bool = True) -> bytes:
+        ceremony = pairing._Ceremony(
+            socket.socket(),
+            None,  # type: ignore[arg-type]
+            QUICK,
+            dialed=dialed,
+        )
+        ceremony.drop()
+        ceremony._claims, ceremony._nonce = (said[0], said[1]), said[2]
+        return ceremony._transcript(said[3])
+
+    plain = drawn(b"A", b"B", b"x", b"y")
+    assert drawn(b"B", b"A", b"y", b"x", dialed=False) == plain, "both sides draw the same"
+    others = [
+        drawn(b"C", b"B", b"x", b"y"),
+        drawn(b"A", b"C", b"x", b"y"),
+        drawn(b"A", b"B", b"z", b"y"),
+        drawn(b"A", b"B", b"x", b"z"),
+        drawn(b"B", b"A", b"x", b"y"),
+        drawn(b"A", b"B", b"y", b"x"),
+    ]
+    assert len({plain, *others}) == 7
 
 
 class Pretender(pairing._Ceremony):
