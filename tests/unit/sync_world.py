@@ -333,6 +333,14 @@ class World:
                 raise AssertionError(name)
         self.check()
 
+    def lose_store(self, index: int) -> None:
+        """A node's disk is new; its daemon goes on with what it has."""
+        node = self.nodes[index]
+        self.act("kill-worker", index)
+        assert node.in_force is not None
+        highest = node.in_force.version.generation + ev.LOST_NUMBERS
+        node.store = Store(current=node.in_force, highest=highest, paired=False)
+
     def start_worker(self, node: Node) -> None:
         node.worker = self.kind(node=node.index)
         node.told = None

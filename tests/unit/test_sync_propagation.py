@@ -541,6 +541,36 @@ def test_what_is_the_same_is_taken_over_again_when_told_so() -> None:
     assert len(world.nodes[1].store.backups) == 2
 
 
+def test_a_primary_that_lost_its_disk_gets_everything_back() -> None:
+    world = calm_pair()
+    assert asked(world, add("x", STRICT)) == (State.DONE, "done")
+    world.ask(0, add("y", STRICT))
+    until(world, lambda: world.nodes[1].store.current.contains("y"))
+    assert not world.nodes[0].store.current.contains("y")
+    world.lose_store(0)
+    world.calm()
+    for node in world.nodes:
+        assert set(node.store.current.tables["route"]) == {"x", "y"}
+
+
+def test_a_primary_that_lost_its_disk_uses_no_number_again() -> None:
+    world = calm_pair()
+    world.ask(0, add("y", STRICT))
+    until(world, lambda: world.nodes[1].store.current.contains("y"))
+    world.lose_store(0)
+    world.act("kill-worker", 1)
+    world.dead = frozenset({1})
+    world.calm()
+    assert asked(world, add("z", AVAILABLE))[0] is State.ALONE
+    world.dead = frozenset()
+    world.calm()
+    assert world.nodes[0].store.current == world.nodes[1].store.current
+    assert set(world.nodes[0].store.current.tables["route"]) == {"z"}
+    kept = world.nodes[1].store.outcome("y")
+    assert kept is not None
+    assert kept.state is State.SUPERSEDED
+
+
 def test_the_old_primary_gives_way_and_names_what_it_loses() -> None:
     world = calm_pair()
     alone(world)

@@ -8,10 +8,14 @@ process ends or the daemon's connection is lost (`DaemonLost` answers for all th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from twinbeat.sync.document import Document, Version
 from twinbeat.sync.messages import Message, Summary
 from twinbeat.sync.operation import Operation, Outcome, Output, Problem, Request
+
+LOST_NUMBERS: Final = 1000
+"""A store that was lost may have used so many generations beyond the one in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,8 @@ class Held:
     prepared: Operation | None = None
     highest: int = 0
     """No generation up to this one is used again: it was in a document here or in an operation
-    that was prepared here."""
+    that was prepared here. A store that was lost and is seeded with what the daemon has in force
+    doesn't know, and begins well above that document's generation (`LOST_NUMBERS`)."""
     paired: bool = False
     in_doubt: tuple[Outcome, ...] = ()
     """All outcomes kept whose state is `State.UNDECIDED`."""

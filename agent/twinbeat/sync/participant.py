@@ -34,6 +34,9 @@ class Participant(Ground):
         if not self.propagation:
             self._refuse(name, "propagation_disabled", where="the peer")
             return
+        if operation.node == self.node:
+            self._refuse(name, "out_of_step", why="it names this node as the one that made it")
+            return
         overtaken = operation.version.term == self.term and self.primary
         if operation.version.term < self.term or overtaken:
             self._refuse(name, "stale_term", term=operation.version.term, known=self.term)

@@ -97,6 +97,8 @@ class Propagation(Desk, Participant, Taker):
     """One node. `step` feeds an event and gives effects; `next_deadline` says when it wants a
     `Tick`."""
 
+    # -- the two verbs -----------------------------------------------------------------------------
+
     def step(self, event: Event, now_ns: int) -> tuple[Effect, ...]:
         """Takes a fact in; gives what is to be done because of it, in that order."""
         self._out = []
@@ -123,6 +125,8 @@ class Propagation(Desk, Participant, Taker):
         if self.queue:
             moments.append(self.patient_until_ns)
         return min((moment for moment in moments if moment > now_ns), default=None)
+
+    # -- hearing -----------------------------------------------------------------------------------
 
     def _hear(self, event: Event, now_ns: int) -> None:
         match event:
@@ -228,6 +232,8 @@ class Propagation(Desk, Participant, Taker):
             )
         self.forwarded = ()
 
+    # -- what the operator forces ------------------------------------------------------------------
+
     def force_refused(self, *, adopt: bool = False) -> tuple[str, str] | None:
         """Why the operator can't force a synchronization now: code and sentence, or None."""
         code, where = "", ""
@@ -250,6 +256,8 @@ class Propagation(Desk, Participant, Taker):
             self._send(Pull())
         else:
             self.refresh = True
+
+    # -- messages and results ----------------------------------------------------------------------
 
     def _message(self, heard: ev.Heard, now_ns: int) -> None:
         message, known = heard.message, heard.known
@@ -330,6 +338,8 @@ class Propagation(Desk, Participant, Taker):
         self.apply_retry_ns = now_ns + RETRY_NS
         why = named(event.problems)
         self._note(Level.ERROR, "reapply_failed", version=current.version, why=why)
+
+    # -- going on ----------------------------------------------------------------------------------
 
     def _advance(self, now_ns: int) -> None:
         """Begins whatever can begin now; the order is that of importance."""
