@@ -21,6 +21,8 @@ import pytest
 PRIVILEGED_DIRECTORIES = ("bpf", "lab")
 COMPUTING_DIRECTORIES = ("c", "repo", "sim", "transcripts")
 """Of tests whose outcome depends on no clock, and that share nothing with those that run beside."""
+LEFTOVERS_S = 540
+"""How long one of these may take out of what processor time is left over."""
 TESTS = Path(__file__).parent
 
 NEEDS_ROOT = "needs root"
@@ -54,8 +56,15 @@ def _is_privileged(item: pytest.Item) -> bool:
     return item.get_closest_marker("privileged") is not None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _has_lanes(config: pytest.Config) -> bool:
+    return getattr(config, "workerinput", {}).get("workercount", 1) > 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if _has_lanes(config) and _only_computes(item.path):
+            # It has to wait for processor time, and that is nobody's fault.
+            item.add_marker(pytest.mark.timeout(LEFTOVERS_S))
         if (
             item.path.is_relative_to(TESTS)
             and _directory(item.path) in PRIVILEGED_DIRECTORIES
@@ -72,8 +81,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> None:
-    workers = getattr(item.config, "workerinput", {}).get("workercount", 1)
-    if workers > 1 and _only_computes(item.path):
+    if _has_lanes(item.config) and _only_computes(item.path):
         # Nice would not do: a nice process that runs still keeps its turn for milliseconds.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
