@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.keys import Key, check_keys, generate_key, new_key
+from twinbeat.config.keys import Key, check_keys, generate_key, new_key, store_key
 from twinbeat.config.problems import Findings
 
 SECRET = "00112233445566778899aabbccddeeff"
@@ -122,6 +122,16 @@ def test_a_generated_key_is_private_good_and_never_overwritten(tmp_path: Path) -
         generate_key(tmp_path / "keys", 9)
     assert file.read_text() == content
     assert new_key() != new_key()
+
+
+def test_a_key_from_elsewhere_is_kept_like_one_s_own(tmp_path: Path) -> None:
+    digits = new_key()
+    file = store_key(tmp_path / "keys", 3, digits)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert said(tmp_path / "keys", send=3) == []
+    assert file.read_text() == f"{digits}\n"
+    with pytest.raises(FileExistsError):
+        store_key(tmp_path / "keys", 3, new_key())
 
 
 @pytest.mark.privileged

@@ -308,10 +308,14 @@ def test_what_a_killed_write_left_is_no_hindrance(folder: Folder) -> None:
 
 @pytest.mark.privileged
 def test_what_root_makes_belongs_to_the_owner_of_the_directory(folder: Folder) -> None:
+    above = folder.path.parent
+    os.chown(above, 4242, 4242)
+    deep = Folder(above / "worker" / "identity")
+    deep.make_own("a", NOW)
+    for made in (above / "worker", deep.path, deep.own_file):
+        assert (made.stat().st_uid, made.stat().st_gid) == (4242, 4242)
     folder.path.mkdir(mode=0o700)
-    os.chown(folder.path, 4242, 4242)
     folder.make_own("a", NOW)
-    status = folder.own_file.stat()
-    assert (status.st_uid, status.st_gid) == (4242, 4242)
+    os.chown(above, 0, 0)
     os.chown(folder.own_file, 4343, 4343)
     assert refusal(folder.own).code == "exposed"

@@ -373,7 +373,7 @@ class Folder:
         """
         fresh = self.path / f".{name}.new"
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_directory()
             keeper = self.path.stat()
             with contextlib.suppress(FileNotFoundError):
                 fresh.unlink()
@@ -393,6 +393,15 @@ class Folder:
                 fresh.unlink()
             sentence = f"{self.path / name} can't be written: {error.strerror}."
             raise IdentityError("file", sentence) from None
+
+    def _make_directory(self) -> None:
+        """Private, and its owner is that of the directory above: what root makes, the worker uses."""
+        missing = [each for each in (self.path, *self.path.parents) if not each.exists()]
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            above = directory.parent.stat()
+            if os.geteuid() == 0 and above.st_uid != 0:
+                os.chown(directory, above.st_uid, above.st_gid, follow_symlinks=False)
 
     def _rename(self, name: str, to: str) -> None:
         try:
