@@ -395,7 +395,7 @@ class Folder:
             raise IdentityError("file", sentence) from None
 
     def _make_directory(self) -> None:
-        """Private, and its owner is that of the directory above: what root makes, the worker uses."""
+        """Private, and owned like the directory above: what root makes, the worker uses."""
         missing = [each for each in (self.path, *self.path.parents) if not each.exists()]
         for directory in reversed(missing):
             directory.mkdir(mode=0o700, exist_ok=True)
