@@ -15,6 +15,7 @@ are gone through once. There are two orders: the network last, or first (`World.
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,40 @@ def explore(world: World, faults: int, most: int = 10_000_000) -> Explored:
                 seen.add(state)
                 stack.append((following, left - cost, step))
     return explored
+
+
+def wander(seed: int, kind: type[Propagation] = Propagation) -> Found | None:
+    """One random path with six requests of all kinds and up to thirty faults."""
+    rng = random.Random(seed)
+    policies = list(Policy)
+    script = tuple(
+        Command(
+            request=rng.choice([add, add, run])(
+                name, rng.choice(policies), rng.choice([4, 10, 40])
+            ),
+            to=rng.choice([None, None, 0, 1]),
+        )
+        for name in "xyzuvw"
+    )
+    world = begun(script, kind, hasty=rng.random() < 0.5)
+    path: Path = None
+    left, rate = rng.randrange(31), rng.choice([0.03, 0.1, 0.3])
+    try:
+        for _ in range(3000):
+            choices = list(_choices(world, left))
+            if not choices:
+                world.judge()
+                return None
+            free = [choice for choice in choices if not choice[2]]
+            costly = [choice for choice in choices if choice[2]]
+            take = costly if costly and (not free or rng.random() < rate) else free
+            name, node, cost = rng.choice(take)
+            left -= cost
+            path = (path, (name, node))
+            world.act(name, node)
+    except (ViolationError, AssertionError) as broken:
+        return _found(broken, path)
+    return Found(promise="it comes to rest", path=())
 
 
 def _choices(world: World, left: int) -> Iterator[tuple[str, int, int]]:
@@ -152,7 +187,14 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=2)
     parser.add_argument("--only", default="")
     parser.add_argument("--most", type=int, default=10_000_000)
+    parser.add_argument("--random", type=int, default=0, help="so many random paths instead")
     options = parser.parse_args()
+    for seed in range(options.random):
+        found = wander(seed)
+        if found is not None:
+            print(f"seed {seed}: {found}", flush=True)
+    if options.random:
+        return
     for name, script in scripts().items():
         if options.only not in name:
             continue

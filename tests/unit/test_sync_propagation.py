@@ -18,7 +18,7 @@ from twinbeat.sync.parts import QUEUE_MOST, Active, Phase, Serving, Taking
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import SENTENCES, outcome
 from twinbeat.sync.synchronizer import Decision, SyncState, owed
-from unit.sync_explorer import begun, explore, scripts
+from unit.sync_explorer import begun, explore, scripts, wander
 from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, run, seed
 
 STRICT, AVAILABLE = Policy.STRICT, Policy.AVAILABLE
@@ -41,6 +41,14 @@ def test_promises_hold_whatever_happens_twice(name: str) -> None:
     explored = explore(begun(scripts()[name]), 2)
     assert explored.found is None, str(explored.found)
     assert explored.ends > 200
+
+
+def test_promises_hold_on_long_random_paths() -> None:
+    assert [str(found) for seed in range(200) if (found := wander(seed)) is not None] == []
+
+
+def test_a_broken_rule_is_found_on_random_paths_too() -> None:
+    assert any(wander(seed, LeavesDoubtAlone) for seed in range(100))
 
 
 def test_a_node_that_was_never_paired_only_receives() -> None:
