@@ -124,7 +124,7 @@ def _choices(world: World, left: int) -> Iterator[tuple[str, int, int]]:
             yield (*act, 0)
         if deadline is not None:
             yield ("time", 0, 0)
-    elif deadline is not None and deadline < 200_000_000_000:
+    elif deadline is not None:
         yield ("time", 0, 0)
     if left:
         for act in [*pending[1:], *(broken if pending else []), *world.faults()]:

@@ -15,7 +15,15 @@ import msgspec
 
 from twinbeat.sync import events as ev
 from twinbeat.sync.document import ChangeRefused, Run, Version, applied, difference, fingerprint
-from twinbeat.sync.effects import Check, Level, RunCommand, StoreAbort, StoreCommit, StorePrepare
+from twinbeat.sync.effects import (
+    Check,
+    Level,
+    RunCommand,
+    StoreAbort,
+    StoreCommit,
+    StorePrepare,
+    StoreRecord,
+)
 from twinbeat.sync.ground import Ground
 from twinbeat.sync.messages import Prepare, Prepared, Query, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Output, Policy, Replace, State
@@ -332,7 +340,10 @@ class Coordinator(Ground):
                 self._finish(said)
             case ev.StoreFailed(code=code, sentence=why):
                 self._note(Level.ERROR, "store", why=f"{why} ({code})")
-                if active.phase is not Phase.PREPARE:
+                if active.phase is Phase.RECORD and active.answer is not None:
+                    self._record(active.answer)
+                    self._finish(active.answer)
+                elif active.phase is not Phase.PREPARE:
                     self.active = replace(active, retry_ns=now_ns + RETRY_NS)
                 elif active.undoing is not None:
                     self._give_up_undoing(active.undoing)
@@ -345,6 +356,9 @@ class Coordinator(Ground):
                         self._offer(active)
                     case Phase.COMMIT:
                         self._committed(active)
+                    case Phase.RECORD:
+                        assert active.answer is not None
+                        self._finish(active.answer)
                     case _:
                         assert active.phase is Phase.ABORT
                         self._aborted(active)
@@ -384,8 +398,9 @@ class Coordinator(Ground):
                 outputs=active.outputs,
                 why=why,
             )
-        self._record(said)
-        self._finish(said)
+        token = self._token()
+        self.active = replace(active, phase=Phase.RECORD, token=token, answer=said)
+        self._out.append(StoreRecord(token=token, outcomes=(said,)))
 
     def _finish(self, said: Outcome) -> None:
         """The operation under way is over."""

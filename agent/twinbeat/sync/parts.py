@@ -51,6 +51,8 @@ class Phase(enum.Enum):
     """Its command runs."""
     COMMIT = enum.auto()
     """The store commits it."""
+    RECORD = enum.auto()
+    """The store keeps what its command said."""
     ABORT = enum.auto()
     """The store forgets it."""
     WANT = enum.auto()

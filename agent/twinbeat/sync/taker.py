@@ -43,10 +43,10 @@ class Taker(Ground):
 
     def _given(self, document: Document) -> None:
         taking = self.taking
-        if taking is None or taking.phase is not Phase.WANT or not self.daemon:
+        if taking is None or taking.phase is not Phase.WANT:
             return
-        if self._occupied():
-            self.taking = None
+        if self._occupied() or not self.daemon:
+            self.taking = None  # Wanted again as soon as it can be used.
             return
         current = self._document()
         news = document.lineage != current.lineage or document.version > current.version
@@ -115,6 +115,7 @@ class Taker(Ground):
             said = outcome(done.request, State.SUPERSEDED, "superseded", version=done.version)
             self._remember(said)
             self._note(Level.WARNING, "superseded")
+            self.in_doubt = tuple(one for one in self.in_doubt if one.request != done.request)
         for said in undone(before, document):
             self._remember(said)
         self.owed = self._owed(before, document)
