@@ -238,10 +238,14 @@ def test_a_silent_link_gives_an_alarm_and_moves_nobody(calm: str) -> None:
     assert 'twinbeat_link_silent{link="lan0",pair="1"} 1.0' in scraped
     assert 'twinbeat_link_silent{link="ha0",pair="1"} 0.0' in scraped
     assert not links(calm)["lan0"]["quality"]["alarm"], "the other direction works"
-    wait_for(lambda: (links(node)["lan0"]["quality"]["loss_ratio"] or 0) > 0.2, "loss", timeout_s=5)
+
+    def lost(name: str) -> float:
+        return links(node)[name]["quality"]["loss_ratio"] or 0
+
+    # Probes of a busy machine's suspicions blur the estimate for as long as it has them in view.
+    wait_for(lambda: lost("lan0") > 0.2 and lost("ha0") < 0.05, "loss of one alone", timeout_s=20)
     lab.heal(node)
     wait_for(lambda: not links(node)["lan0"]["quality"]["alarm"], "it is over", timeout_s=5)
-    assert (links(node)["ha0"]["quality"]["loss_ratio"] or 0) < 0.05
 
 
 def test_heartbeats_are_switched_off_on_one_link(calm: str) -> None:
