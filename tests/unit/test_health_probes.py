@@ -159,7 +159,8 @@ def test_a_stop_in_the_midst_of_a_run_ends_the_script(tmp_path: Path) -> None:
         await runner.stop()
 
     run(stop_midway())
-    assert not alive(int(pids.read_text()))
+    pid = int(pids.read_text())
+    until(lambda: not alive(pid), "the script goes on")
 
 
 def test_a_run_that_cannot_be_killed_is_not_started_again(
