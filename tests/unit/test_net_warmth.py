@@ -71,12 +71,21 @@ def run(test: Callable[[Warmth], Awaitable[None]], *fixed: str) -> None:
         )
         warmth.bind([setup], never=[ipaddress.ip_address(VIP)])
         warmth.start()
+        ticking = asyncio.get_running_loop().create_task(tick(warmth))
         try:
             await test(warmth)
         finally:
+            ticking.cancel()
             warmth.stop()
 
     asyncio.run(inside())
+
+
+async def tick(warmth: Warmth) -> None:
+    """What the loop that decides does."""
+    while True:
+        await asyncio.sleep(1)
+        warmth.tick()
 
 
 async def until(condition: Callable[[], bool]) -> None:

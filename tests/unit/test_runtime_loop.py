@@ -232,7 +232,7 @@ async def turn(rig: Rig) -> None:
     """One turn of the timer, a moment later."""
     turned = asyncio.Event()
     rig.loop.on_tick.append(lambda _: turned.set())
-    rig.on_step = lambda _: later(rig)
+    rig.on_step = lambda one: later(rig) if isinstance(one, Tick) else Effects()
     rig.now_ns += SECOND // 4
     rig.deadline_ns = rig.now_ns
     rig.loop.feed(PortLost(interface="lan0"))

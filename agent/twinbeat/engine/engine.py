@@ -45,6 +45,7 @@ from twinbeat.engine.types import (
     Histogram,
     Link,
     Order,
+    Positions,
     Settings,
     Setup,
     Snapshot,
@@ -274,6 +275,13 @@ class Engine:
         """
         lib.tb_thread_view(self._thread, self._view, int(timeout_s * 1e9))
         return self._looker.at(self._view)
+
+    def positions(self) -> Positions:
+        """How far both nodes have counted, as of the newest look or snapshot."""
+        gate, peer = self._view.gate, self._view.peer
+        return Positions(
+            own=gate.counter, peer=peer.counter, peer_epoch=peer.epoch, peer_known=peer.known
+        )
 
     def snapshot(self, *, timeout_s: float = 0.05) -> Snapshot:
         """Gate, peer and links as they are in the maps; the engine's own words from a round made

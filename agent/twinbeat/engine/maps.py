@@ -348,12 +348,16 @@ class Maps:
         counted = [self.counters_of(link) for link in (None, *range(abi.LINKS))]
         return {reason: sum(one.get(reason, 0) for one in counted) for reason in abi.Reason}
 
-    def counters_of(self, link: int | None) -> dict[abi.Reason, int]:
-        """Verdicts on the heartbeats of one link; None: all verdicts on what is of no link."""
-        if link is None:
-            return {reason: self._total("counters", reason) for reason in abi.Reason}
-        first = (link + 1) * len(abi.Reason)
-        return {reason: self._total("counters", first + reason) for reason in abi.HEARTBEAT_REASONS}
+    def counters_of(
+        self, link: int | None, reasons: Iterable[abi.Reason] = ()
+    ) -> dict[abi.Reason, int]:
+        """Verdicts on the heartbeats of one link; None: all verdicts on what is of no link.
+
+        Each reason that is asked for is a system call; by default it is all there are.
+        """
+        wanted = tuple(reasons) or (abi.Reason if link is None else abi.HEARTBEAT_REASONS)
+        first = 0 if link is None else (link + 1) * len(abi.Reason)
+        return {reason: self._total("counters", first + reason) for reason in wanted}
 
     def gaps(self, link: int) -> list[int]:
         """Histogram of the time between two HELLOs of a link: bucket i is below 2**i µs."""

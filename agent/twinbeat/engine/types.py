@@ -549,6 +549,20 @@ class EngineWords:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Positions:
+    """How far the two nodes have counted (R13); epoch << 32 | number of frames."""
+
+    own: int
+    """The newest counter of this node."""
+    peer: int
+    """That of the peer's newest frame."""
+    peer_epoch: int
+    """Of the peer, as adopted; 0 = none was yet."""
+    peer_known: int
+    """The newest counter of the peer ever known, that of earlier boots included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything at one glance, for status and metrics."""
 

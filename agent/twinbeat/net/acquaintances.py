@@ -134,6 +134,10 @@ class Acquaintances:
 
     # -- being kept ------------------------------------------------------------------------------
 
+    def anybody_due(self, now: float) -> bool:
+        """Whether the kernel is to be reminded of anybody now."""
+        return any(one.due <= now for one in self._all.values())
+
     def due(self, now: float, limit: int) -> list[Address]:
         """Whom to remind the kernel of now, at most so many; each comes up again after a round."""
         found = [address for address, one in self._all.items() if one.due <= now][:limit]

@@ -24,7 +24,7 @@ import ipaddress
 import logging
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,7 +36,6 @@ from twinbeat.net.neighbour_table import Place
 
 log = logging.getLogger("twinbeat.net")
 
-TICK_S: Final = 1.0
 PER_TICK: Final = 32
 """Neighbours of a port that are asked for in one tick."""
 LOOK_EVERY: Final = 5
@@ -78,6 +77,42 @@ class _Port:
     """Still to be asked for by broadcast."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What the kernel says of a port."""
+
+    known: dict[Address, bool | None]
+    place: Place | None = None
+    """None: not looked at this time; nor are the next hops then."""
+    hops: frozenset[Address] = frozenset()
+
+
+def _look_at(indexes: Iterable[int], *, routes: bool) -> dict[int, _Seen]:
+    """By index of the port; blocks. A port may be gone just now: a takeover is slower then, and no
+    less safe."""
+    found = {}
+    for index in indexes:
+        try:
+            place = neighbour_table.place(index) if routes else None
+            hops = neighbour_table.next_hops(index) if routes else set()
+            known = neighbour_table.known(index)
+        except (NetError, OSError) as error:
+            log.debug("neighbours of interface %d: %s", index, error)
+        else:
+            found[index] = _Seen(known=known, place=place, hops=frozenset(hops))
+    return found
+
+
+def _remind(due: Mapping[int, Collection[Address]]) -> None:
+    """Remind the kernel of neighbours, by index of their port; blocks."""
+    for index, neighbours in due.items():
+        try:
+            if neighbours:
+                neighbour_table.remind(index, neighbours)
+        except (NetError, OSError) as error:
+            log.debug("neighbours of interface %d: %s", index, error)
+
+
 class Warmth:
     """The neighbours of the ports that have virtual addresses."""
 
@@ -87,6 +122,7 @@ class Warmth:
         self._ports: dict[str, _Port] = {}
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
+        self._started = False
         self._ticks = 0
 
     # -- life ------------------------------------------------------------------------------------
@@ -109,7 +145,8 @@ class Warmth:
 
     def start(self) -> None:
         """Listen, and keep what is found. Raises NetError if it may not listen; keeps then too."""
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._started = True
+        self.tick()
         try:
             self._socket = socket.socket(
                 socket.AF_PACKET,
@@ -122,6 +159,7 @@ class Warmth:
 
     def stop(self) -> None:
         """Listen no more. What the kernel knows stays, and ages as ever."""
+        self._started = False
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -187,34 +225,46 @@ class Warmth:
 
     # -- keeping ---------------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
-        while True:
-            for port in list(self._ports.values()):
-                try:
-                    await self._tend(port)
-                except (NetError, OSError) as error:
-                    # The port may be gone just now; a takeover is slower then, and no less safe.
-                    log.debug("neighbours of %s: %s", port.interface.name, error)
-            self._ticks += 1
-            await asyncio.sleep(TICK_S)
+    def tick(self) -> None:
+        """See to what is due. To be called once a second; one that still runs is not waited for."""
+        busy = self._task is not None and not self._task.done()
+        if not self._started or busy:
+            return
+        tick, self._ticks = self._ticks, self._ticks + 1
+        now = asyncio.get_running_loop().time()
+        if tick % LOOK_EVERY and not any(
+            port.hints or port.kept.anybody_due(now) for port in self._ports.values()
+        ):
+            return
+        self._task = asyncio.get_running_loop().create_task(self._tend(tick))
 
-    async def _tend(self, port: _Port) -> None:
-        index, loop = port.interface.index, asyncio.get_running_loop()
-        if self._ticks % ROUTES_EVERY == 0:
-            port.place = await asyncio.to_thread(neighbour_table.place, index)
-            hops = await asyncio.to_thread(neighbour_table.next_hops, index)
+    async def _tend(self, tick: int) -> None:
+        ports = list(self._ports.values())
+        if tick % LOOK_EVERY == 0:
+            routes = tick % ROUTES_EVERY == 0
+            indexes = [port.interface.index for port in ports]
+            found = await asyncio.to_thread(_look_at, indexes, routes=routes)
+            for port in ports:
+                seen = found.get(port.interface.index)
+                if seen is not None:
+                    self._learn(port, seen)
+        now = asyncio.get_running_loop().time()
+        due = {port.interface.index: port.kept.due(now, PER_TICK) for port in ports}
+        if any(due.values()):
+            await asyncio.to_thread(_remind, due)
+        for port in ports:
+            self._ask(port)
+
+    def _learn(self, port: _Port, seen: _Seen) -> None:
+        now = asyncio.get_running_loop().time()
+        if seen.place is not None:
+            port.place = seen.place
             near = {address for address in port.configured if self._may_be(port, address)}
-            port.kept.fix(near | hops - self._never, loop.time())
-        if self._ticks % LOOK_EVERY == 0:
-            known = await asyncio.to_thread(neighbour_table.known, index)
-            for address, state in known.items():
-                if state and self._may_be(port, address):
-                    port.kept.find(address, loop.time())
-            port.kept.look(known)
-        due = port.kept.due(loop.time(), PER_TICK)
-        if due:
-            await asyncio.to_thread(neighbour_table.remind, index, due)
-        self._ask(port)
+            port.kept.fix(near | seen.hops - self._never, now)
+        for address, state in seen.known.items():
+            if state and self._may_be(port, address):
+                port.kept.find(address, now)
+        port.kept.look(seen.known)
 
     def _ask(self, port: _Port) -> None:
         """Some of the hints, as the kernel would ask if it did not know."""

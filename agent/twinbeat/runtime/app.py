@@ -50,7 +50,6 @@ from twinbeat.core.machine import Machine
 from twinbeat.core.reasons import Code
 from twinbeat.core.terms import kernel_listened
 from twinbeat.core.types import (
-    SECOND,
     EngineEventKind,
     EngineView,
     Flag,
@@ -147,7 +146,6 @@ class App:
         self._reloading = asyncio.Lock()
         self._peer_fit = False
         self._pinged_ns = 0
-        self._kept_ns = 0
         offset_ns = realtime_offset_ns()
         started_ns = now_ns()
         self._facts = status.Facts(
@@ -314,7 +312,6 @@ class App:
         self._neighbours.start()
         self._fencing.start()
         self._isolation.start()
-        self._links.start()
         self._rivals.start()
         self._warm_up()
         log.info("%s started, epoch %d", self._config.node.name, epoch)
@@ -485,6 +482,14 @@ class App:
         self._loop.listeners += [self._teller.engine_event, self._engine_event]
         self._loop.listeners += [self._fencing.engine_event, self._look_for_fencing]
         self._loop.on_tick.append(self._tick)
+        self._loop.duties += [
+            lambda _: self._keep_position(),
+            lambda _: self._look_for_hooks(),
+            self._links.duty,
+            self._rivals.duty,
+            self._health.duty,
+            lambda _: self._warmth.tick(),
+        ]
 
     def _begin(self) -> None:
         """The order is with the engine before its thread runs, so that it can resume a reign."""
@@ -589,7 +594,6 @@ class App:
         await self._server.close()
         await self._workers.close()
         self._rivals.stop()
-        self._links.stop()
         self._neighbours.stop()
         await self._health.stop()
         self._warmth.stop()
@@ -648,10 +652,6 @@ class App:
         if not self._engine.running and not self._ended.is_set():
             self._fail(RuntimeError("the engine's thread ended by itself"))
         self._health.became(self._machine.role)
-        if at_ns - self._kept_ns >= SECOND:
-            self._kept_ns = at_ns
-            self._keep_position()
-            self._look_for_hooks()
 
     def _look_for_hooks(self) -> None:
         """What hooks may want to know beside the role."""
@@ -663,9 +663,10 @@ class App:
         )
 
     def _keep_position(self) -> None:
-        peer = self._maps.peer()
-        own = self._maps.gate().counter >> 32
-        self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
+        known = self._engine.positions()
+        self._disk.keep_peer(
+            epoch=known.peer_epoch, counter=known.peer_known, own_epoch=known.own >> 32
+        )
 
     def _engine_event(self, event: EngineEvent) -> None:
         self._health.became(self._machine.role)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from twinbeat.core.effects import ReserveTerms
@@ -153,8 +154,9 @@ class DiskHands:
         self._store = store
         self._now_ns = now_ns
         self._peer = (0, 0)
-        self._peer_task: asyncio.Task[None] | None = None
         self._epoch = 0
+        self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tb-keeper")
+        self._keeping: Future[None] | None = None
 
     async def save(self, durable: Durable) -> None:
         await self._write(self._store.save, durable, now_ns=self._now_ns())
@@ -166,30 +168,33 @@ class DiskHands:
     def keep_peer(self, *, epoch: int, counter: int, own_epoch: int) -> None:
         """Persist how far the peer was heard and what epoch is ours, if that is news.
 
-        Called from the loop each second; a write that still runs is not waited for.
+        Called from the loop each second; a write that still runs is not waited for, and nobody is
+        woken when it is done.
         """
-        busy = self._peer_task is not None and not self._peer_task.done()
+        busy = self._keeping is not None and not self._keeping.done()
         if busy or ((epoch, counter) == self._peer and own_epoch == self._epoch):
             return
-        self._peer_task = asyncio.get_running_loop().create_task(
-            self._keep_peer(epoch, counter, own_epoch)
-        )
+        self._keeping = self._keeper.submit(self._keep_peer, epoch, counter, own_epoch)
 
-    async def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> None:
+    def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> None:
+        """In the keeper's thread, one after the other."""
         try:
             if epoch and (epoch, counter) != self._peer:
-                await self._write(self._store.keep_peer, epoch=epoch, counter=counter)
+                self._store.keep_peer(epoch=epoch, counter=counter)
                 self._peer = (epoch, counter)
             if own_epoch != self._epoch:
-                await self._write(self._store.keep_epoch, own_epoch)
+                self._store.keep_epoch(own_epoch)
                 self._epoch = own_epoch
-        except EffectError as error:
+        except StoreError as error:
             log.warning("%s", error)
 
     async def close(self) -> None:
         """Wait for what is being written."""
-        if self._peer_task is not None:
-            await self._peer_task
+        await asyncio.to_thread(self._keeper.shutdown)
+        try:
+            await self._write(self._store.settle)
+        except EffectError as error:
+            log.warning("%s", error)
 
     async def _write(self, call: Callable[..., object], *args: object, **named: object) -> None:
         try:

@@ -179,6 +179,10 @@ class Health:
 
     # -- what happens ----------------------------------------------------------------------------
 
+    def duty(self, at_ns: int) -> None:
+        """A duty of the loop that decides: what nobody tells of is looked at."""
+        self._links.duty(at_ns)
+
     def became(self, role: Role) -> None:
         """The node's role is this now; called often, with what may be no news."""
         if role is self._role:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("twinbeat.health")
 
-STATISTICS_S: Final = 1.0
-"""How often counters of transmitters are looked at."""
+STATISTICS_NS: Final = 2_000_000_000
+"""Between two looks at the counters of transmitters."""
 WAYS_MAX: Final = 16
 """Next hops of one route that are asked."""
 
@@ -43,6 +43,8 @@ class Interfaces:
         self._stalled: dict[str, str] = {}
         self._monitor = Monitor(self._on_notice, groups=LINKS_ONLY)
         self._task: asyncio.Task[None] | None = None
+        self._looked_ns = 0
+        self._complained = False
 
     async def watch(self, names: set[str]) -> None:
         """Watch these from now on."""
@@ -51,8 +53,6 @@ class Interfaces:
         self._stalled = {name: why for name, why in self._stalled.items() if name in names}
         self._monitor.start()
         self._look()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._watch_transmitters())
 
     async def stop(self) -> None:
         self._monitor.stop()
@@ -103,19 +103,23 @@ class Interfaces:
                 return
         self._changed()
 
-    async def _watch_transmitters(self) -> None:
-        complained = False
-        while True:
-            await asyncio.sleep(STATISTICS_S)
-            try:
-                counters = await asyncio.to_thread(transmitted, self._watched)
-            except NetError as error:
-                if not complained:
-                    log.warning("transmit stalls can't be seen: %s", error.sentence())
-                complained = True
-                continue
-            complained = False
-            self._see(counters)
+    def duty(self, at_ns: int) -> None:
+        """A duty of the loop that decides; a look that still runs is not waited for."""
+        busy = self._task is not None and not self._task.done()
+        if self._watched and not busy and at_ns - self._looked_ns >= STATISTICS_NS:
+            self._looked_ns = at_ns
+            self._task = asyncio.get_running_loop().create_task(self._look_at_transmitters())
+
+    async def _look_at_transmitters(self) -> None:
+        try:
+            counters = await asyncio.to_thread(transmitted, self._watched)
+        except NetError as error:
+            if not self._complained:
+                log.warning("transmit stalls can't be seen: %s", error.sentence())
+            self._complained = True
+            return
+        self._complained = False
+        self._see(counters)
 
     def _see(self, counters: dict[str, Transmitted]) -> None:
         stalled = {}

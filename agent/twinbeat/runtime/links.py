@@ -14,7 +14,6 @@ reason for an alarm: the next failure may be the last link's.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,8 @@ from twinbeat.api.text import length
 from twinbeat.config.model import link_number
 from twinbeat.engine import abi
 from twinbeat.engine.engine import EngineError
-from twinbeat.engine.types import Flag, LinkWords, Snapshot, Watch, now_ns
+from twinbeat.engine.look import Look
+from twinbeat.engine.types import EngineWords, Flag, LinkWords, Snapshot, Watch, now_ns
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import interface
 from twinbeat.runtime import wiring
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("twinbeat.links")
 
-SAMPLE_S: Final = 1.0
 ALARM_AFTER_NS: Final = 2_000_000_000
 """A link that is silent for so long while the peer is heard is worth an alarm."""
 _FRESH_NS: Final = 3_000_000_000
@@ -48,6 +47,7 @@ _FRESH_NS: Final = 3_000_000_000
 
 _HEARTBEATS: Final = (abi.Reason.HELLO, abi.Reason.PROBE)
 _ANSWERS: Final = (abi.Reason.ANSWER, abi.Reason.WINDOW)
+_COUNTED: Final = (*_HEARTBEATS, *_ANSWERS)
 
 Publish = Callable[..., None]
 
@@ -148,22 +148,9 @@ class Links:
         self._stage = stage
         self._neighbours = neighbours
         self._publish = publish
-        self._task: asyncio.Task[None] | None = None
         self._meter = LossMeter()
         self._watched: dict[int, _Watched] = {}
         self._alarms: dict[int, int] = {}
-
-    # -- life ------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin to measure."""
-        self._task = asyncio.get_running_loop().create_task(self._measure())
-
-    def stop(self) -> None:
-        """Measure no more; the links stay as they are."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
 
     # -- changing --------------------------------------------------------------------------------
 
@@ -225,61 +212,64 @@ class Links:
 
     # -- measuring -------------------------------------------------------------------------------
 
-    async def _measure(self) -> None:
-        while True:
-            await asyncio.sleep(SAMPLE_S)
-            self.sample(self._engine.snapshot())
-
-    def sample(self, snapshot: Snapshot) -> None:
-        """Look at every link; say what is new."""
+    def duty(self, at_ns: int) -> None:
+        """Look at every link; say what is new. A duty of the loop that decides."""
         links = self._config.heartbeat_links
-        counted = {link_number(link): self._maps.counters_of(link.number) for link in links}
+        # The peer's counter has to be of the same moment as what came in.
+        look = self._engine.look(timeout_s=0)
+        self._sample(links, look, at_ns)
+        for number in set(self._watched) - {link_number(link) for link in links}:
+            del self._watched[number]
+        for link in links:
+            self._watch(link, look.engine, at_ns)
+
+    def _sample(self, links: Sequence[LinkSection], look: Look, at_ns: int) -> None:
+        counted = {
+            link_number(link): self._maps.counters_of(link.number, _COUNTED) for link in links
+        }
         self._meter.add(
             Sample(
-                at_ns=snapshot.at_ns,
-                counter=self._maps.peer().counter,
+                at_ns=at_ns,
+                counter=self._engine.positions().peer,
                 heard={
                     number: sum(one[reason] for reason in _HEARTBEATS)
                     for number, one in counted.items()
                 },
                 answers=sum(one[reason] for one in counted.values() for reason in _ANSWERS),
-                steady=snapshot.engine.watch is Watch.ALIVE
-                and Flag.HEARS_YOU in snapshot.peer.flags,
+                steady=look.engine.watch is Watch.ALIVE and Flag.HEARS_YOU in look.peer.flags,
             )
         )
-        for number in set(self._watched) - set(counted):
-            del self._watched[number]
-        for link in links:
-            self._watch(link, snapshot)
 
-    def _watch(self, link: LinkSection, snapshot: Snapshot) -> None:
+    def _watch(self, link: LinkSection, engine: EngineWords, at_ns: int) -> None:
         number = link_number(link)
-        silent = bool(snapshot.engine.link_silent >> number & 1)
-        one = self._watched.setdefault(number, _Watched(since_ns=snapshot.at_ns))
+        silent = bool(engine.link_silent >> number & 1)
+        one = self._watched.get(number)
+        if one is None:
+            one = self._watched[number] = _Watched(since_ns=at_ns)
         if not silent:
             if one.alarm:
-                for_ns = snapshot.at_ns - one.since_ns
+                for_ns = at_ns - one.since_ns
                 self._tell(
                     link, "link_alarm_over", f"carries heartbeats again after {length(for_ns)}"
                 )
             one.since_ns, one.alarm = 0, False
             return
-        if snapshot.engine.watch is not Watch.ALIVE:
+        if engine.watch is not Watch.ALIVE:
             # Nobody is heard anywhere: that is another matter, and told of elsewhere.
-            one.since_ns, one.alarm = snapshot.at_ns, False
+            one.since_ns, one.alarm = at_ns, False
             return
-        one.since_ns = one.since_ns or snapshot.at_ns
+        one.since_ns = one.since_ns or at_ns
         patience_ns = max(ALARM_AFTER_NS, 3 * self._config.timers.ns.dead_ns)
-        if one.alarm or snapshot.at_ns - one.since_ns < patience_ns:
+        if one.alarm or at_ns - one.since_ns < patience_ns:
             return
         one.alarm = True
         self._alarms[number] = self._alarms.get(number, 0) + 1
         heard = [
             other.name
             for other in self._config.heartbeat_links
-            if not snapshot.engine.link_silent >> link_number(other) & 1
+            if not engine.link_silent >> link_number(other) & 1
         ]
-        why = self._why(link, snapshot)
+        why = self._why(link, self._engine.snapshot())
         self._tell(
             link,
             "link_alarm",

@@ -17,7 +17,6 @@ given a shared address by mistake keeps quiet until it is asked.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import itertools
 import logging
@@ -43,8 +42,10 @@ SETTLED_NS: Final = 2_000_000_000
 FORGOTTEN_NS: Final = 300_000_000_000
 """A rival not heard for so long is one no more."""
 RIVALS_MAX: Final = 64
+ROUND_S: Final = 8
+"""All of a node's addresses are asked for within that time, as long as there are few of them."""
 ASKED_PER_S: Final = 10
-TICK_S: Final = 1.0
+TICK_NS: Final = 2_000_000_000
 
 ADDRESS: Final = "address"
 VRRP: Final = "vrrp"
@@ -77,7 +78,8 @@ class Rivals:
         self._publish = publish
         self._clock = clock
         self._ears = Ears(self.hear)
-        self._task: asyncio.Task[None] | None = None
+        self._listening = False
+        self._ticked_ns = 0
         self._serving_since_ns = 0
         self._rivals: dict[tuple[str, str, str, str], _Rival] = {}
         """By kind, interface, what is claimed, and who claims it."""
@@ -99,19 +101,17 @@ class Rivals:
 
     def start(self) -> None:
         """Listen, and ask while serving."""
+        self._listening = True
         self._open()
-        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-            self._ears.close()
+        self._listening = False
+        self._ears.close()
 
     def apply(self, config: Config) -> None:
         """Other addresses."""
         self._learn(config)
-        if self._task is not None:
+        if self._listening:
             self._open()
 
     def _open(self) -> None:
@@ -120,9 +120,10 @@ class Rivals:
         for error in self._ears.open(ports.values()):
             log.warning("%s: rivals for the shared addresses go unnoticed", error.sentence())
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
+    def duty(self, at_ns: int) -> None:
+        """A duty of the loop that decides."""
+        if at_ns - self._ticked_ns >= TICK_NS:
+            self._ticked_ns = at_ns
             self.tick()
 
     def tick(self) -> None:
@@ -136,7 +137,9 @@ class Rivals:
         if not self._serves(now):
             return
         names = {port.name: port for port in self._ports.values()}
-        for address in itertools.islice(self._turn, min(ASKED_PER_S, len(self._owners))):
+        tick_s = TICK_NS // 1_000_000_000
+        asked = min(ASKED_PER_S * tick_s, -(-len(self._owners) * tick_s // ROUND_S))
+        for address in itertools.islice(self._turn, asked):
             port = names.get(self._owners[address].interface)
             if port is not None:
                 self._ears.ask(port, address)

@@ -96,10 +96,12 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o600, at_once: bool = True) -> None:
     """Replace a file so that a power cut leaves the old content or the new one.
 
-    Raises StoreError naming the file.
+    Without `at_once` a cut may leave the old one though this has returned, until the file system
+    writes its journal the next time: for what is written again a second later, and so is synced by
+    then. Raises StoreError naming the file.
     """
     temporary = path.with_name(path.name + _TEMPORARY)
     try:
@@ -114,13 +116,21 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         finally:
             os.close(descriptor)
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"writing {path}: {error.strerror}") from error
+    if at_once:
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
     except OSError as error:
-        raise StoreError(f"writing {path}: {error.strerror}") from error
+        raise StoreError(f"syncing {path}: {error.strerror}") from error
 
 
 class Store:
@@ -185,9 +195,13 @@ class Store:
         return self._read("peer.json", PeerFile)
 
     def keep_peer(self, *, epoch: int, counter: int) -> None:
-        """Persist the peer's position; raises StoreError."""
+        """Persist the peer's position, of which a newer one follows soon; raises StoreError."""
         content = msgspec.json.encode(PeerFile(epoch=epoch, counter=counter)) + b"\n"
-        write_whole(self._directory / "peer.json", content)
+        write_whole(self._directory / "peer.json", content, at_once=False)
+
+    def settle(self) -> None:
+        """See to it that what was replaced is on disk now; raises StoreError."""
+        _sync_directory(self._directory)
 
     # -- the operator's will -----------------------------------------------------------------------
 
