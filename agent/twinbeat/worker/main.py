@@ -20,7 +20,7 @@ import msgspec
 from twinbeat import __version__
 
 SOCKET: Final = "/run/twinbeat/worker.sock"
-BEAT_S: Final = 1.0
+BEAT_S: Final = 2.0
 RETRY_S: Final = 1.0
 
 
