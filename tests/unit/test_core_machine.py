@@ -561,6 +561,17 @@ def test_a_disabled_node_is_enabled_again(bench: Bench) -> None:
     assert bench.order.permits & CLAIMS
 
 
+def test_a_claim_that_nobody_told_of_ends_before_the_node_is_disabled(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED))
+    bench.confirm(claim_came_first=True)
+    bench.feed(Tick())
+    assert bench.machine.role is Role.CLAIMING
+    bench.engine(Kind.ABANDONED, Cause.ORDER_VOID, 2)
+    bench.feed(Tick())
+    assert bench.machine.role is Role.DISABLED
+
+
 def test_two_nodes_can_not_both_stay_primary(bench: Bench) -> None:
     bench.secondary(admin=Admin.STAY_PRIMARY)
     bench.feed(AdminCommand(request_id="s", status=Admin.STAY_PRIMARY))

@@ -115,6 +115,9 @@ class Follower:
             case Kind.ANNOUNCED:
                 office.announced(event.at_ns)
             case Kind.ORDER:
+                if event.b and office.role is Role.SECONDARY:
+                    # The event of that claim was lost; how it ended is still to be told.
+                    self._turn_by_itself(Turn.CLAIMED, because(Code.RESYNCED), now_ns)
                 self._desk.confirm(event.a, claim_came_first=bool(event.b))
             case Kind.WITHHELD:
                 self._voice.log(Level.INFO, self._withheld_by(event.cause))
