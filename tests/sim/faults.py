@@ -113,6 +113,13 @@ def hang_python(world: World, node: SimNode) -> str:
     return f"the Python of {node.name} hangs for {length // US} us"
 
 
+def bad_fence(world: World, node: SimNode) -> str:
+    """What cuts the power fails, or takes its time."""
+    world.fence.works = world.rng.random() < 0.5
+    world.fence.slow_ns = world.rng.choice((1, 6, 20)) * MS
+    return f"the fence device is {'slow' if world.fence.works else 'broken'}"
+
+
 def kill(world: World, node: SimNode) -> str:
     """SIGKILL; the supervisor starts the agent again, or doesn't."""
     node.kill()
@@ -189,10 +196,18 @@ def flap(world: World, node: SimNode) -> str:
 def lose_events(world: World, node: SimNode) -> str:
     """The engine's ring is full just then: the core isn't told of one thing that happens."""
     kinds = EngineEventKind
-    node.event_to_lose = world.rng.choice(
-        (kinds.CLAIM, *(2 * (kinds.OPENED, kinds.ABANDONED)), kinds.CLOSED, kinds.ORDER)
+    lost = world.rng.choice(
+        (
+            {kinds.CLAIM},
+            {kinds.CLAIM, kinds.OPENED},
+            *(2 * ({kinds.OPENED}, {kinds.ABANDONED})),
+            {kinds.CLOSED},
+            {kinds.ORDER},
+        )
     )
-    return f"the next {node.event_to_lose.name} of {node.name} is lost"
+    node.events_to_lose = set(lost)
+    told = " and the next ".join(sorted(kind.name for kind in lost))
+    return f"the next {told} of {node.name} is lost"
 
 
 def boot_unheard(world: World, node: SimNode) -> str:
@@ -206,17 +221,38 @@ def boot_unheard(world: World, node: SimNode) -> str:
     for each in world.nodes:
         each.boot()
     kinds = EngineEventKind
-    node.event_to_lose = world.rng.choice((None, kinds.CLAIM, kinds.ABANDONED))
+    node.events_to_lose = set(world.rng.choice(((), (kinds.CLAIM,), (kinds.ABANDONED,))))
     return f"both boot, and the frames of {node.name} are lost"
 
 
+def boot_harassed(world: World, node: SimNode) -> str:
+    """A node boots alone, and somebody without a key sends it heartbeats, for as long as that could
+    keep it from serving."""
+    for each in world.nodes:
+        each.power_off()
+    world.heal_wires()
+    node.boot()
+    what = harass(world, node)
+    alone_ns = 3 * world.setting.boot_wait_ns + 2 * world.setting.mismatch_wait_ns
+    world.at(world.now_ns + alone_ns, start, world, world.nodes[1 - node.index])
+    world.run(alone_ns)
+    return f"{node.name} boots alone, and {what}"
+
+
 def open_untold(world: World, node: SimNode) -> str:
-    """A core isn't told that its node took over, and then its gate is lost."""
-    node.event_to_lose = EngineEventKind.OPENED
+    """A core isn't told that its node took over, and then its reign is over."""
+    if node.gate_open():
+        node = world.nodes[1 - node.index]
+    kinds = EngineEventKind
+    node.events_to_lose = set(world.rng.choice(((kinds.OPENED,), (kinds.CLAIM, kinds.OPENED))))
     node.tell(ForceFailover(request_id=f"o{world.now_ns}", even_if_unfit=True))
-    world.at(world.now_ns + 1 * MS, node.tell, GateLost(interface="lan0"))
-    world.at(world.now_ns + 3 * MS, node.tell, GateRestored(interface="lan0"))
-    return f"{node.name} is told to take over, and its gate is lost"
+    if world.rng.random() < 0.3:
+        world.at(world.now_ns + 1 * MS, node.tell, GateLost(interface="lan0"))
+        world.at(world.now_ns + 3 * MS, node.tell, GateRestored(interface="lan0"))
+        return f"{node.name} is told to take over, and its gate is lost"
+    back = ForceFailover(request_id=f"p{world.now_ns}", even_if_unfit=True)
+    world.at(world.now_ns + 800 * US, world.nodes[1 - node.index].tell, back)
+    return f"{node.name} is told to take over, and its peer right after it"
 
 
 def die_disabled(world: World, node: SimNode) -> str:
@@ -283,6 +319,28 @@ TIMERS: Final = tuple(
 """What operators want all of a sudden."""
 
 
+def renew_unheard(world: World, node: SimNode) -> str:
+    """Who serves is held up for most of its lease, and has to ask for a receipt that can't come."""
+    if not node.gate_open():
+        node = world.nodes[1 - node.index]
+    for link in range(len(world.links)):
+        world.cut(link, node.index)
+    node.pause_in_round_ns = int((0.5 + 0.3 * world.rng.random()) * world.slowest.lease_ns)
+    return f"{node.name} is held up for {node.pause_in_round_ns // US} us, and its frames are lost"
+
+
+def yield_in_vain(world: World, node: SimNode) -> str:
+    """Who serves is told to give the role to a node that just then finds itself cut off."""
+    if not node.gate_open():
+        node = world.nodes[1 - node.index]
+    other = world.nodes[1 - node.index]
+    node.tell(ForceYield(request_id=f"y{world.now_ns}"))
+    other.tell(IsolationChanged(isolated=True))
+    until_ns = world.now_ns + 4 * world.setting.patience.operation_ns
+    world.at(until_ns, other.tell, IsolationChanged(isolated=False))
+    return f"{node.name} is told to yield, and {other.name} reaches none of its references"
+
+
 def set_timers(world: World, node: SimNode) -> str:
     """The operator wants other intervals, or those of the configuration."""
     rng = world.rng
@@ -311,6 +369,15 @@ def late_host(world: World, node: SimNode) -> str:
     late_ns = world.rng.choice((0, 150, 300, 700)) * US
     node.tell(HostMeasured(wake_late_ns=late_ns))
     return f"the host of {node.name} wakes up {late_ns // US} us late"
+
+
+def late_timers(world: World, node: SimNode) -> str:
+    """The operator wants shorter intervals than the host can hold."""
+    node.tell(HostMeasured(wake_late_ns=700 * US))
+    wanted = TIMERS[0]
+    world.slowest = slower(world.slowest, wanted)
+    node.tell(SetTimers(request_id=f"l{world.now_ns}", **dataclasses.asdict(wanted)))
+    return f"the host of {node.name} is late, and it is told to keep {wanted}"
 
 
 def forge(world: World, node: SimNode) -> str:
@@ -386,8 +453,23 @@ WEIGHTS: Final[dict[Fault, int]] = {
     late_host: 2,
     forge: 3,
     harass: 1,
+    boot_harassed: 1,
+    bad_fence: 2,
 }
 """How often each is drawn."""
+
+
+STORIES: Final[tuple[Fault, ...]] = (
+    boot_harassed,
+    boot_unheard,
+    open_untold,
+    die_disabled,
+    renew_unheard,
+    yield_in_vain,
+    late_timers,
+)
+"""What leads to turns and verdicts that chance alone leads to seldom: every schedule begins with
+one."""
 
 
 def draw(world: World) -> tuple[Fault, SimNode]:
@@ -400,22 +482,29 @@ def draw(world: World) -> tuple[Fault, SimNode]:
     return fault, world.nodes[world.rng.randrange(2)]
 
 
-def make_well(world: World) -> None:
-    """Everything is mended and both operators let go."""
+def mend(world: World) -> None:
+    """Everything is mended but the nodes' health, and both operators let go."""
     world.heal_wires()
     world.witness.mend()
+    world.fence.mend()
     for node in world.nodes:
         node.cont()
         node.unhang_python()
         node.control_works = True
-        node.event_to_lose = None
+        node.events_to_lose = set()
         node.disk.failing = False
         node.disk.latency_ns = 300 * US
         start(world, node)
         node.tell(GateRestored(interface="lan0"))
         node.tell(IsolationChanged(isolated=False))
-        node.tell(HealthChanged(health=TrackedHealth()))
         node.tell(Resume(request_id=f"well-r-{node.name}-{world.now_ns}"))
         node.tell(
             AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED)
         )
+
+
+def make_well(world: World) -> None:
+    """Everything is mended, health included."""
+    mend(world)
+    for node in world.nodes:
+        node.tell(HealthChanged(health=TrackedHealth()))

@@ -42,6 +42,8 @@ SMALL_TERMS = 1 << 20
 """Above it are the terms of nodes that begin them above their boot epoch."""
 
 
+FLIGHT_NS = 1_000 * US
+"""A frame is under way no longer."""
 DRIFT = 50
 """A clock may be wrong by less than one part in so many."""
 
@@ -67,6 +69,16 @@ class Overlap:
     opener: int
     """The node that opened last."""
     cause: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the monitors of a node said in this run of its agent."""
+
+    words: list[tuple[int, int]]
+    """Times and scores, the newest last."""
+    counts: int
+    """The score that counted after the last step."""
 
 
 class Checks:
@@ -105,6 +117,9 @@ class Checks:
             (node, link): deque(maxlen=16) for node in range(2) for link in range(2)
         }
         """By node and link: the newest frames that were accepted."""
+        self.heard_ns = [-1, -1]
+        """By node: when it last accepted a frame."""
+        self.seen_health: list[Seen | None] = [None, None]
         self.transitions: list[tuple[int, Transition]] = []
         self.covered: set[str] = set()
         """Turns, causes and refusals that came up: what a run really tried."""
@@ -117,6 +132,7 @@ class Checks:
             self.powered_ns[node.index] = self.world.now_ns
             if node.disk.reserved == 0:
                 self.told[node.index].clear()
+        self.seen_health[node.index] = None
         # An agent remembers requests by id for as long as it lives: the next may use one anew.
         for asked in (self.requests, self.requested_ns):
             for key in [key for key in asked if key[0] == node.index]:
@@ -132,6 +148,7 @@ class Checks:
         elif kind is EngineEventKind.OPENED:
             self.opened_by[i] = event.cause.name
             self.opened_ns[i] = self.world.now_ns
+            check_fenced(self, node, event)
         elif kind is EngineEventKind.COUNTER_JUMP:
             self.jumped_ns[i] = self.world.now_ns
         elif kind is EngineEventKind.DEAD:
@@ -145,6 +162,7 @@ class Checks:
             if self.requests[node.index, event.request_id] is event:
                 self._unbind(node.index, event)
         check_reason(effects)
+        check_damped(self, node, event)
         if effects.reserve_terms is not None and node.disk.reserved == 0:
             check_first_terms(self, node, effects.reserve_terms.first)
         for record in effects.records:
@@ -210,6 +228,7 @@ class Checks:
         """A frame came off the wire."""
         if reason in ACCEPTED:
             self.accepted[node.index, link].append(payload)
+            self.heard_ns[node.index] = self.world.now_ns
             for at in TERM_FIELDS:
                 self.told[node.index].add(int.from_bytes(payload[at : at + 8], "big"))
             check_one_owner_on_acceptance(self, node, payload)
@@ -469,6 +488,86 @@ def check_fail_safe(world: World, fails: tuple[SimNode, SimNode], wait_ns: int) 
             "FAIL_SAFE",
             f"{fails[0].name} failed, then {fails[1].name}; fail-safe is "
             f"{'on' if safe else 'off'}, and the gates are {is_open}",
+        )
+
+
+def check_health_decides(world: World, within_ns: int) -> None:
+    """The truth table, whatever the nodes went through: all is mended, and only their health is as
+    the schedule left it.
+
+    With fail-safe on exactly one serves, the fitter one; with it off only a node that is up does.
+    """
+    world.run(3 * world.slowest.lease_ns)
+    world.run_until(lambda: not _against_health(world), within_ns)
+    world.run(2 * world.slowest.lease_ns)
+    # Better health may have begun to count meanwhile.
+    if not world.run_until(lambda: not _against_health(world), within_ns):
+        raise Violation("FAIL_SAFE", _against_health(world))
+
+
+def _against_health(world: World) -> str:
+    """What of the gates the truth table forbids; empty = nothing. A sticky primary is beside it."""
+    agents = [node.agent for node in world.nodes]
+    if any(agent is None or agent.machine.status.sticky for agent in agents):
+        return ""
+    up = [agent is not None and agent.machine.facts.up for agent in agents]
+    is_open = [node.gate_open() for node in world.nodes]
+    safe = "on" if world.setting.fail_safe else "off"
+    world.checks.covered.add(f"{sum(up)} up in the end, fail-safe {safe}")
+    told = f"the nodes are up: {up}, fail-safe is {safe}, the gates are {is_open}"
+    if sum(is_open) != (world.setting.fail_safe or any(up)):
+        return told
+    unfit_serves = any(is_open) and any(up) and not up[is_open.index(True)]
+    return f"{told}: the fitter one doesn't serve" if unfit_serves else ""
+
+
+# -- DAMPED --------------------------------------------------------------------------------------
+
+
+def check_damped(checks: Checks, node: SimNode, event: Event) -> None:
+    """What is worse counts at once; what is better only after it has held for the whole hold."""
+    agent = node.agent
+    assert agent is not None
+    seen, now_ns = checks.seen_health[node.index], node.clock()
+    if isinstance(event, HealthChanged):
+        if seen is None:
+            seen = checks.seen_health[node.index] = Seen([], event.health.score)
+        seen.words.append((now_ns, event.health.score))
+    if seen is None:
+        return
+    counts, last = agent.machine.facts.score, seen.words[-1][1]
+    if counts > last:
+        raise Violation("DAMPED", f"the monitors of {node.name} say {last}, and {counts} counts")
+    if counts > seen.counts:
+        checks.covered.add("better health counts")
+        held_since_ns = seen.words[-1][0]
+        for at_ns, score in reversed(seen.words):
+            if score < counts:
+                break
+            held_since_ns = at_ns
+        if now_ns - held_since_ns < checks.world.setting.damping.hold_ns:
+            raise Violation("DAMPED", f"{counts} counts for {node.name} before it has held")
+    seen.counts = counts
+
+
+# -- FENCED --------------------------------------------------------------------------------------
+
+
+def check_fenced(checks: Checks, node: SimNode, event: EngineEvent) -> None:
+    """Where a silent peer is to be fenced first, nobody opens in silence before it was."""
+    world = checks.world
+    in_silence = event.cause in (Cause.SILENCE, Cause.LEASE_RAN_OUT, Cause.WITNESSED)
+    begun = event.b in (Cause.DEAD, Cause.COLD, Cause.DESPITE_MISMATCH)
+    if world.setting.fence != "before" or not (in_silence and begun):
+        return
+    checks.covered.add("opened after fencing")
+    fenced_ns, heard_ns = world.fence.fenced_ns[1 - node.index], checks.heard_ns[node.index]
+    # A frame that was under way when the power was cut is heard after that.
+    if fenced_ns < 0 or fenced_ns < heard_ns - FLIGHT_NS:
+        raise Violation(
+            "FENCED",
+            f"{node.name} opens in silence; it heard its peer at {heard_ns // US} us, whose power "
+            f"was cut at {fenced_ns // US} us",
         )
 
 

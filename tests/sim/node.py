@@ -11,41 +11,46 @@ other. The kernel goes on answering and judging frames whatever the agent does, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.network import MS, US
+from sim.python import SimFencing, SimLoop
+from twinbeat.config.model import (
+    Config,
+    KeysSection,
+    LinkSection,
+    NodeSection,
+    PairSection,
+    PeerSection,
+    PolicySection,
+    TimersSection,
+    WitnessSection,
+)
 from twinbeat.core import pace
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import (
     EffectFailed,
     EngineEvent,
-    EngineSeen,
     Event,
-    PeerSeen,
     Started,
     StateSaved,
     TermsFailed,
     TermsReserved,
-    Tick,
 )
 from twinbeat.core.machine import Machine
-from twinbeat.core.terms import kernel_listened
+from twinbeat.core.terms import floor_of, kernel_listened
 from twinbeat.core.types import (
     FOREVER,
-    Admin,
-    Cause,
     Damping,
     Durable,
     EngineEventKind,
     EngineView,
-    Flag,
     FlipLimit,
     Order,
     Patience,
-    PeerView,
     Phase,
     Policy,
-    Role,
     TermBlock,
     Timers,
     Watch,
@@ -55,8 +60,8 @@ from twinbeat.engine import types as words
 from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.convert import (
     config_to_c,
-    proposal_to_c,
-    proposal_words,
+    event_from_c,
+    order_to_c,
     settings_to_c,
     witness_to_c,
 )
@@ -69,6 +74,8 @@ SECRET = bytes(range(16))
 """The pair's key."""
 DRIFTS_PPM = (0, 0, -200, 200, -8_000, 8_000)
 """Of quartz, and of a virtual machine that is out of its mind."""
+KEEP_EVERY_NS: Final = 4 * MS
+"""How often a node writes down what it knows of its peer's counter: a second, in the agent."""
 LINKS = 2
 DIRECT = 1
 """Mask: link 0 is a cable between the nodes, link 1 a switched LAN with the VIP port."""
@@ -93,6 +100,8 @@ class Setting:
     witness_ns: int = 0
     """How long a word of the witness is good for; 0 = there is none."""
     witness_serve: bool = False
+    fence: str = ""
+    """Policy for cutting the peer's power: after, before; empty = nobody can."""
     damping: Damping = field(
         default_factory=lambda: Damping(hold_ns=2 * MS, hold_max_ns=8 * MS, forget_ns=20 * MS)
     )
@@ -107,6 +116,7 @@ class Setting:
             resync_ns=2 * MS,
             retry_ns=5 * MS,
             late_log_ns=20 * MS,
+            calm_ns=3 * MS,
             agree_ns=6 * MS,
         )
     )
@@ -121,6 +131,49 @@ class Setting:
             attest_ns=self.attest_ns,
             boot_wait_ns=self.boot_wait_ns,
         )
+
+
+@lru_cache
+def config_of(setting: Setting, index: int) -> Config:
+    """The configuration of a node. Times that it has in whole units only are set in `SimNode`."""
+    return Config(
+        node=NodeSection(name="ab"[index], index=index),
+        pair=PairSection(id=1),
+        peer=PeerSection(name="ba"[index]),
+        links=tuple(
+            LinkSection(
+                interface=name,
+                name=name,
+                number=number,
+                local=f"192.0.2.{index + 1}",
+                peer=f"192.0.2.{2 - index}",
+                direct=bool(DIRECT >> number & 1),
+            )
+            for number, name in enumerate(("ha0", "lan0"))
+        ),
+        vrids=(),
+        keys=KeysSection(),
+        timers_set=TimersSection(
+            hello_us=setting.hello_ns // US,
+            dead_us=setting.dead_ns // US,
+            verify_us=setting.verify_ns // US,
+            stall_us=setting.stall_ns // US,
+            lease_us=setting.lease_ns // US,
+            attest_ms=-(-setting.attest_ns // MS),
+            boot_wait_ms=-(-setting.boot_wait_ns // MS),
+        ),
+        policy=PolicySection(
+            strict=setting.strict,
+            fail_safe=setting.fail_safe,
+            stall="wait-lease" if setting.wait_lease else "wait-stall",
+            claim_alone=setting.claim_alone,
+        ),
+        witness=WitnessSection(
+            kind="etcd" if setting.witness_ns else "none",
+            lease_ms=setting.witness_ns // MS or 500,
+            without="serve" if setting.witness_serve else "stay",
+        ),
+    )
 
 
 @dataclass(slots=True)
@@ -139,26 +192,40 @@ class Agent:
     """One run of the agent's process: engine, core, and how both are held up."""
 
     def __init__(self, node: SimNode) -> None:
-        now = node.clock()
+        now, setting = node.clock(), node.world.setting
+        gate = node.plain.gate
         self.engine = ffi.new("struct tb_engine *")
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
         self.decided_lease_ns = 0
-        self.timers = pace.over(node.world.setting.timers(), node.disk.durable.wish.intervals)
+        self.timers = pace.over(setting.timers(), node.disk.durable.wish.intervals)
         lib.tb_engine_init(self.engine, node.c_settings(self.timers), now)
         self.machine = Machine(
             policy=node.policy(),
-            timers=node.world.setting.timers(),
+            timers=setting.timers(),
             durable=node.disk.durable,
-            reserved_last=node.disk.reserved,
+            reserved_last=max(node.disk.reserved, gate.term, gate.fence_below),
             now_ns=now,
-            patience=node.world.setting.patience,
+            patience=setting.patience,
         )
+        self.ring: list[EngineEvent] = []
+        """What the engine did and Python hasn't heard of."""
         self.inbox: list[Event] = []
+        """What else Python is to hear of."""
+        self.loop = SimLoop(node, self)
+        self.fencing: SimFencing | None = None
+        if setting.fence:
+            self.fencing = SimFencing(node, self, setting.fence)
+            self.loop.listeners += [self.fencing.engine_event, self.look_for_fencing]
+            self.loop.on_tick.append(self.look_for_fencing)
         self.python_due = False
         self.engine_waits = False
-        self.tick_ns = 0
         self.attested_at_ns = now
+
+    def look_for_fencing(self, _: object = None) -> None:
+        """As the agent does after each event and each turn of its timer."""
+        assert self.fencing is not None
+        self.fencing.look(wanted=self.machine.waits_for_fencing)
 
 
 class SimNode:
@@ -185,8 +252,8 @@ class SimNode:
         self.pause_in_round_ns = 0
         """The next round is held up for so long between its look and its acts."""
         self.control_works = True
-        self.event_to_lose: EngineEventKind | None = None
-        """The next of this kind finds no room in the engine's ring."""
+        self.events_to_lose: set[EngineEventKind] = set()
+        """The next of each of these kinds finds no room in the engine's ring."""
         self.away_ns = 1 * MS
         """After an agent that was told to stop has ended, it is started again so much later."""
         self.last_act_ns = 0
@@ -196,6 +263,8 @@ class SimNode:
         self.lease_ns = 0
         """The lease to which it last renewed: longer during a planned restart."""
         self._timers = world.setting.timers()
+        self._kept_ns = 0
+        """When it was last on disk what the peer counts."""
         self._answered = ffi.new("int *")
         self._buffer = ffi.new("uint8_t[128]")
         self._frame = ffi.new("struct tb_frame *")
@@ -216,48 +285,21 @@ class SimNode:
 
     def policy(self) -> Policy:
         setting = self.world.setting
-        return Policy(
-            node=self.index,
-            name=self.name,
-            peer_name="ba"[self.index],
-            fail_safe=setting.fail_safe,
-            claim_alone=setting.claim_alone,
+        return replace(
+            wiring.policy(config_of(setting, self.index), digest=0),
             damping=setting.damping,
             flip_limit=setting.flip_limit,
             preempt_hold_ns=8 * MS,
             restart_lease_ns=4 * setting.lease_ns,
-            witness_lease_ns=setting.witness_ns,
-            witness_serve=setting.witness_serve,
+            fence_first=setting.fence == "before",
             terms_per_block=128,
         )
 
     def c_settings(self, timers: Timers) -> Any:
         setting = self.world.setting
+        config = wiring.with_timers(config_of(setting, self.index), timers)
         return settings_to_c(
-            words.Settings(
-                timers=words.Timers(
-                    hello_ns=timers.hello_ns,
-                    dead_ns=timers.dead_ns,
-                    verify_ns=timers.verify_ns,
-                    stall_ns=timers.stall_ns,
-                    lease_ns=timers.lease_ns,
-                ),
-                node=self.index,
-                links=(1 << LINKS) - 1,
-                direct=DIRECT,
-                ports=1,
-                late_ns=timers.hello_ns,
-                idle_claim_ns=2 * timers.dead_ns,
-                listen_ns=max(
-                    timers.boot_wait_ns,
-                    timers.lease_ns * 2 + timers.dead_ns + timers.verify_ns,
-                ),
-                mismatch_wait_ns=setting.mismatch_wait_ns,
-                strict=setting.strict,
-                wait_lease=setting.wait_lease,
-                claim_alone=setting.claim_alone,
-                witness_ns=setting.witness_ns,
-            )
+            replace(wiring.settings(config, ports=1), mismatch_wait_ns=setting.mismatch_wait_ns)
         )
 
     @property
@@ -316,16 +358,21 @@ class SimNode:
         self.agent = agent = Agent(self)
         self.world.checks.agent_started(self)
         gate = self.plain.gate
-        self._step(
-            agent,
-            Started(
-                engine=self._engine_view(agent),
-                term_floor=self.disk.epoch << 10,
-                kernel_listened=kernel_listened(gate.term, gate.fence_below),
-            ),
+        view = EngineView(
+            phase=Phase.LISTENING,
+            watch=Watch.UNKNOWN,
+            term=0,
+            highest=max(gate.term, gate.fence_below),
         )
-        self._after_python(agent)
+        agent.loop.feed(
+            Started(
+                engine=view,
+                term_floor=floor_of(gate.counter),
+                kernel_listened=kernel_listened(gate.term, gate.fence_below),
+            )
+        )
         self._run_engine_at(self.world.now_ns, agent)
+        agent.loop.begin()
 
     def kill(self) -> None:
         """SIGKILL. The kernel stays."""
@@ -347,7 +394,7 @@ class SimNode:
         if agent.engine_waits:
             agent.engine_waits = False
             self._run_engine_at(self.world.now_ns, agent)
-        self._wake_python(agent)
+        self.wake_python(agent)
 
     def hang_python(self) -> None:
         """The loop that decides doesn't turn."""
@@ -358,7 +405,7 @@ class SimNode:
         if self.python_hung:
             self.python_hung = False
             assert self.agent is not None
-            self._wake_python(self.agent)
+            self.wake_python(self.agent)
 
     # -- the kernel ------------------------------------------------------------------------------
 
@@ -431,28 +478,23 @@ class SimNode:
         self.last_act_ns = world.now_ns
         if actions.open or actions.renew:
             self.lease_ns = agent.decided_lease_ns
+        rung = False
         for i in range(actions.events):
-            raw = actions.event[i]
-            event = EngineEvent(
-                kind=EngineEventKind(raw.kind),
-                at_ns=raw.at_ns,
-                cause=Cause(raw.cause),
-                a=raw.a,
-                b=raw.b,
-                link=raw.link,
-            )
+            event = wiring.event(event_from_c(actions.event[i]))
             world.checks.engine_event(self, event)
-            if event.kind is self.event_to_lose:
-                self.event_to_lose = None
+            if event.kind in self.events_to_lose:
+                self.events_to_lose.discard(event.kind)
             else:
-                agent.inbox.append(event)
+                rung |= agent.loop.push(event)
             if world.narrator is not None:
                 world.narrator.engine(self, event)
         if actions.announce:
             world.checks.announced(self)
-            agent.inbox.append(EngineEvent(kind=EngineEventKind.ANNOUNCED, at_ns=now + 5 * US, a=1))
-        if agent.inbox:
-            self._wake_python(agent)
+            rung |= agent.loop.push(
+                EngineEvent(kind=EngineEventKind.ANNOUNCED, at_ns=now + 5 * US, a=1)
+            )
+        if rung:
+            self.wake_python(agent)
         sending = actions.hello | actions.probe
         for link in range(LINKS):
             if sending >> link & 1:
@@ -486,9 +528,9 @@ class SimNode:
         """The runtime learns of something."""
         if self.agent is not None:
             self.agent.inbox.append(event)
-            self._wake_python(self.agent)
+            self.wake_python(self.agent)
 
-    def _wake_python(self, agent: Agent) -> None:
+    def wake_python(self, agent: Agent) -> None:
         if not agent.python_due:
             agent.python_due = True
             self.world.at(self.world.now_ns + self.world.loop_latency(), self._run_python, agent)
@@ -497,47 +539,31 @@ class SimNode:
         agent.python_due = False
         if self.agent is not agent or self.stopped or self.python_hung:
             return
-        inbox, agent.inbox = agent.inbox, []
-        for event in inbox:
-            self._step(agent, event)
-            if self.agent is not agent:
-                return
-        self._step(agent, EngineSeen(view=self._engine_view(agent)))
-        peer = self.plain.peer
-        if peer.epoch and peer.arrived_ns >= agent.engine.started_ns:
-            self._step(agent, PeerSeen(view=self._peer_view()))
-        if self.agent is agent and agent.machine.next_deadline() <= self.clock():
-            self._step(agent, Tick())
-        self._after_python(agent)
+        self._keep_counters()
+        told, agent.inbox = agent.inbox, []
+        agent.loop.feed(*told)
+        if self.agent is agent:
+            agent.loop.turn()
 
-    def _after_python(self, agent: Agent) -> None:
-        """Arm the one timer."""
+    def _keep_counters(self) -> None:
+        """R13: what is known of the peer's counter is kept now and then, and at each epoch; so is
+        the own epoch, which may jump."""
+        known, disk = self.plain.peer.known, self.disk
+        now_ns = self.world.now_ns
+        if known >> 32 != disk.peer_counter >> 32 or now_ns >= self._kept_ns + KEEP_EVERY_NS:
+            self._kept_ns = now_ns
+            disk.peer_counter = max(disk.peer_counter, known)
+        disk.epoch = max(disk.epoch, self.plain.gate.counter >> 32)
+
+    def execute(self, agent: Agent, effects: Effects) -> None:
+        """What the core wants is done."""
         if self.agent is not agent:
             return
-        deadline = max(self.clock() + 10 * US, agent.machine.next_deadline())
-        if deadline != agent.tick_ns and deadline < FOREVER:
-            agent.tick_ns = deadline
-            self.world.at(self.world_ns(deadline), self._tick, agent, deadline)
-
-    def _tick(self, agent: Agent, deadline: int) -> None:
-        if self.agent is agent and agent.tick_ns == deadline:
-            self._wake_python(agent)
-
-    def _step(self, agent: Agent, event: Event) -> None:
-        if self.agent is not agent:
-            return
-        effects = agent.machine.step(event, self.clock())
-        self.world.checks.effects(self, event, effects)
-        if self.world.narrator is not None:
-            self.world.narrator.core(self, effects)
-        self._execute(agent, effects)
-
-    def _execute(self, agent: Agent, effects: Effects) -> None:
         world = self.world
         if effects.save is not None:
             world.at(world.now_ns + self.disk.latency_ns, self._save, agent, effects.save)
         if effects.order is not None:
-            self._set_order(agent, effects.order)
+            self.set_order(agent, effects.order)
         if effects.attest_until_ns is not None:
             agent.input.order.attested_until_ns = effects.attest_until_ns
             agent.attested_at_ns = self.clock()
@@ -560,6 +586,7 @@ class SimNode:
                 TermBlock(first=request.first, last=request.up_to),
             )
         if effects.stopped:
+            agent.loop.stop()
             self.kill()
             world.at(world.now_ns + self.away_ns, self._start_again)
 
@@ -591,63 +618,8 @@ class SimNode:
             self.plain.gate.open_until = 0
 
     def _set_witness(self, agent: Agent, told: Words) -> None:
-        agent.input.witness = witness_to_c(told)[0]
+        agent.input.witness = witness_to_c(wiring.witness(told))[0]
 
-    def _set_order(self, agent: Agent, order: Order) -> None:
-        raw = agent.input.order
-        raw.generation = order.generation
-        raw.expires_ns = order.expires_ns
-        raw.attested_until_ns = order.attested_until_ns
-        raw.term_first = order.term_first
-        raw.term_last = order.term_last
-        raw.lease_ns = order.lease_ns
-        raw.permits = order.permits
-        raw.resign_of = order.resign_of
-        raw.flags = order.flags
-        raw.role = order.role
-        raw.admin = order.admin
-        raw.health = order.health
-        raw.generation_shared = order.generation_shared
-        raw.digest = order.digest
-        proposal_to_c(wiring.proposal_of(order), raw.proposal)
-
-    def _engine_view(self, agent: Agent) -> EngineView:
-        engine = agent.engine
-        return EngineView(
-            phase=Phase(engine.phase),
-            watch=Watch(engine.watch),
-            term=engine.term or engine.claim,
-            highest=engine.highest,
-            lease_until_ns=engine.lease_until,
-            order_generation=engine.order_generation,
-            hello_ns=engine.hello,
-            dead_ns=engine.dead,
-            restart_known=bool(engine.restart_known),
-        )
-
-    def _peer_view(self) -> PeerView:
-        peer = self.plain.peer
-        # R13: the runtime keeps what it knows of the peer, and its own epoch, which may jump.
-        self.disk.peer_counter = max(self.disk.peer_counter, peer.known)
-        self.disk.epoch = max(self.disk.epoch, self.plain.gate.counter >> 32)
-        return PeerView(
-            counter=peer.counter,
-            arrived_ns=peer.arrived_ns,
-            term=peer.term,
-            claim=peer.claim,
-            fence_below=peer.fence_below,
-            highest=peer.highest,
-            lease_us=peer.lease_us,
-            flags=Flag(peer.flags),
-            role=Role(peer.role),
-            admin=Admin(peer.admin),
-            health=peer.health,
-            dead_us=peer.dead_us,
-            lease_full_us=peer.lease_full_us,
-            hello_us=peer.hello_us,
-            verify_us=peer.verify_us,
-            generation=peer.generation,
-            digest=peer.digest,
-            two_way=bool(peer.two_way),
-            proposal=wiring.proposal(proposal_words(peer.proposal)),
-        )
+    def set_order(self, agent: Agent, order: Order) -> None:
+        """It is the engine's from its next round on."""
+        agent.input.order = order_to_c(wiring.order(order), order.attested_until_ns)[0]

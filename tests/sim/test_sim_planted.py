@@ -16,8 +16,18 @@ import pytest
 from sim import schedule
 from sim.node import Agent, SimNode
 from twinbeat.core import election
+from twinbeat.core.damping import Damper
 from twinbeat.core.effects import Effects
-from twinbeat.core.types import Flag, Order, PeerView, Permit, Policy, TermBlock, Timers
+from twinbeat.core.types import (
+    Flag,
+    Order,
+    PeerView,
+    Permit,
+    Policy,
+    TermBlock,
+    Timers,
+    TrackedHealth,
+)
 
 SCHEDULES = 1000
 """By so many at most each plant has to be found."""
@@ -89,8 +99,8 @@ def endless_attestation(patch: Patch) -> None:
         original(node, agent, effects)
         agent.input.order.attested_until_ns = 1 << 62
 
-    around(patch, SimNode, "_set_order", set_order)
-    around(patch, SimNode, "_execute", execute)
+    around(patch, SimNode, "set_order", set_order)
+    around(patch, SimNode, "execute", execute)
 
 
 def replays_accepted(patch: Patch) -> None:
@@ -202,7 +212,35 @@ def isolation_ignored(patch: Patch) -> None:
         original(node, agent, replace(order, flags=order.flags & ~Flag.ISOLATED))
 
     around(patch, election, "permitted", permitted)
-    around(patch, SimNode, "_set_order", set_order)
+    around(patch, SimNode, "set_order", set_order)
+
+
+def fencing_not_waited_for(patch: Patch) -> None:
+    """A silent peer is taken over from before its power is cut, whatever is configured."""
+
+    def permitted(original: Any, facts: election.Facts) -> Any:
+        return original(replace(facts, peer_fenced=True))
+
+    around(patch, election, "permitted", permitted)
+
+
+def recovery_counts_at_once(patch: Patch) -> None:
+    """Better health isn't held down."""
+
+    def hold(original: Any, damper: Damper) -> int:
+        return original(damper) // 2
+
+    around(patch, Damper, "_hold_ns", hold)
+
+
+def failure_is_held_down(patch: Patch) -> None:
+    """Worse health counts as late as better health does."""
+
+    def see(original: Any, damper: Damper, health: TrackedHealth, now_ns: int) -> None:
+        if damper.seen is None or health.score >= damper.health.score:
+            original(damper, health, now_ns)
+
+    around(patch, Damper, "see", see)
 
 
 PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
@@ -215,12 +253,15 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (terms_not_on_disk, {"TERM"}),
     (stay_secondary_claims, {"NO_SURPRISE", "STATE"}),
     (pause_forgotten, {"NO_SURPRISE"}),
-    (nobody_claims, {"SOMEONE"}),
+    (nobody_claims, {"SOMEONE", "FAIL_SAFE"}),
     (no_proof_needed, {"ONE_OWNER"}),
     (ties_yield, {"STEADY", "SOMEONE"}),
     (fail_safe_forgotten, {"FAIL_SAFE"}),
     (unfit_serves, {"FAIL_SAFE"}),
     (isolation_ignored, {"ISOLATED"}),
+    (fencing_not_waited_for, {"FENCED"}),
+    (recovery_counts_at_once, {"DAMPED"}),
+    (failure_is_held_down, {"DAMPED", "STEADY", "SOMEONE"}),
 ]
 
 
@@ -232,6 +273,7 @@ def test_a_planted_fault_is_found(
     for seed in range(SCHEDULES):
         violation = schedule.run(seed).violation
         if violation is not None:
+            print(f"found by schedule {seed}: {violation}")
             assert violation.split(":")[0] in rules, violation
             return
     pytest.fail(f"{SCHEDULES} schedules did not find it")

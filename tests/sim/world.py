@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sim.invariants import Checks
 from sim.network import MS, US, Link
 from sim.node import LINKS, Setting, SimNode
+from sim.python import FenceDevice
 from sim.witness import SimWitness
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent
@@ -51,6 +52,7 @@ class World:
                     path.jitter_ns = 0
         self.witness = SimWitness(self, random.Random(~seed))
         """Asked only where the setting has one."""
+        self.fence = FenceDevice(self)
         self.checks = Checks(self)
         self.narrator: Narrator | None = None
         """Told of everything worth telling, for transcripts."""

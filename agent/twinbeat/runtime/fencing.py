@@ -22,7 +22,7 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from msgspec.structs import replace
@@ -143,7 +143,14 @@ class Fencing:
     def _begin(self) -> None:
         busy = self._task is not None and not self._task.done()
         if self._section.agent and not busy and not self._fenced:
-            self._task = asyncio.get_running_loop().create_task(self._fence())
+            self._task = self._spawn(self._fence())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def _rest(self) -> None:
+        """Between two attempts."""
+        await asyncio.sleep(RETRY_S)
 
     async def _fence(self) -> None:
         """Attempts until one succeeds, or nobody needs it any more."""
@@ -162,7 +169,7 @@ class Fencing:
                 return
             if beside and self._attempts >= ATTEMPTS_BESIDE:
                 return
-            await asyncio.sleep(RETRY_S)
+            await self._rest()
             section = self._section
 
     def _told(self, done: schema.Fencing) -> None:
