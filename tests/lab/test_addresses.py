@@ -51,11 +51,6 @@ def rivals(node: str, kind: str) -> list[dict[str, Any]]:
     return [one for one in said["rivals"] if one["kind"] == kind] if said else []
 
 
-def metric(node: str, line: str) -> bool:
-    url = "http://127.0.0.1:9703/metrics"
-    return line in inside(plan.namespace(node), "curl", "-sS", "--max-time", "5", url)
-
-
 def test_several_vrids_share_a_port(bare: None) -> None:
     """Each has its MAC, and all of them move with one takeover."""
     lab.up(replace(CALM, agent=False))
@@ -164,7 +159,9 @@ def test_a_host_with_our_address_is_found_and_named(primary: str) -> None:
     assert any(one["code"].startswith("duplicate_address") for one in said["warnings"])
     log = processes.log_tail(agents.process_name(primary), 30)
     assert f"{mac} on lan0 speaks for our address {plan.LAN_VIP}" in log
-    assert metric(primary, 'twinbeat_rivals{interface="lan0",kind="address",pair="1"} 1.0')
+    assert 'twinbeat_rivals{interface="lan0",kind="address",pair="1"} 1.0' in agents.metrics(
+        primary
+    )
     assert mac in agents.cli(primary, "show", "vips").stdout
     assert {node: watching.transitions(node) for node in plan.NODES} == before
 
@@ -207,7 +204,9 @@ def test_a_router_with_our_number_is_named(primary: str) -> None:
             )
             assert (found["interface"], found["what"]) == ("lan0", f"VRID {plan.LAN_VRID}")
             assert found["who"] == plan.CLIENT_ADDRESS
-            assert metric(node, 'twinbeat_rivals{interface="lan0",kind="vrrp",pair="1"} 1.0')
+            assert 'twinbeat_rivals{interface="lan0",kind="vrrp",pair="1"} 1.0' in agents.metrics(
+                node
+            )
         wait_for(lambda: spoken() == {plan.LAN_VRID, 200}, "it speaks for both", timeout_s=20)
         for node in plan.NODES:
             assert [one["what"] for one in rivals(node, "vrrp")] == [f"VRID {plan.LAN_VRID}"]

@@ -73,11 +73,6 @@ def carries(node: str, name: str) -> bool:
     return bool(link and link["up"] and link["two_way"])
 
 
-def metrics(node: str) -> str:
-    inside = netns.enter(plan.namespace(node))
-    return run([*inside, "curl", "-sS", "--max-time", "5", "http://127.0.0.1:9703/metrics"])
-
-
 def verdicts(node: str) -> dict[str, int]:
     """What suspicions came to, those that were cleared at once left out."""
     counted = agents.counters(node)
@@ -234,7 +229,7 @@ def test_a_silent_link_gives_an_alarm_and_moves_nobody(calm: str) -> None:
     log = processes.log_tail(agents.process_name(node), 20)
     assert f"link lan0 (lan0) carries no heartbeats, though {calm} is heard on ha0" in log
     assert "no frame comes in" in log
-    scraped = metrics(node)
+    scraped = agents.metrics(node)
     assert 'twinbeat_link_silent{link="lan0",pair="1"} 1.0' in scraped
     assert 'twinbeat_link_silent{link="ha0",pair="1"} 0.0' in scraped
     assert not links(calm)["lan0"]["quality"]["alarm"], "the other direction works"

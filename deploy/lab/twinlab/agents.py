@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlab import netns, plan, processes, routed, witness
-from twinlab.shell import LabError, wait_for
+from twinlab.shell import LabError, run, wait_for
 
 DAEMON = plan.VENV_DIR / "bin" / "twinbeatd"
 WORKER = plan.VENV_DIR / "bin" / "twinbeat-worker"
@@ -206,6 +206,12 @@ def show(node: str) -> dict[str, Any] | None:
 def counters(node: str) -> dict[str, Any] | None:
     """Everything the node counts; None if it doesn't answer."""
     return _get(node, "/v1/counters")
+
+
+def metrics(node: str) -> str:
+    """What Prometheus would scrape from the node, asked inside it."""
+    inside = netns.enter(plan.namespace(node))
+    return run([*inside, "curl", "-sS", "--max-time", "5", "http://127.0.0.1:9703/metrics"])
 
 
 def history(node: str) -> list[dict[str, Any]]:

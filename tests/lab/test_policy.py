@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator changes on a living pair: its intervals, and who is to be preferred."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import Any
+
+from twinlab import agents, plan, probe, processes
+from twinlab.shell import wait_for
+
+from lab import watching
+
+LAB_OPTIONS = plan.Options(profile="balanced", settings=watching.CALM)
+
+CHANGES = 20
+SLOW_HELLO_US = (60_000, 80_000)
+FAST_HELLO_US = (4_000, 12_000)
+FAST_DEAD_US = (45_000, 55_000)
+"""Less than a slow heartbeat: a node that slows down before its peer tolerates it is suspected."""
+LEASE_MS = 2_500
+"""A machine that is busy elsewhere for a moment loses nobody the role."""
+NOISE_S = 2.0
+"""For so long it is watched what the machine itself does to the shortest of these intervals."""
+
+
+def tell(node: str, *words: str) -> str:
+    """Have the node told something; what it said. Fails if it refused."""
+    done = agents.cli(node, *words)
+    assert done.returncode == 0, f"{' '.join(words)} at {node}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def said(node: str) -> dict[str, Any]:
+    status = agents.show(node)
+    assert status is not None, f"the agent of {node} does not answer"
+    return status
+
+
+def suspicions() -> int:
+    total = 0
+    for node in plan.NODES:
+        counted = agents.counters(node)
+        assert counted is not None
+        total += sum(counted["suspicions"].values())
+    return total
+
+
+def transitions() -> list[int]:
+    return [watching.transitions(node) for node in plan.NODES]
+
+
+def configured(node: str) -> bool:
+    """Whether the node keeps the intervals of its file."""
+    return said(node)["timers"]["override"] is None
+
+
+def test_what_was_set_is_kept_by_both_and_outlives_an_agent(primary: str) -> None:
+    secondary = plan.peer(primary)
+    spoken = tell(secondary, "set", "timers", "hello=4ms", "dead=200ms", "--even-so")
+    assert "both nodes keep hello 4000 µs" in spoken
+    for node in plan.NODES:
+        timers = said(node)["timers"]
+        assert (timers["hello_us"], timers["dead_us"]) == (4_000, 200_000)
+        assert timers["override"] is not None
+        assert 'twinbeat_timers_override{pair="1"} 1.0' in agents.metrics(node)
+        log = processes.log_tail(agents.process_name(node), 20)
+        assert f"{node} keeps hello 4000 µs, dead 200000 µs" in log
+    assert "set by an operator over the configuration" in agents.cli(primary, "show").stdout
+    agents.kill(secondary)
+    agents.start(secondary)
+    agents.wait_fit()
+    assert said(secondary)["timers"]["hello_us"] == 4_000
+    tell(primary, "unset", "timers")
+    for node in plan.NODES:
+        wait_for(partial(configured, node), f"{node} goes back to its file", timeout_s=5)
+        assert said(node)["timers"]["hello_us"] == 10_000
+
+
+def test_what_contradicts_itself_is_refused_with_its_reason(primary: str) -> None:
+    told = agents.cli(primary, "set", "timers", "hello=5ms", "dead=5ms")
+    assert told.returncode == 4
+    assert "timers_contradict" in told.stderr
+    assert "dead_us = 5000 is less than three times hello_us = 5000" in told.stderr
+    assert all(configured(node) for node in plan.NODES)
+
+
+def test_the_second_that_is_told_to_stay_primary_is_refused(primary: str) -> None:
+    secondary = plan.peer(primary)
+    tell(primary, "stay", "primary")
+    wait_for(
+        lambda: said(secondary)["peer"]["admin"] == "stay-primary",
+        "the peer hears of it",
+        timeout_s=5,
+    )
+    told = agents.cli(secondary, "stay", "primary")
+    assert (told.returncode, "both_stay_primary" in told.stderr) == (4, True)
+    told = agents.cli(secondary, "force", "failover", "--yes")
+    assert (told.returncode, "peer_stays_primary" in told.stderr) == (4, True)
+    tell(primary, "stay", "off")
+
+
+def test_a_pause_says_what_a_death_would_mean_and_ends_by_itself(primary: str) -> None:
+    spoken = tell(primary, "pause", "--for", "1s", "--reason", "new cable")
+    assert "its gate would shut within 1.2 s" in spoken
+    told = agents.cli(plan.peer(primary), "force", "failover", "--yes")
+    assert (told.returncode, "paused" in told.stderr) == (4, True)
+    wait_for(lambda: said(primary)["pause"] is None, "the pause ends", timeout_s=10)
+    assert watching.serves(primary)
+
+
+def change(rng: random.Random, *, slow: bool) -> None:
+    """Other heartbeats from now on, by the word of either node."""
+    hello_us = rng.randrange(*(SLOW_HELLO_US if slow else FAST_HELLO_US))
+    dead_us = 3 * hello_us if slow else rng.randrange(*FAST_DEAD_US)
+    values = (f"hello_us={hello_us}", f"dead_us={dead_us}", f"lease={LEASE_MS}ms")
+    spoken = tell(rng.choice(plan.NODES), "set", "timers", *values, "--even-so")
+    assert f"both nodes keep hello {hello_us} µs, dead {dead_us} µs" in spoken
+
+
+def test_intervals_change_and_nobody_notices(primary: str) -> None:
+    """Each of many changes is one in which either node might outrun the other's patience."""
+    rng = random.Random(20)
+    change(rng, slow=False)
+    noise = suspicions()
+    with probe.Probe(interval_us=1000) as running:
+        running.wait_for_time(NOISE_S)
+    noise = suspicions() - noise
+    recorded, term = transitions(), watching.term(primary)
+    before, begun = suspicions(), agents.boot_ns()
+
+    def changes() -> None:
+        for number in range(CHANGES):
+            change(rng, slow=number % 2 == 0)
+
+    seen = watching.watch(changes, lambda: True, "the changes", interval_us=1000)
+    took_s = (agents.boot_ns() - begun) / 1e9
+    suspected = suspicions() - before
+    print(f"{CHANGES} changes in {took_s:.1f} s, {suspected} suspicions, noise {noise}")
+    assert seen.outage is None, "the client missed nothing"
+    assert suspected < CHANGES / 2 + 2 * noise * took_s / NOISE_S, "or nearly each makes one"
+    assert transitions() == recorded
+    assert watching.term(primary) == term, "the reign went on"
