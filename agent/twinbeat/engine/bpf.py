@@ -330,7 +330,7 @@ def map_info(fd: int) -> MapInfo:
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
-    """The value under `key`, None if there is none. Per-CPU maps: see `lookup_percpu`."""
+    """The value under `key`, None if there is none. Per-CPU counters: see `Totals`."""
     key_buffer, value = _buffer(key), ctypes.create_string_buffer(value_size)
     result = _bpf(
         _Command.MAP_LOOKUP_ELEM,
@@ -343,13 +343,24 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
-def lookup_percpu(fd: int, key: bytes, value_size: int) -> list[bytes]:
-    """The value of each possible processor under `key`."""
-    stride = (value_size + 7) & ~7
-    raw = lookup(fd, key, stride * possible_cpus())
-    if raw is None:
-        return []
-    return [raw[at : at + value_size] for at in range(0, len(raw), stride)]
+class Totals:
+    """Sums of an array of 64-bit counters that each processor has its own of.
+
+    Its buffers are made once: the loop that decides reads some counters each second.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._index = ctypes.c_uint32()
+        self._values = (ctypes.c_uint64 * possible_cpus())()
+        self._element = _Element(
+            map_fd=fd, key=ctypes.addressof(self._index), value=ctypes.addressof(self._values)
+        )
+
+    def at(self, index: int) -> int:
+        """What all processors have counted under `index`."""
+        self._index.value = index
+        _checked("reading a counter", _Command.MAP_LOOKUP_ELEM, self._element)
+        return sum(self._values)
 
 
 def update(fd: int, key: bytes, value: bytes) -> None:

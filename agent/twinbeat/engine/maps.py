@@ -162,6 +162,7 @@ class Maps:
 
     def __init__(self, descriptors: Mapping[str, int]) -> None:
         self._fds = dict(descriptors)
+        self._totals: dict[str, bpf.Totals] = {}
 
     @classmethod
     def open(cls, pair: int, *, root: Path = PIN_ROOT) -> Self:
@@ -194,6 +195,7 @@ class Maps:
 
     def close(self) -> None:
         """Close the file descriptors; maps and programs stay pinned."""
+        self._totals.clear()
         while self._fds:
             os.close(self._fds.popitem()[1])
 
@@ -365,8 +367,10 @@ class Maps:
         return [self._total("gaps", first + bucket) for bucket in range(abi.BUCKETS)]
 
     def _total(self, name: str, index: int) -> int:
-        words = bpf.lookup_percpu(self._fds[name], index.to_bytes(4, "little"), 8)
-        return sum(int.from_bytes(word, "little") for word in words)
+        totals = self._totals.get(name)
+        if totals is None:
+            totals = self._totals[name] = bpf.Totals(self._fds[name])
+        return totals.at(index)
 
     # Where the pins come from ------------------------------------------------------------------
 

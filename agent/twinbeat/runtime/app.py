@@ -655,6 +655,8 @@ class App:
 
     def _look_for_hooks(self) -> None:
         """What hooks may want to know beside the role."""
+        if not self._hooks.any:
+            return
         core = self._machine.status
         watch = core.engine.watch if core.engine is not None else Watch.UNKNOWN
         self._hooks.look(

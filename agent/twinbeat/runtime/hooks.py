@@ -198,6 +198,9 @@ class Hooks:
             self._hooks[section.name] = Hook(section, names)
         for hook in before.values():
             self._dismiss(hook)
+        if not self._hooks:
+            # The first look for those that may come is none.
+            self._fit = self._peer = None
 
     def _dismiss(self, hook: Hook) -> None:
         task = asyncio.get_running_loop().create_task(hook.stop())
@@ -225,6 +228,11 @@ class Hooks:
                 at_ns=recorded.at_ns,
             )
         )
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any: nobody else wants to know what `look` looks at."""
+        return bool(self._hooks)
 
     def look(self, *, unfit: Sequence[tuple[str, str]], peer_alive: bool) -> None:
         """Look for news beside the role; the first look is none.
