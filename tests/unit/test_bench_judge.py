@@ -2,6 +2,7 @@
 """From what was seen to a number: takeovers, overlaps, outages, and what a takeover was."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -487,7 +488,7 @@ def flooded(arrived: int, **reasons: int) -> measures_flood.Flooded:
         arrived=arrived,
         refused=judge.refused(reasons),
         suspicions=0,
-        transitions=0,
+        moved=(),
         reasons=reasons,
     )
 
@@ -514,3 +515,32 @@ def test_more_counted_than_arrived_is_shown_and_not_hidden() -> None:
     assert seen.values == (-3,)
     assert "3 more were counted than arrived" in seen.note
     assert seen.details["refused_under_the_unrelated_flood"] == 1
+
+
+def stalled(*stalls: tuple[int, int], moved: tuple[int, ...]) -> measures_flood.Flooded:
+    found = tuple(judge.Stall(began_ns=began, ended_ns=ended) for began, ended in stalls)
+    return replace(flooded(100, auth=100), moved=moved, stalls=found)
+
+
+def test_every_change_of_role_in_a_flood_counts_and_a_stall_beside_it_is_told() -> None:
+    evil = stalled((5 * MS, 16 * MS), moved=(16 * MS, 17 * MS, 400 * MS))
+    found = measures_flood.figures_of(flooded(90), evil, 0, [0, 0, 0], [])
+    named = {figure.spec.name: figure for figure in found}
+    assert (named["flood_transitions"].values, named["flood_transitions"].holds) == ((3,), False)
+    assert named["flood_unexplained"].values == (1,)
+    assert named["flood_stalls"].values == (1,)
+    assert named["flood_transitions"].note.startswith("3, 2 of them beside a stall of the machine")
+    assert "11.0 ms at most" in named["flood_transitions"].note
+
+
+def test_a_stall_explains_what_follows_it_soon_and_nothing_before() -> None:
+    stalls = judge.stalls_of([[20 * MS, 11 * MS]])
+    assert stalls == [judge.Stall(began_ns=9 * MS, ended_ns=20 * MS)]
+    beside = [judge.beside_stalls([at * MS], stalls, within_ns=5 * MS) for at in (8, 9, 25, 26)]
+    assert beside == [0, 1, 1, 0]
+
+
+def test_an_excess_is_told_with_its_chance() -> None:
+    assert judge.excess([0, 0], [0, 0]) == (0, 1.0)
+    assert judge.excess([1, 1, 2], [0, 0, 0]) == (3, 1 / 8)
+    assert judge.excess([5, 0, 1], [1, 1, 0]) == (0, 3 / 4), "a pair with both says nothing"

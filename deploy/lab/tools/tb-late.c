@@ -8,6 +8,9 @@
  * this bare loop costs in percent of a processor.  Where it runs is the scheduler's choice unless
  * --cpu says otherwise.
  *
+ * With --note-above-us each wake-up later than that is listed: [when on CLOCK_BOOTTIME, how late], so
+ * that what else happened at that moment can be told from what the machine did.
+ *
  * --method armed sleeps as Twinbeat's engine does: on a futex, with the wake-up after the next one
  * always armed on a second timer, so that the interrupt that ends a sleep programs the local timer
  * for the next.  --hold-latency keeps the processors out of deep sleep meanwhile.
@@ -35,6 +38,7 @@
 #define MS_MAX 900000
 #define DEVICES_MAX 4
 #define LENGTH_MAX 1514
+#define NOTED_MAX 4096
 #define SYSCALLS 20000
 #define PROGRAMMINGS 200
 #define NEAR_NS (40 * NS_PER_US)
@@ -42,7 +46,7 @@
 
 static const char usage_text[] =
 	"usage: tb-late --ms N [--interval-us N] [--fifo PRIORITY] [--cpu N]\n"
-	"               [--method sleep|armed] [--hold-latency 0|1]\n"
+	"               [--method sleep|armed] [--hold-latency 0|1] [--note-above-us N]\n"
 	"               [--device IFACE --frame HEX]...";
 
 struct device {
@@ -53,10 +57,15 @@ struct device {
 
 struct options {
 	int64_t ms, interval_ns, cpu;
+	int64_t note_above_ns; /* 0 = none is listed */
 	int priority;
 	bool armed, hold_latency;
 	struct device device[DEVICES_MAX];
 	size_t devices;
+};
+
+struct noted {
+	int64_t at_ns, late_ns;
 };
 
 struct sleeper {
@@ -218,6 +227,9 @@ static void parse(struct options *options, int argc, char **argv)
 			options->cpu = parse_number(argv[++i], "--cpu", 0, CPU_SETSIZE - 1);
 		else if (!strcmp(argv[i], "--hold-latency"))
 			options->hold_latency = parse_number(argv[++i], "--hold-latency", 0, 1);
+		else if (!strcmp(argv[i], "--note-above-us"))
+			options->note_above_ns =
+				parse_number(argv[++i], "--note-above-us", 1, 1000000) * NS_PER_US;
 		else if (!strcmp(argv[i], "--method") && !strcmp(argv[i + 1], "sleep"))
 			options->armed = false, i++;
 		else if (!strcmp(argv[i], "--method") && !strcmp(argv[i + 1], "armed"))
@@ -233,8 +245,18 @@ static void parse(struct options *options, int argc, char **argv)
 		usage(usage_text);
 }
 
+static void print_noted(const struct noted *noted, size_t count)
+{
+	printf("\"noted\": [");
+	for (size_t i = 0; i < count; i++)
+		printf("%s[%lld, %lld]", i ? ", " : "", (long long)noted[i].at_ns,
+		       (long long)noted[i].late_ns);
+	printf("]");
+}
+
 int main(int argc, char **argv)
 {
+	static struct noted noted[NOTED_MAX];
 	static struct options options = {.interval_ns = 200 * NS_PER_US, .cpu = -1, .priority = 90};
 
 	parse(&options, argc, argv);
@@ -259,6 +281,7 @@ int main(int argc, char **argv)
 	struct sleeper sleeper = {.armed = options.armed, .ahead = {make_timer(), make_timer()}};
 	int64_t a_syscall = syscall_ns(), a_programming = programming_ns();
 	int64_t count = 0, above_ms = 0, unsent = 0;
+	size_t notes = 0;
 	int64_t begun = clock_ns(LATE_CLOCK);
 	int64_t next = begun + options.interval_ns;
 	int64_t until = next + options.ms * 1000 * NS_PER_US;
@@ -271,6 +294,9 @@ int main(int argc, char **argv)
 			continue; /* a signal */
 		late[count] = now - next;
 		above_ms += late[count] > 1000 * NS_PER_US;
+		if (options.note_above_ns && late[count] > options.note_above_ns &&
+		    notes < NOTED_MAX)
+			noted[notes++] = (struct noted){clock_ns(TOOL_CLOCK), late[count]};
 		count++;
 		for (size_t i = 0; i < options.devices; i++)
 			unsent += send(options.device[i].fd, options.device[i].frame,
@@ -287,11 +313,13 @@ int main(int argc, char **argv)
 	printf("{\"samples\": %lld, \"p50_ns\": %lld, \"p90_ns\": %lld, \"p99_ns\": %lld, "
 	       "\"p999_ns\": %lld, \"max_ns\": %lld, \"above_1ms\": %lld, \"seconds\": %.3f, "
 	       "\"cpu_percent\": %.2f, \"wake_ns\": %.0f, \"syscall_ns\": %lld, "
-	       "\"programming_ns\": %lld, \"unsent\": %lld}\n",
+	       "\"programming_ns\": %lld, \"unsent\": %lld, ",
 	       (long long)count, (long long)quantile(late, count, 500),
 	       (long long)quantile(late, count, 900), (long long)quantile(late, count, 990),
 	       (long long)quantile(late, count, 999), (long long)late[count - 1],
 	       (long long)above_ms, seconds, 100 * cpu / seconds, 1e9 * cpu / (double)count,
 	       (long long)a_syscall, (long long)a_programming, (long long)unsent);
+	print_noted(noted, notes);
+	printf("}\n");
 	return 0;
 }

@@ -355,6 +355,16 @@ SPECS = _specs(
         runs_needed=50,
     ),
     Spec(
+        name="reload_over_quiet",
+        what="stretches with suspicions: those with a reload, less those in which nothing happens",
+        unit="stretches",
+    ),
+    Spec(
+        name="reload_over_load",
+        what="the same, less those in which an unrelated process takes as much processor time",
+        unit="stretches",
+    ),
+    Spec(
         name="reload_suspicion_rate",
         what="the same as a rate, fast",
         unit="1/min",
@@ -424,6 +434,21 @@ SPECS = _specs(
         aim=0,
         bar_on=MAXIMUM,
         seconds_needed=10,
+    ),
+    Spec(
+        name="flood_unexplained",
+        what="those of them that no stall of the machine was beside",
+        unit="transitions",
+    ),
+    Spec(
+        name="flood_stalls",
+        what="stalls of the machine in it: a bare real-time thread waited for a lease or longer",
+        unit="stalls",
+    ),
+    Spec(
+        name="plain_flood_transitions",
+        what="changes of role during an equal flood of unrelated frames",
+        unit="transitions",
     ),
     Spec(
         name="flood_uncounted",

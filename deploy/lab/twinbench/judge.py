@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -529,6 +530,50 @@ def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]
 def refused(counters: Mapping[str, int]) -> int:
     """How many heartbeats the kernel refused for a reason that a forger or a replayer gives it."""
     return sum(counters.get(name, 0) for name in FORGED)
+
+
+# ----------------------------------------------------------- the machine itself --------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stall:
+    """A bare real-time thread, above every engine, was not run when it should have been."""
+
+    began_ns: int
+    ended_ns: int
+
+    @property
+    def lasted_ns(self) -> int:
+        return self.ended_ns - self.began_ns
+
+
+def stalls_of(noted: Iterable[Sequence[int]]) -> list[Stall]:
+    """What tb-late listed: when it woke, and how late that was."""
+    return [Stall(began_ns=at_ns - late_ns, ended_ns=at_ns) for at_ns, late_ns in noted]
+
+
+def beside_stalls(moments: Iterable[int], stalls: Sequence[Stall], *, within_ns: int) -> int:
+    """How many moments lie in a stall, or so soon after one that it may be behind them."""
+    return sum(
+        1
+        for at_ns in moments
+        if any(stall.began_ns <= at_ns <= stall.ended_ns + within_ns for stall in stalls)
+    )
+
+
+def excess(with_it: Sequence[int], without: Sequence[int]) -> tuple[int, float]:
+    """In how many more pairs something happened with a cause than without, and if that is chance.
+
+    The second number is the chance of such an excess, or a greater one, if the cause had no effect:
+    then a pair of which only one half shows something is as likely to show it in either half (the
+    sign test, one-sided).
+    """
+    pairs = list(zip(with_it, without, strict=True))
+    only_with = sum(1 for here, there in pairs if here and not there)
+    only_without = sum(1 for here, there in pairs if there and not here)
+    told = only_with + only_without
+    ways = sum(math.comb(told, number) for number in range(only_with, told + 1))
+    return only_with - only_without, ways / 2**told
 
 
 def per_minute(count: float, seconds: float) -> float:

@@ -278,11 +278,7 @@ def _plain_flood(seen: Seen) -> str | None:
     ours, plain = seen.middle("flood_suspicions"), seen.middle("plain_flood_suspicions")
     if ours is None or plain is None:
         return None
-    note = seen.figure["note"]
-    return (
-        f"suspicions a minute: {_number(ours)} in it, {_number(plain)} in the unrelated flood"
-        + (f"; {note}" if note else "")
-    )
+    return f"suspicions a minute: {_number(ours)} in it, {_number(plain)} in the unrelated flood"
 
 
 def _hogs(seen: Seen) -> str | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -10,13 +11,14 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twinlab import netns, plan, services
 from twinlab.shell import LabError, run
 
-from twinbench import figures
+from twinbench import figures, judge
 from twinbench.figures import Figure
 
 
@@ -123,6 +125,33 @@ def late(
     command += ["--ms", str(round(1000 * seconds)), "--interval-us", str(interval_us)]
     command += ["--fifo", str(fifo), *arguments]
     return dict(json.loads(run(command, timeout_s=seconds + 30)))
+
+
+STALLS_INTERVAL_US = 500
+
+
+@contextlib.contextmanager
+def stalls(above_us: int) -> Iterator[list[judge.Stall]]:
+    """A bare real-time thread above the engines on each processor, until the block is left.
+
+    Then the list holds when one of them was not run for longer than that: whoever else had to run
+    there was kept waiting as well, by nothing that is part of this project.
+    """
+    found: list[judge.Stall] = []
+    watching: list[subprocess.Popen[str]] = []
+    command = [services.tool("tb-late"), "--ms", "600000", "--fifo", "90"]
+    command += ["--interval-us", str(STALLS_INTERVAL_US), "--note-above-us", str(above_us)]
+    try:
+        for processor in sorted(os.sched_getaffinity(0)):
+            pinned = [*command, "--cpu", str(processor)]
+            watching.append(subprocess.Popen(pinned, stdout=subprocess.PIPE, text=True))
+        yield found
+    finally:
+        for one in watching:
+            one.terminate()
+        for one in watching:
+            said, _ = one.communicate(timeout=30)
+            found += judge.stalls_of(json.loads(said or "{}").get("noted", []))
 
 
 class Strain:

@@ -5,6 +5,10 @@ flinch?
 Half are forged with counters that look fresh, half were on the wire before.  Beside it an equal
 flood of frames that are none of Twinbeat's business, since any flood costs processor time on a
 machine this small: what the forgeries cost is the difference.
+
+And beside both, on each processor, a bare real-time thread above the engines: where the hypervisor
+stops a processor for longer than a lease, a primary that ran there lets its lease lapse, flood or
+not.  All changes of role count; how many of them were beside such a stall is told.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 from twinlab import agents, capture, flood, netns, plan, probe
 from twinlab.shell import LabError, run, wait_for
 
-from twinbench import figures, forge, ground, judge
+from twinbench import figures, forge, ground, judge, machine
 from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
@@ -28,6 +32,9 @@ from twinbench.measures_death import MS
 LINK = "lan0"
 REPLAYS = 256
 DEATH_FLOOD_S = 4
+
+SETTLED_NS = 100_000_000
+"""How long after a stall a change of role may still be its doing: the peer takes over, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +48,26 @@ class Flooded:
     """Less what the port had no room for."""
     refused: int
     suspicions: int
-    transitions: int
+    moved: tuple[int, ...]
+    """When roles changed."""
     reasons: dict[str, int]
     """How much each of the victim's counters grew."""
+    stalls: tuple[judge.Stall, ...] = ()
+    """When the machine kept a bare real-time thread waiting for about a lease, or longer."""
+
+    @property
+    def beside_stalls(self) -> int:
+        """How many of the changes of role a stall of the machine may be behind."""
+        return judge.beside_stalls(self.moved, self.stalls, within_ns=SETTLED_NS)
+
+    def told(self) -> str:
+        """Its changes of role, and what the machine did meanwhile."""
+        longest = max((stall.lasted_ns for stall in self.stalls), default=0)
+        stalled = f", {longest / MS:.1f} ms at most" if self.stalls else ""
+        return (
+            f"{len(self.moved)}, {self.beside_stalls} of them beside a stall of the machine (a "
+            f"bare real-time thread waited a lease or longer {len(self.stalls)} times{stalled})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +140,17 @@ def arrived(taken: int, refused: int, dropped: int) -> int:
 def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
     before, doubts, lost = ground.counters(), ground.suspicions(), _dropped(victim)
     began = agents.boot_ns()
-    with _running(victim, parts, rate, seconds) as floods:
+    with (
+        machine.stalls(_stall_us(victim)) as stalls,
+        _running(victim, parts, rate, seconds) as floods,
+    ):
         taken = sum(one.finish() for one in floods)
         refused = sum(one.refused for one in floods)
     ended = agents.boot_ns()
     after, doubts_after = ground.counters(), ground.suspicions()
     reasons = judge.grown(before[victim]["reasons"], after[victim]["reasons"])
-    moved = sum(
-        1
+    moved = tuple(
+        transition["at_ns"]
         for transitions in ground.histories().values()
         for transition in transitions
         if transition["at_ns"] >= began and transition["from_role"] != transition["to_role"]
@@ -135,9 +162,17 @@ def _flood(victim: str, parts: list[Part], rate: int, seconds: int) -> Flooded:
         arrived=arrived(taken, refused, _dropped(victim) - lost),
         refused=judge.refused(reasons),
         suspicions=sum(judge.grown(doubts, doubts_after).values()),
-        transitions=moved,
+        moved=moved,
         reasons=reasons,
+        stalls=tuple(stalls),
     )
+
+
+def _stall_us(node: str) -> int:
+    """From how long a stall on the lease may have run out: it was renewed up to a round before."""
+    said = wait_for(functools.partial(agents.show, node), f"an answer of {node}", timeout_s=20)
+    timers = said["timers"]
+    return int(timers["lease_us"] - timers["hello_us"] - machine.STALLS_INTERVAL_US)
 
 
 def _signs_of_belief() -> int:
@@ -238,10 +273,22 @@ def figures_of(
         ),
         figures.measured(
             "flood_transitions",
-            [evil.transitions],
+            [len(evil.moved)],
             seconds=seconds,
-            note=f"under the unrelated flood: {plain.transitions}",
+            note=f"{evil.told()}; under the unrelated flood: {plain.told()}",
+            details={
+                name: {
+                    "transitions_ns": kind.moved,
+                    "stalls_ns": [[stall.began_ns, stall.ended_ns] for stall in kind.stalls],
+                }
+                for name, kind in (("forged", evil), ("unrelated", plain))
+            },
         ),
+        figures.measured(
+            "flood_unexplained", [len(evil.moved) - evil.beside_stalls], seconds=seconds
+        ),
+        figures.measured("flood_stalls", [len(evil.stalls)], seconds=seconds),
+        figures.measured("plain_flood_transitions", [len(plain.moved)], seconds=plain.seconds),
         figures.measured(
             "flood_uncounted", [uncounted], seconds=seconds, note=more, details=details
         ),

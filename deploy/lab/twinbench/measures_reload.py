@@ -4,7 +4,8 @@
 On a machine this small any processor time that something takes delays somebody's engine, and raises
 suspicions.  So each reload has two companions, measured just before and just after it: a stretch
 like it in which nothing happens, and one in which a process that knows nothing of Twinbeat takes as
-much processor time as the reload did, in one piece.  The bar is on the reload alone.
+much processor time as the reload did, in one piece.  The bar is on the reload alone; beside it
+stands in how many more stretches it raised suspicions than its companions, and if that is chance.
 
 A reload that finds nothing new is over when the file is read.  So before each one the node's file
 is rewritten, and the reload counts only if the agent then says that the new values are in force.
@@ -133,6 +134,14 @@ class Stretches:
 
     def per_minute(self) -> float:
         return judge.per_minute(sum(self.suspicions), sum(e - b for b, e in self.spans) / 1e9)
+
+    def beyond(self, others: Stretches) -> tuple[int, str]:
+        """In how many more stretches there were suspicions than in their companions; in words."""
+        pairs = min(len(self.suspicions), len(others.suspicions))
+        mine, theirs = self.suspicions[:pairs], others.suspicions[:pairs]
+        more, chance = judge.excess(mine, theirs)
+        words = f"{sum(map(bool, mine))} of {pairs} stretches against {sum(map(bool, theirs))}; "
+        return more, words + f"by chance alone {100 * chance:.1f} % of runs show as many more"
 
     def lost(self, record: probe.Record) -> list[int]:
         """Probes lost in each stretch."""
@@ -290,6 +299,8 @@ def _figures(
         "each changed two keys (announce.refresh_s, policy.preempt_hold_s), as the agent's status "
         f"showed after it, and {with_vips} of them a VIP as well"
     )
+    over_quiet, quiet_words = loaded.beyond(quiet)
+    over_burden, burden_words = loaded.beyond(burdened)
     rates = (
         ("reload_suspicion_rate", loaded),
         ("beside_load_suspicion_rate", burdened),
@@ -298,6 +309,8 @@ def _figures(
     return [
         figures.measured("reload_lost", loaded.lost(record), note=note, details=details),
         figures.measured("reload_suspicions", loaded.suspicions, note=note, details=details),
+        figures.measured("reload_over_quiet", [over_quiet], note=quiet_words),
+        figures.measured("reload_over_load", [over_burden], note=burden_words),
         *(
             figures.measured(name, [kind.per_minute()] if kind.spans else [], seconds=seconds)
             for name, kind in rates

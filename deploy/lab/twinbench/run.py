@@ -83,7 +83,7 @@ GROUPS = (
         "reload",
         measures_reload.reload,
         (
-            *("reload_lost", "reload_suspicions"),
+            *("reload_lost", "reload_suspicions", "reload_over_quiet", "reload_over_load"),
             *("reload_suspicion_rate", "beside_load_suspicion_rate", "beside_quiet_suspicion_rate"),
             *("beside_load_lost", "reload_cpu"),
             *("unchanged_reload_lost", "unchanged_reload_suspicions"),
@@ -96,7 +96,8 @@ GROUPS = (
         "flood",
         measures_flood.under_flood,
         (
-            *("flood_rate", "flood_transitions", "flood_uncounted", "flood_accepted"),
+            *("flood_rate", "flood_transitions", "flood_unexplained", "flood_stalls"),
+            *("plain_flood_transitions", "flood_uncounted", "flood_accepted"),
             *("flood_suspicions", "plain_flood_suspicions", "flood_undetected_deaths"),
         ),
     ),
