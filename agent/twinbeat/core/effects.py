@@ -160,7 +160,8 @@ class Effects:
 
     def __bool__(self) -> bool:
         """True if there is anything to do."""
-        return self != _NOTHING
+        # Most steps renew the attestation and do nothing else: the answer is quick for those.
+        return self.attest_until_ns is not None or self != _NOTHING
 
 
 _NOTHING = Effects()
