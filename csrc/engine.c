@@ -344,17 +344,21 @@ static bool witness_grants(const struct round *r, tb_u64 claim)
 	return r->now >= witness->open_ns;
 }
 
+/* Does the newest frame say when the frame of ours was sent that it echoes? By another clock it doesn't. */
+static bool echo_is_dated(const struct round *r)
+{
+	const struct tb_peer *peer = &r->in->peer;
+
+	return peer->epoch != 0 && !(peer->flags & TB_F_KNOWN) &&
+	       peer->echo >> 32 == r->in->gate.counter >> 32 && peer->echo_ns <= peer->arrived_ns;
+}
+
 /* The newest frame as a word: when the frame of ours was sent that it answers; 0 = it proves nothing. */
 static tb_u64 word_of_peer(const struct round *r)
 {
 	const struct tb_peer *peer = &r->in->peer;
 
-	if (peer->epoch == 0 || (peer->flags & TB_F_KNOWN) ||
-	    peer->echo >> 32 != r->in->gate.counter >> 32)
-		return 0; /* an echo of an earlier boot has the time of another clock */
-	if (peer->echo_ns < r->e->started_ns || peer->echo_ns > peer->arrived_ns)
-		return 0;
-	return peer->echo_ns;
+	return echo_is_dated(r) && peer->echo_ns >= r->e->started_ns ? peer->echo_ns : 0;
 }
 
 static void hear_word(struct round *r)
@@ -677,7 +681,8 @@ static bool silence_opens(const struct round *r)
 /*
  * What the other node's kernel has been told, it has receipted: nothing below our term lives there. But a
  * receipt is worth only as long as its giver can't have taken us for dead since: it looks for a whole dead
- * interval at least after the frame of ours that it echoes. Whoever was stalled longer asks again.
+ * interval at least after the frame of ours that it echoes. Whoever was stalled longer asks again, and whoever
+ * booted since that frame: an echo with the time of another clock would stay fresh for ever.
  */
 static bool has_receipt(const struct round *r)
 {
@@ -687,9 +692,8 @@ static bool has_receipt(const struct round *r)
 	if (peer->dead_us != 0)
 		worth = sooner(worth, (tb_u64)peer->dead_us * 1000);
 
-	return peer->epoch != 0 && peer->arrived_ns >= r->e->claim_ns &&
-	       peer->fence_below >= r->e->claim && !(peer->flags & TB_F_KNOWN) &&
-	       since(r->now, peer->echo_ns) < worth &&
+	return echo_is_dated(r) && peer->arrived_ns >= r->e->claim_ns &&
+	       peer->fence_below >= r->e->claim && since(r->now, peer->echo_ns) < worth &&
 	       !((peer->flags & (TB_F_OPEN | TB_F_CONTESTED)) && peer->term > r->e->claim);
 }
 

@@ -256,7 +256,8 @@ struct tb_link {
 	tb_u32 cpu;		/* processor that ran the receive path last, + 1 */
 	tb_u32 ifindex;		/* agent: 0 = slot unused */
 	tb_u64 stranger_open_ns;/* newest such frame that said that the peer's gate is open */
-	tb_u64 reserved[3];
+	tb_u64 stranger_counter;/* and its counter: no frame says so twice */
+	tb_u64 reserved[2];
 };
 TB_ASSERT(sizeof(struct tb_link) == 128, "link size");
 

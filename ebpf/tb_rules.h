@@ -387,9 +387,11 @@ TB_INLINE int tb_receive(struct tb_ctx *c, struct tb_frame *f)
 			if (!two_way || counter <= TB_READ(c->peer->known) || tb_is_proposal(f)) {
 				TB_WRITE(c->link->stranger_ns, c->now);
 				/* Not judged, yet reason enough for a node that starts not to serve
-				 * beside it: what is newer than all that is known is no old recording. */
+				 * beside it: what is newer than all that is known is no old recording, and
+				 * a recording of what this node never heard holds it up once. */
 				if ((TB_BE32(f->flags) & TB_F_OPEN) &&
-				    counter > TB_READ(c->peer->known))
+				    counter > TB_READ(c->peer->known) &&
+				    tb_raise(&c->link->stranger_counter, counter))
 					TB_WRITE(c->link->stranger_open_ns, c->now);
 				if (f->type == TB_PROBE &&
 				    c->now - TB_READ(c->link->challenge_ns) >=

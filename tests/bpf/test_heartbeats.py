@@ -664,6 +664,18 @@ def test_a_stranger_is_answered_but_seldom(world: World) -> None:
     assert answered <= (boot_ns() - started) // 50_000 + 1
 
 
+def test_a_stranger_who_serves_is_taken_note_of_once_for_each_frame(world: World) -> None:
+    """What he sends is not judged, so a recording of it could say so for ever."""
+    serves = HELLO.but(counter=NEW_EPOCH, fields={"echo": 0, "flags": int(Flag.OPEN)})
+    assert world.receive(serves.packet()).counts == {Reason.STRANGER: 1}
+    noted_ns = world.maps.link(0).stranger_open_ns
+    assert noted_ns > 0
+    assert world.receive(serves.packet()).counts == {Reason.STRANGER: 1}
+    assert world.maps.link(0).stranger_open_ns == noted_ns
+    assert world.receive(serves.but(counter=NEW_EPOCH + 1).packet()).counts == {Reason.STRANGER: 1}
+    assert world.maps.link(0).stranger_open_ns > noted_ns
+
+
 def test_answers_to_us_tell_the_round_trip_and_what_is_known(world: World) -> None:
     sent = boot_ns() - 1000
     world.receive(ANSWER.but(fields={"echo": PROBE_FROM, "echo_ns": sent}).packet())

@@ -353,6 +353,25 @@ def test_r6_receipt_grows_stale_in_a_stall() -> None:
     assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
 
 
+@pytest.mark.parametrize("echo", [(6 << 32) + 5, (7 << 32) + 1])
+def test_r6_echo_with_the_time_of_another_clock_is_no_receipt(echo: int) -> None:
+    """A node booted, and its peer echoes a frame of the boot before: never as old as it seems."""
+    bench = secondary()
+    bench.order_again(permits=ALL | Permit.CLAIM_NOW)
+    while not bench.told(EventKind.CLAIM):
+        bench.round()
+    bench.kernel = False
+    bench._echo = (echo, bench.now + 3600 * 1000 * MS, bench.now)
+    bench.hello()
+    assert bench.peer.gate.fence_below >= bench.last(EventKind.CLAIM).a, "it looks like a receipt"
+    bench.now += 10 * US
+    bench.round()
+    assert not bench.told(EventKind.OPENED)
+    bench.kernel = True
+    bench.run(DEAD + 10 * VERIFY)
+    assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+
+
 def test_r6_claim_without_receipt_is_abandoned() -> None:
     bench = secondary()
     bench.kernel = False

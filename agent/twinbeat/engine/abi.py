@@ -298,7 +298,8 @@ class Link(ctypes.LittleEndianStructure):
         ("cpu", ctypes.c_uint32),
         ("ifindex", ctypes.c_uint32),
         ("stranger_open_ns", ctypes.c_uint64),
-        ("reserved", ctypes.c_uint64 * 3),
+        ("stranger_counter", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 2),
     ]
 
 
