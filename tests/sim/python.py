@@ -223,7 +223,7 @@ class SimFencing(Fencing):
         works = device.works and node.powered and node.plain is kernel
         if works:
             device.cut(1 - node.index)
-        await _Wait(world.rng.randrange(device.slow_ns))
+        await _Wait(device.says_after_ns or world.rng.randrange(device.slow_ns))
         return schema.Fencing(
             action=action,
             outcome="succeeded" if works else "failed",
@@ -245,6 +245,9 @@ class FenceDevice:
     world: World
     works: bool = True
     slow_ns: int = 2 * MS
+    """What it takes at most until the power is off, and again until it says so."""
+    says_after_ns: int = 0
+    """The latter; 0 = it is drawn."""
     fenced_ns: list[int] = field(default_factory=lambda: [-1, -1])
     """By node: when its power was last cut."""
 

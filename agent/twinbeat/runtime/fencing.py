@@ -82,6 +82,10 @@ class Fencing:
         self._running = ""
         self._attempts = 0
         self._fenced = False
+        self._hearings = 0
+        """How often the peer was heard anew."""
+        self._unheard_since = 0
+        """That many, when it was last taken over from in silence."""
         self._last: schema.Fencing | None = None
         self._check: schema.Fencing | None = None
         self.outcomes: Counter[str] = Counter()
@@ -127,11 +131,13 @@ class Fencing:
         """A listener of the loop."""
         if event.kind in _HEARD:
             self._fenced = False
+            self._hearings += 1
             self._attempts = 0
         elif event.kind is EngineEventKind.OPENED and event.cause in _BY_SILENCE:
             # A reign that is only earned again has fenced its peer before, or never will.
             begun = Cause(event.b) is not Cause.RENEW
             if begun and self._section.policy == "after":
+                self._unheard_since = self._hearings
                 self._begin()
 
     def look(self, *, wanted: bool) -> None:
@@ -156,13 +162,16 @@ class Fencing:
         """Attempts until one succeeds, or nobody needs it any more."""
         section, beside = self._section, self._section.policy == "after"
         self._attempts = 0
-        while beside or self._waited_for:
+        # A peer that is heard is left alone, whoever waits for nothing.
+        while self._unheard_since == self._hearings if beside else self._waited_for:
             self._attempts += 1
+            hearings = self._hearings
             done = await self._run(section.action)
             self._last = done
             self.outcomes[done.outcome] += 1
             self._told(done)
-            if done.outcome == "succeeded":
+            # Whoever was heard meanwhile was not, or is back: it may serve by now.
+            if done.outcome == "succeeded" and self._hearings == hearings:
                 if section.action != "status":
                     self._fenced = True
                     self._tell_fenced()

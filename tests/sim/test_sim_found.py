@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the simulator once found, told again in as few words as possible.
+
+A seed is a history only as long as nothing about the simulator changes; these stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from sim.network import MS, US
+from sim.node import Setting, SimNode
+from sim.world import World
+from twinbeat.core.events import ForceFailover
+from twinbeat.core.types import EngineEventKind, Role
+
+
+def pair(setting: Setting | None = None, seed: int = 1) -> World:
+    """a serves, b watches, nothing is late."""
+    world = World(seed, setting or Setting(), calm=True)
+    world.a.boot()
+    world.b.boot()
+    world.run(20 * MS)
+    assert world.a.gate_open()
+    return world
+
+
+def role(node: SimNode) -> Role:
+    assert node.agent is not None
+    return node.agent.machine.role
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {EngineEventKind.OPENED},
+        {EngineEventKind.CLAIM, EngineEventKind.OPENED},
+        {EngineEventKind.CLOSED},
+        {EngineEventKind.ABANDONED},
+    ],
+    ids=lambda lost: "+".join(sorted(kind.name for kind in lost)),
+)
+def test_lost_events_are_put_right_though_nothing_else_happens(lost: set[EngineEventKind]) -> None:
+    """The loop tells of the engine's state once, when it changes: that it stays so, time tells."""
+    world = pair()
+    for node in world.nodes:
+        node.events_to_lose = set(lost)
+    world.b.tell(ForceFailover(request_id="f", even_if_unfit=True))
+    world.run(20 * MS)
+    assert world.b.gate_open()
+    assert (role(world.a), role(world.b)) == (Role.SECONDARY, Role.PRIMARY)
+
+
+def test_recordings_of_an_unheard_peer_hold_a_booting_node_up_once() -> None:
+    """Somebody who recorded what a node never heard may delay it, and not forbid it to serve."""
+    world = pair(Setting(claim_alone=True))
+    world.b.power_off()
+    path = world.links[1].path[world.a.index]
+    path.tape = deque(maxlen=64)
+    world.run(6 * MS)
+    tape = list(path.tape)
+    assert len(tape) > 20
+    assert world.a.gate_open()
+    world.a.power_off()
+    world.b.boot()
+
+    def again(at: int) -> None:
+        world.deliver(world.b.index, 1, tape[at % len(tape)], False)
+        world.at(world.now_ns + 300 * US, again, at + 1)
+
+    again(0)
+    assert not world.run_until(world.b.gate_open, 10 * MS), "they do count, for once"
+    assert world.run_until(world.b.gate_open, 60 * MS)
+
+
+def test_a_success_of_fencing_that_comes_late_is_of_the_boot_before() -> None:
+    """The peer was fenced, came back, was heard and fell silent again before the device said so."""
+    world = pair(Setting(fence="before"))
+    world.fence.slow_ns = 2
+    world.fence.says_after_ns = 30 * MS
+    silent(world)
+    assert world.run_until(lambda: not world.a.powered, 10 * MS), "it is fenced"
+    world.fence.works = False
+    world.heal_wires()
+    assert world.run_until(world.b.gate_open, 10 * MS), "it answers while it boots"
+    world.run(5 * MS)
+    world.a.tell(ForceFailover(request_id="f", even_if_unfit=True))
+    assert world.run_until(world.a.gate_open, 5 * MS)
+    silent(world)
+    world.run(40 * MS)
+    assert world.a.gate_open()
+    assert not world.b.gate_open()
+
+
+def silent(world: World) -> None:
+    for link in world.links:
+        for end in range(2):
+            world.cut(link.number, end)
