@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is a rival for an address or a VRID, and who is the pair itself."""
 
+import asyncio
+import socket
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -54,11 +57,12 @@ class Scene:
 
     def __init__(self, *, vmac: bool = True) -> None:
         self.now = 100 * SECOND
+        self.ports = dict(PORTS)
         self.open = False
         self.published: list[str] = []
         self.rivals = Rivals(
             config=config(vmac=vmac),
-            ports=lambda: PORTS,
+            ports=lambda: self.ports,
             indexes=lambda: {3, 4},
             serving=lambda: self.open,
             publish=self.publish,
@@ -77,6 +81,11 @@ class Scene:
 
     def speaks(self, mac: str, address: str = "10.0.0.10", index: int = 3) -> None:
         self.rivals.hear(Speaker(index, ip_address(address), mac))
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The very ones: their numbers are used again."""
+        return list(self.rivals._ears._sockets)
 
     @property
     def known(self) -> list[tuple[str, str, str]]:
@@ -164,3 +173,25 @@ def test_a_flood_of_rivals_is_bounded(scene: Scene) -> None:
         scene.speaks(f"02:66:00:00:{number >> 8:02x}:{number & 255:02x}")
     assert len(scene.known) == rivals.RIVALS_MAX
     assert [one.frames for one in scene.rivals.counted()] == [1000]
+
+
+@pytest.mark.privileged
+def test_other_keys_of_the_file_leave_the_sockets_alone_and_other_ports_do_not() -> None:
+    async def listen() -> list[list[socket.socket]]:
+        scene = Scene()
+        scene.ports = {"lo": replace(PORTS["lan0"], name="lo", index=1)}
+        scene.rivals.start()
+        seen = [scene.sockets]
+        for ports in (scene.ports, {}):
+            scene.ports = ports
+            scene.rivals.apply(config(vmac=False))
+            seen.append(scene.sockets)
+        scene.rivals.stop()
+        return [*seen, scene.sockets]
+
+    opened, same, others, closed = asyncio.run(listen())
+    assert opened
+    assert same == opened
+    assert others
+    assert not set(others) & set(opened)
+    assert closed == []

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from twinbeat.api import schema
 from twinbeat.api.text import moment
 from twinbeat.engine.types import now_ns
+from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, Interface
 from twinbeat.net.rivals import Ears, Heard, Router, Speaker
 from twinbeat.net.vmac import vmac_address
@@ -79,6 +80,7 @@ class Rivals:
         self._clock = clock
         self._ears = Ears(self.hear)
         self._listening = False
+        self._refused: list[NetError] = []
         self._ticked_ns = 0
         self._serving_since_ns = 0
         self._rivals: dict[tuple[str, str, str, str], _Rival] = {}
@@ -110,14 +112,25 @@ class Rivals:
 
     def apply(self, config: Config) -> None:
         """Other addresses."""
+        before = self._ports
         self._learn(config)
-        if self._listening:
-            self._open()
+        if not self._listening:
+            return
+        # Closing a packet socket waits for all processors: 15 ms of the loop that decides.
+        if self._look_for_ports().keys() != before.keys() or self._refused:
+            self._listen()
 
     def _open(self) -> None:
-        ports = self._ports_of()
-        self._ports = {port.index: port for port in ports.values()}
-        for error in self._ears.open(ports.values()):
+        self._look_for_ports()
+        self._listen()
+
+    def _look_for_ports(self) -> dict[int, Interface]:
+        self._ports = {port.index: port for port in self._ports_of().values()}
+        return self._ports
+
+    def _listen(self) -> None:
+        self._refused = self._ears.open(self._ports.values())
+        for error in self._refused:
             log.warning("%s: rivals for the shared addresses go unnoticed", error.sentence())
 
     def duty(self, at_ns: int) -> None:
