@@ -12,8 +12,8 @@ PYTHON := $(VENV)/bin/python
 # Tools of the virtual environment come first, whatever python3 the caller's PATH begins with.
 export PATH := $(CURDIR)/$(VENV)/bin:/usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
-# Behind `-n 2` (tests/conftest.py says why two), so that PYTEST_ARGS="-n 0 -s" has its way. A process
-# that dies is a failed test, and the other one does the rest.
+# Behind `-n 2` (tests/conftest.py says why two), so that PYTEST_ARGS="-n 0 -s" has its way. A
+# process that dies is a failed test, and the other one does the rest.
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
