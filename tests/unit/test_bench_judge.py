@@ -308,18 +308,13 @@ LAPSED = """\
 
 
 def lapse_behind(
-    began_ms: float,
-    ended_ms: float | None,
-    lines: str = LAPSED,
-    settled_ms: float = 140,
-    lease_ms: int = 0,
+    began_ms: float, ended_ms: float | None, lines: str = LAPSED, settled_ms: float = 140
 ) -> str | None:
     ended = None if ended_ms is None else int(ended_ms * MS)
     found = judge.lapse_behind(
         interruption(int(began_ms * MS), ended),
         judge.read_watch(lines).edges,
         settled_ns=int(settled_ms * MS),
-        lease_ns=lease_ms * MS,
     )
     return found.node if found else None
 
@@ -335,12 +330,6 @@ def test_what_began_long_before_a_lapse_or_after_it_was_over_is_not_explained_by
     assert lapse_behind(298.5, 299.5) is None, "over before the lease was"
     assert lapse_behind(310.0, 312.0) is None, "b was open by then"
     assert lapse_behind(300.0, 305.0, settled_ms=301) is None
-
-
-def test_a_probe_sent_since_the_last_renewal_may_have_waited_with_the_owner() -> None:
-    assert lapse_behind(289.0, 305.0, lease_ms=10) == "a"
-    assert lapse_behind(287.0, 305.0, lease_ms=10) is None
-    assert lapse_behind(298.5, 299.5, lease_ms=10) is None, "over before the lease was"
 
 
 @pytest.mark.parametrize(

@@ -418,17 +418,13 @@ LOST_BEFORE_NS = 2_000_000
 
 
 def lapse_behind(
-    interruption: Interruption, edges: Sequence[Edge], *, settled_ns: int, lease_ns: int = 0
+    interruption: Interruption, edges: Sequence[Edge], *, settled_ns: int
 ) -> Edge | None:
     """The lapse of a lease that explains an interruption, if the gates' edges show one.
 
     It has to be the only owner's, at the beginning of the interruption, by a lease that ran out and
     by nothing else; and between the moment from which on all was settled and the lapse no gate may
     have been shut by a claim or by a contest.
-
-    lease_ns: how long before its lapse a lease was last renewed.  What held up its owner from then
-    on held up probes as well, on a machine that they share: they were sent while the gate was open,
-    and came to it when it no longer was.
     """
     for edge in edges:
         if edge.open or edge.why != "lease" or edge.at_ns < settled_ns:
@@ -437,7 +433,7 @@ def lapse_behind(
         served_again = any(
             other.open and edge.at_ns <= other.at_ns <= interruption.began_ns for other in edges
         )
-        if interruption.began_ns < lapsed - lease_ns - LOST_BEFORE_NS or served_again:
+        if interruption.began_ns < lapsed - LOST_BEFORE_NS or served_again:
             continue
         if interruption.ended_ns is not None and interruption.ended_ns < lapsed:
             continue

@@ -86,7 +86,7 @@ class Healed:
     capture_lost: int
 
 
-def _one(node: str, *, gates: ground.GateWatch | None, lease_ns: int = 0) -> Healed:
+def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     """Cut a node off, heal it after a while, and look at what follows."""
     with probe.Probe(interval_us=200) as running:
         running.wait_served()
@@ -103,7 +103,7 @@ def _one(node: str, *, gates: ground.GateWatch | None, lease_ns: int = 0) -> Hea
         raise LabError(f"nothing came from {node} after it was healed")
     served, lost = judge.served_after(record, through, within_ns=CONTEST_NS)
     edges = gates.now().edges if gates else ()
-    later = later_interruptions(record, edges, through, lease_ns=lease_ns)
+    later = later_interruptions(record, edges, through)
     served, lost = with_later(served, lost, later)
     seen = judge.contest(edges, before)
     return Healed(
@@ -120,13 +120,13 @@ def _one(node: str, *, gates: ground.GateWatch | None, lease_ns: int = 0) -> Hea
 
 
 def later_interruptions(
-    record: probe.Record, edges: Sequence[judge.Edge], through: int, *, lease_ns: int = 0
+    record: probe.Record, edges: Sequence[judge.Edge], through: int
 ) -> tuple[Later, ...]:
     """What stopped the service later on, and whether that was a lapse and nothing else."""
     settled = through + CONTEST_NS
     found = []
     for one in judge.interruptions(record, settled, through + int(WATCHED_S * 1e9)):
-        lapse = judge.lapse_behind(one, edges, settled_ns=settled, lease_ns=lease_ns)
+        lapse = judge.lapse_behind(one, edges, settled_ns=settled)
         found.append(
             Later(
                 after_ns=one.began_ns - through,
@@ -197,13 +197,13 @@ def partition(effort: Effort, budget: Budget) -> list[Figure]:
     """Twinbeat, then keepalived, each cut in two as often."""
     serving = ground.twinbeat(ground.options())
     ours: list[Healed] = []
-    bound_us, lease_ns = _bounds(serving)
+    bound_us = _overlap_bound_us(serving)
     with ground.GateWatch(interval_us=50, fifo=70) as gates:
         for number in budget.runs(effort.partitions, "partitions", share=0.5):
             node = serving if number % 2 == 0 else plan.peer(serving)
             kind = "primary" if node == serving else "secondary"
             with budget.attempt(f"partition {number + 1}"):
-                ours.append(_one(node, gates=gates, lease_ns=lease_ns))
+                ours.append(_one(node, gates=gates))
                 ground.say(f"  {kind} {node} cut: {_told(ours[-1])}")
             ground.mend(keep=(ground.GATES,))
             serving = agents.wait_fit()
@@ -226,14 +226,12 @@ def _told(healed: Healed) -> str:
     return ", ".join([text, *(one.told() for one in healed.later)])
 
 
-def _bounds(node: str) -> tuple[float, int]:
-    """One hello and one round trip, in us; a lease, in ns."""
+def _overlap_bound_us(node: str) -> float:
+    """One hello and one round trip."""
     said = agents.show(node)
     if said is None:
         raise LabError(f"{node} does not say which timers are in force")
-    timers = said["timers"]
-    overlap_us = float(timers["hello_us"]) + (said["peer"]["round_trip_ns"] or 0) / US
-    return overlap_us, 1000 * int(timers["lease_us"])
+    return float(said["timers"]["hello_us"]) + (said["peer"]["round_trip_ns"] or 0) / US
 
 
 def _served_ms(healed: Healed) -> float:
