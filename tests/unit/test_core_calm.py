@@ -36,6 +36,9 @@ class Restless(Machine):
     def calm(self, now_ns: int) -> bool:
         return False
 
+    def _is_only_told(self, event: Event) -> bool:
+        return False
+
 
 class Counting(Machine):
     """Counts how often everything is settled."""
@@ -105,6 +108,16 @@ def test_a_node_that_waits_for_an_answer_is_not_calm(bench: Bench) -> None:
         assert not bench.machine.calm(bench.now + 1)
 
 
+def test_what_is_only_told_settles_nothing(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(Tick(), Tick())
+    before = settled(bench)
+    effects = bench.engine(Kind.LINK_SILENT, a=MILLISECOND)
+    assert effects.logs
+    assert settled(bench) == before
+    assert bench.machine.calm(bench.now + 1)
+
+
 def test_calm_ends_with_a_deadline(bench: Bench) -> None:
     bench.primary()
     bench.feed(Pause(for_ns=400 * MILLISECOND, request_id="p"))
@@ -130,6 +143,7 @@ SCORES = (0, 400, 1000)
 def play(bench: Bench, seed: int) -> list[tuple[int, Effects]]:
     """A long story of a pair: what happens is chosen by the seed alone."""
     chance = random.Random(seed)
+    told: list[tuple[int, Effects]] = []
     story: list[Callable[[], object]] = [
         lambda: bench.feed(
             Pause(for_ns=chance.randrange(1, 3) * SECOND, request_id=f"{bench.now}")
@@ -146,13 +160,15 @@ def play(bench: Bench, seed: int) -> list[tuple[int, Effects]]:
         lambda: bench.engine(Kind.SUSPECT),
         lambda: bench.engine(Kind.CLEARED),
         lambda: bench.engine(Kind.DEAD),
+        lambda: told.append((bench.now, bench.engine(Kind.LATE, a=5 * MILLISECOND))),
+        lambda: told.append((bench.now, bench.engine(Kind.LINK_SILENT, a=MILLISECOND))),
+        lambda: told.append((bench.now, bench.engine(Kind.LINK_HEARD))),
         lambda: bench.engine(Kind.HEARD),
         lambda: bench.hear(flags=chance.choice([WELL, Flag.HEARS_YOU, WELL | Flag.PAUSE_ACK])),
         lambda: bench.hear(health=chance.choice(SCORES)),
         bench.confirm,
     ]
     bench.primary()
-    told: list[tuple[int, Effects]] = []
     for _ in range(60):
         chance.choice(story)()
         until = bench.now + chance.randrange(1, 30) * 100 * MILLISECOND

@@ -20,7 +20,8 @@ correctness.
   the loop that decides, so if it hangs, the gate shuts one attestation and one lease later.
 * A tick that finds nothing to do leaves the machine *calm*: until something happens or a deadline
   comes, further ticks would find nothing either, so they renew the attestation and settle nothing.
-  Once a second one of them settles everything all the same.
+  Once a second one of them settles everything all the same. Events that only say something to
+  people settle nothing either, and leave the machine as calm as it was.
 
 This module says which part takes in what, and in which order they settle. It reads no clock and
 does no I/O, and doesn't know how its effects are carried out.
@@ -50,6 +51,7 @@ from twinbeat.core.events import (
 from twinbeat.core.follower import Follower
 from twinbeat.core.knowledge import Knowledge
 from twinbeat.core.leaving import Leaving
+from twinbeat.core.news import ONLY_TOLD
 from twinbeat.core.office import Office
 from twinbeat.core.operations import Operations
 from twinbeat.core.orders import Orders
@@ -175,12 +177,21 @@ class Machine:
         self._now = now_ns
         self._draft.begin()
         self._take_in(event)
+        if self._is_only_told(event):
+            attested_ns = self._orders.attestation.renew(self.timers, now_ns)
+            return Effects(attest_until_ns=attested_ns, logs=self._voice.take())
         effects = self._settle()
         idle = isinstance(event, Tick) and not self._awaits_somebody()
         idle = idle and effects == Effects(attest_until_ns=effects.attest_until_ns)
-        settled_until = min(self._next_change(), now_ns + self._patience.calm_ns)
-        self._calm_until_ns = settled_until if idle else 0
+        self._calm_until_ns = 0
+        if idle:
+            self._calm_until_ns = min(self._next_change(), now_ns + self._patience.calm_ns)
         return effects
+
+    def _is_only_told(self, event: Event) -> bool:
+        """Whether nothing follows from it but a line of the log. A host that is late has such
+        events by the dozen a second."""
+        return self._started and isinstance(event, EngineEvent) and event.kind in ONLY_TOLD
 
     def calm(self, now_ns: int) -> bool:
         """Whether a `Tick` would do nothing now but renew the attestation."""

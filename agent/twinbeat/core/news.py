@@ -48,6 +48,9 @@ TOLD: Final = {
 }
 """What of the engine's events is a line of the log, how loud, and in which words."""
 
+ONLY_TOLD: Final = frozenset({Kind.LINK_SILENT, Kind.LINK_HEARD, Kind.LATE})
+"""Events that say something to people and leave every fact of the core as it was."""
+
 
 def missed(phase: Phase, role: Role) -> Turn | None:
     """The turn that would bring the role to what the engine is doing, if an event was lost."""
