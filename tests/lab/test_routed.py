@@ -20,7 +20,9 @@ SETTINGS = (
     "timers.attest_ms=2000",
     "timers.boot_wait_ms=2000",
 )
-LAB_OPTIONS = plan.Options(profile="routed", routed=True, links=routed.LINKS, settings=SETTINGS)
+LAB_OPTIONS = plan.Options(
+    profile="routed", routed=True, links=routed.LINKS, settings=SETTINGS, ipv6=True
+)
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("pair")]
 
@@ -28,13 +30,27 @@ pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("pair")]
 @pytest.fixture
 def announced(primary: str) -> str:
     """The primary of a fit pair, once the router leads to it."""
-    wait_for(lambda: routed.next_hop(plan.LAN_VIP) == primary, "the router to know", timeout_s=20)
+    wait_for(lambda: leads_to(primary), "the router to know", timeout_s=20)
     return primary
+
+
+VIPS = [plan.LAN_VIP, plan.LAN_VIP6]
+
+
+def leads_to(node: str) -> bool:
+    """Whether the router sends what is for the shared addresses, of either family, to the node."""
+    return all(routed.next_hop(vip) == node for vip in VIPS)
 
 
 def on_lo(node: str) -> bool:
     shown = run([*netns.enter(plan.namespace(node)), "ip", "-o", "address", "show", "dev", "lo"])
-    return f"{plan.LAN_VIP}/32" in shown
+    return f"{plan.LAN_VIP}/32" in shown and f"{plan.LAN_VIP6}/128" in shown
+
+
+def ping6() -> bool:
+    """Whether the client's router finds somebody who answers for the shared IPv6 address."""
+    ask = f"ping -6 -q -c1 -W1 {plan.LAN_VIP6}; :"
+    return "1 received" in run([*netns.enter(plan.CLIENT_NS), "sh", "-c", ask])
 
 
 def test_heartbeats_pass_routers_and_one_router_only(announced: str) -> None:
@@ -51,11 +67,12 @@ def test_heartbeats_pass_routers_and_one_router_only(announced: str) -> None:
 def test_both_have_the_address_and_only_the_primary_tells_its_daemon(announced: str) -> None:
     other = plan.peer(announced)
     assert all(on_lo(node) for node in plan.NODES)
-    assert routed.injected(announced) == [plan.LAN_VIP]
+    assert routed.injected(announced) == VIPS
     assert routed.injected(other) == []
+    assert ping6()
     said = agents.show(announced)
     assert said is not None
-    assert said["routes"]["injected"] == said["routes"]["standing"] == 1
+    assert said["routes"]["injected"] == said["routes"]["standing"] == 2
     assert said["routes"]["inject_table"] == routed.TABLE
 
 
@@ -92,6 +109,8 @@ def test_a_death_moves_the_route_and_the_client_stays_served(announced: str) -> 
         interval_us=1000,
     )
     assert routed.next_hop(plan.LAN_VIP) == other
+    wait_for(ping6, "IPv6 has moved as well", timeout_s=5)
+    assert leads_to(other)
     took = watching.takeover(other, seen.before_ns)
     stamps = took["timeline"]
     assert seen.outage is not None
@@ -132,7 +151,7 @@ def test_what_a_killed_agent_left_attracts_nobody_and_is_cleaned_up(announced: s
         interval_us=1000,
     )
     # Its route still stands and its daemon still announces it, yet the newest reign wins.
-    assert routed.injected(announced) == [plan.LAN_VIP]
+    assert routed.injected(announced) == VIPS
     assert routed.next_hop(plan.LAN_VIP) == other
     assert seen.outage_ms() < 5000
     agents.start(announced)

@@ -46,8 +46,6 @@ def up(wanted: plan.Options) -> str:
     need_root()
     if not 1 <= wanted.vips <= plan.VIPS_MAX:
         raise LabError(f"--vips {wanted.vips}: from 1 to {plan.VIPS_MAX}")
-    if wanted.routed and wanted.ipv6:
-        raise LabError("--routed is IPv4 only")
     if wanted.agent and not agents.installed():
         raise LabError(
             f"{agents.DAEMON} is missing: run `make setup`, "
@@ -68,7 +66,7 @@ def up(wanted: plan.Options) -> str:
         _allow_neighbours(wanted.vips)
         services.start(wanted)
         if wanted.routed:
-            routed.start()
+            routed.start(ipv6=wanted.ipv6)
         if wanted.witness:
             witness.start()
         agents.configure(wanted)

@@ -31,6 +31,8 @@ TABLE = 155
 CLIENT_ADDRESS = "10.70.0.100"
 CLIENT_GATEWAY = "10.70.0.254"
 SERVERS_GATEWAY = "10.88.0.254"
+CLIENT_ADDRESS6 = "fd70::100"
+CLIENT_GATEWAY6 = "fd70::254"
 
 TTL_MIN = 254
 """One router lies between: who sends with 255 is heard with 254."""
@@ -50,25 +52,42 @@ def router_address(node: str, link: str) -> str:
     return f"{network(node, link)}.254"
 
 
+def node_address6(node: str) -> str:
+    """A gateway's own IPv6 address towards its router; heartbeats are IPv4 here."""
+    return f"fd{_FIRST['lan0'] + plan.node_index(node)}::1"
+
+
+def router_address6(node: str) -> str:
+    return f"fd{_FIRST['lan0'] + plan.node_index(node)}::254"
+
+
 # -------------------------------------------------------------------------- network ----------
 
 
-def router_lines(link: str) -> list[str]:
+def router_lines(link: str, *, ipv6: bool) -> list[str]:
     """What makes a router of a namespace that would be a switch, once its cables are plugged."""
     lines = [f"addr add {router_address(node, link)}/24 dev {node}" for node in plan.NODES]
     if link == "lan0":
         lines.append(f"addr add {CLIENT_GATEWAY}/24 dev client")
+        if ipv6:
+            lines.append(f"addr add {CLIENT_GATEWAY6}/64 dev client nodad")
+            lines += [
+                f"addr add {router_address6(node)}/64 dev {node} nodad" for node in plan.NODES
+            ]
     else:
         lines.append(f"addr add {SERVERS_GATEWAY}/24 dev {plan.BRIDGE}")
     return lines
 
 
-def gateway_lines(node: str) -> list[str]:
+def gateway_lines(node: str, *, ipv6: bool) -> list[str]:
     """Addresses and routes of a gateway's own."""
     other = plan.peer(node)
     lines = []
     for link in LINKS:
         lines += [f"link set {link} up", f"addr add {node_address(node, link)}/24 dev {link}"]
+    if ipv6:
+        lines.append(f"addr add {node_address6(node)}/64 dev lan0 nodad")
+        lines.append(f"route add default via {router_address6(node)}")
     return [
         *lines,
         f"route add default via {router_address(node, 'lan0')}",
@@ -90,91 +109,104 @@ def sections(node: str, options: plan.Options) -> str:
             f"ttl_min = {TTL_MIN}\n"
             f'local = "{node_address(node, link)}"\npeer = "{node_address(peer, link)}"\n\n'
         )
+    vips = [plan.LAN_VIP, plan.LAN_VIP6] if options.ipv6 else [plan.LAN_VIP]
     vips_file = 'vips_file = "/etc/twinbeat/vips-lan.txt"\n' if options.vips > 1 else ""
     return (
         f'{text}[[vrid]]\nid = {plan.LAN_VRID}\ninterface = "lan0"\ninject = true\n'
-        f'uplinks = ["wan0"]\nvips = {json.dumps([plan.LAN_VIP])}\n{vips_file}'
+        f'uplinks = ["wan0"]\nvips = {json.dumps(vips)}\n{vips_file}'
     )
 
 
-def gateway_bird(node: str) -> str:
-    """BIRD beside an agent: what it finds in the agent's table it announces, and nothing else."""
+def _session(name: str, local: str, local_as: int, neighbour: str, far_as: int) -> str:
+    """What all BGP sessions of the lab have in common; the channel follows."""
     return f"""
+protocol bgp {name} {{
+    local {local} as {local_as};
+    neighbor {neighbour} as {far_as};
+    connect delay time 1;
+    connect retry time 2;
+    error wait time 1, 2;
+    hold time 9;"""
+
+
+def gateway_bird(node: str, *, ipv6: bool) -> str:
+    """BIRD beside an agent: what it finds in the agent's table it announces, and nothing else."""
+    text = f"""
 log stderr all;
 router id {node_address(node, "lan0")};
 timeformat protocol iso long ms;
-ipv4 table vips;
 protocol device {{ }}
-protocol kernel injected {{
+"""
+    for version in (4, 6) if ipv6 else (4,):
+        local = node_address6(node) if version == 6 else node_address(node, "lan0")
+        neighbour = router_address6(node) if version == 6 else router_address(node, "lan0")
+        text += f"""
+ipv{version} table vips{version};
+protocol kernel injected{version} {{
     kernel table {TABLE};
     learn;
     scan time 10;
     netlink rx buffer 4194304;
-    ipv4 {{ table vips; import all; export none; }};
+    ipv{version} {{ table vips{version}; import all; export none; }};
 }}
-protocol bgp upstream {{
-    local {node_address(node, "lan0")} as {GATEWAY_AS};
-    neighbor {router_address(node, "lan0")} as {ROUTER_AS};
-    connect delay time 1;
-    connect retry time 2;
-    error wait time 1, 2;
-    hold time 9;
-    ipv4 {{
-        table vips;
+{_session(f"upstream{version}", local, GATEWAY_AS, neighbour, ROUTER_AS)}
+    ipv{version} {{
+        table vips{version};
         import none;
         export filter {{ bgp_med = krt_metric; accept; }};
     }};
 }}
 """
+    return text
 
 
-def router_bird() -> str:
+def router_bird(*, ipv6: bool) -> str:
     """BIRD on the router: host routes of the shared addresses' networks, from both gateways."""
-    neighbours = "".join(
-        f"""
-protocol bgp {node}1 {{
-    local {router_address(node, "lan0")} as {ROUTER_AS};
-    neighbor {node_address(node, "lan0")} as {GATEWAY_AS};
-    connect delay time 1;
-    connect retry time 2;
-    error wait time 1, 2;
-    hold time 9;
-    ipv4 {{
-        import where net.len = 32 && net ~ [ 10.77.0.0/16+, {plan.MORE_VIPS_NET}+ ];
-        export none;
-    }};
-}}
-"""
-        for node in plan.NODES
-    )
-    return f"""
+    text = f"""
 log stderr all;
 router id {CLIENT_GATEWAY};
 timeformat protocol iso long ms;
 protocol device {{ }}
-protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
-{neighbours}
 """
+    wanted = {
+        4: f"net.len = 32 && net ~ [ 10.77.0.0/16+, {plan.MORE_VIPS_NET}+ ]",
+        6: "net.len = 128 && net ~ [ fd77::/64+ ]",
+    }
+    for version in (4, 6) if ipv6 else (4,):
+        text += f"""
+protocol kernel learned{version} {{
+    ipv{version} {{ import none; export where source = RTS_BGP; }};
+}}
+"""
+        for node in plan.NODES:
+            local = router_address6(node) if version == 6 else router_address(node, "lan0")
+            neighbour = node_address6(node) if version == 6 else node_address(node, "lan0")
+            text += f"""
+{_session(f"{node}{version}", local, ROUTER_AS, neighbour, GATEWAY_AS)}
+    ipv{version} {{ import where {wanted[version]}; export none; }};
+}}
+"""
+    return text
 
 
 # ----------------------------------------------------------------------- processes -----------
 
 
-def start() -> None:
+def start(*, ipv6: bool) -> None:
     """Start BIRD on the router and beside both agents, and wait for their sessions."""
-    _start(ROUTER, router_bird())
+    _start(ROUTER, router_bird(ipv6=ipv6))
     for node in plan.NODES:
-        _start(plan.namespace(node), gateway_bird(node))
+        _start(plan.namespace(node), gateway_bird(node, ipv6=ipv6))
     for node in plan.NODES:
         wait_for(
-            functools.partial(_session_stands, plan.namespace(node)),
-            f"the BGP session of {node}",
+            functools.partial(_sessions_stand, plan.namespace(node), 2 if ipv6 else 1),
+            f"the BGP sessions of {node}",
             timeout_s=20,
         )
 
 
-def _session_stands(namespace: str) -> bool:
-    return "Established" in birdc(namespace, "show protocols upstream")
+def _sessions_stand(namespace: str, wanted: int) -> bool:
+    return birdc(namespace, "show protocols").count("Established") == wanted
 
 
 def _start(namespace: str, configuration: str) -> None:
@@ -207,17 +239,22 @@ def birdc(namespace: str, command: str) -> str:
 
 def next_hop(vip: str) -> str | None:
     """Where the router sends packets for an address: the node's name, None = nowhere."""
-    shown = run([*netns.enter(ROUTER), "ip", "-j", "route", "show", f"{vip}/32"])
+    ipv6 = ":" in vip
+    shown = run(
+        [*netns.enter(ROUTER), "ip", "-j", "-6" if ipv6 else "-4", "route", "show", "exact", vip]
+    )
     for route in json.loads(shown):
         for node in plan.NODES:
-            if route.get("gateway") == node_address(node, "lan0"):
+            own = node_address6(node) if ipv6 else node_address(node, "lan0")
+            if route.get("gateway") == own:
                 return node
     return None
 
 
 def injected(node: str) -> list[str]:
-    """The destinations in the agent's table of a node, as its kernel has them."""
-    enter = netns.enter(plan.namespace(node))
+    """The destinations in the agent's table of a node, as its kernel has them: IPv4, then IPv6."""
+    ip = [*netns.enter(plan.namespace(node)), "ip", "-j"]
     # A table that nothing was ever put into does not exist, so none is named here.
-    shown = run([*enter, "ip", "-j", "route", "show", "table", "all", "proto", str(TABLE)])
-    return [route["dst"] for route in json.loads(shown) if route.get("table") == str(TABLE)]
+    ours = ["route", "show", "table", "all", "proto", str(TABLE)]
+    shown = [*json.loads(run([*ip, "-4", *ours])), *json.loads(run([*ip, "-6", *ours]))]
+    return [route["dst"] for route in shown if route.get("table") == str(TABLE)]

@@ -64,7 +64,7 @@ def build(options: plan.Options) -> None:
     for link, switch in plan.SWITCHES.items():
         _build_switch(link, switch)
         if options.routed:
-            _sysctl(switch, {"net.ipv4.ip_forward": "1"})
+            _sysctl(switch, {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"})
     for node in plan.NODES:
         _build_gateway(node, options)
         netns.create_mounts(node)
@@ -76,7 +76,7 @@ def build(options: plan.Options) -> None:
         _build_witness()
     if options.routed:
         for link in routed.LINKS:
-            _ip(plan.SWITCHES[link], routed.router_lines(link))
+            _ip(plan.SWITCHES[link], routed.router_lines(link, ipv6=options.ipv6))
 
 
 def _build_switch(link: str, switch: str) -> None:
@@ -112,7 +112,7 @@ def _build_gateway(node: str, options: plan.Options) -> None:
     for link, switch in plan.SWITCHES.items():
         bridged = not (options.routed and link in routed.LINKS)
         _plug(switch, node, name, link, plan.node_mac(node, link), bridged=bridged)
-    lines = routed.gateway_lines(node) if options.routed else []
+    lines = routed.gateway_lines(node, ipv6=options.ipv6) if options.routed else []
     for link in () if options.routed else plan.LINKS:
         address = f"{plan.node_address(node, link)}/{plan.prefix_length(link)}"
         lines += [f"link set {link} up", f"addr add {address} dev {link}"]
@@ -188,7 +188,10 @@ def _build_client(options: plan.Options) -> None:
         lines.append(f"route add default via {routed.CLIENT_GATEWAY}")
     elif options.vips > 1:
         lines.append(f"route add {plan.MORE_VIPS_NET} dev eth0 src {plan.CLIENT_ADDRESS}")
-    if options.ipv6:
+    if options.ipv6 and options.routed:
+        lines.append(f"addr add {routed.CLIENT_ADDRESS6}/64 dev eth0 nodad")
+        lines.append(f"route add default via {routed.CLIENT_GATEWAY6}")
+    elif options.ipv6:
         lines.append(f"addr add {plan.CLIENT_ADDRESS6}/64 dev eth0 nodad")
         lines.append(f"route add fd88::/64 via {plan.LAN_VIP6}")
     _ip(plan.CLIENT_NS, lines)
