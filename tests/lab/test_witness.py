@@ -100,6 +100,39 @@ def test_a_partition_leaves_exactly_one_server(mended: str, cut: Any) -> None:
     assert agents.wait_fit() == other
 
 
+def test_one_member_less_is_still_a_witness(mended: str) -> None:
+    """The leader of three dies: nobody moves, and a partition is decided as with all of them."""
+    other = plan.peer(mended)
+    dead = witness.leader()
+    with ground.GateWatch() as gates:
+        witness.kill(dead)
+        before = unanswered(other)
+        for node in plan.NODES:
+            answers_since(node)
+        assert [edge.node for edge in gates.now().edges if edge.open] == [mended]
+        begin = agents.boot_ns()
+        cut_from_each_other(mended)
+        opened = gates.wait_open(other, begin)
+        seen = gates.finish()
+    print(f"{dead.name} died, {unanswered(other) - before} questions in vain")
+    assert seen.both_open == 0, watching.story(begin)
+    assert begin + LEASE_NS + MARGIN_NS <= opened.at_ns <= begin + LEASE_NS + MARGIN_NS + NOISE_NS
+    assert asked(other)["kept_term"] == opened.term
+
+
+def answers_since(node: str) -> None:
+    """Wait until a node is answered by whoever leads now."""
+    before = answered(node)
+    wait_for(lambda: answered(node) >= before + 2, f"{node} is answered", timeout_s=20)
+    wait_for(lambda: asked(node)["up"], f"{node} is answered", timeout_s=20)
+
+
+def answered(node: str) -> int:
+    counted = agents.counters(node)
+    assert counted is not None
+    return sum(counted["witness"].get(result, 0) for result in ("granted", "looked"))
+
+
 def test_without_etcd_a_cut_off_primary_falls_silent_and_nobody_claims(mended: str) -> None:
     other = plan.peer(mended)
     witness.stop()

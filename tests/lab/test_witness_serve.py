@@ -93,7 +93,9 @@ def test_doctor_asks_witness_and_references(mended: str) -> None:
     report = json.loads(agents.cli(mended, "doctor", "--json").stdout)
     found = {check["name"]: check for check in report["checks"]}
     assert found["witness"]["level"] == "ok", found["witness"]
-    assert witness.ADDRESS in found["witness"]["finding"]
+    findings = [each["finding"] for each in report["checks"] if each["name"] == "witness"]
+    for member in witness.MEMBERS:
+        assert any(f"{member.url} answers" in finding for finding in findings)
     assert found["reference"]["level"] == "ok", found["reference"]
     witness.stop()
     report = json.loads(agents.cli(mended, "doctor", "--json").stdout)

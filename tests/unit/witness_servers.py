@@ -38,15 +38,15 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running_etcd(directory: Path, papers: Papers) -> Iterator[str]:
     """The URL of an etcd that has elected itself."""
-    port = free_port()
+    member = etcd.Member(name="witness", address=HOST, port=free_port(), peer_port=free_port())
     log = (directory / "log").open("wb")
     with log:
         process = subprocess.Popen(
-            etcd.command(directory / "data", papers, HOST, port, free_port()),
+            etcd.command(directory / "data", papers, member, [member]),
             stdout=log,
             stderr=log,
         )
-        url = f"https://{HOST}:{port}"
+        url = member.url
         try:
             _wait_healthy(url, papers, process, directory / "log")
             yield url

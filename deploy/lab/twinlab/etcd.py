@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real etcd-server of one member, for the witness: its certificates and its command line.
+"""A real etcd-server, of one member or several, for the witness: certificates and command lines.
 
 The authority is made anew each time and lives as long as the directory; both sides show a
 certificate, as a cluster in production would ask for it.
@@ -66,21 +66,40 @@ def make_papers(directory: Path, addresses: Sequence[str]) -> Papers:
     return papers
 
 
-def command(data: Path, papers: Papers, address: str, port: int, peer_port: int) -> list[str]:
-    """What starts the member; it answers once it has elected itself, within a second."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One server of the cluster."""
+
+    name: str
+    address: str
+    port: int
+    peer_port: int
+    """Where the other members reach it; without TLS, as these never leave the lab's namespace."""
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{self.port}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://{self.address}:{self.peer_port}"
+
+
+def command(data: Path, papers: Papers, member: Member, cluster: Sequence[Member]) -> list[str]:
+    """What starts a member; it answers once most of the cluster elected a leader, in a second."""
     return [
         "etcd",
         f"--data-dir={data}",
-        "--name=witness",
+        f"--name={member.name}",
         "--logger=zap",
         "--log-level=warn",
         "--heartbeat-interval=50",
         "--election-timeout=500",
-        f"--listen-client-urls=https://{address}:{port}",
-        f"--advertise-client-urls=https://{address}:{port}",
-        f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
-        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
-        f"--initial-cluster=witness=http://127.0.0.1:{peer_port}",
+        f"--listen-client-urls={member.url}",
+        f"--advertise-client-urls={member.url}",
+        f"--listen-peer-urls={member.peer_url}",
+        f"--initial-advertise-peer-urls={member.peer_url}",
+        f"--initial-cluster={','.join(f'{each.name}={each.peer_url}' for each in cluster)}",
         f"--trusted-ca-file={papers.ca}",
         f"--cert-file={papers.certificate('server')}",
         f"--key-file={papers.key('server')}",

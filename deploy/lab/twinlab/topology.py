@@ -214,8 +214,8 @@ def _build_server(server: str, options: plan.Options) -> None:
 def _build_witness() -> None:
     netns.create(witness.NAMESPACE)
     _plug(plan.SWITCHES["wan0"], witness.HOST_NAME, witness.NAMESPACE, "eth0", witness.MAC)
-    lines = ["link set lo up", "link set eth0 up", f"addr add {witness.ADDRESS}/24 dev eth0"]
-    _ip(witness.NAMESPACE, lines)
+    addresses = [f"addr add {member.address}/24 dev eth0" for member in witness.MEMBERS]
+    _ip(witness.NAMESPACE, ["link set lo up", "link set eth0 up", *addresses])
 
 
 def set_port(node: str, link: str, *, up: bool) -> None:
