@@ -221,3 +221,52 @@ def spoken() -> set[int]:
         wait_for(lambda: recorder.paths[0].stat().st_size > 4096, "some frames", timeout_s=10)
     frames = recorder.finish().frames
     return {frame.data[35] for frame in frames if frame.data[23] == VRRP}
+
+
+def texts() -> dict[str, str]:
+    """The files of both nodes as they are."""
+    etc = {node: netns.node_dir(node, "/etc/twinbeat") for node in plan.NODES}
+    return {node: (directory / "twinbeat.toml").read_text() for node, directory in etc.items()}
+
+
+def test_an_address_comes_and_goes_while_the_pair_serves(primary: str) -> None:
+    """By reloads alone, and whoever uses the others notices nothing."""
+    new, before = "10.77.0.12", texts()
+    reign = watching.term(primary)
+    recorded = [watching.transitions(node) for node in plan.NODES]
+
+    def come_and_go() -> None:
+        for node, text in before.items():
+            more = text.replace(f'vips = ["{plan.LAN_VIP}"', f'vips = ["{new}", "{plan.LAN_VIP}"')
+            assert "was reloaded" in agents.reconfigure(node, more)
+        assert answers(new)
+        known = inside(plan.CLIENT_NS, "ip", "neighbour", "show", new)
+        assert plan.vmac(plan.LAN_VRID) in known
+        for node, text in before.items():
+            assert "was reloaded" in agents.reconfigure(node, text)
+
+    seen = watching.watch(come_and_go, lambda: True, "the reloads")
+    for node in plan.NODES:
+        assert new not in inside(plan.namespace(node), "ip", "-o", "address")
+    assert seen.outage is None
+    assert watching.term(primary) == reign
+    assert [watching.transitions(node) for node in plan.NODES] == recorded
+
+
+def test_a_number_comes_with_planned_restarts_and_nobody_waits(primary: str) -> None:
+    """A reload names it as waiting; a restart keeps the gate open, so the others go on."""
+    (vrid, *_) = MORE
+    for node, text in texts().items():
+        agents.reconfigure(node, text + EXTRA.format(vrid=vrid))
+        said = agents.show(node)
+        assert said is not None
+        assert f"vrid[{vrid}]" in " ".join(said["configuration"]["needs_restart"])
+
+    def restart() -> None:
+        for node in (plan.peer(primary), primary):
+            agents.restart(node)
+            wait_for(agents.pair_is_fit, "the pair is whole again", timeout_s=60)
+
+    seen = watching.watch(restart, lambda: answers(f"10.77.0.{vrid}"), "the new one answers")
+    assert seen.outage is None
+    assert watching.serves(primary)

@@ -54,12 +54,9 @@ def without(text: str, link: str) -> str:
 
 def reload(node: str, change: Callable[[str], str]) -> str:
     """Change a node's file and have it read; what the node says to that."""
-    file = file_of(node)
-    file.write_text(change(file.read_text()))
-    tomllib.loads(file.read_text())
-    request = json.dumps({"request_id": secrets.token_hex(8)})
-    asked = ["curl", "-sS", "--max-time", "20", "--unix-socket", agents.socket_path(node)]
-    return run([*asked, "--json", request, "http://localhost/v1/reload"])
+    text = change(file_of(node).read_text())
+    tomllib.loads(text)
+    return agents.reconfigure(node, text)
 
 
 def links(node: str) -> dict[str, dict[str, Any]]:

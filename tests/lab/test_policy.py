@@ -19,8 +19,8 @@ SLOW_HELLO_US = (60_000, 80_000)
 FAST_HELLO_US = (4_000, 12_000)
 FAST_DEAD_US = (45_000, 55_000)
 """Less than a slow heartbeat: a node that slows down before its peer tolerates it is suspected."""
-LEASE_MS = 2_500
-"""A machine that is busy elsewhere for a moment loses nobody the role."""
+PATIENT = ("verify=1s", "stall=2s", "lease=2500ms")
+"""A machine that takes a processor away for a moment causes suspicion, and no verdict."""
 NOISE_S = 2.0
 """For so long it is watched what the machine itself does to the shortest of these intervals."""
 
@@ -119,7 +119,7 @@ def change(rng: random.Random, *, slow: bool) -> None:
     """Other heartbeats from now on, by the word of either node."""
     hello_us = rng.randrange(*(SLOW_HELLO_US if slow else FAST_HELLO_US))
     dead_us = 3 * hello_us if slow else rng.randrange(*FAST_DEAD_US)
-    values = (f"hello_us={hello_us}", f"dead_us={dead_us}", f"lease={LEASE_MS}ms")
+    values = (f"hello_us={hello_us}", f"dead_us={dead_us}", *PATIENT)
     spoken = tell(rng.choice(plan.NODES), "set", "timers", *values, "--even-so")
     assert f"hello {hello_us} µs, dead {dead_us} µs" in spoken
     # A peer that is suspected at that moment is told when it is heard again.

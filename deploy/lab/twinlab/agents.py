@@ -173,6 +173,14 @@ def reload(node: str) -> int:
     return processes.send_signal(process_name(node), signal.SIGHUP)
 
 
+def reconfigure(node: str, text: str) -> str:
+    """Give the node another file and have it read; what the node says to that."""
+    (netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml").write_text(text)
+    request = json.dumps({"request_id": secrets.token_hex(8)})
+    asked = ["curl", "-sS", "--max-time", "20", "--unix-socket", socket_path(node)]
+    return run([*asked, "--json", request, "http://localhost/v1/reload"])
+
+
 # ------------------------------------------------------------------------ answers ------------
 
 
