@@ -84,7 +84,7 @@ def test_every_key_is_documented() -> None:
         found = re.search(rf"^### `\[\[?{section}\]\]?`$(.*?)(?=^### |^<!--)", page, re.M | re.S)
         assert found is not None, section
         documented = set(re.findall(r"^\| `(\w+)` \|", found.group(1), re.MULTILINE))
-        assert documented == set(struct.__struct_fields__), section
+        assert documented == set(struct.__struct_encode_fields__), section
 
 
 def test_rules_and_safety_properties_have_their_sections() -> None:

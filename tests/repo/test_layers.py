@@ -38,7 +38,7 @@ LAYERS = {
     "twinbeat": layer(),
     "twinbeat.__main__": layer("runtime.main"),
     "twinbeat.core": layer(),
-    "twinbeat.config": layer("core", "msgspec"),
+    "twinbeat.config": layer("core sync.document", "msgspec"),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
     "twinbeat.health": layer("core"),

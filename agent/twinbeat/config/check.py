@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from twinbeat.config.devices import check_names, resolve
 from twinbeat.config.keys import check_keys
 from twinbeat.config.model import (
     LINKS_MAX,
@@ -41,7 +42,14 @@ from twinbeat.config.model import (
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
 from twinbeat.config.problems import Findings, did_you_mean
 from twinbeat.config.secrets import check_options, check_written
-from twinbeat.config.system import System
+from twinbeat.config.syncing import (
+    check_commands,
+    check_files,
+    check_programs_here,
+    check_sync,
+    check_sync_here,
+)
+from twinbeat.config.system import IpAddress, System, parse_address
 
 Sections = dict[str, Any]
 
@@ -52,7 +60,6 @@ _ABOVE_ANOTHER: Final = frozenset({"macvlan", "ipvlan"})
 """Kinds whose own macvlans the kernel puts on the interface below."""
 
 _VIPS_FILE_MAX: Final = 4 << 20
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def normalise(sections: Sections, base: Path, sound: set[str], findings: Findings) -> None:
@@ -69,6 +76,7 @@ def normalise(sections: Sections, base: Path, sound: set[str], findings: Finding
         )
         if len(findings.problems) > before:
             sound.discard("vrids")
+    resolve(sections, sound, findings)
 
 
 def meaning(sections: Sections, sound: set[str], findings: Findings) -> None:
@@ -92,6 +100,10 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
     if "keys" in sound:
         keys: KeysSection = sections["keys"]
         check_keys(keys.directory, keys.send, findings)
+    if "sync" in sound:
+        check_sync_here(sections["sync"], findings, system)
+    if sound.issuperset({"files", "commands"}):
+        check_programs_here(sections["files"], sections["commands"], findings)
     if "fence" in sound:
         _fence_here(sections["fence"], findings)
 
@@ -119,7 +131,7 @@ def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings
     ]
     if vrid.vips_file:
         file = base / vrid.vips_file
-        addresses.extend(_vips_of(file, f"{path}.vips_file", vrid.vips_file, findings))
+        addresses.extend(read_addresses(file, f"{path}.vips_file", vrid.vips_file, findings))
     neighbours = [
         canonical
         for number, text in enumerate(vrid.neighbours)
@@ -129,7 +141,8 @@ def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings
     return replace(vrid, vmac=vmac, vips=tuple(addresses), neighbours=tuple(neighbours))
 
 
-def _vips_of(file: Path, key: str, written: str, findings: Findings) -> list[str]:
+def read_addresses(file: Path, key: str, written: str, findings: Findings) -> list[str]:
+    """The addresses that a `vips_file` holds, in canonical form."""
     try:
         if file.stat().st_size > _VIPS_FILE_MAX:
             findings.add(key, written, "is larger than any list of addresses can be.")
@@ -164,16 +177,6 @@ def _vip(text: str, key: str, findings: Findings, file: str | None) -> str | Non
         findings.add(key, text, f"is {kind}, at which no single host can be reached.", file=file)
         return None
     return str(address)
-
-
-def parse_address(text: str) -> IpAddress | None:
-    """An address without prefix or zone, or None."""
-    if "%" in text:
-        return None
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
 
 
 def _useless(address: IpAddress) -> str:
@@ -713,6 +716,10 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("watchdog", "timers_set"), _watchdog),
     (("fence",), _fence),
     (("metrics",), _metrics),
+    (("interfaces",), check_names),
+    (("sync", "links"), check_sync),
+    (("files",), check_files),
+    (("commands",), check_commands),
 )
 
 

@@ -93,6 +93,12 @@ def _flat(config: Config) -> dict[str, tuple[str, bool]]:
         for path, table in tables or ([] if many else [(section, value)]):
             for field in fields_of(model):
                 content = getattr(table, field.name)
+                if isinstance(content, dict):
+                    named = {
+                        f"{path}.{name}": (show(part), False) for name, part in content.items()
+                    }
+                    flat |= named
+                    continue
                 # Hashed besides, as a long list is shown shortened.
                 shown = show(list(content) if isinstance(content, tuple) else content)
                 mark = "" if len(shown) < 80 else f" #{_mark(content)}"

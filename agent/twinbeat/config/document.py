@@ -10,7 +10,15 @@ from msgspec.structs import FieldInfo
 
 from twinbeat.config.compare import needs_restart
 from twinbeat.config.load import right
-from twinbeat.config.model import CONFIG_PATH, PROFILES, SECTIONS, TIMER_KEYS, Config, fields_of
+from twinbeat.config.model import (
+    ANY_NAME,
+    CONFIG_PATH,
+    PROFILES,
+    SECTIONS,
+    TIMER_KEYS,
+    Config,
+    fields_of,
+)
 from twinbeat.config.problems import show
 
 _EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
@@ -26,6 +34,9 @@ _EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "vrid": [{"id": 51, "interface": "lan0", "vips": ["192.0.2.10", "2001:db8::10"]}],
 }
 """Tables that the generated file shows filled; a key that isn't named here stays a comment."""
+
+
+_NAMED_EXAMPLE: Final = 'lan = "eth3"'
 
 
 def toml(only: Config | None = None) -> str:
@@ -65,6 +76,9 @@ def _keys(
 ) -> Iterator[str]:
     for field in fields_of(model):
         meta = description_of(field.type)
+        if field.encode_name == ANY_NAME:
+            yield from ["", *_wrapped(f"{meta.description}", "# "), f"# {_NAMED_EXAMPLE}"]
+            continue
         if not brief:
             yield ""
             yield from _wrapped(f"{meta.description} ({_allowed(field)})", "# ")
@@ -81,6 +95,9 @@ def _filled(section: str, table: Struct, many: bool) -> Iterator[str]:
     yield f"[[{section}]]" if many else f"[{section}]"
     for field in fields_of(type(table)):
         value = getattr(table, field.name)
+        if field.encode_name == ANY_NAME:
+            yield from (f"{show(name)} = {show(device)}" for name, device in value.items())
+            continue
         if field.name == "vips_file":
             continue  # its addresses stand in vips already
         if value is not None:

@@ -7,14 +7,23 @@ structure of those sections is sound. Machine: interfaces, addresses, key files;
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 from twinbeat.config import check
-from twinbeat.config.model import SECTIONS, Config, fields_of
+from twinbeat.config.model import (
+    ANY_NAME,
+    SECTIONS,
+    Config,
+    InterfacesSection,
+    fields_of,
+    free_key,
+)
 from twinbeat.config.problems import ConfigError, Findings, Problem, did_you_mean
 from twinbeat.config.system import Host, System
 
@@ -41,7 +50,22 @@ def examine(
     data = _parse(Path(path), findings)
     if data is None:
         return None, findings.problems
-    sections, sound = _structure(data, findings)
+    return examine_tables(data, path, offline=offline, system=system)
+
+
+def examine_tables(
+    tables: Mapping[str, Any],
+    path: str | Path,
+    *,
+    offline: bool = False,
+    system: System | None = None,
+) -> tuple[Config | None, list[Problem]]:
+    """The same of tables that were put together elsewhere.
+
+    `path` is the file that problems name, and where relative paths begin.
+    """
+    findings = Findings(str(path))
+    sections, sound = _structure(tables, findings)
     check.normalise(sections, Path(path).parent, sound, findings)
     check.meaning(sections, sound, findings)
     if not offline:
@@ -76,26 +100,35 @@ def _parse(path: Path, findings: Findings) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------ structure --------
 
 
-def _structure(data: dict[str, Any], findings: Findings) -> tuple[dict[str, Any], set[str]]:
+def refuse_unknown_sections(tables: Mapping[str, Any], findings: Findings) -> None:
+    """Name every section that the model does not have."""
+    for name, value in tables.items():
+        if name not in SECTIONS:
+            _unknown(name, value, list(SECTIONS), findings)
+
+
+def read_section(section: str, value: Any, findings: Findings) -> tuple[Struct | None, ...]:
+    """The tables of a section as structs, with None for each in which something is wrong."""
+    _, model, many = SECTIONS[section]
+    if not many:
+        return (_table(value, model, section, findings),)
+    if not isinstance(value, list):
+        findings.add(section, value, f"is an array of tables: write [[{section}]].")
+        return ()
+    return tuple(
+        _table(table, model, f"{section}[{number}]", findings) for number, table in enumerate(value)
+    )
+
+
+def _structure(data: Mapping[str, Any], findings: Findings) -> tuple[dict[str, Any], set[str]]:
     """Arguments for `Config`, and the names of those sections whose structure is sound."""
     sections: dict[str, Any] = {}
     sound: set[str] = set()
-    for name, value in data.items():
-        if name not in SECTIONS:
-            _unknown(name, value, list(SECTIONS), findings)
-    for name, (attribute, model, many) in SECTIONS.items():
+    refuse_unknown_sections(data, findings)
+    for name, (attribute, _, many) in SECTIONS.items():
         before = len(findings.problems)
-        if many:
-            tables = data.get(name, [])
-            if not isinstance(tables, list):
-                findings.add(name, tables, f"is an array of tables: write [[{name}]].")
-                continue
-            sections[attribute] = tuple(
-                _table(table, model, f"{name}[{number}]", findings)
-                for number, table in enumerate(tables)
-            )
-        else:
-            sections[attribute] = _table(data.get(name, {}), model, name, findings)
+        tables = read_section(name, data.get(name, [] if many else {}), findings)
+        sections[attribute] = tables if many else tables[0]
         if len(findings.problems) == before:
             sound.add(attribute)
     return sections, sound
@@ -108,6 +141,8 @@ def _table(table: Any, model: type[Struct], path: str, findings: Findings) -> St
         return None
     before = len(findings.problems)
     known = {field.encode_name: field for field in fields_of(model)}
+    if free_key(model):
+        return _named(table, known[ANY_NAME], path, findings)
     for key, value in table.items():
         if key not in known:
             _unknown(f"{path}.{key}", value, list(known), findings)
@@ -123,6 +158,24 @@ def _table(table: Any, model: type[Struct], path: str, findings: Findings) -> St
         except msgspec.ValidationError:
             findings.add(where, table[key], f"should be {right(field.type)}.")
     return model(**values) if len(findings.problems) == before else None
+
+
+def _named(table: dict[str, Any], field: FieldInfo, path: str, findings: Findings) -> Struct | None:
+    """A table whose keys are names, and not those of the model."""
+    name_type, value_type = get_args(get_args(field.type)[0])
+    before = len(findings.problems)
+    for name, value in table.items():
+        try:
+            msgspec.convert(name, name_type)
+        except msgspec.ValidationError:
+            findings.add(path, name, f"should be {right(name_type)}, or a name that looks so.")
+        try:
+            msgspec.convert(value, value_type)
+        except msgspec.ValidationError:
+            findings.add(f"{path}.{name}", value, f"should be {right(value_type)}.")
+    if len(findings.problems) > before:
+        return None
+    return InterfacesSection(device_of=dict(table))
 
 
 def _unknown(path: str, value: Any, known: list[str], findings: Findings) -> None:

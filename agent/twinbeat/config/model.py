@@ -12,7 +12,7 @@ A key whose `_key` says `restart` takes effect only when the agent is started ag
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.structs import FieldInfo, fields
 
 CONFIG_PATH: Final = "/etc/twinbeat/twinbeat.toml"
@@ -24,6 +24,9 @@ KEYS_MAX: Final = 2
 """TB_KEYS of ebpf/tb_abi.h."""
 VIPS_MAX: Final = 16384
 """TB_VIPS of ebpf/tb_abi.h, per address family."""
+
+ANY_NAME: Final = "NAME"
+"""Stands for whatever a key is called, in a section whose keys are names that the user chooses."""
 
 NS_PER_US: Final = 1_000
 NS_PER_MS: Final = 1_000_000
@@ -105,6 +108,65 @@ class PeerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         NodeName,
         _key("Name of the other node.", example="b", restart=True),
     ]
+
+
+class InterfacesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names that both nodes use, and what they are called here: `lan = "eth3"`.
+
+    Sections that both nodes share may name interfaces so. Whatever isn't listed is a device's own
+    name.
+    """
+
+    device_of: Annotated[
+        dict[InterfaceName, InterfaceName],
+        _key(
+            "Any name, and the device of this node that it stands for.",
+            right="the name of a network interface",
+        ),
+    ] = field(default_factory=dict, name=ANY_NAME)
+
+
+class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the worker of this node keeps the shared configuration the same on both nodes. Without
+    effect in this release."""
+
+    enabled: Annotated[
+        bool, _key("Take over what the peer has, and let it take over what is here.")
+    ] = True
+    propagation: Annotated[
+        bool,
+        _key("Carry out commands on both nodes at once; false: on this node, synchronized later."),
+    ] = True
+    peer: Annotated[
+        str,
+        _key("Address of the peer's worker; empty = the peer's on the first link."),
+    ] = ""
+    listen: Annotated[str, _key("Own address to be reached at; empty = any.")] = ""
+    port: Annotated[int, _key("TCP port, the same on both nodes.", ge=1, le=65_535)] = 3008
+    interface: Annotated[
+        str,
+        _key(
+            "Nothing goes out or comes in but over this one, so that bulk data stays off the "
+            "heartbeat links; empty = any.",
+            pattern=r"^[^\s/:]{0,15}$",
+            right="the name of a network interface",
+        ),
+    ] = ""
+    strict_status: Annotated[
+        bool,
+        _key("A synchronization of which one item failed counts as failed, not as partial."),
+    ] = False
+    timeout_s: Annotated[
+        int, _key("A command is answered by then, if only by `undecided`.", ge=1, le=600)
+    ] = 10
+    identity: Annotated[
+        str,
+        _key(
+            "Directory of this node's certificate and the peer's, which pairing fills.",
+            pattern="^/",
+            right="an absolute path",
+        ),
+    ] = "/var/lib/twinbeat/worker/identity"
 
 
 class KeysSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -648,6 +710,79 @@ class MonitorSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "always"
 
 
+_ListName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$",
+        extra={"right": "1 to 32 letters, digits, '-', '_' or '.'"},
+    ),
+]
+
+
+class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Files and directories that are kept alike on both nodes. Without effect in this release."""
+
+    name: Annotated[_ListName, _key("Name of the list, unique.", example="certificates")]
+    paths: Annotated[
+        tuple[Annotated[str, Meta(pattern="^/", extra={"right": "an absolute path"})], ...],
+        _key(
+            "Files, and directories with all that is in them. Nothing else can be written, not "
+            "through symbolic links either.",
+            max_length=256,
+            example=["/etc/haproxy"],
+        ),
+    ]
+    exclude: Annotated[
+        tuple[str, ...],
+        _key(
+            "What is left out: patterns of shells; with a slash for whole paths, else for names.",
+            max_length=256,
+            example=["*.swp"],
+        ),
+    ] = ()
+    delete: Annotated[
+        bool, _key("What is deleted on the primary is deleted on the other node.")
+    ] = True
+    command: Annotated[
+        tuple[str, ...],
+        _key(
+            "Run on a node after files of the list have changed there: program, as an absolute "
+            "path, and arguments. No shell is involved.",
+            max_length=64,
+        ),
+    ] = ()
+    timeout_s: Annotated[
+        int, _key("After that the command and its group are killed.", ge=1, le=3600)
+    ] = 30
+
+
+class CommandSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command of yours that is run on both nodes by its name, on the secondary first. Without
+    effect in this release."""
+
+    name: Annotated[_ListName, _key("Name of the command, unique.", example="nft")]
+    command: Annotated[
+        tuple[str, ...],
+        _key(
+            "Program, as an absolute path, and arguments. {1} is the first argument that is "
+            "given, {file} the same where it has to be an absolute path. No shell is involved.",
+            max_length=64,
+            example=["/usr/sbin/nft", "-f", "{file}"],
+        ),
+    ]
+    undo: Annotated[
+        tuple[str, ...],
+        _key(
+            "What takes it back on the secondary when it fails on the primary; empty = nothing "
+            "does.",
+            max_length=64,
+        ),
+    ] = ()
+    timeout_s: Annotated[
+        int, _key("After that it and its group are killed, and it has failed.", ge=1, le=3600)
+    ] = 30
+
+
 class EngineSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The real-time thread that sends heartbeats and gives verdicts, and what it asks of the
     host."""
@@ -1079,6 +1214,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     announce: AnnounceSection = AnnounceSection()
     monitors: tuple[MonitorSection, ...] = ()
     linksets: tuple[LinksetSection, ...] = ()
+    interfaces: InterfacesSection = InterfacesSection()
+    """In force already: every other section holds names of devices."""
+    sync: SyncSection = SyncSection()
+    files: tuple[FileSection, ...] = ()
+    commands: tuple[CommandSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
@@ -1115,6 +1255,11 @@ def fields_of(section: type[Struct]) -> tuple[FieldInfo, ...]:
     return fields(section)
 
 
+def free_key(section: type[Struct]) -> bool:
+    """Whether the keys of this section are names that the user chooses."""
+    return any(known.encode_name == ANY_NAME for known in fields_of(section))
+
+
 def resolve_timers(section: TimersSection) -> Timers:
     """The profile's values with those set singly on top."""
     profile = PROFILES[section.profile]
@@ -1130,6 +1275,8 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "pair": ("pair", PairSection, False),
     "peer": ("peer", PeerSection, False),
     "keys": ("keys", KeysSection, False),
+    "interfaces": ("interfaces", InterfacesSection, False),
+    "sync": ("sync", SyncSection, False),
     "timers": ("timers_set", TimersSection, False),
     "link": ("links", LinkSection, True),
     "vrid": ("vrids", VridSection, True),
@@ -1146,6 +1293,8 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "announce": ("announce", AnnounceSection, False),
     "monitor": ("monitors", MonitorSection, True),
     "linkset": ("linksets", LinksetSection, True),
+    "file": ("files", FileSection, True),
+    "command": ("commands", CommandSection, True),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
 }

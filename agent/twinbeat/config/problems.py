@@ -42,6 +42,8 @@ class Findings:
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
+        self.called: dict[str, str] = {}
+        """Device -> what `[interfaces]` calls it; said wherever such a device is complained of."""
 
     @property
     def failed(self) -> bool:
@@ -59,6 +61,8 @@ class Findings:
     def _append(
         self, key: str, value: Any, sentence: str, file: str | None, *, warning: bool
     ) -> None:
+        if isinstance(value, str) and value in self.called:
+            sentence = f"{sentence} ([interfaces] calls it {self.called[value]}.)"
         self.problems.append(
             Problem(
                 file=file or self.file,

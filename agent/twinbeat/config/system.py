@@ -20,6 +20,19 @@ _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 
 
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_address(text: str) -> IpAddress | None:
+    """An address without prefix or zone, or None."""
+    if "%" in text:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
 class Address(Struct, frozen=True, kw_only=True):
     """One address that is assigned here."""
 

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tables both nodes share, and the way between a TOML file and a document of those tables.
+
+A file has arrays, a document has rows under identities, so that two commands that touch different
+rows never meet. What identifies a row is exactly what `check` allows once: a configuration that can
+be used can always be split. A document names no file of a node, and no key that is each node's own.
+It must not know where a document comes from or goes to.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from twinbeat.config.check import read_addresses
+from twinbeat.config.load import examine_tables, read_section, refuse_unknown_sections
+from twinbeat.config.model import (
+    CONFIG_PATH,
+    SECTIONS,
+    Config,
+    RouteSection,
+    RuleSection,
+    VridSection,
+)
+from twinbeat.config.problems import ConfigError, Findings, Problem
+from twinbeat.config.system import System
+
+SHARED: Final = frozenset(
+    {
+        "timers",
+        "vrid",
+        "route",
+        "rule",
+        "monitor",
+        "linkset",
+        "hook",
+        "policy",
+        "inject",
+        "announce",
+        "file",
+        "command",
+    }
+)
+"""Sections that are the same on both nodes, because a document says what is in them."""
+
+NODE_LOCAL: Final = frozenset(SECTIONS) - SHARED
+"""Sections that stay in the file of each node."""
+
+LOCAL_KEYS: Final = {"policy": frozenset({"preferred"}), "timers": frozenset({"accept_host"})}
+"""Keys of shared sections that are each node's own and stay in its file."""
+
+FILE_KEYS: Final = {"vrid": frozenset({"vips_file"})}
+"""Keys of shared sections that name a file: a document has what is in it instead."""
+
+ONLY: Final = ""
+"""Identity of the one row of a section that isn't an array."""
+
+Row = dict[str, Any]
+Shared = dict[str, dict[str, Row]]
+"""Section -> identity -> row."""
+Tables = dict[str, Any]
+"""What a TOML file holds."""
+Identities = dict[str, list[str]]
+"""Section that is an array -> the identity of each of its tables, in the file's order."""
+
+_TWICE: Final = {
+    "vrid": ("id", "is that of {first} already."),
+    "route": ("", "has the destination, table and metric of {first}."),
+    "rule": ("", "is the same as {first}."),
+    "hook": ("", "has the name of {first}."),
+}
+"""What `check` says of a second row with the same identity, and at which key."""
+
+_TWICE_NAMED: Final = ("name", "is that of {first} already.")
+_ANY_MARK: Final = (0, 0xFFFFFFFF)
+_PLACE: Final = re.compile(rf"\b({'|'.join(sorted(SHARED))})\[([0-9]+)\]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What examines a document: whose file the rest comes from, and what the document is called."""
+
+    file: str = CONFIG_PATH
+    document: str = "shared document"
+
+
+def identity(section: str, row: Mapping[str, Any]) -> str:
+    """What a row of a shared section is filed under.
+
+    Raises KeyError for a section that isn't known and msgspec.ValidationError for a row whose keys
+    are not as the model has them.
+    """
+    return _identity(section, msgspec.convert(dict(row), SECTIONS[section][1]))
+
+
+def split(tables: Mapping[str, Any], *, file: str = CONFIG_PATH) -> tuple[Tables, Shared]:
+    """The node's own tables of a parsed file, and those it shares.
+
+    Raises ConfigError with every problem of the shared tables and every section that isn't known;
+    `file` is what the problems name, and where relative paths begin. Sections that say nothing are
+    left out.
+    """
+    findings = Findings(file)
+    refuse_unknown_sections(tables, findings)
+    local = {name: value for name, value in tables.items() if name not in SHARED}
+    shared: Shared = {}
+    for section in SECTIONS:
+        if section not in SHARED or section not in tables:
+            continue
+        rows = _rows(section, tables[section], findings)
+        if section in LOCAL_KEYS and ONLY in rows:
+            own = LOCAL_KEYS[section]
+            kept = {key: value for key, value in rows[ONLY].items() if key in own}
+            if kept:
+                local[section] = kept
+            rows = {ONLY: {key: value for key, value in rows[ONLY].items() if key not in own}}
+        rows = {name: row for name, row in rows.items() if row}
+        if rows:
+            shared[section] = rows
+    if findings.failed:
+        raise ConfigError(findings.problems)
+    return local, shared
+
+
+def join(
+    local: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    source: Source | None = None,
+) -> tuple[Tables, Identities]:
+    """One file's tables again, in an order that depends on nothing but what is in them.
+
+    Of the shared sections of `local` only the node's own keys are looked at: a document takes their
+    place. The rows themselves are for `examine` to judge. Raises ConfigError for what no file could
+    say: sections that are not shared, keys that are not, and rows that are filed under something
+    that isn't their identity.
+    """
+    findings = Findings((source or Source()).document)
+    refuse_unknown_sections(shared, findings)
+    tables = {name: value for name, value in local.items() if name not in SHARED}
+    identities: Identities = {}
+    for section, (_, _, many) in SECTIONS.items():
+        rows = shared.get(section, {})
+        if rows and section not in SHARED:
+            findings.add(section, None, "is each node's own: it belongs into the node's file.")
+            continue
+        own = _own_keys(section, local)
+        if not rows and not own:
+            continue
+        names = sorted(rows, key=lambda name: _place(section, name, rows[name]))
+        ordered = [dict(rows[name]) for name in names]
+        _only_shared_keys(section, names, ordered, findings)
+        if many:
+            tables[section] = ordered
+            identities[section] = names
+            _filed_right(section, names, ordered, findings)
+        elif names in ([], [ONLY]):
+            tables[section] = (ordered[0] if ordered else {}) | own
+        else:
+            findings.add(section, None, "is one table: it has one row, without a name.")
+    if findings.failed:
+        raise ConfigError(findings.problems)
+    return tables, identities
+
+
+def examine(
+    local: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    source: Source,
+    offline: bool = False,
+    system: System | None = None,
+) -> tuple[Config | None, list[Problem]]:
+    """The configuration that a document makes with a node's file, or None where it can't be used.
+
+    Problems name the document and the row, or the file where the rest of it is to blame.
+    """
+    try:
+        tables, identities = join(local, shared, source=source)
+    except ConfigError as error:
+        return None, error.problems
+    config, problems = examine_tables(tables, source.file, offline=offline, system=system)
+    return config, [_named(problem, identities, source) for problem in problems]
+
+
+def where_of(section: str, name: str) -> str:
+    """What a row is called wherever people read of it: `vrid 51`, `timers`."""
+    return f"{section} {name}".rstrip()
+
+
+def _named(problem: Problem, identities: Identities, source: Source) -> Problem:
+    """The same with rows in the place of numbers, as nobody sees those of a document."""
+
+    def row(found: re.Match[str]) -> str:
+        section, number = found[1], int(found[2])
+        names = identities.get(section, [])
+        return where_of(section, names[number]) if number < len(names) else found[0]
+
+    section, _, key = re.sub(r"\[[0-9]+\]", "", problem.key).partition(".")
+    from_document = section in SHARED and key not in LOCAL_KEYS.get(section, ())
+    return replace(
+        problem,
+        file=source.document if from_document and problem.file == source.file else problem.file,
+        key=_PLACE.sub(row, problem.key),
+        sentence=_PLACE.sub(row, problem.sentence),
+    )
+
+
+def _own_keys(section: str, local: Mapping[str, Any]) -> Row:
+    """What a file says in a shared section that is the node's own."""
+    own, table = LOCAL_KEYS.get(section, frozenset()), local.get(section)
+    if not own or not isinstance(table, Mapping):
+        return {}
+    return {key: value for key, value in table.items() if key in own}
+
+
+def _only_shared_keys(section: str, names: list[str], rows: list[Row], findings: Findings) -> None:
+    for name, row in zip(names, rows, strict=True):
+        where = where_of(section, name)
+        for key in sorted(LOCAL_KEYS.get(section, frozenset()) & row.keys()):
+            wrong = "is each node's own: it belongs into the node's file."
+            findings.add(f"{where}.{key}", row[key], wrong)
+        for key in sorted(FILE_KEYS.get(section, frozenset()) & row.keys()):
+            wrong = "names a file of one node; what is in it belongs into the document."
+            findings.add(f"{where}.{key}", row[key], wrong)
+
+
+def _rows(section: str, value: Any, findings: Findings) -> dict[str, Row]:
+    """The rows of one section of a file under their identities."""
+    structs = read_section(section, value, findings)
+    if not SECTIONS[section][2]:
+        sound = structs[0] is not None
+        return {ONLY: dict(value)} if sound and value else {}
+    rows: dict[str, Row] = {}
+    first: dict[str, int] = {}
+    for number, struct in enumerate(structs):
+        if struct is None:
+            continue
+        name, where = _identity(section, struct), f"{section}[{number}]"
+        if name in first:
+            key, wrong = _TWICE.get(section, _TWICE_NAMED)
+            findings.add(
+                f"{where}.{key}" if key else where,
+                getattr(struct, key) if key else name,
+                wrong.format(first=f"{section}[{first[name]}]"),
+            )
+            continue
+        first[name] = number
+        rows[name] = _without_files(section, dict(value[number]), where, findings)
+    return rows
+
+
+def _without_files(section: str, row: Row, where: str, findings: Findings) -> Row:
+    """The row with the content of the files that it names."""
+    if section == "vrid" and (written := row.pop("vips_file", "")):
+        file = Path(findings.file).parent / written
+        found = read_addresses(file, f"{where}.vips_file", written, findings)
+        row["vips"] = [*row.get("vips", ()), *found]
+    return row
+
+
+def _filed_right(section: str, names: list[str], rows: list[Row], findings: Findings) -> None:
+    """That each row is what its identity says; rows that can't be read are left to `examine`."""
+    for name, row in zip(names, rows, strict=True):
+        (struct,) = read_section(section, [row], Findings(findings.file))
+        if struct is not None and (right := _identity(section, struct)) != name:
+            wrong = f'is filed under its identity: that of this row is "{right}".'
+            findings.add(where_of(section, name), name, wrong)
+
+
+def _identity(section: str, table: Struct) -> str:
+    if not SECTIONS[section][2]:
+        return ONLY
+    match table:
+        case VridSection():
+            return str(table.id)
+        case RouteSection():
+            return f"{_destination(table)} table {table.table} metric {table.metric}"
+        case RuleSection():
+            return _selector(table)
+        case _:
+            return str(getattr(table, "name", ONLY))
+
+
+def _destination(route: RouteSection) -> str:
+    """As `check` has it: of two default routes in different families neither is the other."""
+    if route.destination == "default":
+        return "::/0" if ":" in route.gateway else "0.0.0.0/0"
+    return route.destination
+
+
+def _selector(rule: RuleSection) -> str:
+    """Every key of it, for any of them makes it another rule."""
+    parts = [str(rule.priority)]
+    if rule.source:
+        parts.append(f"from {rule.source}")
+    if rule.destination:
+        parts.append(f"to {rule.destination}")
+    if (rule.fwmark, rule.fwmask) != _ANY_MARK:
+        parts.append(f"fwmark {rule.fwmark:#x}/{rule.fwmask:#x}")
+    if rule.interface:
+        parts.append(f"iif {rule.interface}")
+    if rule.family != "auto":
+        parts.append(f"family {rule.family}")
+    return " ".join([*parts, f"table {rule.table}"])
+
+
+def _place(section: str, name: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Numbers by their value, and networks on a link before routes whose next hop is in them."""
+    parts = re.split("([0-9]+)", name)
+    natural = tuple(
+        (len(digits := part.lstrip("0")), digits) if at % 2 else part
+        for at, part in enumerate(parts)
+    )
+    return (section == "route" and bool(row.get("gateway")), natural, name)

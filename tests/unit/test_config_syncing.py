@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synchronization, lists of files and commands: what is refused, and that each is named."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from twinbeat.config.load import examine_tables
+from twinbeat.config.problems import Problem
+from unit.test_config_load import GOOD
+
+FILE = "/etc/twinbeat/twinbeat.toml"
+RIGHT = """
+[sync]
+peer = "169.254.10.2"
+listen = "169.254.10.1"
+[[file]]
+name = "certificates"
+paths = ["/etc/haproxy", "/etc/ssl/private/site.pem"]
+exclude = ["*.swp"]
+command = ["/bin/true"]
+[[command]]
+name = "nft"
+command = ["/bin/true", "-f", "{file}", "{1}", "{64}"]
+undo = ["/bin/true"]
+"""
+
+
+def problems(text: str, *, offline: bool = True) -> list[Problem]:
+    tables = tomllib.loads(GOOD.format(keys="/etc/twinbeat/keys") + text)
+    return examine_tables(tables, FILE, offline=offline)[1]
+
+
+def test_what_is_right_is_taken() -> None:
+    assert [problem for problem in problems(RIGHT) if not problem.warning] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ('peer = "169.254.10.2"', 'peer = "b"', "sync.peer", "an IPv4 or IPv6 address"),
+        ('peer = "169.254.10.2"', 'peer = "10.77.0.1"', "sync.peer", "own address"),
+        ('listen = "169.254.10.1"', 'listen = "10.77.0.2"', "sync.listen", "peer's address"),
+        ('"/etc/haproxy"', '"/"', "file[0].paths", "below"),
+        ('"/etc/haproxy"', '"/etc/../root"', "file[0].paths", "below"),
+        ('"/etc/haproxy"', '"etc"', "file[0].paths", "absolute path"),
+        ('"/etc/haproxy"', '"/etc"', "file[0].paths", "meets /etc of file[0]"),
+        ('paths = ["/etc/haproxy", "/etc/ssl/private/site.pem"]', "paths = []", "paths", "empty"),
+        ('exclude = ["*.swp"]', 'exclude = [""]', "file[0].exclude", "no pattern"),
+        ('command = ["/bin/true"]', 'command = ["true"]', "file[0].command", "absolute path"),
+        ('["/bin/true", "-f"', '["true", "-f"', "command[0].command", "absolute path"),
+        ('["/bin/true", "-f"', '["/bin/{x}", "-f"', "command[0].command", "number of an argument"),
+        ('"{64}"', '"{65}"', "command[0].command", "number of an argument"),
+        ('"{1}"', '"a\\u0000"', "command[0].command", "null character"),
+        ('undo = ["/bin/true"]', 'undo = ["true"]', "command[0].undo", "absolute path"),
+    ],
+)
+def test_what_is_wrong_is_named(old: str, new: str, key: str, says: str) -> None:
+    assert RIGHT.count(old) == 1
+    (problem,) = (one for one in problems(RIGHT.replace(old, new)) if not one.warning)
+    assert problem.key.endswith(key)
+    assert says in problem.sentence
+
+
+def test_names_are_used_once() -> None:
+    again = RIGHT.partition("[[file]]")[2]
+    found = problems(f"{RIGHT}[[file]]{again}".replace('"/etc/', '"/opt/', 1))
+    assert {problem.key for problem in found} >= {"file[1].name", "command[1].name"}
+
+
+def test_programs_are_looked_at_where_they_run(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.write_text("#!/bin/sh\n")
+    open_to_all.chmod(0o777)
+    text = RIGHT.replace('undo = ["/bin/true"]', f'undo = ["{open_to_all}"]')
+    text = text.replace('command = ["/bin/true"]', 'command = ["/none"]')
+    found = {one.key: one for one in problems(text, offline=False)}
+    assert "changed by anybody" in found["command[0].undo"].sentence
+    assert found["file[0].command"].warning
+    assert "No such file" in found["file[0].command"].sentence
