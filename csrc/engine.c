@@ -167,7 +167,12 @@ static void mind_restart(struct round *r)
 
 static bool permitted(const struct round *r, tb_u32 permit)
 {
-	return (r->in->order.permits & permit) != 0;
+	tb_u32 permits = r->in->order.permits;
+
+	/* What was found out of a silent peer, that its power was cut, is over when it is heard. Python may hang. */
+	if ((permits & TB_UNHEARD) && !r->e->unheard)
+		permits &= ~(tb_u32)(TB_MAY_CLAIM_DEAD | TB_MAY_CLAIM_COLD);
+	return (permits & permit) != 0;
 }
 
 /* R6: generation, expiry, attestation left for a whole lease, not isolated. Health is in the permits. */
@@ -453,6 +458,7 @@ static void take_order(struct round *r)
 	if (order->generation == 0 || order->generation == e->order_generation)
 		return;
 	e->order_generation = order->generation;
+	e->unheard = e->silent;
 	tell(r, TB_E_ORDER, TB_C_NONE, order->generation,
 	     e->phase != TB_LISTENING || e->claim != 0);
 	if (!e->order_seen)
@@ -1000,6 +1006,7 @@ static void judge_silence(struct round *r)
 		return;
 	}
 	e->watch = TB_DEAD;
+	e->silent = true;
 	e->verdict_ns = r->now;
 	tell(r, TB_E_DEAD, TB_C_NONE, since(r->now, e->heard_ns), e->window_probes);
 }
@@ -1010,6 +1017,8 @@ static void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 	bool spoke = heard > e->heard_ns;
 	bool kernel_spoke = answered > e->answered_ns;
 
+	if (spoke || kernel_spoke)
+		e->silent = e->unheard = false;
 	e->heard_ns = later(heard, e->heard_ns);
 	e->answered_ns = later(answered, e->answered_ns);
 	switch ((enum tb_watch)e->watch) {
@@ -1323,6 +1332,7 @@ void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings
 	engine->settings = *settings;
 	engine->phase = TB_LISTENING;
 	engine->watch = TB_UNKNOWN;
+	engine->silent = true;
 	engine->started_ns = now;
 	engine->next_hello_ns = now;
 	engine->next_ping_ns = now;

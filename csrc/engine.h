@@ -63,6 +63,7 @@ enum tb_permit {
 	TB_PREFERRED = 1u << 8,	      /* R8's shorter wait */
 	TB_PAUSED = 1u << 9,	      /* nothing new is claimed; renewing and earning a reign again go on */
 	TB_RESUME = 1u << 10,	      /* R16: a reign found open in the gate at start may be resumed */
+	TB_UNHEARD = 1u << 11,	      /* nothing is claimed in silence once the peer was heard after this order came */
 };
 
 /* The standing order: what Python allows the engine to do by itself. Replaced whole. */
@@ -246,6 +247,8 @@ struct tb_engine {
 	tb_u32 window_probes, window_restarts, withheld;
 	bool probe_counts; /* that of the round before was on time and in the window: it counts if it left */
 	bool answer_open; /* an ANSWER of this suspicion said "open" */
+	bool silent;	  /* nobody was heard since the last verdict of DEAD, or ever */
+	bool unheard;	  /* nor since the order came */
 
 	/* links */
 	tb_u32 link_silent; /* mask told as silent */

@@ -98,3 +98,27 @@ def silent(world: World) -> None:
     for link in world.links:
         for end in range(2):
             world.cut(link.number, end)
+
+
+def test_what_fencing_allowed_is_over_when_the_peer_is_heard_though_python_hangs() -> None:
+    """The peer comes back and takes the role, and nobody is there to take the order back."""
+    world = pair(Setting(fence="before"))
+    for _ in range(2):  # Its block of terms is to be beyond that of a.
+        world.b.power_off()
+        world.b.boot()
+        world.run(20 * MS)
+    world.fence.slow_ns = 2
+    silent(world)
+    assert world.run_until(world.b.gate_open, 10 * MS), "a is fenced"
+    world.run(1 * MS)
+    world.b.hang_python()
+    world.fence.works = False
+    world.heal_wires()
+    if not world.a.powered:
+        world.a.boot()
+    assert world.run_until(lambda: role(world.a) is Role.SECONDARY, 4 * MS)
+    world.a.tell(ForceFailover(request_id="f", even_if_unfit=True))
+    assert world.run_until(world.a.gate_open, 2 * MS)
+    silent(world)
+    world.run(20 * MS)
+    assert not world.b.gate_open()

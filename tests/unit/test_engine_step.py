@@ -323,6 +323,20 @@ def test_r5_higher_term_fences() -> None:
     assert bench.last(EventKind.CLOSED).b == 1501
 
 
+def test_what_was_found_out_of_a_silent_peer_is_over_when_it_is_heard() -> None:
+    """Python hangs: it can't take back what it allowed when the peer's power was cut."""
+    bench = Bench(order=replace(ORDER, permits=ALL | Permit.UNHEARD))
+    bench.run(2 * MS)
+    assert bench.watch is Watch.ALIVE
+    die(bench)
+    bench.run(5 * MS)
+    assert bench.watch is Watch.DEAD
+    assert bench.withheld() == {Cause.NOT_PERMITTED}
+    bench.order_again()
+    bench.run(5 * MS)
+    assert bench.last(EventKind.OPENED).cause is Cause.SILENCE
+
+
 # -- R6: claims ----------------------------------------------------------------------------------
 
 

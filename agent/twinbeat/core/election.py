@@ -208,6 +208,8 @@ def permitted(facts: Facts) -> tuple[Permit, tuple[Refusal, ...]]:
             refusals.setdefault(row.code, describe(row.code, facts))
     if facts.frozen and not facts.last_primary:
         permits |= Permit.PAUSED
+    if facts.policy.fence_first:
+        permits |= Permit.UNHEARD
     if facts.peer is not None and prefers(facts, facts.peer):
         permits |= Permit.PREFERRED
     return permits, tuple(refusals.values())

@@ -92,6 +92,8 @@ class Permit(enum.IntFlag):
     PREFERRED = 1 << 8
     PAUSED = 1 << 9
     RESUME = 1 << 10
+    UNHEARD = 1 << 11
+    """What may be claimed in silence may be only until the peer is heard."""
 
     CLAIMS = (
         MAY_CLAIM_DEAD

@@ -99,6 +99,7 @@ class _Lib:
     TB_PREFERRED: int
     TB_PAUSED: int
     TB_RESUME: int
+    TB_UNHEARD: int
     TB_LISTENING: int
     TB_CLAIMING: int
     TB_SERVING: int

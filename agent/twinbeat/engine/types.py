@@ -93,6 +93,7 @@ class Permit(IntFlag):
     PREFERRED = lib.TB_PREFERRED
     PAUSED = lib.TB_PAUSED
     RESUME = lib.TB_RESUME
+    UNHEARD = lib.TB_UNHEARD
 
 
 class Phase(IntEnum):
