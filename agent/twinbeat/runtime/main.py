@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _close_gate(options.pins)
     # What it takes to run is loaded only now: closing a gate in an emergency must be quick.
     from twinbeat.observe.log import set_up
-    from twinbeat.runtime.app import EXIT_FAILED, App, Paths, StartError
+    from twinbeat.runtime.app import EXIT_FAILED, App
+    from twinbeat.runtime.ground import Paths, StartError
     from twinbeat.runtime.notify import Notifier
 
     try:

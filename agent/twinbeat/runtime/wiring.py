@@ -28,6 +28,7 @@ from twinbeat.config.model import (
 from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.witness import Words
+from twinbeat.engine import maps
 from twinbeat.engine import types as engine
 from twinbeat.net.interfaces import Address, Interface
 from twinbeat.net.routes import Kind, Route
@@ -147,6 +148,11 @@ def wire(config: Config, keys: Sequence[Key]) -> engine.WireConfig:
         send_key=0,
         port=PORT,
     )
+
+
+def bpf_keys(keys: Sequence[Key]) -> list[maps.Key]:
+    """The keys as the kernel's programs want them."""
+    return [maps.Key(id=key.id, secret=key.secret) for key in keys]
 
 
 def link_masks(links: Iterable[LinkSection]) -> tuple[int, int]:

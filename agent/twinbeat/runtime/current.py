@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a run: as the file says it, and as it is in force.
+
+The two differ where timers were raised to what the host holds and where a key needs a restart. What
+others need to know of it is worked out by `twinbeat.runtime.wiring`; here is only what it is now.
+"""
+
+from __future__ import annotations
+
+from twinbeat.config.compare import digest
+from twinbeat.config.keys import Key
+from twinbeat.config.model import Config
+from twinbeat.config.secrets import Options
+from twinbeat.core.types import Policy
+from twinbeat.net.interfaces import Address
+from twinbeat.runtime import wiring
+
+
+class Current:
+    """What a reload replaces whole."""
+
+    def __init__(self, file: Config) -> None:
+        self.config = file
+        """In force."""
+        self.keys: tuple[Key, ...] = ()
+        """Those that are accepted."""
+        self.fence_options: Options
+        self.wake_late_ns = 0
+        """One wake-up in ten comes so late on this host, or later."""
+        self.read(file)
+
+    def read(self, file: Config) -> None:
+        """Note what the file says."""
+        self.file = file
+        self.digest = digest(file)
+        """What the peer compares: raised timers are this host's affair."""
+
+    @property
+    def policy(self) -> Policy:
+        """What the core decides by."""
+        return wiring.policy(self.config, digest=self.digest, wake_late_ns=self.wake_late_ns)
+
+    @property
+    def vips(self) -> list[Address]:
+        """All shared addresses."""
+        return [vip for section in self.config.vrids for vip in wiring.vips(section)]
+
+    @property
+    def key_ids(self) -> list[int]:
+        """Names of the keys that are accepted."""
+        return sorted(key.id for key in self.keys)

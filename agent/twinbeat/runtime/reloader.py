@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reload carried out: read, thought through, tried where it may fail, and only then put in force.
+
+`twinbeat.runtime.reload` says what a new configuration changes; this part brings it about in a
+running agent. Whatever may be refused comes first, and is undone if something after it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from twinbeat.api import schema
+from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.keys import Key, load_keys
+from twinbeat.config.load import load
+from twinbeat.config.model import Config
+from twinbeat.config.problems import ConfigError, Findings
+from twinbeat.config.secrets import Options, load_options
+from twinbeat.engine.engine import Engine
+from twinbeat.engine.types import now_ns
+from twinbeat.net.errors import NetError
+from twinbeat.runtime import host, wiring
+from twinbeat.runtime.current import Current
+from twinbeat.runtime.hands import EngineHands
+from twinbeat.runtime.health import Health
+from twinbeat.runtime.hooks import Hooks
+from twinbeat.runtime.links import Links
+from twinbeat.runtime.outside import Outside
+from twinbeat.runtime.reload import Plan, plan
+from twinbeat.runtime.rotation import check_rotation
+from twinbeat.runtime.site import Site
+from twinbeat.runtime.stage import REFUSALS
+from twinbeat.runtime.status import Facts
+
+log = logging.getLogger("twinbeat")
+
+
+@dataclass(slots=True, kw_only=True)
+class Reloader:
+    """Reads the configuration again; one reload at a time."""
+
+    current: Current
+    facts: Facts
+    engine: Engine
+    hands: EngineHands
+    site: Site
+    links: Links
+    outside: Outside
+    health: Health
+    hooks: Hooks
+    take_effect: Callable[[], None]
+    """Tells engine and core of the configuration in force."""
+    reloading: Callable[[], None]
+    ready: Callable[[], None]
+    """Both tell systemd."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Reload, and answer nobody."""
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """End what nobody waits for."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def reload(self) -> schema.Outcome | schema.Refusal:
+        """Read the configuration again: all of it takes effect, or nothing."""
+        async with self._turn:
+            self.reloading()
+            try:
+                sentence = await self._reload()
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("%s", problem)
+                answer: schema.Outcome | schema.Refusal = schema.Refusal(
+                    code="config", sentence=f"nothing was changed: {error}"
+                )
+            except REFUSALS as error:
+                log.error("the reload was undone: %s", error)
+                answer = schema.Refusal(code="environment", sentence=f"it was undone: {error}")
+            else:
+                if self.facts.needs_restart:
+                    log.warning("%s", sentence)
+                answer = schema.Outcome(
+                    operation="",
+                    state=schema.OutcomeState.DONE,
+                    code="reloaded",
+                    sentence=sentence,
+                )
+            self.ready()
+            return answer
+
+    async def _reload(self) -> str:
+        current = self.current
+        intent, keys, options = await asyncio.to_thread(self._read)
+        waiting = ", ".join(intent.needs_restart)
+        later = f"; only a restart puts into force: {waiting}" if waiting else ""
+        if not intent.changes and keys == current.keys and options == current.fence_options:
+            current.read(intent.config)
+            self._note_loaded(intent.needs_restart)
+            return f"the configuration was reloaded, and nothing is to be changed{later}"
+        self._check_rotation(intent.config, keys)
+        config = await self._fit(intent.config)
+        await self._try(intent, config)
+        self._take_keys(config, keys)
+        await self._apply(intent, config, options)
+        self._note_loaded(intent.needs_restart)
+        self.take_effect()
+        return f"the configuration was reloaded, {len(intent.changes)} keys changed{later}"
+
+    def _read(self) -> tuple[Plan, tuple[Key, ...], Options]:
+        """All that takes time, off the loop that decides."""
+        running = self.current.file
+        wanted = load(running.path)
+        return plan(running, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
+
+    def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
+        """Raises ConfigError if these keys would cut the pair."""
+        if keys == self.current.keys:
+            return
+        seen = self.hands.snapshot()
+        findings = Findings(config.path)
+        check_rotation(
+            config,
+            before=self.current.keys,
+            after=keys,
+            peer=seen.peer,
+            watch=seen.engine.watch,
+            findings=findings,
+        )
+        if findings.failed:
+            raise ConfigError(findings.problems)
+
+    async def _fit(self, config: Config) -> Config:
+        """The timers of the file were raised to what the host holds; so are those of the new one.
+
+        Raises NetError if the host can't hold them.
+        """
+        current = self.current
+        if config.timers_set == current.file.timers_set:
+            return replace(config, timers_set=current.config.timers_set)
+        lateness = await asyncio.to_thread(host.measure)
+        fitting = host.fit(config, lateness)
+        current.wake_late_ns = lateness.p90_ns
+        if fitting.refused:
+            raise NetError(fitting.refused)
+        raised = schema.Reason(code="raised", sentence=fitting.raised)
+        self.facts.raised = [raised] if fitting.raised else []
+        return fitting.config
+
+    async def _try(self, intent: Plan, config: Config) -> None:
+        """What the kernel may refuse; then all of it is as it was."""
+        links, before = self.links, self.current.config
+        if intent.links:
+            refused = links.refusal(config)
+            if refused:
+                raise NetError(refused)
+            await links.apply(config)
+        try:
+            if intent.addresses:
+                await self.site.stage.change_addresses(config)
+        except REFUSALS:
+            if intent.links:
+                await links.apply(before)
+            raise
+
+    def _take_keys(self, config: Config, keys: tuple[Key, ...]) -> None:
+        current = self.current
+        if keys == current.keys:
+            return
+        self.site.stage.configure_keys(config.keys.send, wiring.bpf_keys(keys))
+        self.engine.set_config(wiring.wire(config, keys))
+        current.keys = keys
+        self.facts.keys = current.key_ids
+
+    async def _apply(self, intent: Plan, config: Config, options: Options) -> None:
+        self.outside.apply(config, options)
+        self.current.fence_options = options
+        self.current.config = config
+        self.current.read(intent.config)
+        await self.health.apply(config)
+        await self.site.routes.apply(config)
+        self.hooks.apply(config)
+
+    def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
+        """Say from now on what was read, and when."""
+        self.facts.digest = self.current.digest
+        self.facts.needs_restart = list(needs_restart)
+        self.facts.loaded = moment(now_ns() + realtime_offset_ns())

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node as the interface shows it: everybody is asked, and nothing is changed.
+
+`twinbeat.runtime.status` makes one `Status` and one `Counters` out of what they say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from twinbeat.api import schema
+from twinbeat.api.events import EventHub
+from twinbeat.api.text import realtime_offset_ns
+from twinbeat.core.machine import Machine
+from twinbeat.engine.engine import Engine
+from twinbeat.engine.maps import Maps
+from twinbeat.net.warmth import Warmth
+from twinbeat.runtime import status, wiring
+from twinbeat.runtime.current import Current
+from twinbeat.runtime.hands import EngineHands
+from twinbeat.runtime.health import Health
+from twinbeat.runtime.hooks import Hooks
+from twinbeat.runtime.links import Links
+from twinbeat.runtime.loop import Loop
+from twinbeat.runtime.outside import Outside
+from twinbeat.runtime.site import Site
+from twinbeat.runtime.teller import Teller
+from twinbeat.runtime.watchdog import Watchdog
+from twinbeat.runtime.workers import WorkerDesk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Who is asked."""
+
+    facts: status.Facts
+    current: Current
+    machine: Machine
+    loop: Loop
+    engine: Engine
+    hands: EngineHands
+    maps: Maps
+    links: Links
+    site: Site
+    warmth: Warmth
+    health: Health
+    hooks: Hooks
+    teller: Teller
+    hub: EventHub
+    workers: WorkerDesk
+    watchdog: Watchdog
+    outside: Outside
+
+    def status(self) -> schema.Status:
+        """The node as it is now."""
+        self.facts.attested_until_ns = self.hands.attested_until_ns
+        self.facts.worker = self.workers.alive
+        self.facts.watchdog = self.watchdog.status()
+        self.facts.fence = self.outside.fencing.status()
+        self.facts.witness = self.outside.witness.status()
+        self.facts.isolation = self.outside.isolation.status()
+        return status.status(
+            config=wiring.with_timers(self.current.config, self.machine.timers),
+            core=self.machine.status,
+            snapshot=self.hands.snapshot(),
+            guarded=self.site.stage.guarded,
+            facts=self.facts,
+            teller=self.teller,
+            neighbours=self.warmth.standing(),
+            monitors=self.health.status(realtime_offset_ns()),
+            links=self.links,
+            rivals=self.outside.rivals,
+            routes=self.site.routes.status(),
+            hooks=self.hooks.status(),
+        )
+
+    def counters(self) -> schema.Counters:
+        """Everything that only grows."""
+        counted = status.counters(
+            config=self.current.config,
+            engine=self.engine,
+            maps=self.maps,
+            lag=self.loop.lag,
+            teller=self.teller,
+            neighbours=self.warmth.tally.counted(),
+            monitors=self.health.counters(),
+            links=self.links,
+            rivals=self.outside.rivals,
+            dropped=self.hub.dropped_total,
+        )
+        return replace(
+            counted,
+            histograms=counted.histograms | status.witness_histogram(self.outside.witness),
+            witness=self.outside.witness.counters(),
+            fencings=dict(self.outside.fencing.outcomes),
+            watchdog=self.watchdog.counted(),
+            route_changes=dict(self.site.routes.changes),
+        )
