@@ -33,10 +33,6 @@ peer = "{peer}"
 """
 
 
-def file_of(node: str) -> Any:
-    return netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml"
-
-
 def third(node: str) -> str:
     return THIRD.format(
         local=plan.node_address(node, "wan0"), peer=plan.node_address(plan.peer(node), "wan0")
@@ -54,7 +50,7 @@ def without(text: str, link: str) -> str:
 
 def reload(node: str, change: Callable[[str], str]) -> str:
     """Change a node's file and have it read; what the node says to that."""
-    text = change(file_of(node).read_text())
+    text = change(agents.file_of(node).read_text())
     tomllib.loads(text)
     return agents.reconfigure(node, text)
 
@@ -85,7 +81,7 @@ def xdp_on(node: str, interface: str) -> bool:
 @pytest.fixture
 def calm(primary: str) -> Iterator[str]:
     """A pair whose files are put back, and which must not have noticed anything."""
-    files = {node: file_of(node).read_text() for node in plan.NODES}
+    files = {node: agents.file_of(node).read_text() for node in plan.NODES}
     for node in plan.NODES:
         for link in ("ha0", "lan0"):
             wait_for(
@@ -282,7 +278,7 @@ def bare() -> Iterator[None]:
 def start_with(options: plan.Options, change: Callable[[str, str], str]) -> str:
     lab.up(replace(options, agent=False))
     for node in plan.NODES:
-        file_of(node).write_text(change(node, file_of(node).read_text()))
+        agents.file_of(node).write_text(change(node, agents.file_of(node).read_text()))
     for node in plan.NODES:
         agents.start(node)
     return agents.wait_fit()

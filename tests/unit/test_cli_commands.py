@@ -82,6 +82,20 @@ def test_the_first_line_of_show_is_the_state_in_a_sentence(served: Served, twinb
     assert twinbeat.err == ""
 
 
+@pytest.mark.parametrize("stepped_s", [3600, -3600])
+def test_a_clock_that_is_set_makes_nothing_older(
+    served: Served, twinbeat: Shell, stepped_s: int
+) -> None:
+    state = served.agent.state
+    last = transition(at_ns=state.now_ns - 5_000_000_000)
+    offset_ns = last.realtime_offset_ns + stepped_s * 1_000_000_000
+    served.agent.state = replace(
+        state, boot=last.boot, realtime_offset_ns=offset_ns, last_failover=last
+    )
+    assert twinbeat("show") == 0
+    assert "last failover 5s ago" in twinbeat.out
+
+
 @pytest.mark.parametrize(
     ("state", "shown"),
     [

@@ -723,6 +723,8 @@ class Status(Struct, frozen=True, kw_only=True):
     time: str
     now_ns: int
     realtime_offset_ns: int
+    boot: str = ""
+    """Boot id: what happened under another one is not on this clock."""
     pair: int
     node: Node
     gate: Gate

@@ -86,8 +86,9 @@ def _failover(status: Status) -> str:
     last = status.last_failover
     if last is None:
         return "no failover yet"
-    wall_ns = status.now_ns + status.realtime_offset_ns
-    ago = wall_ns - (last.at_ns + last.realtime_offset_ns)
+    ago = status.now_ns - last.at_ns
+    if last.boot != status.boot:  # Then only the time of day tells, which may have been set since.
+        ago += status.realtime_offset_ns - last.realtime_offset_ns
     return f"last failover {age(ago)} ago: {last.reason}"
 
 

@@ -92,6 +92,7 @@ def status(
             time=moment(now_ns + offset_ns),
             now_ns=now_ns,
             realtime_offset_ns=offset_ns,
+            boot=teller.boot,
             pair=config.pair.id,
             node=_node(config, core, monitors, now_ns, offset_ns),
             monitors=monitors,

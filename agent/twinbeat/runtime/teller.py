@@ -63,7 +63,7 @@ class Teller:
         self._history = history
         self._hub = hub
         self._notifier = notifier
-        self._boot = boot
+        self.boot = boot
         self._now_ns = now_ns
         self._ended = ended
         self._history_failed = history_failed
@@ -105,7 +105,7 @@ class Teller:
                 time=moment(transition.at_ns + offset_ns),
                 at_ns=transition.at_ns,
                 realtime_offset_ns=offset_ns,
-                boot=self._boot,
+                boot=self.boot,
                 from_role=before,
                 to_role=after,
                 reason=transition.reason.code.value,

@@ -9,9 +9,10 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from twinlab import netns, plan, processes, routed, witness
@@ -109,11 +110,13 @@ def configure(options: plan.Options) -> None:
 # ----------------------------------------------------------------------- processes -----------
 
 
-def start(node: str) -> int:
+def start(node: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """Start the node's agent (and its worker, where one is installed); returns the agent's pid."""
     if not installed():
         raise LabError(f"{DAEMON} is missing; `make setup` builds it")
-    started = processes.spawn(process_name(node), plan.namespace(node), [str(DAEMON)])
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    command = ["env", *variables, str(DAEMON)]
+    started = processes.spawn(process_name(node), plan.namespace(node), command)
     worker = f"worker-{node}"
     if WORKER.exists() and processes.pid_of(worker) is None:
         processes.spawn(worker, plan.namespace(node), [str(WORKER)])
@@ -157,7 +160,7 @@ def terminate(node: str) -> None:
     processes.end(process_name(node))
 
 
-def restart(node: str) -> int:
+def restart(node: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """The planned restart: the agent leaves its reign under a longer lease, and is started anew.
 
     What systemd does when the agent ends with the exit code for it.  Returns the new pid.
@@ -165,7 +168,7 @@ def restart(node: str) -> int:
     name = process_name(node)
     processes.send_signal(name, signal.SIGUSR2)
     wait_for(lambda: processes.pid_of(name) is None, f"the agent of {node} to end", timeout_s=20)
-    return start(node)
+    return start(node, environment)
 
 
 def reload(node: str) -> int:
@@ -173,9 +176,14 @@ def reload(node: str) -> int:
     return processes.send_signal(process_name(node), signal.SIGHUP)
 
 
+def file_of(node: str) -> Path:
+    """The node's configuration."""
+    return netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml"
+
+
 def reconfigure(node: str, text: str) -> str:
     """Give the node another file and have it read; what the node says to that."""
-    (netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml").write_text(text)
+    file_of(node).write_text(text)
     request = json.dumps({"request_id": secrets.token_hex(8)})
     asked = ["curl", "-sS", "--max-time", "20", "--unix-socket", socket_path(node)]
     return run([*asked, "--json", request, "http://localhost/v1/reload"])
