@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,9 +83,7 @@ def equip(node: str) -> None:
     script = etc / "check.sh"
     script.write_text(SCRIPT)
     script.chmod(0o755)
-    config = etc / "twinbeat.toml"
-    config.write_text(config.read_text() + CONFIG)
-    agents.reload(node)
+    agents.reconfigure(node, agents.file_of(node).read_text() + CONFIG)
 
 
 def monitors(node: str) -> dict[str, dict[str, Any]]:
@@ -254,8 +253,72 @@ def _of(counters: dict[str, Any], name: str) -> dict[str, Any]:
     return next(one for one in counters["monitors"] if one["name"] == name)
 
 
+@pytest.fixture
+def limited(healthy: str) -> Iterator[str]:
+    """The primary of a pair that may flip twice."""
+    before = {node: agents.file_of(node).read_text() for node in plan.NODES}
+    for node, text in before.items():
+        more = text.replace("[policy]\n", "[policy]\nmax_flips = 2\n")
+        assert "was reloaded" in agents.reconfigure(node, more)
+    yield healthy
+    for node, text in before.items():
+        agents.reconfigure(node, text)
+
+
+def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> None:
+    """Until all is well on both nodes; the failure after that begins a new count."""
+    other, begin = plan.peer(limited), agents.boot_ns()
+    falls_ill(limited)
+    wait_for(partial(watching.serves, other), f"{limited} passes it on", timeout_s=5)
+    falls_ill(other)
+    recovers(limited)
+    wait_for(partial(watching.serves, limited), f"{other} passes it back", timeout_s=5)
+    falls_ill(limited)
+    before = {node: watching.transitions(node) for node in plan.NODES}
+    recovers(other)
+    said = agents.show(limited)
+    assert said is not None
+    assert (said["node"]["health"], said["peer"]["health"]) == (0, 1000)
+    assert said["node"]["sticky"], watching.story(begin)
+    assert "sticky_primary" in [one["code"] for one in said["warnings"]]
+    assert 'twinbeat_sticky_primary{pair="1"} 1.0' in agents.metrics(limited)
+    shown = agents.cli(limited, "show", "node").stdout
+    assert "the role moved 2 times for the sake of health (sticky)" in shown
+    log = processes.log_tail(agents.process_name(limited), 10)
+    assert f"{limited} keeps it now, whatever its health" in log
+    assert watching.serves(limited)
+    assert {node: watching.transitions(node) for node in plan.NODES} == before
+    recovers(limited)
+    assert not is_sticky(limited)
+    falls_ill(limited)
+    wait_for(partial(watching.serves, other), f"{limited} passes it on again", timeout_s=5)
+
+
+def falls_ill(node: str) -> None:
+    (netns.node_dir(node, "/etc/twinbeat") / "bad").touch()
+    wait_for(partial(counts, node, 0), f"{node} is ill", timeout_s=5)
+
+
+def recovers(node: str) -> None:
+    (netns.node_dir(node, "/etc/twinbeat") / "bad").unlink()
+    wait_for(partial(counts, node, 1000), f"{node} is well", timeout_s=10)
+
+
+def counts(node: str, health: int) -> bool:
+    """Whether this is the node's health, and the peer knows of it."""
+    own, other = agents.show(node), agents.show(plan.peer(node))
+    if own is None or other is None:
+        return False
+    return bool(own["node"]["health"] == other["peer"]["health"] == health)
+
+
+def is_sticky(node: str) -> bool:
+    said = agents.show(node)
+    return bool(said and said["node"]["sticky"])
+
+
 def test_a_reload_with_mistakes_changes_nothing(healthy: str) -> None:
-    file = netns.node_dir(healthy, "/etc/twinbeat") / "twinbeat.toml"
+    file = agents.file_of(healthy)
     good = file.read_text()
     wrong = good.replace('"red0", "red1"', '"rad0", "rad1"').replace("check.sh", "chick.sh")
     wrong = wrong.replace(f'prefix = "{PREFIX}"', 'prefix = "198.51.100.7/24"')

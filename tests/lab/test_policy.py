@@ -7,12 +7,15 @@ import random
 from functools import partial
 from typing import Any
 
-from twinlab import agents, plan, probe, processes
+from twinlab import agents, lab, plan, probe, processes
 from twinlab.shell import wait_for
 
 from lab import watching
 
-LAB_OPTIONS = plan.Options(profile="balanced", settings=watching.CALM)
+HOLD_S = 3
+LAB_OPTIONS = plan.Options(
+    profile="balanced", settings=(*watching.CALM, f"policy.preempt_hold_s={HOLD_S}")
+)
 
 CHANGES = 20
 SLOW_HELLO_US = (60_000, 80_000)
@@ -21,6 +24,8 @@ FAST_DEAD_US = (45_000, 55_000)
 """Less than a slow heartbeat: a node that slows down before its peer tolerates it is suspected."""
 PATIENT = ("verify=1s", "stall=2s", "lease=2500ms")
 """A machine that takes a processor away for a moment causes suspicion, and no verdict."""
+BOUND_MS = 200.0
+"""What a shared machine may add to the round trip that a change of roles on purpose costs."""
 NOISE_S = 2.0
 """For so long it is watched what the machine itself does to the shortest of these intervals."""
 
@@ -98,6 +103,27 @@ def test_the_second_that_is_told_to_stay_primary_is_refused(primary: str) -> Non
     assert (told.returncode, "both_stay_primary" in told.stderr) == (4, True)
     told = agents.cli(secondary, "force", "failover", "--yes")
     assert (told.returncode, "peer_stays_primary" in told.stderr) == (4, True)
+    tell(primary, "stay", "off")
+
+
+def test_who_is_to_stay_primary_takes_the_role_back_once_it_was_fit_for_a_while(
+    primary: str,
+) -> None:
+    other = plan.peer(primary)
+    tell(primary, "stay", "primary")
+    lab.cut(primary, silent=True)
+    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=10)
+    seen = watching.watch(
+        lambda: lab.heal(primary),
+        partial(watching.serves, primary),
+        f"{primary} takes the role back",
+    )
+    took = watching.takeover(primary, seen.before_ns)
+    assert took["at_ns"] >= seen.before_ns + HOLD_S * 1e9, watching.story(seen.before_ns)
+    log = processes.log_tail(agents.process_name(primary), 20)
+    assert f"{primary} was told to stay primary and is fit again" in log
+    assert seen.outage_ms() < BOUND_MS
+    assert seen.overlap(other, primary) == []
     tell(primary, "stay", "off")
 
 

@@ -137,11 +137,20 @@ def test_flips_leave_the_window_but_not_the_limit() -> None:
     assert stuck.sticky(9999 * SECOND)
 
 
+def test_a_flip_is_of_the_failure_that_caused_it() -> None:
+    """Also where the flip is known first."""
+    flips = flipped(FlipLimit(flips=2), 1)
+    flips.see(well=True)
+    flips.flipped(2 * SECOND)
+    flips.see(well=False)
+    assert flips.count == 1
+
+
 def test_the_next_failure_after_all_recovered_begins_a_new_count() -> None:
     flips = flipped(FlipLimit(flips=2), 1, 2)
-    flips.see(BAD)
+    flips.see(well=False)
     assert flips.sticky(3 * SECOND)
-    flips.see(GOOD)
+    flips.see(well=True)
     assert flips.sticky(3 * SECOND)
-    flips.see(FAIR)
+    flips.see(well=False)
     assert not flips.sticky(3 * SECOND)

@@ -22,6 +22,7 @@ from twinbeat.core.types import Admin, Damping, FlipLimit, Role, TrackedHealth
 UP = TrackedHealth()
 NOT_UP = TrackedHealth(score=0, failed=("wan0",))
 FAIR = TrackedHealth(score=600, failed=("dns",))
+LOWERED = TrackedHealth(score=600, lowering=("dns",))
 
 
 def pair(*, fail_safe: bool = True, **changes: object) -> World:
@@ -175,14 +176,18 @@ def test_detection_is_never_damped() -> None:
 # -- flips ---------------------------------------------------------------------------------------
 
 
-def test_a_primary_that_flipped_often_enough_is_sticky() -> None:
+@pytest.mark.parametrize(("bad", "good"), [(NOT_UP, UP), (NOT_UP, LOWERED), (LOWERED, UP)])
+def test_a_primary_that_flipped_often_enough_is_sticky(
+    bad: TrackedHealth, good: TrackedHealth
+) -> None:
+    """Each node is well in its turn, but never both: no new count begins."""
     world = pair(flip_limit=FlipLimit(flips=2))
-    becomes(world.a, NOT_UP)  # First flip, on both nodes.
-    becomes(world.b, NOT_UP)
-    becomes(world.a, FAIR)  # Second: nobody was all well meanwhile.
+    becomes(world.a, bad)  # First flip, on both nodes.
+    becomes(world.b, bad)
+    becomes(world.a, good)  # Second.
     assert roles(world) == "PS"
-    becomes(world.b, FAIR)
-    becomes(world.a, NOT_UP)
+    becomes(world.a, bad)
+    becomes(world.b, good)
     assert roles(world) == "PS"
     assert world.a.agent is not None
     assert world.a.agent.machine.status.sticky
@@ -200,6 +205,9 @@ def test_sticky_ends_with_the_failure_after_all_recovered() -> None:
     assert not world.a.agent.machine.status.sticky
     becomes(world.a, NOT_UP)
     assert roles(world) == "SP"
+    for node in world.nodes:
+        assert node.agent is not None
+        assert node.agent.machine.status.flips == 1, "a new count on both"
 
 
 def test_without_fail_safe_a_sticky_primary_serves_unfit() -> None:

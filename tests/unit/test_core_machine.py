@@ -274,6 +274,15 @@ def test_a_cleared_suspicion_leaves_nothing_in_the_next_timeline(bench: Bench) -
     assert record.timeline.suspicion_ns == 0
 
 
+def test_a_flip_counts_though_the_claim_is_heard_of_before_the_end(bench: Bench) -> None:
+    bench.primary()
+    bench.hear()
+    bench.feed(HealthChanged(health=TrackedHealth(score=0, failed=("wan0",))))
+    bench.hear(flags=WELL | Flag.CLAIMING, claim=3)
+    bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)
+    assert bench.machine.status.flips == 1
+
+
 def test_being_fenced_ends_the_role(bench: Bench) -> None:
     bench.primary()
     effects = bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3)

@@ -102,7 +102,8 @@ class Flips:
     """Counts changes of role for health's sake; a node at the limit keeps the role (*sticky*).
 
     Reset as in the reference product: once every monitor holds again, the *next* failure begins a
-    new count.
+    new count. On both nodes, that is: whoever took the role over is well by that very fact, and
+    would never count further than one.
     """
 
     def __init__(self, limit: FlipLimit) -> None:
@@ -117,11 +118,12 @@ class Flips:
 
     def flipped(self, now_ns: int) -> None:
         """The role moved to or from this node for the sake of health."""
+        self.see(well=False)  # Or the failure that moved it would be seen after its flip.
         self._at_ns.append(now_ns)
 
-    def see(self, health: TrackedHealth) -> None:
-        """Follow the health that counts."""
-        if health.up:
+    def see(self, *, well: bool) -> None:
+        """Follow whether every check of both nodes holds."""
+        if well:
             self._recovered = True
         elif self._recovered:
             self._recovered = False

@@ -4,7 +4,7 @@
 Worse health counts at once, better health when it has held (`Damper`). A primary that is not well
 and may not serve in that state passes the role on to a better peer, and is given a moment for it
 (`passing_until_ns`); one that moved the role as often as it may keeps it (`sticky`). Who is better
-is the election's to say: this part knows nothing of the peer.
+is the election's to say: this part only wants to know whether the peer is well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from twinbeat.core.damping import Damper, Flips
 from twinbeat.core.effects import Level
 from twinbeat.core.reasons import Code, duration
-from twinbeat.core.types import Policy, TrackedHealth
+from twinbeat.core.types import SCORE_MAX, Policy, TrackedHealth
 from twinbeat.core.voice import Voice
 
 
@@ -46,24 +46,34 @@ class Fitness:
             level = Level.INFO if health.up else Level.WARNING
             self.health = counts
             self._voice.say(level, Code.HEALTH_CHANGED, score=counts.score)
-            self.flips.see(counts)
             return True
         if health.score > counts.score:
             hold = duration(self.damper.holding_until_ns - now_ns)
             self._voice.say(Level.INFO, Code.HEALTH_HELD, score=health.score, hold=hold)
         return False
 
-    def settle(self, now_ns: int, *, serving: bool, fail_safe: bool, patience_ns: int) -> None:
+    def settle(
+        self,
+        now_ns: int,
+        *,
+        serving: bool,
+        peer_score: int | None,
+        fail_safe: bool,
+        patience_ns: int,
+    ) -> None:
         """Better health begins to count when it has held; a limit of flips makes a node sticky.
 
-        ``patience_ns``: how long a change of role may take.
+        ``peer_score``: None = the peer isn't heard. ``patience_ns``: how long a change of role may
+        take.
         """
         self.damper.pass_time(now_ns)
         if self.damper.health != self.health:
             self.health = self.damper.health
-            self.flips.see(self.health)
             self._voice.say(Level.INFO, Code.HEALTH_COUNTS, score=self.health.score)
-        sticky = serving and not self.health.up and self.flips.sticky(now_ns)
+        well = self.health.score == SCORE_MAX
+        if not well or peer_score is not None:
+            self.flips.see(well=well and peer_score == SCORE_MAX)
+        sticky = serving and not well and self.flips.sticky(now_ns)
         if sticky is not self.sticky:
             self.sticky = sticky
             code = Code.STICKY_PRIMARY if sticky else Code.STICKY_OVER

@@ -243,7 +243,10 @@ class Follower:
             return False
         orders, peer = self._orders, self._known.peer
         if by is Turn.CLOSED and before is Role.PRIMARY:
-            return (orders.yielding_to_better and cause is Cause.FENCED) or (
+            # Not whether it yields now: of a peer that claims already nothing is asked any more.
+            facts = orders.facts
+            to_better = peer is not None and peer.health > facts.health and not facts.sticky
+            return (to_better and cause is Cause.FENCED) or (
                 cause is Cause.RESIGNED and orders.resign_reason.code is Code.UNHEALTHY
             )
         return (

@@ -391,6 +391,7 @@ class Machine:
         known.fitness.settle(
             now,
             serving=self._office.serving,
+            peer_score=known.heard_peer.health if known.heard_peer is not None else None,
             fail_safe=known.policy.fail_safe,
             patience_ns=operations.patience_ns,
         )

@@ -61,7 +61,7 @@ class Orders:
             generation=0, expires_ns=0, attested_until_ns=0, term_first=1, term_last=0
         )
         self.attestation = Attestation()
-        self.yielding_to_better = False
+        self._yielding_to_better = False
         """A healthier peer is asked to take over."""
         self.resign_reason = voice.because(Code.RESIGNED)
         """Why the engine was last told to shut the gate."""
@@ -151,11 +151,11 @@ class Orders:
         unwanted = unwanted and election.successor(facts, even_if_unfit=True) is None
         # A resumed reign isn't passed on for a first block that is just being written.
         better = serving and not handing and not awaits_terms and election.better_peer(facts)
-        if better and not self.yielding_to_better:
+        if better and not self._yielding_to_better:
             assert facts.peer is not None
             scores = {"peer_score": facts.peer.health, "score": facts.health}
             self._voice.say(Level.WARNING, Code.PEER_BETTER, **scores)
-        self.yielding_to_better = better
+        self._yielding_to_better = better
         return serving and (handing or better or unwanted)
 
     def _permits(self, facts: Facts) -> Permit:

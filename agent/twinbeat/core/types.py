@@ -499,12 +499,16 @@ class NodeState(enum.Enum):
     """Told to take no part; the core's own."""
 
 
+SCORE_MAX: Final = 1000
+"""Every check holds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedHealth:
     """What the monitors say, condensed."""
 
-    score: int = 1000
-    """0 to 1000; higher is better; compared before anyone yields. 0 = not UP."""
+    score: int = SCORE_MAX
+    """0 to SCORE_MAX; higher is better; compared before anyone yields. 0 = not UP."""
     failed: tuple[str, ...] = field(default=())
     """Names of the checks whose failure leaves the node not UP; empty while it is UP."""
     lowering: tuple[str, ...] = field(default=())

@@ -30,12 +30,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
 from twinbeat.core.reasons import Code, Reason, because
-from twinbeat.core.types import FOREVER, NodeState, TrackedHealth
-
-SCORE_MAX: Final = 1000
+from twinbeat.core.types import FOREVER, SCORE_MAX, NodeState, TrackedHealth
 
 
 class Kind(enum.Enum):
