@@ -90,6 +90,10 @@ def show_pair() -> None:
         say(f"  {node}: {said['sentence'] if said else 'its agent does not answer'}")
 
 
+class RefusedError(LabError):
+    """The pair refused a command, as it had to: the roles had just changed by themselves."""
+
+
 class Stage:
     """The running demo: the client that probes, the acts played so far."""
 
@@ -102,15 +106,10 @@ class Stage:
         """Play a script until the role changed for the reason it is about, and tell what was seen.
 
         On a machine that loses its CPU for milliseconds, a pair with the fastest timers may change
-        roles by itself just then; that is said, and the script played again.
+        roles by itself just then, or refuse a command; that is said, and the script played again.
         """
         heading(f"{len(self.acts) + 1}. {script.title}")
-        for attempt in range(ATTEMPTS):
-            act = self._attempt(script)
-            if act.transition["reason"] in script.reasons or attempt + 1 == ATTEMPTS:
-                break
-            say(f"  Just then the roles changed by themselves: {act.transition['sentence']}.")
-            say("  So this showed something else; again.")
+        act = self._first_that_shows(script)
         self.acts.append(act)
         say()
         say(timelines.table(act.moments, act.zero_ns))
@@ -119,6 +118,22 @@ class Stage:
         say(f"  Why, in {act.new}'s words: {act.transition['sentence']}.")
         if script.undo is not None:
             say(f"  {script.undone.format(node=act.old)}")
+
+    def _first_that_shows(self, script: Script) -> Act:
+        """The first attempt that shows what the script is about, or the last one."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                act = self._attempt(script)
+            except RefusedError as refused:
+                if not left:
+                    raise
+                say(f"  {refused}; again.")
+                continue
+            if act.transition["reason"] in script.reasons or not left:
+                return act
+            say(f"  Just then the roles changed by themselves: {act.transition['sentence']}.")
+            say("  So this showed something else; again.")
+        raise AssertionError("ATTEMPTS is at least 1")
 
     def _attempt(self, script: Script) -> Act:
         old = wait_calm()
@@ -232,7 +247,7 @@ def hand_over(node: str) -> int:
     before = agents.boot_ns()
     done = agents.cli(node, "force", "failover", "--yes", "--reason", "demo")
     if done.returncode != 0:
-        raise LabError(f"twinbeat force failover: {(done.stderr or done.stdout).strip()}")
+        raise RefusedError(f"twinbeat force failover: {(done.stderr or done.stdout).strip()}")
     return before
 
 
