@@ -39,11 +39,13 @@ LAYERS = {
     "twinbeat.__main__": layer("runtime.main"),
     "twinbeat.core": layer(),
     "twinbeat.config": layer("core sync.document", "msgspec"),
+    # Whoever runs a program of the operator's runs it through this one.
+    "twinbeat.programs": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
-    "twinbeat.sync": layer("core", "cryptography msgspec"),
+    "twinbeat.sync": layer("core programs", "cffi cryptography msgspec"),
     "twinbeat.worker": layer("core config", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
@@ -53,7 +55,7 @@ LAYERS = {
     "twinbeat.api.text": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine health net observe witness worker",
+        "api config core engine health net observe programs witness worker",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),

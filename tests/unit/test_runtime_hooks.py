@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from twinbeat import programs
 from twinbeat.api import schema
 from twinbeat.config.model import (
     Config,
@@ -18,9 +19,8 @@ from twinbeat.config.model import (
     PairSection,
     PeerSection,
 )
-from twinbeat.runtime import programs
+from twinbeat.programs import Program
 from twinbeat.runtime.hooks import Hooks
-from twinbeat.runtime.programs import Program
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 

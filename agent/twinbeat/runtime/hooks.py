@@ -19,7 +19,7 @@ from twinbeat.api import schema
 from twinbeat.api.text import length, moment, realtime_offset_ns
 from twinbeat.config.model import Config, HookSection
 from twinbeat.engine.types import now_ns
-from twinbeat.runtime.programs import Finished, Program
+from twinbeat.programs import Finished, Program
 
 log = logging.getLogger("twinbeat.hooks")
 

@@ -27,6 +27,8 @@ OUTPUT_KEPT: Final = 4096
 """Bytes of a program's output that go to the log."""
 OUTPUT_MAX: Final = 1 << 16
 """Who writes more is not listened to any longer: its next write fails."""
+LAST_READS: Final = 64
+"""Pieces of output that are still taken when it has ended: more than a pipe holds."""
 GRACE_S: Final = 1.0
 """Between SIGTERM and SIGKILL."""
 GIVE_UP_S: Final = 5.0
@@ -34,6 +36,7 @@ GIVE_UP_S: Final = 5.0
 
 CHOOM: Final = Path("/usr/bin/choom")
 NICE: Final = Path("/usr/bin/nice")
+_SCORE: Final = Path("/proc/self/oom_score_adj")
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
@@ -73,9 +76,19 @@ class Finished:
 class Program:
     """One run."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        kept: int = OUTPUT_KEPT,
+        patient: bool = False,
+    ) -> None:
+        """``kept``: bytes of its output; ``patient``: who writes too much may, and isn't heard."""
         self._command = command
         self._environment = environment
+        self._kept = kept
+        self._patient = patient
         self._reading = -1
         self._output = bytearray()
         self._written = 0
@@ -166,8 +179,9 @@ class Program:
             os.close(descriptor)
             process.poll()
             # What it wrote last; whoever has inherited the pipe may go on writing.
-            while self._read():
-                pass
+            for _ in range(LAST_READS):
+                if not self._read():
+                    break
             self._deafen()
         return timed_out
 
@@ -180,8 +194,8 @@ class Program:
         except BlockingIOError:
             return False
         self._written += len(piece)
-        self._output += piece[: OUTPUT_KEPT - len(self._output)]
-        if not piece or self._written > OUTPUT_MAX:
+        self._output += piece[: self._kept - len(self._output)]
+        if not piece or (self._written > OUTPUT_MAX and not self._patient):
             self._deafen()
         return self._reading >= 0
 
@@ -201,9 +215,12 @@ class Program:
 
 
 def _humbly() -> list[str]:
-    """The beginning of a command that lays down what the agent claims for itself."""
+    """The beginning of a command that lays down what the agent claims for itself.
+
+    The worker claims nothing: it is the first to go, and may not make others more precious.
+    """
     command: list[str] = []
-    if CHOOM.exists():
+    if CHOOM.exists() and int(_SCORE.read_text()) < 0:
         command += [str(CHOOM), "-n", "0", "--"]
     claimed = os.getpriority(os.PRIO_PROCESS, 0)
     if NICE.exists() and claimed < 0:
