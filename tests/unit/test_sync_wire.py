@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from twinbeat.sync import wire
 from twinbeat.sync.document import Document, Version
+from twinbeat.sync.manifest import Entry, Kind, Order, What
 from twinbeat.sync.messages import Given, Status, Summary, Want
 from twinbeat.sync.wire import Assembly, Codec, Fragment, WireError
 
@@ -68,10 +69,16 @@ def examples() -> Iterator[Struct]:
     yield wire.KeyDone(id=3)
     yield wire.Read(token="t", what="/v1/status")
     yield wire.ReadAnswer(token="t", status=200, body=b"{}")
-    yield wire.Manifest(list="l", entries=(wire.Entry(path="/etc/x", kind="file", size=3),))
+    entry = Entry(path="/etc/x", kind=Kind.FILE, size=3, content="c" * 64, mtime_ns=-5)
+    yield wire.Manifest(list="l", definition="d" * 64, entries=(entry,))
+    yield wire.FileAsk(list="l")
+    order = Order(what=What.TAKE, entry=entry, expect="e" * 32, keep=True)
+    yield wire.FileOrders(list="l", definition="d" * 64, round=1, orders=(order,))
     yield wire.FileWant(list="l", path="/etc/x", content="b" * 64)
-    yield wire.FilePiece(list="l", path="/etc/x", offset=0, data=b"abc", last=True)
-    yield wire.FileDone(list="l")
+    yield wire.FilePiece(list="l", path="/etc/x", offset=0, data=b"abc")
+    failure = wire.FileFailure(path="/etc/x", code="full")
+    yield wire.FileDone(list="l", failures=(failure,))
+    yield wire.FileCommon(list="l", definition="d" * 64, stamps=(("/etc/x", "e" * 32),))
 
 
 # -- messages ---------------------------------------------------------------------------------

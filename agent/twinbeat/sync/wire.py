@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from twinbeat.sync import messages
 from twinbeat.sync.document import U32, U64, Name, Sentence
+from twinbeat.sync.manifest import Entry, Hash, Order, Path, Stamp
 from twinbeat.sync.messages import Summary
 
 PORT: Final = 3008
@@ -41,12 +42,14 @@ MESSAGE_MAX: Final = 16 << 20
 HELLO_MAX: Final = 16 << 10
 """Bytes of a frame from somebody who has not said yet who he is."""
 LENGTH: Final = 4
+FILE_PIECE_MAX: Final = PIECE_MAX - 16384
+"""Bytes of content in a message, which has a path as well."""
+FILE_ITEMS_MAX: Final = 1024
+"""Entries of a list in one message."""
 PARTLY_MAX: Final = 2
 """Messages that arrive in fragments at the same time: one of each lane."""
 
-Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Token = Annotated[str, Meta(max_length=64)]
-Hash = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
 class WireError(Exception):
@@ -169,55 +172,87 @@ class ReadAnswer(Struct, frozen=True, kw_only=True, tag="read_answer"):
 # -- files ---------------------------------------------------------------------------------------
 
 
-class Entry(Struct, frozen=True, kw_only=True):
-    """One name below a root."""
-
-    path: Path
-    kind: Annotated[str, Meta(max_length=16)]
-    mode: Annotated[int, Meta(ge=0, le=0o7777)] = 0
-    uid: U32 = 0
-    gid: U32 = 0
-    size: U64 = 0
-    mtime_ns: Annotated[int, Meta(ge=-(1 << 62), lt=1 << 62)] = 0
-    content: Hash = ""
-    """Hash of a file's content."""
-    target: Annotated[str, Meta(max_length=4096)] = ""
-    """Of a symbolic link."""
-
-
 class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
-    """What is there of one list of files. A long list takes several of these."""
+    """What the sender has of one list of files. A long list takes several of these."""
 
     list: Name
-    entries: Annotated[tuple[Entry, ...], Meta(max_length=4096)] = ()
+    definition: Hash = ""
+    """`FileList.digest`: the same list has to be meant."""
+    whole: bool = True
+    """All there is; otherwise what became of it since the last one."""
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=FILE_ITEMS_MAX)] = ()
+    last: bool = True
+
+
+class FileAsk(Struct, frozen=True, kw_only=True, tag="file_ask"):
+    """Send the whole manifest."""
+
+    list: Name
+
+
+class FileOrders(Struct, frozen=True, kw_only=True, tag="file_orders"):
+    """What the receiver has to do; answered by `FileDone`. Many orders take several of these."""
+
+    list: Name
+    definition: Hash
+    round: U32
+    orders: Annotated[tuple[Order, ...], Meta(max_length=FILE_ITEMS_MAX)] = ()
     last: bool = True
 
 
 class FileWant(Struct, frozen=True, kw_only=True, tag="file_want"):
-    """Send the content of this file."""
+    """Send this range of a file's content."""
 
     list: Name
     path: Path
     content: Hash
+    offset: U64 = 0
+    size: Annotated[int, Meta(ge=1, le=8 * FILE_PIECE_MAX)] = FILE_PIECE_MAX
 
 
 class FilePiece(Struct, frozen=True, kw_only=True, tag="file_piece"):
-    """A part of a file's content. Those of one file come in order."""
+    """A part of what was wanted. Those of one file come in order."""
 
     list: Name
     path: Path
+    content: Hash = ""
+    """As it was wanted; what was sent may be another by now."""
     offset: U64
-    data: Annotated[bytes, Meta(max_length=PIECE_MAX - 8192)]
-    last: bool = False
+    data: Annotated[bytes, Meta(max_length=FILE_PIECE_MAX)]
+    code: Name = ""
+    """Why there is no more of it."""
+    sentence: Sentence = ""
+
+
+class FileFailure(Struct, frozen=True, kw_only=True):
+    """One path that isn't as it should be."""
+
+    path: Annotated[str, Meta(max_length=4096)]
+    code: Name
+    sentence: Sentence = ""
 
 
 class FileDone(Struct, frozen=True, kw_only=True, tag="file_done"):
-    """A file is in place, or why not; without a path: the whole list."""
+    """The orders were carried out, but for what failed. The manifest that follows from it was sent
+    before."""
 
     list: Name
-    path: Annotated[str, Meta(max_length=4096)] = ""
+    round: U32 = 0
+    changed: U32 = 0
+    failed: U32 = 0
+    failures: Annotated[tuple[FileFailure, ...], Meta(max_length=256)] = ()
+    """The first of them."""
     code: Name = ""
+    """Why nothing at all was done."""
     sentence: Sentence = ""
+
+
+class FileCommon(Struct, frozen=True, kw_only=True, tag="file_common"):
+    """What both nodes have alike now: path and stamp; without a stamp, what is gone on both."""
+
+    list: Name
+    definition: Hash
+    stamps: Annotated[tuple[tuple[Path, Stamp], ...], Meta(max_length=FILE_ITEMS_MAX)] = ()
 
 
 class Unknown(Struct, frozen=True, kw_only=True):
@@ -226,13 +261,13 @@ class Unknown(Struct, frozen=True, kw_only=True):
     type: str
 
 
-Filing = Manifest | FileWant | FilePiece | FileDone
+Filing = Manifest | FileAsk | FileOrders | FileWant | FilePiece | FileDone | FileCommon
 Keying = KeyGive | KeyUse | KeyDone
 Traffic = messages.Message | Keying | Read | ReadAnswer | Filing
 """What whoever holds a connection sends and receives; the rest is the connection's own business."""
 Message = Hello | Bye | Ping | Pong | Fragment | Renew | Renewed | Traffic
 
-BULK: Final = (Manifest, FilePiece, FileDone)
+BULK: Final = (Manifest, FileOrders, FilePiece, FileDone, FileCommon)
 """Let everything else go first, but keep their order among themselves."""
 
 
