@@ -128,13 +128,35 @@ def create_mounts(node: str) -> None:
         source = node_dir(node, path)
         source.mkdir(parents=True, exist_ok=True)
         script.append(f"mount --bind {source} {path}")
-    run(
+    _on_some_processor(
         [
             *["nsenter", f"--net={plan.NETNS_DIR / name}"],
             *["unshare", f"--mount={holder}", "--propagation", "private"],
             *["sh", "-c", "\n".join(script)],
         ]
     )
+
+
+def _on_some_processor(command: list[str]) -> None:
+    """Run a command that keeps a new mount namespace in a file, where the kernel lets it be kept.
+
+    A mount namespace may only be kept within an older one, and Linux 6.18 tells which is older by
+    numbers that each processor deals out from a stock of its own.  Where the lab itself lives in a
+    mount namespace of its own (a container), a processor with a lower stock has every new one
+    refused: "Invalid argument".
+    """
+    refused = None
+    for processor in sorted(os.sched_getaffinity(0)):
+        try:
+            run(["taskset", "-c", str(processor), *command])
+        except LabError as error:
+            if "Invalid argument" not in str(error):
+                raise
+            refused = error
+        else:
+            return
+    if refused is not None:
+        raise refused
 
 
 def processes(name: str) -> list[int]:
