@@ -245,6 +245,9 @@ def open_untold(world: World, node: SimNode) -> str:
         node = world.nodes[1 - node.index]
     kinds = EngineEventKind
     node.events_to_lose = set(world.rng.choice(((kinds.OPENED,), (kinds.CLAIM, kinds.OPENED))))
+    if world.rng.random() < 0.5:  # Nor of its orders, whose word would do.
+        for after_us in range(0, 1000, 100):
+            world.at(world.now_ns + after_us * US, node.events_to_lose.add, kinds.ORDER)
     node.tell(ForceFailover(request_id=f"o{world.now_ns}", even_if_unfit=True))
     if world.rng.random() < 0.3:
         world.at(world.now_ns + 1 * MS, node.tell, GateLost(interface="lan0"))

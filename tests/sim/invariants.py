@@ -38,6 +38,7 @@ FORGE_MAY_TOUCH = frozenset({"mismatch_ns", "stranger_ns", "challenge_ns"})
 
 
 TERM_FIELDS = (ffi.offsetof("struct tb_frame", "term"), ffi.offsetof("struct tb_frame", "claim"))
+FLAGS_AT = ffi.offsetof("struct tb_frame", "flags")
 SMALL_TERMS = 1 << 20
 """Above it are the terms of nodes that begin them above their boot epoch."""
 
@@ -46,6 +47,11 @@ FLIGHT_NS = 1_000 * US
 """A frame is under way no longer."""
 DRIFT = 50
 """A clock may be wrong by less than one part in so many."""
+
+
+def flags_of(payload: bytes) -> int:
+    """What a frame says in flags."""
+    return int.from_bytes(payload[FLAGS_AT : FLAGS_AT + 4], "big")
 
 
 def stretched(length_ns: int) -> int:
@@ -102,6 +108,8 @@ class Checks:
         """By node: until when it is paused, as the operator was told."""
         self.paused_by = [0, 1]
         """By node: the node that was told so, and whose disk knows it."""
+        self.forgot_pause = [False, False]
+        """By node: its disk was lost since it heard that its peer is paused."""
         self.newest = ["", ""]
         """By node: the newest request that set its status."""
         self.requests: dict[tuple[int, str], Event] = {}
@@ -203,6 +211,7 @@ class Checks:
                 until = self.requested_ns[index, request_id] + for_ns - for_ns // DRIFT
                 for paused in (0, 1) if code is Code.PAUSED_BOTH else (index,):
                     self.paused_until_ns[paused] = until
+                    self.forgot_pause[paused] = False
                     self.paused_by[paused] = index
             case _:
                 pass
@@ -215,6 +224,7 @@ class Checks:
             for recordings in self.accepted.values():
                 recordings.clear()
         self.bound[node.index] = None
+        self.forgot_pause[node.index] = True
         for index in range(2):
             if self.paused_by[index] == node.index:
                 self.paused_until_ns[index] = 0
@@ -229,6 +239,8 @@ class Checks:
         if reason in ACCEPTED:
             self.accepted[node.index, link].append(payload)
             self.heard_ns[node.index] = self.world.now_ns
+            if flags_of(payload) & Flag.PAUSED:
+                self.forgot_pause[node.index] = False
             for at in TERM_FIELDS:
                 self.told[node.index].add(int.from_bytes(payload[at : at + 8], "big"))
             check_one_owner_on_acceptance(self, node, payload)
@@ -245,9 +257,7 @@ class Checks:
 
 def check_one_owner_on_acceptance(checks: Checks, node: SimNode, payload: bytes) -> None:
     """From the moment a frame from an open node is accepted at most one gate is open."""
-    frame = ffi.from_buffer("struct tb_frame *", payload)
-    says_open = bool(int.from_bytes(bytes(ffi.buffer(frame))[84:88], "big") & Flag.OPEN)
-    if not says_open:
+    if not flags_of(payload) & Flag.OPEN:
         return
     world = checks.world
     if world.a.gate_open() and world.b.gate_open():
@@ -419,7 +429,8 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
         raise Violation("NO_SURPRISE", f"{node.name} claims though it was told {bound.name}")
     # R17: the last primary alone may claim again, where it hears that nobody serves.
     again = event.cause in (Cause.IDLE, Cause.DEAF) and agent.machine.facts.last_primary
-    if checks.world.now_ns < checks.paused_until_ns[node.index] and not again:
+    told = checks.world.now_ns < checks.paused_until_ns[node.index]
+    if told and not again and not checks.forgot_pause[node.index]:
         raise Violation("NO_SURPRISE", f"{node.name} claims while paused ({event.cause.name})")
 
 
