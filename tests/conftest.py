@@ -123,6 +123,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.C
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    _tell_figures(terminalreporter)
     left_out = Counter(
         _directory(config.rootpath / report.nodeid.partition("::")[0]) or "tests"
         for report in terminalreporter.getreports("skipped")
@@ -134,3 +135,17 @@ def pytest_terminal_summary(
     what = ", ".join(f"{count} of {name}" for name, count in sorted(left_out.items()))
     terminalreporter.write_line(f"Without root these privileged tests did not run: {what}.")
     terminalreporter.write_line("Run `sudo make test` to run everything.")
+
+
+def _tell_figures(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have to say of what they tried (the fixture `record_property`, name "figures")."""
+    told = [
+        str(value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "figures" and report.when == "call"
+    ]
+    if told:
+        terminalreporter.section("figures", sep="-")
+        for each in told:
+            terminalreporter.write_line(each)

@@ -267,13 +267,16 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
 
 @pytest.mark.parametrize(("plant", "rules"), PLANTS, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_planted_fault_is_found(
-    plant: Callable[[Patch], None], rules: set[str], monkeypatch: Patch
+    plant: Callable[[Patch], None],
+    rules: set[str],
+    monkeypatch: Patch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     plant(monkeypatch)
     for seed in range(SCHEDULES):
         violation = schedule.run(seed).violation
         if violation is not None:
-            print(f"found by schedule {seed}: {violation}")
+            record_property("figures", f"planted: {plant.__name__} found by schedule {seed}")
             assert violation.split(":")[0] in rules, violation
             return
     pytest.fail(f"{SCHEDULES} schedules did not find it")

@@ -14,18 +14,22 @@ import faulthandler
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from sim import coverage, schedule
+from sim.figures import processor_s
 from sim.schedule import Result
 from twinbeat.core.table import TRANSITIONS
 
-SCHEDULES = 1800
+SCHEDULES = 900
 """Of twelve faults each, by default."""
 STEPS_MIN = 3_000_000
 """What they come to: everything that happens to a node, a wire, a thread or a disk is a step."""
+WITHIN_S = 240
+"""And how long that may take, on one processor that does nothing else."""
 EACH_STEPS_MIN, EACH_KINDS_MIN = 200, 3
 """A schedule has at least so many steps, and so many kinds of fault."""
 FIRST = 20_261_000
@@ -49,7 +53,9 @@ def told(result: Result) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
+def test_no_schedule_breaks_a_rule(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
     faulthandler.cancel_dump_traceback_later()  # Long by intent; every schedule has its own end.
     one = request.config.getoption("--seed")
     if one is not None:
@@ -61,7 +67,7 @@ def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
     # The same schedules each time, so that a red run is the change's; `--fresh` tries others.
     fresh = request.config.getoption("--fresh")
     first = int.from_bytes(os.urandom(3), "big") * 1000 if fresh else FIRST
-    begun = time.monotonic()
+    begun, used = time.monotonic(), processor_s()
     chunks = [
         range(seed, min(seed + CHUNK, first + count)) for seed in range(first, first + count, CHUNK)
     ]
@@ -72,20 +78,23 @@ def test_no_schedule_breaks_a_rule(request: pytest.FixtureRequest) -> None:
     broken = [result for result in results if result.violation is not None]
     covered = Counter(name for result in results for name in result.covered)
     steps, took_s = sum(result.steps for result in results), time.monotonic() - begun
-    print(
-        f"seeds {first} to {first + count - 1}: {steps} steps in {took_s:.0f} s "
-        f"({steps / took_s:.0f} steps/s), {sum(result.faults for result in results)} faults, "
+    used_s = processor_s() - used
+    figures = [
+        f"simulator, seeds {first} to {first + count - 1}: {steps} steps in {took_s:.0f} s, "
+        f"{used_s:.0f} s of processors' time ({steps / used_s:.0f} steps a second of it), "
+        f"{sum(result.faults for result in results)} faults, "
         f"{sum(result.overlaps for result in results)} overlaps; each of at least "
         f"{min(result.steps for result in results)} steps and "
-        f"{min(result.kinds for result in results)} kinds of fault"
-    )
-    for name, times in sorted(covered.items()):
-        print(f"{times:6}  {name}")
+        f"{min(result.kinds for result in results)} kinds of fault; so many schedules had:",
+        *(f"{times:6}  {name}" for name, times in sorted(covered.items())),
+    ]
+    record_property("figures", "\n".join(figures))
     assert not broken, told(broken[0])
     assert all(result.steps >= EACH_STEPS_MIN for result in results)
     assert all(result.kinds >= EACH_KINDS_MIN for result in results)
     if count >= SCHEDULES:
         assert steps >= STEPS_MIN
+        assert steps * WITHIN_S >= STEPS_MIN * used_s, "they take one processor longer than that"
         assert_all_was_tried(covered)
 
 

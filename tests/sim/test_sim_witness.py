@@ -162,12 +162,14 @@ PLANTS: list[Callable[[Patch], None]] = [
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_fault_planted_beside_the_witness_is_found(
-    plant: Callable[[Patch], None], monkeypatch: Patch
+    plant: Callable[[Patch], None],
+    monkeypatch: Patch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     plant(monkeypatch)
     for seed in range(PLANTED):
         violation = ordeal.run(seed).violation
         if violation is not None and violation.startswith("WITNESS"):
-            print(f"found by seed {seed}: {violation}")
+            record_property("figures", f"planted: {plant.__name__} found by ordeal {seed}")
             return
     pytest.fail(f"{PLANTED} schedules did not find it")
