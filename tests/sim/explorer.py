@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breadth first through everything that two nodes can do within a budget of faults.
 
-    python -m sim.explorer                         from tests/; the whole budget, minutes
-    python -m sim.explorer --cuts 0 --pauses 2     another one
+    python -m sim.explorer                         from tests/; the whole budget
+    python -m sim.explorer --fine                  told apart more finely: for a night
+    python -m sim.explorer --cuts 0 --pauses 2     another budget
 
 A state is a whole world: the real cores, engines and kernels of both nodes, the wires, the disks.
 From each the explorer goes on by every action that the budget still allows, and by letting a tick
 pass, until no state is new: with one cut, one pause and one reboot, at any tick, each mended at any
-later tick or never, in any order. The world is calm, so that a state has one future. Two states are
-the same if what matters of them is (`digest`): what the gates, engines and cores of both nodes
-know, times in parts of a tick. Terms count by their order; a path that needs a fourth term ends.
+later tick or never, in any order. The world is calm, so that a state has one future. Two worlds are
+one state if their canonical forms are the same (`sim.canon`). A path ends where a fourth term would
+be used.
 
 The safety rules are checked after everything that happens. Where all is mended somebody has to
 serve within a bound, counted along the path. What breaks a rule is printed as the path that leads
@@ -19,57 +20,56 @@ there, and since the search is breadth first it is a shortest one: a transcript 
 from __future__ import annotations
 
 import argparse
-import copyreg
 import gc
 import hashlib
 import multiprocessing
 import os
-import pickle
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
+from sim import packing
+from sim.canon import Form
+from sim.figures import processor_s
 from sim.invariants import Violation
 from sim.network import MS, US
-from sim.node import SimNode
+from sim.node import Setting, SimNode
 from sim.schedule import bound_ns
 from sim.world import World
 from twinbeat.core.table import StateError
-from twinbeat.engine._engine import ffi
 
 TICK_NS: Final = 700 * US
-"""Past a dead interval, within the suspicion: a verdict takes one more, a lease four more."""
-MATTERS: Final = 8
-"""A moment that lies back further, or ahead, is past or to come: all waits of the rules but the
-attestation's are shorter."""
+"""Past a dead interval, within the suspicion: a verdict takes one more."""
+SETTING: Final = replace(
+    Setting(),
+    verify_ns=200 * US,
+    stall_ns=TICK_NS,
+    lease_ns=2 * TICK_NS,
+    attest_ns=4 * TICK_NS,
+    boot_wait_ns=4 * TICK_NS,
+    mismatch_wait_ns=6 * TICK_NS,
+    patience=replace(
+        Setting().patience,
+        resync_ns=TICK_NS,
+        calm_ns=TICK_NS,
+        retry_ns=TICK_NS,
+        abstain_ns=2 * TICK_NS,
+    ),
+)
+"""Waits of as few ticks as the rules of the configuration allow."""
+COARSE: Final = Form(grain_ns=TICK_NS, reach=5)
+FINE: Final = Form(grain_ns=TICK_NS // 2, reach=16)
 TERMS: Final = 3
 """A path ends where a term beyond so many would be used."""
+AUDITED: Final = 64
+"""Of the worlds taken for a known state one in so many is gone on from all the same, once for each
+state: what it leads to is compared with what the first one led to, and explored as well."""
 CHUNK: Final = 24
 """States that a process expands at a time."""
-
-
-# -- a world as bytes ----------------------------------------------------------------------------
-
-
-def _c_value(name: str, content: bytes) -> Any:
-    """A C structure again."""
-    made = ffi.new(name)
-    ffi.memmove(made, content, len(content))
-    return made
-
-
-def _of_c(value: Any) -> tuple[Callable[..., Any], tuple[str, bytes]]:
-    kind = ffi.typeof(value)
-    size = ffi.sizeof(kind if kind.kind == "array" else kind.item)
-    return _c_value, (kind.cname, bytes(ffi.buffer(value, size)))
-
-
-copyreg.pickle(type(ffi.new("int *")), _of_c)
-copyreg.pickle(type(ffi.new("uint8_t[2]")), _of_c)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,10 @@ class Budget:
     pauses: int = 1
     reboots: int = 1
 
+    def __str__(self) -> str:
+        counts = {"cut": self.cuts, "pause": self.pauses, "reboot": self.reboots}
+        return ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+
 
 @dataclass(slots=True, kw_only=True)
 class State:
@@ -87,11 +91,14 @@ class State:
 
     world: World
     budget: Budget
+    form: Form
     nobody_ns: int = 0
     path: list[str] = field(default_factory=list)
 
-    def packed(self) -> bytes:
-        return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
+    def digest(self) -> bytes:
+        """The same for two worlds that count as one state."""
+        parts = (self.budget, self.nobody_ns // (8 * TICK_NS), self.form.of(self.world))
+        return hashlib.blake2b(repr(parts).encode(), digest_size=12).digest()
 
 
 class Nothing:
@@ -104,15 +111,15 @@ class Nothing:
         return 0.5
 
 
-def unpacked(packed: bytes) -> State:
-    state = pickle.loads(packed)
+def unpacked(content: bytes) -> State:
+    state = packing.unpacked(content)
     assert isinstance(state, State)
     return state
 
 
-def beginning(budget: Budget) -> State:
+def beginning(budget: Budget, form: Form) -> State:
     """a serves, b watches."""
-    world = World(1, calm=True)
+    world = World(1, SETTING, calm=True)
     for link in world.links:
         for path in link.path:
             path.tape = deque(maxlen=0)
@@ -124,7 +131,7 @@ def beginning(budget: Budget) -> State:
     assert world.a.gate_open()
     world.checks.terms_used.clear()
     world.rng = world.witness.rng = Nothing()  # type: ignore[assignment]
-    return State(world=world, budget=budget)
+    return State(world=world, budget=budget, form=form)
 
 
 # -- what can be done ----------------------------------------------------------------------------
@@ -133,7 +140,7 @@ Act = Callable[[State], None]
 
 
 def actions(state: State) -> Iterator[tuple[str, Act]]:
-    """Everything that makes sense now, nothing first."""
+    """Everything that makes sense now, nothing first. Each may be done to another copy."""
     yield "", lambda _: None
     world, budget = state.world, state.budget
     paths = [path for link in world.links for path in link.path]
@@ -195,72 +202,6 @@ def is_well(world: World) -> bool:
     return wires and all(node.agent is not None and not node.stopped for node in world.nodes)
 
 
-# -- what matters of a state ---------------------------------------------------------------------
-
-
-def digest(state: State) -> bytes:
-    """Two states with the same digest have the same future, as far as this search can tell."""
-    world = state.world
-    parts: list[object] = [
-        state.budget,
-        state.nobody_ns // (8 * TICK_NS),
-        [path.up for link in world.links for path in link.path],
-    ]
-    parts += [_node_digest(world, node) for node in world.nodes]
-    return hashlib.blake2b(repr(parts).encode(), digest_size=12).digest()
-
-
-def _parts(node: SimNode, at_ns: int) -> int:
-    """How far a moment lies ahead (or back), in ticks, as far as that matters."""
-    if not at_ns:
-        return -99
-    return max(-MATTERS, min(MATTERS, (at_ns - node.clock()) // TICK_NS))
-
-
-def _node_digest(world: World, node: SimNode) -> tuple[object, ...]:
-    if not node.powered:
-        return ("off", node.disk.durable)
-    gate, peer = node.plain.gate, node.plain.peer
-    terms = sorted(world.checks.terms_used)
-    kernel = (
-        terms.index(gate.term) if gate.term in terms else gate.term > 0,
-        gate.term >= gate.fence_below,
-        gate.contested == gate.term,
-        _parts(node, gate.open_until) if gate.term else None,
-        peer.flags,
-        peer.epoch == world.nodes[1 - node.index].disk.epoch,
-        peer.fence_below >= gate.term,
-        node.stopped,
-    )
-    if node.agent is None:
-        return ("gone", kernel, node.disk.durable)
-    engine, machine = node.agent.engine, node.agent.machine
-    facts = machine.facts
-    agent = (
-        engine.phase,
-        engine.watch,
-        engine.claim_cause if engine.claim else None,
-        bool(engine.receipted),
-        bool(engine.answer_open),
-        bool(engine.by_silence),
-        _parts(node, engine.heard_ns),
-        _parts(node, engine.suspect_ns) if engine.watch in (1, 2, 3) else None,
-        _parts(node, engine.idle_since_ns),
-        _parts(node, max(engine.backoff_until_ns, node.clock())),
-        _parts(node, engine.open_until_ns),
-        _parts(node, node.agent.attested_at_ns) if node.stopped else None,
-        facts.role,
-        facts.admin,
-        facts.past,
-        _parts(node, engine.started_ns),
-        facts.last_primary,
-        facts.abstaining,
-        int(machine.order.permits),
-        int(machine.order.flags),
-    )
-    return ("runs", kernel, agent)
-
-
 # -- the search ----------------------------------------------------------------------------------
 
 
@@ -268,13 +209,22 @@ def _node_digest(world: World, node: SimNode) -> tuple[object, ...]:
 class Step:
     """What an action led to."""
 
+    source: bytes
+    """The digest of the state before it."""
+    name: str
     digest: bytes = b""
     packed: bytes = b""
+    audited: bool = False
+    """To be gone on from even though it counts as known."""
     broken: str = ""
     beyond: bool = False
     """It needed a term too many."""
     terms: int = 0
     opened: tuple[str, ...] = ()
+
+    @property
+    def led_to(self) -> bytes:
+        return self.digest or (b"broken" if self.broken else b"beyond")
 
 
 _told: Final[set[bytes]] = set()
@@ -283,19 +233,18 @@ _told: Final[set[bytes]] = set()
 
 def expand(packed: list[bytes]) -> list[Step]:
     """Every step from these states."""
-    gc.disable()  # Worlds are many and live briefly; what is circular in them goes with the chunk.
     steps: list[Step] = []
     for each in packed:
-        names = [name for name, _ in actions(unpacked(each))]
-        for number, name in enumerate(names):
-            state = unpacked(each)
-            act = list(actions(state))[number][1]
-            steps.append(_taken(state, name, act))
-    gc.enable()
+        before = unpacked(each)
+        source = before.digest()
+        nothing, *others = actions(before)
+        steps += [_taken(unpacked(each), source, name, act) for name, act in others]
+        steps.append(_taken(before, source, *nothing))
+    gc.collect()  # Worlds are many and live briefly; what is circular in them goes at once.
     return steps
 
 
-def _taken(state: State, name: str, act: Act) -> Step:
+def _taken(state: State, source: bytes, name: str, act: Act) -> Step:
     world = state.world
     world.checks.covered.clear()
     state.path.append(name)
@@ -307,16 +256,21 @@ def _taken(state: State, name: str, act: Act) -> Step:
         if state.nobody_ns > bound_ns(world):
             raise Violation("SOMEONE", "all is well, and not exactly one serves")
     except (Violation, StateError, AssertionError) as broken:
-        return Step(broken=f"{type(broken).__name__} {broken} <= {told(state.path)}")
+        what = f"{type(broken).__name__} {broken} <= {told(state.path)}"
+        return Step(source=source, name=name, broken=what)
     if len(world.checks.terms_used) > TERMS:
-        return Step(beyond=True)
+        return Step(source=source, name=name, beyond=True)
     world.checks.transitions.clear()
-    known = digest(state)
-    new = known not in _told
+    known = state.digest()
+    audited = (known[0] + 256 * known[1] + len(state.path)) % AUDITED == 0
+    wanted = audited or known not in _told
     _told.add(known)
     return Step(
+        source=source,
+        name=name,
         digest=known,
-        packed=state.packed() if new else b"",
+        packed=packing.packed(state) if wanted else b"",
+        audited=audited,
         terms=len(world.checks.terms_used),
         opened=tuple(what for what in world.checks.covered if what.startswith("opened")),
     )
@@ -338,40 +292,91 @@ def told(path: list[str]) -> str:
 class Found:
     """What a search came to."""
 
+    budget: Budget
     states: int = 1
-    edges: int = 0
+    steps: int = 0
     levels: int = 0
     beyond: int = 0
+    left: int = 0
+    """States that nobody went on from: none, and the search is complete."""
     complete: bool = False
     broken: list[str] = field(default_factory=list)
+    led: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
+    """Where a state and an action led first."""
+    audited: int = 0
+    """Steps from worlds that were taken for a known state."""
+    differed: Counter[str] = field(default_factory=Counter)
+    """Those that led elsewhere, by action."""
     by_terms: Counter[int] = field(default_factory=Counter)
     opened: Counter[str] = field(default_factory=Counter)
+    took_s: float = 0
+    used_s: float = 0
+
+    def __str__(self) -> str:
+        by_terms = ", ".join(
+            f"{count} at {terms}" for terms, count in sorted(self.by_terms.items())
+        )
+        opened = ", ".join(f"{name} {count}" for name, count in sorted(self.opened.items()))
+        frontier = "the frontier is exhausted" if self.complete else f"{self.left} states are left"
+        return (
+            f"{self.budget}: {self.states} states, {self.steps} transitions, {self.levels} levels; "
+            f"{'complete' if self.complete else 'NOT COMPLETE'}, {frontier}; states by new terms "
+            f"used: {by_terms}, {self.beyond} transitions needed more than {TERMS}; {opened}; "
+            f"{len(self.broken)} rules broken; audit: of {self.audited} transitions from worlds "
+            f"taken for a known state {self.differed.total()} led to another state; "
+            f"{self.took_s:.0f} s, {self.used_s:.0f} s of processors' time"
+        )
 
 
-def search(budget: Budget, *, within_s: float, processes: int | None = None) -> Found:
+def search(
+    budget: Budget,
+    *,
+    within_s: float,
+    form: Form = COARSE,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Found:
     """Go through all states of a budget, for so long at most."""
-    found = Found()
-    until = time.monotonic() + within_s
-    first = beginning(budget)
-    seen = {digest(first)}
-    frontier = [first.packed()]
+    found = Found(budget=budget)
+    begun, used = time.monotonic(), processor_s()
+    first = beginning(budget, form)
+    packing.keep(first)
+    seen, audited = {first.digest()}, set[bytes]()
+    frontier = [packing.packed(first)]
     # Forked, so that a fault that a test planted here is planted there.
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
-        while frontier and not found.broken and time.monotonic() < until:
+    with ProcessPoolExecutor(os.cpu_count(), context, _begin) as pool:
+        while frontier and not found.broken and time.monotonic() < begun + within_s:
             found.levels += 1
             chunks = [frontier[i : i + CHUNK] for i in range(0, len(frontier), CHUNK)]
             frontier = []
             for steps in pool.map(expand, chunks):
                 for step in steps:
-                    _take(found, step, seen, frontier)
+                    _take(found, step, seen, audited, frontier)
+            tell(f"level {found.levels}: {found.states} states, {len(frontier)} to go on from")
+    found.left = len(frontier)
     found.complete = not frontier and not found.broken
+    found.took_s, found.used_s = time.monotonic() - begun, processor_s() - used
     return found
 
 
-def _take(found: Found, step: Step, seen: set[bytes], frontier: list[bytes]) -> None:
-    found.edges += 1
+def _begin() -> None:
+    """In each process: what is there already needn't be looked at for rubbish."""
+    gc.freeze()
+    gc.disable()
+
+
+def _take(
+    found: Found, step: Step, seen: set[bytes], audited: set[bytes], frontier: list[bytes]
+) -> None:
+    found.steps += 1
     found.opened.update(step.opened)
+    led, key = found.led, (step.source, step.name)
+    if key in led:
+        found.audited += 1
+        if led[key] != step.led_to:
+            found.differed[step.name.split()[0] if step.name else "a tick"] += 1
+    else:
+        led[key] = step.led_to
     if step.broken:
         found.broken.append(step.broken)
     elif step.beyond:
@@ -381,6 +386,13 @@ def _take(found: Found, step: Step, seen: set[bytes], frontier: list[bytes]) -> 
         frontier.append(step.packed)
         found.states += 1
         found.by_terms[step.terms] += 1
+    elif step.audited and step.digest not in audited:
+        audited.add(step.digest)
+        frontier.append(step.packed)
+
+
+def _say(what: str) -> None:
+    print(what, flush=True)
 
 
 def main() -> int:
@@ -389,28 +401,16 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=1)
     parser.add_argument("--pauses", type=int, default=1)
     parser.add_argument("--reboots", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--fine", action="store_true", help="tell worlds apart more finely")
+    parser.add_argument("--minutes", type=float, default=480)
     options = parser.parse_args()
     budget = Budget(cuts=options.cuts, pauses=options.pauses, reboots=options.reboots)
-    begun = time.monotonic()
-    found = search(budget, within_s=60 * options.minutes)
-    print(told_of(budget, found, time.monotonic() - begun))
+    form = FINE if options.fine else COARSE
+    found = search(budget, within_s=60 * options.minutes, form=form, tell=_say)
+    print(found)
     for line in found.broken[:20]:
         print(line)
     return 0 if found.complete else 1
-
-
-def told_of(budget: Budget, found: Found, took_s: float) -> str:
-    """The figures of a search."""
-    by_terms = sorted(found.by_terms.items())
-    terms = ", ".join(f"{count} with {number} terms" for number, count in by_terms)
-    opened = ", ".join(f"{name} {count}" for name, count in sorted(found.opened.items()))
-    return (
-        f"{budget.cuts} cuts, {budget.pauses} pauses, {budget.reboots} reboots: "
-        f"{found.states} states ({terms}), {found.edges} steps, {found.levels} levels, "
-        f"{'complete' if found.complete else 'NOT COMPLETE'}, {found.beyond} ended beyond "
-        f"{TERMS} terms, {len(found.broken)} rules broken, {took_s:.0f} s; {opened}"
-    )
 
 
 if __name__ == "__main__":
