@@ -272,6 +272,7 @@ def counters(**changes: Any) -> schema.Counters:
                 name="ha0",
                 sent=100,
                 received=99,
+                send_errors={"ENETDOWN": 4},
                 reasons={"hello": 50, "auth": 2},
                 gaps=histogram({8: 98}),
             ),
@@ -279,6 +280,10 @@ def counters(**changes: Any) -> schema.Counters:
         ],
         "suspicions": {"cleared": 2, "dead": 1},
         "announcements": {"ipv4": 7, "ipv6": 7},
+        "announcements_unsent": {"blocked": 2, "refused": 6},
+        "control_frames": {"sent": 90, "failed": 8},
+        "peer_busy": 11,
+        "log_lines_lost": 12,
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [

@@ -221,6 +221,10 @@ def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
     assert "auth 3" in twinbeat.out
     assert "heartbeats on all links: sent 200, received 199" in twinbeat.out
     assert "99% below 256 µs" in twinbeat.out
+    assert "link ha0: sent 100, received 99, auth 2, unsent ENETDOWN 4\n" in twinbeat.out
+    assert "announcements not sent: blocked 2, refused 6\n" in twinbeat.out
+    assert "control frames: sent 90, failed 8\n" in twinbeat.out
+    assert "log lines lost 12, peer busy 11\n" in twinbeat.out
     assert twinbeat("stat -w 0.1 -c 2") == 0
     assert len(twinbeat.out.splitlines()) == 3
     assert "sent/s" in twinbeat.out

@@ -209,6 +209,17 @@ def test_set_up_again_replaces_what_was(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_what_the_sinks_in_use_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = io.StringIO()
+    monkeypatch.setattr("sys.stderr", gone)
+    sink = log.set_up("json", environment={})
+    gone.close()
+    before = log.lost()
+    logging.getLogger("twinbeat").info("nobody reads this")
+    sink.close()
+    assert (before, log.lost()) == (0, 1)
+
+
 def drain(descriptor: int) -> None:
     while os.read(descriptor, 1 << 20):
         pass

@@ -198,6 +198,13 @@ def test_counters_carry_their_labels() -> None:
     assert value(samples, rejected, link="", reason="auth") == 1, "what came where no link is"
     assert value(samples, "twinbeat_heartbeats_received_total", link="ha0") == 99
     assert value(samples, "twinbeat_gate_packets_total", direction="in", verdict="vip") == 2
+    assert value(samples, "twinbeat_send_errors_total", link="ha0", errno="ENETDOWN") == 4
+    assert value(samples, "twinbeat_announcements_unsent_total", reason="blocked") == 2
+    assert value(samples, "twinbeat_announcements_unsent_total", reason="refused") == 6
+    assert value(samples, "twinbeat_control_frames_total", result="sent") == 90
+    assert value(samples, "twinbeat_control_frames_total", result="failed") == 8
+    assert value(samples, "twinbeat_peer_busy_total") == 11
+    assert value(samples, "twinbeat_log_lines_lost_total") == 12
     assert value(samples, "twinbeat_neighbours", interface="lan0", state="warm") == 2
     assert value(samples, "twinbeat_neighbours", interface="lan0", state="cold") == 1
     assert value(samples, "twinbeat_neighbour_changes_total", change="given_up") == 2

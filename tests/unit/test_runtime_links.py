@@ -8,7 +8,7 @@ from twinbeat.config.model import LinkSection
 from twinbeat.engine.types import LinkWords
 from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
 from twinbeat.runtime.links import refusal, staying
-from twinbeat.runtime.status import link_state
+from twinbeat.runtime.status import link_state, send_errors
 
 SECOND = 1_000_000_000
 DEAD = 20_000_000
@@ -189,3 +189,7 @@ def test_a_link_s_state_is_one_word(
     *, carrier: bool, heard: bool, silent: bool, state: str
 ) -> None:
     assert link_state(carrier=carrier, heard=heard, silent=silent) == state
+
+
+def test_send_errors_have_names_and_rare_ones_are_counted_together() -> None:
+    assert send_errors({100: 3, 105: 2, 0: 1}) == {"ENETDOWN": 3, "ENOBUFS": 2, "other": 1}

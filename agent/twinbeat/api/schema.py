@@ -774,6 +774,8 @@ class LinkCounters(Struct, frozen=True, kw_only=True):
     """Sent by the peer and never seen here, from gaps in the sequence."""
     alarms: int = 0
     """How often it was silent for seconds though the peer was heard."""
+    send_errors: dict[str, int] = {}
+    """Heartbeats that the kernel didn't take, by errno (ENETDOWN); rare ones are `other`."""
     reasons: dict[str, int] = {}
     """The kernel's verdicts on the heartbeats of this link."""
     gaps: Histogram | None = None
@@ -823,6 +825,13 @@ class Counters(Struct, frozen=True, kw_only=True):
     """By outcome: cleared (the agent spoke), stalled, dead, withheld."""
     announcements: dict[str, int] = {}
     """Sent, by family: ipv4, ipv6."""
+    announcements_unsent: dict[str, int] = {}
+    """blocked: passes cut short, as the gate was found shut; refused: frames that the kernel didn't
+    take, as its gate was shut or the interface down."""
+    control_frames: dict[str, int] = {}
+    """On ports that carry addresses: sent, failed."""
+    peer_busy: int = 0
+    """Rounds that went by the last snapshot of the peer, as the kernel was writing the new one."""
     transitions: list[TransitionCount] = []
     claims_refused: dict[str, int] = {}
     """Claims refused or abandoned, by reason code."""
@@ -847,6 +856,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""
+    log_lines_lost: int = 0
+    """Records that the log had no room for, or that nobody took."""
     histograms: dict[str, Histogram] = {}
     """send_lateness, round_trip, silence, loop_lag; witness_request where there is one"""
     phases: dict[str, Histogram] = {}

@@ -100,7 +100,8 @@ def _table(counters: Counters) -> Iterator[str]:
     yield f"heartbeats on all links: sent {sent}, received {received}"
     for link in counters.links:
         refused = {name: link.reasons[name] for name in _REFUSED if link.reasons.get(name)}
-        words = "".join(f", {name} {count}" for name, count in refused.items())
+        unsent = {f"unsent {name}": count for name, count in link.send_errors.items()}
+        words = "".join(f", {name} {count}" for name, count in (refused | unsent).items())
         yield f"link {link.name}: sent {link.sent}, received {link.received}{words}"
         if link.gaps is not None:
             yield f"  between two heartbeats: {_quantiles(link.gaps)}"
@@ -112,6 +113,8 @@ def _table(counters: Counters) -> Iterator[str]:
         ("kernel verdicts", counters.reasons),
         ("suspicions", counters.suspicions),
         ("announcements", counters.announcements),
+        ("announcements not sent", counters.announcements_unsent),
+        ("control frames", counters.control_frames),
         ("neighbours", counters.neighbours),
         ("claims refused", counters.claims_refused),
         ("effects failed", counters.effect_failures),
@@ -125,7 +128,8 @@ def _table(counters: Counters) -> Iterator[str]:
         yield f"transitions {roles}, {entry.reason}: {entry.count}"
     yield (
         f"dual primary {counters.dual_primary}, late ticks {counters.late_ticks}, "
-        f"events lost {counters.events_lost}"
+        f"events lost {counters.events_lost}, log lines lost {counters.log_lines_lost}, "
+        f"peer busy {counters.peer_busy}"
     )
 
 

@@ -79,6 +79,12 @@ class Sink(logging.Handler):
     """Records that found no room."""
 
 
+def lost() -> int:
+    """Records that the sinks in use could not place."""
+    sinks = logging.getLogger("twinbeat").handlers
+    return sum(sink.lost for sink in sinks if isinstance(sink, Sink))
+
+
 # --------------------------------------------------------------------------------- repeats -------
 
 

@@ -410,6 +410,22 @@ def _links(status: Status, counters: Counters) -> Iterator[Metric]:
             [([link.name], getattr(link, what)) for link in counters.links],
         )
     yield from family.counters(
+        "twinbeat_send_errors",
+        "Heartbeats that the kernel didn't take, by errno.",
+        ["link", "errno"],
+        [
+            ([link.name, name], count)
+            for link in counters.links
+            for name, count in sorted(link.send_errors.items())
+        ],
+    )
+    yield from family.counters(
+        "twinbeat_control_frames",
+        "Frames on ports that carry addresses, sent and failed.",
+        ["result"],
+        [([result], counters.control_frames.get(result, 0)) for result in ("sent", "failed")],
+    )
+    yield from family.counters(
         "twinbeat_heartbeats_rejected",
         "Heartbeats refused by the kernel; an empty link = where no link is.",
         ["link", "reason"],
@@ -477,6 +493,12 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
         "Announcements of addresses sent.",
         ["family"],
         [([name], count) for name, count in sorted(counters.announcements.items())],
+    )
+    yield from family.counters(
+        "twinbeat_announcements_unsent",
+        "Passes cut short as the gate was shut (blocked), frames the kernel didn't take (refused).",
+        ["reason"],
+        [([why], counters.announcements_unsent.get(why, 0)) for why in ("blocked", "refused")],
     )
     yield from family.counters(
         "twinbeat_gate_packets",
@@ -723,6 +745,14 @@ def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
     yield from family.counter(
         "twinbeat_events_lost", "Events that found no room.", counters.events_lost
     )
+    yield from family.counter(
+        "twinbeat_log_lines_lost", "Records that the log had no room for.", counters.log_lines_lost
+    )
+    yield from family.counter(
+        "twinbeat_peer_busy",
+        "Rounds that went by the last snapshot of the peer, as the new one was being written.",
+        counters.peer_busy,
+    )
 
 
 def _histograms(status: Status, counters: Counters) -> Iterator[Metric]:
@@ -749,9 +779,11 @@ METRIC_NAMES: Final = frozenset(
     {
         "twinbeat_admin",
         "twinbeat_announcements_sent_total",
+        "twinbeat_announcements_unsent_total",
         "twinbeat_build_info",
         "twinbeat_claims_refused_total",
         "twinbeat_config_mismatch",
+        "twinbeat_control_frames_total",
         "twinbeat_dual_primary_total",
         "twinbeat_effect_failures_total",
         "twinbeat_events_lost_total",
@@ -785,6 +817,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_link_loss_ratio",
         "twinbeat_link_silent",
         "twinbeat_link_up",
+        "twinbeat_log_lines_lost_total",
         "twinbeat_loop_lag_seconds",
         "twinbeat_monitor_failures_total",
         "twinbeat_monitor_timeouts_total",
@@ -795,6 +828,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_node_state",
         "twinbeat_pause_expires_timestamp_seconds",
         "twinbeat_paused",
+        "twinbeat_peer_busy_total",
         "twinbeat_peer_fenced",
         "twinbeat_peer_fit",
         "twinbeat_peer_state",
@@ -807,6 +841,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_route_problems",
         "twinbeat_routes",
         "twinbeat_routes_replaced",
+        "twinbeat_send_errors_total",
         "twinbeat_silence_seconds",
         "twinbeat_state",
         "twinbeat_stay_primary_conflict",

@@ -6,6 +6,7 @@ Reads, and changes nothing; `twinbeat.observe.status.finish` adds the sentence a
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Mapping
@@ -145,6 +146,7 @@ def counters(
     links: Links,
     rivals: Rivals,
     dropped: int,
+    log_lines_lost: int,
 ) -> schema.Counters:
     """Everything that only grows."""
     counted = engine.counters()
@@ -173,6 +175,7 @@ def counters(
                 reasons={reason.label: count for reason, count in by_link[number].items()},
                 lost=links.lost(number),
                 alarms=links.alarms(number),
+                send_errors=send_errors(counted.links[number].errors),
                 gaps=schema.Histogram(counts=maps.gaps(number)),
             )
             for section in config.heartbeat_links
@@ -180,6 +183,12 @@ def counters(
         ],
         suspicions=dict(teller.suspicions),
         announcements={"ipv4": counted.announcements_ipv4, "ipv6": counted.announcements_ipv6},
+        announcements_unsent={
+            "blocked": counted.announcements_blocked,
+            "refused": counted.announcements_refused,
+        },
+        control_frames={"sent": counted.control_sent, "failed": counted.control_errors},
+        peer_busy=counted.peer_busy,
         transitions=[
             schema.TransitionCount(
                 from_role=schema.Role(before),
@@ -197,9 +206,15 @@ def counters(
         dual_primary=reasons.get("contested", 0),
         late_ticks=counted.late,
         events_lost=counted.events_lost + dropped,
+        log_lines_lost=log_lines_lost,
         histograms=histograms,
         phases={phase: _histogram(histogram) for phase, histogram in teller.phases.items()},
     )
+
+
+def send_errors(counted: Mapping[int, int]) -> dict[str, int]:
+    """By name instead of number; the engine counts rare ones together under 0."""
+    return {errno.errorcode.get(number, "other"): count for number, count in counted.items()}
 
 
 # -- parts ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from twinbeat.core.machine import Machine
 from twinbeat.engine.engine import Engine
 from twinbeat.engine.maps import Maps
 from twinbeat.net.warmth import Warmth
+from twinbeat.observe.log import lost
 from twinbeat.runtime import status, wiring
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.hands import EngineHands
@@ -89,6 +90,7 @@ class View:
             links=self.links,
             rivals=self.outside.rivals,
             dropped=self.hub.dropped_total,
+            log_lines_lost=lost(),
         )
         return replace(
             counted,
