@@ -178,6 +178,18 @@ def test_exactly_one_state_of_the_peer_holds(seen: schema.Peer, state: str) -> N
     assert holding == {state}
 
 
+@pytest.mark.parametrize(
+    ("state", "paused"),
+    [
+        (status(), 0),
+        (status(pause=schema.Pause(reason="x", since_ns=0)), 1),
+        (status(peer=peer(paused=True)), 1),
+    ],
+)
+def test_paused_whichever_node_was_told(state: schema.Status, paused: int) -> None:
+    assert value(scrape(state), "twinbeat_paused") == paused
+
+
 def test_values_are_in_base_units() -> None:
     samples = scrape()
     assert value(samples, "twinbeat_timer_seconds", timer="dead") == 0.0006

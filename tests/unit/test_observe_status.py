@@ -77,6 +77,12 @@ CASES = [
         "PAUSED for another 1m",
         "paused",
     ),
+    (status(peer=peer(paused=True)), "PAUSED by b", "peer_paused"),
+    (
+        status(peer=peer(paused=True), pause=schema.Pause(reason="x", since_ns=0)),
+        "links, PAUSED, ",
+        "paused",
+    ),
     (
         status(configuration=schema.Configuration(path="p", loaded="l", mismatch=True)),
         "PRIMARY",

@@ -259,6 +259,8 @@ class Peer(Struct, frozen=True, kw_only=True):
     """Ids of the keys that it accepts."""
     mismatch: bool = False
     """Frames from it are refused for their key or version: a state of its own, not death."""
+    paused: bool = False
+    """It was paused, and this node heeds that: it outlasts the silence of the peer."""
 
 
 class LinkQuality(Struct, frozen=True, kw_only=True):

@@ -143,6 +143,8 @@ def _node(status: Status) -> Iterator[str]:
         until = status.pause.expires or "resumed"
         sides = "both nodes" if status.pause.both else "this node only"
         yield paint(f"paused until {until}", "yellow") + f" ({sides}): {status.pause.reason}"
+    if status.peer.paused:
+        yield paint(f"paused by {status.peer.name}", "yellow")
     if gate.open or gate.term:
         yield f"attested for another {length(max(gate.attested_left_ns, 0))}"
     timers = status.timers

@@ -267,7 +267,9 @@ def _node(status: Status) -> Iterator[Metric]:
     )
     yield from family.gauge("twinbeat_term", "Term served or claimed, 0 = none.", node.term)
     yield from family.gauge(
-        "twinbeat_paused", "1 while nobody may claim.", status.pause is not None
+        "twinbeat_paused",
+        "1 while nobody may claim, whichever node was paused.",
+        status.pause is not None or status.peer.paused,
     )
     pause = status.pause
     if pause is not None and pause.until_ns is not None:

@@ -52,6 +52,8 @@ def sentence(status: Status) -> str:
         if status.pause.until_ns is not None:
             left = f" for another {age(status.pause.until_ns - status.now_ns)}"
         parts.append(f"PAUSED{left}")
+    elif status.peer.paused:
+        parts.append(f"PAUSED by {status.peer.name}")
     parts.extend(
         warning.code.upper().replace("_", " ")
         for warning in status.warnings
@@ -137,6 +139,8 @@ def _about_service(status: Status) -> Iterator[Warn]:
             sentence=f"paused, nobody takes over ({status.pause.reason or 'no reason given'})"
             f"{sided}",
         )
+    elif peer.paused:
+        yield Warn(code="peer_paused", sentence=f"paused by {peer.name}, nobody takes over")
 
 
 def _about_node(status: Status) -> Iterator[Warn]:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from twinbeat import __version__
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
@@ -98,7 +100,7 @@ def status(
             node=_node(config, core, monitors, now_ns, offset_ns),
             monitors=monitors,
             gate=_gate(snapshot, guarded, facts),
-            peer=_peer(config, snapshot),
+            peer=replace(_peer(config, snapshot), paused=core.peer_paused),
             links=[_link(section, snapshot, guarded, links) for section in config.links],
             rivals=rivals.status(offset_ns),
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],
