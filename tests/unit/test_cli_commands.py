@@ -109,7 +109,7 @@ def test_a_clock_that_is_set_makes_nothing_older(
         ),
         (status(peer=peer(watch=schema.Watch.UNKNOWN, role=None, age_ns=None)), "never heard"),
         (status(peer=peer(hears_us=False)), "does not hear this node"),
-        (status(peer=peer(paused=True)), "\npaused by b\n"),
+        (status(peer=peer(paused=True)), " paused by b\n"),
         (status(peer=peer(send_key=1, keys=[1, 2])), "keys: sends under 1, accepts 1 and 2"),
         (status(), "keys: sends under 3, accepts 3"),
         (status(links=[link("ha0", 0, up=False, carrier=False)]), "link ha0 has no carrier"),
