@@ -46,8 +46,11 @@ LAYERS = {
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core programs", "cffi cryptography msgspec"),
-    "twinbeat.worker": layer("core config", "msgspec"),
+    "twinbeat.worker": layer("api observe.log sync", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
+    # What the workers say to each other is what they say to their daemons.
+    "twinbeat.api.worker": layer("sync.document sync.operation", "msgspec"),
+    "twinbeat.api.sync": layer("api.worker", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
@@ -55,7 +58,7 @@ LAYERS = {
     "twinbeat.api.text": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine health net observe programs witness worker",
+        "api config core engine health net observe programs sync.document sync.operation witness",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),

@@ -47,6 +47,16 @@ def status(**changes: Any) -> schema.Status:
         "monitors": monitors(now),
         "routes": schema.Routes(wanted=3, standing=3, rules_wanted=1, rules_standing=1),
         "hooks": [hook()],
+        "sync": schema.Sync(
+            state="enabled",
+            sentence="this node's document rules",
+            in_step=True,
+            connection="connected",
+            generation=7,
+            peer_generation=7,
+            own_ends_s=1_800_000_000,
+            peer_ends_s=1_800_000_000,
+        ),
         "timers": schema.Timers(
             profile="fast",
             hello_us=200,
@@ -284,6 +294,8 @@ def counters(**changes: Any) -> schema.Counters:
         "control_frames": {"sent": 90, "failed": 8},
         "peer_busy": 11,
         "log_lines_lost": 12,
+        "sync_requests": {"done": 3},
+        "sync_connection": {"established dialed": 1},
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [

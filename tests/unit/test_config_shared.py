@@ -13,11 +13,9 @@ from twinbeat.config import document
 from twinbeat.config.load import examine_tables
 from twinbeat.config.model import SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Problem
+from twinbeat.config.scopes import LOCAL_KEYS, NODE_LOCAL, SHARED
 from twinbeat.config.shared import (
-    LOCAL_KEYS,
-    NODE_LOCAL,
     ONLY,
-    SHARED,
     Shared,
     Source,
     Tables,

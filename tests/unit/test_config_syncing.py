@@ -22,7 +22,7 @@ exclude = ["*.swp"]
 command = ["/bin/true"]
 [[command]]
 name = "nft"
-command = ["/bin/true", "-f", "{file}", "{1}", "{64}"]
+argv = ["/bin/true", "-f", "{file}", "{1}", "{9}"]
 undo = ["/bin/true"]
 """
 
@@ -45,14 +45,19 @@ def test_what_is_right_is_taken() -> None:
         ('"/etc/haproxy"', '"/"', "file[0].paths", "below"),
         ('"/etc/haproxy"', '"/etc/../root"', "file[0].paths", "below"),
         ('"/etc/haproxy"', '"etc"', "file[0].paths", "absolute path"),
-        ('"/etc/haproxy"', '"/etc"', "file[0].paths", "meets /etc of file[0]"),
+        (
+            'paths = ["/etc/haproxy", ',
+            'paths = ["/etc"]\n[[file]]\nname = "x"\npaths = [',
+            "file[1].paths",
+            "meets /etc of file[0]",
+        ),
         ('paths = ["/etc/haproxy", "/etc/ssl/private/site.pem"]', "paths = []", "paths", "empty"),
         ('exclude = ["*.swp"]', 'exclude = [""]', "file[0].exclude", "no pattern"),
         ('command = ["/bin/true"]', 'command = ["true"]', "file[0].command", "absolute path"),
-        ('["/bin/true", "-f"', '["true", "-f"', "command[0].command", "absolute path"),
-        ('["/bin/true", "-f"', '["/bin/{x}", "-f"', "command[0].command", "number of an argument"),
-        ('"{64}"', '"{65}"', "command[0].command", "number of an argument"),
-        ('"{1}"', '"a\\u0000"', "command[0].command", "null character"),
+        ('["/bin/true", "-f"', '["true", "-f"', "command[0].argv", "absolute path"),
+        ('["/bin/true", "-f"', '["/bin/{x}", "-f"', "command[0].argv", "number of an argument"),
+        ('"{9}"', '"{10}"', "command[0].argv", "number of an argument"),
+        ('"{1}"', '"a\\u0000"', "command[0].argv", "null character"),
         ('undo = ["/bin/true"]', 'undo = ["true"]', "command[0].undo", "absolute path"),
     ],
 )

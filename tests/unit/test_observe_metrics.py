@@ -17,14 +17,13 @@ from prometheus_client.registry import Collector
 
 from twinbeat.api import schema
 from twinbeat.observe.exposition import text
+from twinbeat.observe.family import bucket_bounds, cumulative
 from twinbeat.observe.metrics import (
     GATE_VERDICTS,
     KERNEL_EVENTS,
     METRIC_NAMES,
     REJECTED,
     TwinbeatCollector,
-    bucket_bounds,
-    cumulative,
     exposition,
 )
 from unit.memory_agent import (

@@ -343,7 +343,8 @@ def test_the_worker_may_come_and_go(agent: Agent) -> None:
     assert not before["process"]["worker"]
     program = [sys.executable, "-m", "twinbeat.worker.main"]
     path = f"{agent.root}/run/worker.sock"
-    with subprocess.Popen([*program, "--socket", path]) as worker:
+    command = [*program, "--socket", path, "--state", f"{agent.root}/worker"]
+    with subprocess.Popen(command) as worker:
         agent.until(lambda status: status["process"]["worker"])
         worker.kill()
     after = agent.until(lambda status: not status["process"]["worker"])

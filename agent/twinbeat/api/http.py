@@ -95,8 +95,9 @@ def _code(status: int) -> str:
 class HttpServer:
     """Listens on one socket and answers by a table of routes."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, *, body_max: int = BODY_MAX) -> None:
         self._routes = routes
+        self._body_max = body_max
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.refused_total = 0
@@ -157,7 +158,7 @@ class HttpServer:
                 head = await _read_head(reader)
                 if head is None:
                     return
-                method, target, last, size = _parse(head)
+                method, target, last, size = _parse(head, self._body_max)
                 empty = method in {"HEAD", "OPTIONS"}
                 async with asyncio.timeout(REQUEST_S):
                     body = await reader.readexactly(size)
@@ -204,7 +205,7 @@ async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
         raise _RefusedError(431, f"a head has {HEAD_MAX} bytes at most") from error
 
 
-def _parse(head: bytes) -> tuple[str, str, bool, int]:
+def _parse(head: bytes, body_max: int) -> tuple[str, str, bool, int]:
     """Method, target, whether it is the last request, and the size of its body."""
     first, *lines = head[:-4].split(b"\r\n")
     words = first.split(b" ")
@@ -224,8 +225,8 @@ def _parse(head: bytes) -> tuple[str, str, bool, int]:
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 12:
         raise _RefusedError(400, "Content-Length is no number")
-    if int(length) > BODY_MAX:
-        raise _RefusedError(413, f"a body has {BODY_MAX} bytes at most")
+    if int(length) > body_max:
+        raise _RefusedError(413, f"a body has {body_max} bytes at most")
     connection = headers.get(b"connection", b"").lower()
     last = words[2] == b"HTTP/1.0" or connection == b"close"
     try:

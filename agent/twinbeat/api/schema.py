@@ -517,6 +517,10 @@ class Configuration(Struct, frozen=True, kw_only=True):
     """The peer's shared configuration differs."""
     needs_restart: list[str] = []
     """Keys changed by a reload that only a restart puts into force."""
+    document: bool = False
+    """A shared document is in force, not what the file says of shared tables."""
+    ignored: list[str] = []
+    """What the file says otherwise than the document."""
     send_key: int = 0
     """Id of the key that heartbeats are sealed with."""
     keys: list[int] = []
@@ -716,6 +720,39 @@ def with_durations(transition: Transition) -> Transition:
     )
 
 
+class SyncFailure(Struct, frozen=True, kw_only=True):
+    """An item of the shared configuration that could not be carried out, or waits for a restart."""
+
+    where: str
+    right: str
+
+
+class Sync(Struct, frozen=True, kw_only=True):
+    """How the worker keeps the shared configuration the same on both nodes."""
+
+    state: str
+    """enabled (this node's document rules), success, in-progress, partial-success, failed,
+    disabled, lineage-conflict, unreachable, idle (there is no document); away = no worker."""
+    sentence: str
+    in_step: bool = False
+    """Both nodes have the same document, and it is in force on both."""
+    connection: str = ""
+    """unpaired, away or connected."""
+    why: str = ""
+    """Why it isn't connected."""
+    generation: int = 0
+    """Of the document that the worker keeps."""
+    peer_generation: int = 0
+    waiting: int = 0
+    """Requests that wait."""
+    arriving: list[int] = []
+    """Bytes of the peer's document that have come, and that there will be."""
+    failures: list[SyncFailure] = []
+    own_ends_s: int = 0
+    """Unix time at which this node's certificate is over; 0 = it has none."""
+    peer_ends_s: int = 0
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """All there is to say about a node at one moment."""
 
@@ -748,6 +785,7 @@ class Status(Struct, frozen=True, kw_only=True):
     fence: Fence = Fence()
     witness: Witness | None = None
     isolation: Isolation | None = None
+    sync: Sync | None = None
     warnings: list[Warn] = []
     last_transition: Transition | None = None
     last_failover: Transition | None = None
@@ -855,6 +893,14 @@ class Counters(Struct, frozen=True, kw_only=True):
     witness: dict[str, int] = {}
     """Requests to the witness, by result: granted, denied, looked, unanswered, refused, nonsense;
     empty where none is configured."""
+    sync_requests: dict[str, int] = {}
+    """Requests to change the shared configuration that were made here, by how they ended."""
+    sync_connection: dict[str, int] = {}
+    """What the connection of the workers counted, by `what which`."""
+    sync_errors: int = 0
+    """Times that the store or the agent refused what the worker had to do."""
+    worker: dict[str, int] = {}
+    """connected, hung_up, check, apply, refused."""
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""

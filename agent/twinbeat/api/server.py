@@ -79,7 +79,7 @@ class Server:
 
         Raises AlreadyRunningError when another agent answers there, OSError when the host refuses.
         """
-        await self._listen(_unix_socket(path), self._public() | self._private())
+        await self._listen(unix_socket(path), self._public() | self._private())
         self._path = path
 
     async def listen_tcp(self, host: str, port: int) -> None:
@@ -272,7 +272,7 @@ def _verdict(status: Status, holds: bool) -> Response:
     return _json(body, 200 if holds else 503)
 
 
-def _unix_socket(path: str) -> socket.socket:
+def unix_socket(path: str) -> socket.socket:
     """A listening socket at `path`, private until its group is set."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from twinbeat.config.model import SECTIONS, Config, RuleSection, fields_of
 from twinbeat.config.problems import show
+from twinbeat.config.scopes import DEVICE_KEYS, FILE_KEYS, LOCAL_KEYS, SHARED
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -56,12 +57,14 @@ def compare(before: Config, after: Config) -> list[Change]:
     return changes
 
 
-def digest(config: Config) -> int:
+def digest(config: Config, *, whole: bool = False) -> int:
     """32 bits over all that must be the same on both nodes; travels in every heartbeat.
 
-    Names, addresses and interfaces of the nodes differ by nature and are left out.
+    Names, addresses and interfaces of the nodes differ by nature and are left out. `whole` is over
+    everything that a shared document says; without one, monitors and the like are each node's own
+    affair.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "pair": config.pair.id,
         "links": [link.number for link in config.heartbeat_links],
         "timers": msgspec.to_builtins(config.timers),
@@ -80,8 +83,30 @@ def digest(config: Config) -> int:
             config.witness.without,
         ],
     }
+    if whole:
+        shared["document"] = {section: _shared_rows(config, section) for section in SHARED}
     packed = msgspec.json.encode(shared, order="deterministic")
     return int.from_bytes(hashlib.blake2s(packed, digest_size=4).digest(), "big")
+
+
+def _shared_rows(config: Config, section: str) -> list[str]:
+    """What the tables of a shared section say, in any order. A release that has further keys says
+    the same as long as nobody uses them."""
+    attribute, model, many = SECTIONS[section]
+    own = {*LOCAL_KEYS.get(section, ()), *FILE_KEYS.get(section, ())}
+    own |= {*DEVICE_KEYS.get(section, ())}
+    value = getattr(config, attribute)
+    rows = []
+    for table in value if many else (value,):
+        said = {
+            field.encode_name: getattr(table, field.name)
+            for field in fields_of(model)
+            if field.encode_name not in own and getattr(table, field.name) != field.default
+        }
+        if "vips" in said:
+            said["vips"] = sorted(said["vips"])
+        rows.append(msgspec.json.encode(said, order="deterministic").decode())
+    return sorted(rows)
 
 
 def _flat(config: Config) -> dict[str, tuple[str, bool]]:

@@ -4,21 +4,13 @@
 Only sections that both nodes share may use them: whatever else a file holds is about one machine.
 """
 
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
-from twinbeat.config.model import InterfacesSection
+from twinbeat.config.model import SECTIONS, InterfacesSection
 from twinbeat.config.problems import Findings
-
-NAMED: Final = {
-    "vrids": ("interface", "uplinks"),
-    "routes": ("interface",),
-    "rules": ("interface",),
-    "monitors": ("interface",),
-    "linksets": ("interfaces",),
-}
-"""Attribute of Config -> the keys of its tables that name interfaces."""
+from twinbeat.config.scopes import DEVICE_KEYS
 
 
 def check_names(interfaces: InterfacesSection, findings: Findings) -> None:
@@ -38,7 +30,8 @@ def resolve(sections: dict[str, Any], sound: set[str], findings: Findings) -> No
     if not device_of:
         return
     findings.called = {device: name for name, device in device_of.items() if device != name}
-    for attribute, keys in NAMED.items():
+    for section, keys in DEVICE_KEYS.items():
+        attribute = SECTIONS[section][0]
         if attribute in sound:
             sections[attribute] = tuple(
                 replace(table, **{key: _device(getattr(table, key), device_of) for key in keys})

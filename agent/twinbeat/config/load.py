@@ -46,10 +46,10 @@ def examine(
     path: str | Path, *, offline: bool = False, system: System | None = None
 ) -> tuple[Config | None, list[Problem]]:
     """The configuration, or None where it can't be used, and every problem and warning."""
-    findings = Findings(str(path))
-    data = _parse(Path(path), findings)
-    if data is None:
-        return None, findings.problems
+    try:
+        data = parse(path)
+    except ConfigError as error:
+        return None, error.problems
     return examine_tables(data, path, offline=offline, system=system)
 
 
@@ -73,6 +73,15 @@ def examine_tables(
     if findings.failed:
         return None, findings.problems
     return Config(**sections, path=str(path)), findings.problems
+
+
+def parse(path: str | Path) -> dict[str, Any]:
+    """The tables of a file. Raises ConfigError if it isn't TOML or can't be read."""
+    findings = Findings(str(path))
+    data = _parse(Path(path), findings)
+    if data is None:
+        raise ConfigError(findings.problems)
+    return data
 
 
 def _parse(path: Path, findings: Findings) -> dict[str, Any] | None:

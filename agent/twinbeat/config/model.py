@@ -127,8 +127,7 @@ class InterfacesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the worker of this node keeps the shared configuration the same on both nodes. Without
-    effect in this release."""
+    """How the worker of this node keeps the shared configuration the same on both nodes."""
 
     enabled: Annotated[
         bool, _key("Take over what the peer has, and let it take over what is here.")
@@ -761,11 +760,12 @@ class CommandSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     effect in this release."""
 
     name: Annotated[_ListName, _key("Name of the command, unique.", example="nft")]
-    command: Annotated[
+    argv: Annotated[
         tuple[str, ...],
         _key(
-            "Program, as an absolute path, and arguments. {1} is the first argument that is "
-            "given, {file} the same where it has to be an absolute path. No shell is involved.",
+            "Program, as an absolute path, and arguments. {1} to {9} are the arguments "
+            "given, {file} the first of them, which has to be a path of a [[file]] list. No shell "
+            "is involved.",
             max_length=64,
             example=["/usr/sbin/nft", "-f", "{file}"],
         ),

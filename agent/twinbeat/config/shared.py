@@ -28,34 +28,8 @@ from twinbeat.config.model import (
     VridSection,
 )
 from twinbeat.config.problems import ConfigError, Findings, Problem
+from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
 from twinbeat.config.system import System
-
-SHARED: Final = frozenset(
-    {
-        "timers",
-        "vrid",
-        "route",
-        "rule",
-        "monitor",
-        "linkset",
-        "hook",
-        "policy",
-        "inject",
-        "announce",
-        "file",
-        "command",
-    }
-)
-"""Sections that are the same on both nodes, because a document says what is in them."""
-
-NODE_LOCAL: Final = frozenset(SECTIONS) - SHARED
-"""Sections that stay in the file of each node."""
-
-LOCAL_KEYS: Final = {"policy": frozenset({"preferred"}), "timers": frozenset({"accept_host"})}
-"""Keys of shared sections that are each node's own and stay in its file."""
-
-FILE_KEYS: Final = {"vrid": frozenset({"vips_file"})}
-"""Keys of shared sections that name a file: a document has what is in it instead."""
 
 ONLY: Final = ""
 """Identity of the one row of a section that isn't an array."""
@@ -87,6 +61,11 @@ class Source:
 
     file: str = CONFIG_PATH
     document: str = "shared document"
+
+
+def called(generation: int) -> str:
+    """What problems call a document."""
+    return f"shared document generation {generation}"
 
 
 def identity(section: str, row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from twinbeat.config.system import System, parse_address
 
 PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 """In an argument of a command: what is put there when it is run."""
-_KNOWN: Final = re.compile(r"file|[1-9]|[1-5][0-9]|6[0-4]")
+_KNOWN: Final = re.compile(r"file|[1-9]")
 
 
 def check_sync(sync: SyncSection, links: tuple[LinkSection, ...], findings: Findings) -> None:
@@ -43,7 +43,8 @@ def check_files(files: tuple[FileSection, ...], findings: Findings) -> None:
                 findings.add(f"{where}.paths", text, wrong)
                 continue
             for other, owner in owners:
-                if path == other or path in other.parents or other in path.parents:
+                met = path == other or path in other.parents or other in path.parents
+                if met and owner != where:
                     findings.add(f"{where}.paths", text, f"meets {other} of {owner}.")
             owners.append((path, where))
         for pattern in section.exclude:
@@ -58,14 +59,14 @@ def check_commands(commands: tuple[CommandSection, ...], findings: Findings) -> 
     for number, section in enumerate(commands):
         where = f"command[{number}]"
         _once(names, section.name, where, number, "command", findings)
-        if not section.command:
-            findings.add(f"{where}.command", None, "is empty: there is nothing to run.")
-        for key in ("command", "undo"):
+        if not section.argv:
+            findings.add(f"{where}.argv", None, "is empty: there is nothing to run.")
+        for key in ("argv", "undo"):
             arguments: tuple[str, ...] = getattr(section, key)
             _program(arguments, f"{where}.{key}", findings)
             for found in (name for text in arguments for name in PLACEHOLDER.findall(text)):
                 if not _KNOWN.fullmatch(found):
-                    wrong = "should be {file}, or the number of an argument from {1} to {64}."
+                    wrong = "should be {file}, or the number of an argument from {1} to {9}."
                     findings.add(f"{where}.{key}", "{" + found + "}", wrong)
 
 
@@ -75,7 +76,7 @@ def check_programs_here(
     """Programs that can't be run now may be installed later, so nothing is refused for that."""
     used = [(f"file[{at}].command", section.command) for at, section in enumerate(files)]
     for at, section in enumerate(commands):
-        used += [(f"command[{at}].command", section.command), (f"command[{at}].undo", section.undo)]
+        used += [(f"command[{at}].argv", section.argv), (f"command[{at}].undo", section.undo)]
     for key, arguments in used:
         if not arguments or not arguments[0].startswith("/"):
             continue

@@ -13,20 +13,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-    StateSetMetricFamily,
-)
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from twinbeat.api.schema import Admin, Counters, Histogram, NodeState, Role, Status, Watch
+from twinbeat.api.schema import Admin, Counters, NodeState, Role, Status, Watch
 from twinbeat.observe import exposition as written
-
-BUCKETS_SHOWN: Final = 25
-"""Buckets from 1 µs to 2^24 µs, 16.8 s; what is longer is in +Inf."""
+from twinbeat.observe.family import Family
+from twinbeat.observe.sync import shared_configuration
 
 REJECTED: Final = (
     "length",
@@ -103,11 +95,6 @@ HISTOGRAMS: Final = {
 """Name in `Counters.histograms` -> metric and help. Others have no metric."""
 
 
-def bucket_bounds() -> list[float]:
-    """Upper bounds of the buckets shown, in seconds."""
-    return [2**number / 1e6 for number in range(BUCKETS_SHOWN)]
-
-
 class TwinbeatCollector:
     """Reads the agent when it is asked, and keeps nothing."""
 
@@ -127,6 +114,7 @@ class TwinbeatCollector:
         yield from _third_parties(status, counters)
         yield from _routes(status, counters)
         yield from _hooks(status)
+        yield from shared_configuration(status, counters)
         yield from _happenings(status, counters)
         yield from _histograms(status, counters)
 
@@ -146,92 +134,8 @@ def exposition(
 # ----------------------------------------------------------------------------------- gauges ------
 
 
-class _Family:
-    """Adds the pair's label to every sample."""
-
-    def __init__(self, status: Status) -> None:
-        self._pair = str(status.pair)
-
-    def gauge(self, name: str, text: str, value: float | None) -> Iterator[Metric]:
-        """One number; nothing where it is not known."""
-        if value is not None:
-            family = GaugeMetricFamily(name, text, labels=["pair"])
-            family.add_metric([self._pair], value)
-            yield family
-
-    def gauges(
-        self, name: str, text: str, label: str, values: Iterable[tuple[str, float | None]]
-    ) -> Iterator[Metric]:
-        """Numbers by one label."""
-        family = GaugeMetricFamily(name, text, labels=["pair", label])
-        for key, value in values:
-            if value is not None:
-                family.add_metric([self._pair, key], value)
-        yield family
-
-    def counter(self, name: str, text: str, value: float) -> Iterator[Metric]:
-        """One count; `name` without _total."""
-        family = CounterMetricFamily(name, text, labels=["pair"])
-        family.add_metric([self._pair], value)
-        yield family
-
-    def counters(
-        self, name: str, text: str, labels: list[str], values: Iterable[tuple[list[str], float]]
-    ) -> Iterator[Metric]:
-        """Counts by labels; `name` without _total."""
-        family = CounterMetricFamily(name, text, labels=["pair", *labels])
-        for keys, value in values:
-            family.add_metric([self._pair, *keys], value)
-        yield family
-
-    def states(self, name: str, text: str, states: Iterable[str], now: str) -> Iterator[Metric]:
-        """1 for the state that holds, 0 for the others."""
-        family = StateSetMetricFamily(name, text, labels=["pair"])
-        family.add_metric([self._pair], {state: state == now for state in states})
-        yield family
-
-    def info(self, name: str, text: str, labels: dict[str, str]) -> Iterator[Metric]:
-        """What is said in labels; `name` without _info."""
-        family = InfoMetricFamily(name, text, labels=["pair"])
-        family.add_metric([self._pair], labels)
-        yield family
-
-    def histograms(
-        self, name: str, text: str, label: str, values: Iterable[tuple[str, Histogram]]
-    ) -> Iterator[Metric]:
-        """Histograms by one label, or by none where it is empty."""
-        labels = ["pair", label] if label else ["pair"]
-        family = HistogramMetricFamily(name, text, labels=labels)
-        for key, histogram in values:
-            buckets, sum_s = cumulative(histogram)
-            family.add_metric(
-                [self._pair, key] if label else [self._pair], buckets=buckets, sum_value=sum_s
-            )
-        yield family
-
-
-def cumulative(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
-    """Buckets as Prometheus has them, and the sum in seconds.
-
-    Where no sum was kept it is estimated: every value counts as three quarters of its bucket's
-    bound, the middle between two powers of two.
-    """
-    bounds = bucket_bounds()
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for number, count in enumerate(histogram.counts):
-        total += count
-        if number < len(bounds):
-            buckets.append((repr(bounds[number]), total))
-    buckets.append(("+Inf", total))
-    if histogram.sum_ns is not None:
-        return buckets, histogram.sum_ns / 1e9
-    estimate = sum(count * 0.75 * 2**number for number, count in enumerate(histogram.counts))
-    return buckets, estimate / 1e6
-
-
 def _node(status: Status) -> Iterator[Metric]:
-    family, node = _Family(status), status.node
+    family, node = Family(status), status.node
     process = status.process
     yield from family.info(
         "twinbeat_build",
@@ -353,7 +257,7 @@ def peer_state(status: Status) -> str:
 
 
 def _peer(status: Status) -> Iterator[Metric]:
-    family = _Family(status)
+    family = Family(status)
     yield from family.states(
         "twinbeat_peer_state",
         "What is known of the peer; while it is heard, its role.",
@@ -368,7 +272,7 @@ def _peer(status: Status) -> Iterator[Metric]:
 
 
 def _links(status: Status, counters: Counters) -> Iterator[Metric]:
-    family = _Family(status)
+    family = Family(status)
     beating = [link for link in status.links if link.heartbeat]
     yield from family.gauges(
         "twinbeat_link_up",
@@ -477,7 +381,7 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
             found = [(one.interface, one.kind) for one in status.rivals]
             rivals.add_metric([pair, interface, kind], found.count((interface, kind)))
     yield rivals
-    family = _Family(status)
+    family = Family(status)
     yield from family.counters(
         "twinbeat_rival_frames",
         "Frames heard of them.",
@@ -516,7 +420,7 @@ def _addresses(status: Status, counters: Counters) -> Iterator[Metric]:
 
 def _routes(status: Status, counters: Counters) -> Iterator[Metric]:
     """Routes and rules that come and go with the role."""
-    family, routes = _Family(status), status.routes
+    family, routes = Family(status), status.routes
     pair = str(status.pair)
     standing = GaugeMetricFamily(
         "twinbeat_routes",
@@ -553,7 +457,7 @@ def _routes(status: Status, counters: Counters) -> Iterator[Metric]:
 
 def _hooks(status: Status) -> Iterator[Metric]:
     """What became of the operator's programs."""
-    family, hooks = _Family(status), status.hooks
+    family, hooks = Family(status), status.hooks
     if not hooks:
         return
     yield from family.counters(
@@ -591,7 +495,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
 
 def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
     """Watchdog and fencing, each only where it is configured."""
-    family, dog, fence = _Family(status), status.watchdog, status.fence
+    family, dog, fence = Family(status), status.watchdog, status.fence
     if dog is not None and dog.mode != "off":
         yield from family.gauge(
             "twinbeat_watchdog_armed", "1 while the host's watchdog guards it.", dog.armed
@@ -638,7 +542,7 @@ def _last_resorts(status: Status, counters: Counters) -> Iterator[Metric]:
 
 def _third_parties(status: Status, counters: Counters) -> Iterator[Metric]:
     """Witness and reference addresses, each only where it is configured."""
-    family, witness, isolation = _Family(status), status.witness, status.isolation
+    family, witness, isolation = Family(status), status.witness, status.isolation
     if isolation is not None:
         yield from family.gauge(
             "twinbeat_isolated",
@@ -669,7 +573,7 @@ def _third_parties(status: Status, counters: Counters) -> Iterator[Metric]:
 
 def _monitors(status: Status, counters: Counters) -> Iterator[Metric]:
     """What the node's health is made of."""
-    family = _Family(status)
+    family = Family(status)
     pair = str(status.pair)
     yield from family.states(
         "twinbeat_node_state",
@@ -702,7 +606,7 @@ def _monitors(status: Status, counters: Counters) -> Iterator[Metric]:
 
 
 def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
-    family = _Family(status)
+    family = Family(status)
     yield from family.counters(
         "twinbeat_transitions",
         "Changes of role.",
@@ -758,7 +662,7 @@ def _happenings(status: Status, counters: Counters) -> Iterator[Metric]:
 
 
 def _histograms(status: Status, counters: Counters) -> Iterator[Metric]:
-    family = _Family(status)
+    family = Family(status)
     yield from family.histograms(
         "twinbeat_heartbeat_interarrival_seconds",
         "Time between two heartbeats, stamped by the kernel; the sum is estimated.",
@@ -784,6 +688,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_announcements_unsent_total",
         "twinbeat_build_info",
         "twinbeat_claims_refused_total",
+        "twinbeat_config_generation",
         "twinbeat_config_mismatch",
         "twinbeat_control_frames_total",
         "twinbeat_dual_primary_total",
@@ -849,6 +754,14 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_stay_primary_conflict",
         "twinbeat_sticky_primary",
         "twinbeat_suspicions_total",
+        "twinbeat_sync_certificate_expires_timestamp_seconds",
+        "twinbeat_sync_connection_total",
+        "twinbeat_sync_errors_total",
+        "twinbeat_sync_failures",
+        "twinbeat_sync_in_step",
+        "twinbeat_sync_requests_total",
+        "twinbeat_sync_state",
+        "twinbeat_sync_waiting",
         "twinbeat_term",
         "twinbeat_timer_kept_seconds",
         "twinbeat_timer_seconds",
@@ -864,6 +777,8 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_witness_request_seconds",
         "twinbeat_witness_requests_total",
         "twinbeat_witness_up",
+        "twinbeat_worker_events_total",
+        "twinbeat_worker_up",
     }
 )
 """Every name that can be exposed, for dashboards, alert rules and their test. Histograms appear by

@@ -101,6 +101,7 @@ def _warnings(status: Status) -> Iterator[Warn]:
     yield from _about_service(status)
     yield from _about_node(status)
     yield from _about_redundancy(status)
+    yield from _about_configuration(status)
     yield from _about_last_resorts(status)
     yield from _about_third_parties(status)
 
@@ -289,6 +290,34 @@ def _about_third_parties(status: Status) -> Iterator[Warn]:
             code="isolated",
             severity=Severity.CRITICAL,
             sentence="none of the reference addresses answers: this node is cut off",
+        )
+
+
+def _about_configuration(status: Status) -> Iterator[Warn]:
+    configuration, sync = status.configuration, status.sync
+    if configuration.ignored:
+        yield Warn(
+            code="file_ignored",
+            sentence=f"the shared document (generation {configuration.generation}) is in force, "
+            f"not what {configuration.path} says of {', '.join(configuration.ignored)}",
+        )
+    if sync is None:
+        if configuration.document:
+            yield Warn(
+                code="worker_away",
+                sentence="the worker isn't there: changes reach neither node",
+            )
+        return
+    if sync.state in {"failed", "lineage-conflict", "partial-success"}:
+        yield Warn(
+            code=f"sync_{sync.state.replace('-', '_')}",
+            sentence=f"synchronization: {sync.sentence}",
+        )
+    elif sync.state == "unreachable" and status.peer.watch is Watch.ALIVE:
+        why = f": {sync.why}" if sync.why else ""
+        yield Warn(
+            code="sync_unreachable",
+            sentence=f"the worker of {status.peer.name} can't be reached{why}",
         )
 
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from twinbeat.api.events import EventHub
 from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.inforce import InForce
 from twinbeat.config.keys import load_keys
-from twinbeat.config.model import Config
 from twinbeat.config.secrets import load_options
 from twinbeat.core.events import (
     ConfigReloaded,
@@ -57,6 +57,7 @@ from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.outside import Outside
 from twinbeat.runtime.presence import Presence
 from twinbeat.runtime.reloader import Reloader
+from twinbeat.runtime.shared import Shared
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.stage import REFUSALS, Watchers
 from twinbeat.runtime.store import Store, StoreError, boot_id
@@ -83,8 +84,8 @@ STOP_PATIENCE_S: Final = 5.0
 class App:
     """One run of the agent."""
 
-    def __init__(self, config: Config, *, notifier: Notifier, paths: Paths) -> None:
-        self._current = current = Current(config)
+    def __init__(self, found: InForce, *, notifier: Notifier, paths: Paths) -> None:
+        self._current = current = Current(found)
         self._paths = paths
         self._notifier = notifier
         self._ended = asyncio.Event()
@@ -101,10 +102,12 @@ class App:
             started=moment(started_ns + offset_ns),
             loaded=moment(started_ns + offset_ns),
             digest=current.digest,
+            generation=current.generation,
+            ignored=list(current.ignored),
         )
         self._hub = EventHub()
         self._warmth = Warmth()
-        self._watchdog = Watchdog(config.watchdog, Device(config.watchdog.device))
+        self._watchdog = Watchdog(current.file.watchdog, Device(current.file.watchdog.device))
         self._lateness_file = paths.run / "lateness.json"
         self._store = Store(paths.state)
 
@@ -293,6 +296,7 @@ class App:
             take_effect=self._take_effect,
             reloading=self._notifier.reloading,
             ready=lambda: self._notifier.ready(self._machine.status.sentence),
+            reloaded=self._reloaded,
         )
 
     def _share_out(self) -> None:
@@ -336,7 +340,21 @@ class App:
         self._loop.start(self._hands)
 
     async def _listen(self) -> None:
-        workers = WorkerDesk(self._paths.run / "worker.sock")
+        shared = Shared(
+            current=self._current,
+            store=self._store,
+            machine=self._machine,
+            put=self._reloader.put,
+        )
+        self._workers = workers = WorkerDesk(
+            self._paths.run / "worker.sock",
+            welcome=shared.welcome,
+            standing=shared.standing,
+            check=shared.check,
+            apply=shared.apply,
+        )
+        self._teller.on_transition.append(lambda _: workers.tell())
+        self._loop.duties.append(lambda _: workers.tell())
         view = View(
             facts=self._facts,
             current=self._current,
@@ -483,6 +501,10 @@ class App:
     def _on_hangup(self) -> None:
         if self._begun:  # else the configuration was read a moment ago
             self._reloader.begin()
+
+    def _reloaded(self) -> None:
+        """What the worker was told of this node may be another now."""
+        self._workers.introduce()
 
     def _take_effect(self) -> None:
         """Engine and core learn of the configuration in force."""

@@ -2,12 +2,14 @@
 """The configuration of a run: as the file says it, and as it is in force.
 
 The two differ where timers were raised to what the host holds and where a key needs a restart. What
-others need to know of it is worked out by `twinbeat.runtime.wiring`; here is only what it is now.
+both nodes share is the document's, where there is one. What others need to know of it is worked out
+by `twinbeat.runtime.wiring`; here is only what it is now.
 """
 
 from __future__ import annotations
 
 from twinbeat.config.compare import digest
+from twinbeat.config.inforce import InForce
 from twinbeat.config.keys import Key
 from twinbeat.config.model import Config
 from twinbeat.config.secrets import Options
@@ -19,26 +21,42 @@ from twinbeat.runtime import wiring
 class Current:
     """What a reload replaces whole."""
 
-    def __init__(self, file: Config) -> None:
-        self.config = file
+    def __init__(self, found: InForce) -> None:
+        self.config = found.config
         """In force."""
         self.keys: tuple[Key, ...] = ()
         """Those that are accepted."""
         self.fence_options: Options
         self.wake_late_ns = 0
         """One wake-up in ten comes so late on this host, or later."""
-        self.read(file)
+        self.read(found.config, found)
 
-    def read(self, file: Config) -> None:
-        """Note what the file says."""
+    def read(self, file: Config, found: InForce) -> None:
+        """Note what file and document say together."""
         self.file = file
-        self.digest = digest(file)
+        self.document = found.document
+        """None: the file says everything."""
+        self.tables = found.tables
+        """What the file says of shared tables, where there is no document."""
+        self.ignored = found.ignored
+        """What the file says otherwise than the document."""
+        self.digest = digest(file, whole=found.document is not None)
         """What the peer compares: raised timers are this host's affair."""
+
+    @property
+    def generation(self) -> int:
+        """Of the document; 0 = there is none."""
+        return 0 if self.document is None else self.document.version.generation
 
     @property
     def policy(self) -> Policy:
         """What the core decides by."""
-        return wiring.policy(self.config, digest=self.digest, wake_late_ns=self.wake_late_ns)
+        return wiring.policy(
+            self.config,
+            digest=self.digest,
+            generation=self.generation,
+            wake_late_ns=self.wake_late_ns,
+        )
 
     @property
     def vips(self) -> list[Address]:

@@ -19,13 +19,13 @@ postpone("prometheus_client")
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from twinbeat import __version__
-from twinbeat.config.load import load
 from twinbeat.config.model import CONFIG_PATH
 from twinbeat.config.problems import ConfigError
 from twinbeat.engine.bpf import BpfError
@@ -39,21 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.close_gate:
         return _close_gate(options.pins)
     # What it takes to run is loaded only now: closing a gate in an emergency must be quick.
+    from twinbeat.config.inforce import load_in_force
     from twinbeat.observe.log import set_up
     from twinbeat.runtime.app import EXIT_FAILED, App
     from twinbeat.runtime.ground import Paths, StartError
     from twinbeat.runtime.notify import Notifier
+    from twinbeat.runtime.store import Store, StoreError
 
     try:
-        config = load(options.config)
+        store = Store(options.state)
+        found = load_in_force(options.config, store.document())
     except ConfigError as error:
         return _explain(error)
-    sink = set_up("auto" if options.foreground else config.log.format)
+    except StoreError as error:
+        _say(str(error))
+        return EXIT_FAILED
+    sink = set_up("auto" if options.foreground else found.config.log.format)
+    for complaint in store.complaints:
+        logging.getLogger("twinbeat").error("%s", complaint)
     notifier = Notifier()
 
     async def run() -> int:
         paths = Paths(run=options.run, state=options.state, pins=options.pins)
-        return await App(config, notifier=notifier, paths=paths).run()
+        return await App(found, notifier=notifier, paths=paths).run()
 
     try:
         return asyncio.run(run())

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.config.inforce import InForce, load_in_force
 from twinbeat.config.keys import Key, load_keys
-from twinbeat.config.load import load
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError, Findings
 from twinbeat.config.secrets import Options, load_options
@@ -36,6 +36,7 @@ from twinbeat.runtime.rotation import check_rotation
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.stage import REFUSALS
 from twinbeat.runtime.status import Facts
+from twinbeat.sync.document import Document
 
 log = logging.getLogger("twinbeat")
 
@@ -58,6 +59,8 @@ class Reloader:
     reloading: Callable[[], None]
     ready: Callable[[], None]
     """Both tell systemd."""
+    reloaded: Callable[[], None]
+    """Told when it is over."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -77,7 +80,7 @@ class Reloader:
         async with self._turn:
             self.reloading()
             try:
-                sentence = await self._reload()
+                sentence = await self._bring_about(self.current.document, _keep_nothing)
             except ConfigError as error:
                 for problem in error.problems:
                     log.error("%s", problem)
@@ -97,31 +100,50 @@ class Reloader:
                     sentence=sentence,
                 )
             self.ready()
+            self.reloaded()
             return answer
 
-    async def _reload(self) -> str:
+    async def put(self, document: Document, keep: Callable[[], None]) -> tuple[str, ...]:
+        """This document in the place of the one in force; the keys that wait for a restart.
+
+        ``keep`` is called, in a thread, when all was examined and before anything is touched.
+        Raises what it raises, ConfigError, or one of REFUSALS; all is as it was then.
+        """
+        async with self._turn:
+            await self._bring_about(document, keep)
+            return tuple(self.facts.needs_restart)
+
+    async def _bring_about(self, document: Document | None, keep: Callable[[], None]) -> str:
         current = self.current
-        intent, keys, options = await asyncio.to_thread(self._read)
+        found, intent, keys, options = await asyncio.to_thread(self._read, document, keep)
         waiting = ", ".join(intent.needs_restart)
         later = f"; only a restart puts into force: {waiting}" if waiting else ""
         if not intent.changes and keys == current.keys and options == current.fence_options:
-            current.read(intent.config)
+            told = current.generation, current.digest
+            current.read(intent.config, found)
             self._note_loaded(intent.needs_restart)
+            if told != (current.generation, current.digest):
+                self.take_effect()
             return f"the configuration was reloaded, and nothing is to be changed{later}"
         self._check_rotation(intent.config, keys)
         config = await self._fit(intent.config)
         await self._try(intent, config)
         self._take_keys(config, keys)
-        await self._apply(intent, config, options)
+        await self._apply(intent, config, options, found)
         self._note_loaded(intent.needs_restart)
         self.take_effect()
         return f"the configuration was reloaded, {len(intent.changes)} keys changed{later}"
 
-    def _read(self) -> tuple[Plan, tuple[Key, ...], Options]:
+    def _read(
+        self, document: Document | None, keep: Callable[[], None]
+    ) -> tuple[InForce, Plan, tuple[Key, ...], Options]:
         """All that takes time, off the loop that decides."""
         running = self.current.file
-        wanted = load(running.path)
-        return plan(running, wanted), load_keys(wanted), load_options(wanted.fence, wanted.path)
+        found = load_in_force(running.path, document)
+        wanted = found.config
+        keys, options = load_keys(wanted), load_options(wanted.fence, wanted.path)
+        keep()
+        return found, plan(running, wanted), keys, options
 
     def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
         """Raises ConfigError if these keys would cut the pair."""
@@ -182,11 +204,11 @@ class Reloader:
         current.keys = keys
         self.facts.keys = current.key_ids
 
-    async def _apply(self, intent: Plan, config: Config, options: Options) -> None:
+    async def _apply(self, intent: Plan, config: Config, options: Options, found: InForce) -> None:
         self.outside.apply(config, options)
         self.current.fence_options = options
         self.current.config = config
-        self.current.read(intent.config)
+        self.current.read(intent.config, found)
         await self.health.apply(config)
         await self.site.routes.apply(config)
         self.hooks.apply(config)
@@ -194,5 +216,11 @@ class Reloader:
     def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
         """Say from now on what was read, and when."""
         self.facts.digest = self.current.digest
+        self.facts.generation = self.current.generation
+        self.facts.ignored = list(self.current.ignored)
         self.facts.needs_restart = list(needs_restart)
         self.facts.loaded = moment(now_ns() + realtime_offset_ns())
+
+
+def _keep_nothing() -> None:
+    """What is in force stays the document."""

@@ -56,6 +56,8 @@ class Facts:
     loaded: str = ""
     """When the configuration in force was read."""
     generation: int = 0
+    """Of the shared document in force; 0 = there is none."""
+    ignored: list[str] = field(default_factory=list)
     digest: int = 0
     needs_restart: list[str] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Facts:
     pause_reason: str = ""
     pause_since_ns: int = 0
     worker: bool = False
+    sync: schema.Sync | None = None
     attested_until_ns: int = 0
     watchdog: schema.Watchdog | None = None
     fence: schema.Fence = field(default_factory=schema.Fence)
@@ -119,6 +122,8 @@ def status(
                 digest=facts.digest,
                 mismatch=_heard(snapshot) and snapshot.peer.digest != facts.digest,
                 needs_restart=facts.needs_restart,
+                document=facts.generation > 0,
+                ignored=facts.ignored,
                 send_key=config.keys.send,
                 keys=facts.keys,
             ),
@@ -129,6 +134,7 @@ def status(
             fence=facts.fence,
             witness=facts.witness,
             isolation=facts.isolation,
+            sync=facts.sync,
             warnings=list(facts.warnings),
             last_transition=teller.last,
             last_failover=teller.last_failover,

@@ -20,7 +20,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from twinbeat.config.inforce import COPY
 from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, Intervals, TermBlock, Wish
+from twinbeat.sync.document import Document
 
 STATE_DIRECTORY: Final = Path("/var/lib/twinbeat")
 SCHEMA: Final = 1
@@ -244,6 +246,24 @@ class Store:
             wish_even_so=durable.wish.even_so,
         )
         write_whole(self._directory / "operator.json", msgspec.json.encode(file) + b"\n")
+
+    # -- the shared document -----------------------------------------------------------------------
+
+    def document(self) -> Document | None:
+        """The shared document that is in force on this node, None while its file says it all."""
+        return self._read(COPY, Document)
+
+    def keep_document(self, document: Document | None) -> None:
+        """Persist it, to be in force from the next start on; raises StoreError."""
+        path = self._directory / COPY
+        if document is not None:
+            write_whole(path, msgspec.json.encode(document) + b"\n")
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"removing {path}: {error.strerror}") from error
+        _sync_directory(self._directory)
 
     # -- files -----------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.links import Links
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.outside import Outside
+from twinbeat.runtime.shared import shown
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
@@ -58,6 +59,7 @@ class View:
         """The node as it is now."""
         self.facts.attested_until_ns = self.hands.attested_until_ns
         self.facts.worker = self.workers.alive
+        self.facts.sync = shown(self.workers.report)
         self.facts.watchdog = self.watchdog.status()
         self.facts.fence = self.outside.fencing.status()
         self.facts.witness = self.outside.witness.status()
@@ -92,6 +94,7 @@ class View:
             dropped=self.hub.dropped_total,
             log_lines_lost=lost(),
         )
+        report = self.workers.report
         return replace(
             counted,
             histograms=counted.histograms | status.witness_histogram(self.outside.witness),
@@ -99,4 +102,8 @@ class View:
             fencings=dict(self.outside.fencing.outcomes),
             watchdog=self.watchdog.counted(),
             route_changes=dict(self.site.routes.changes),
+            worker=dict(self.workers.counts),
+            sync_requests=dict(report.requests) if report is not None else {},
+            sync_connection=dict(report.counts) if report is not None else {},
+            sync_errors=report.errors if report is not None else 0,
         )

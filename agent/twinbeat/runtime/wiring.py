@@ -46,8 +46,11 @@ PORT: Final = 3003
 # -- the configuration, as the core wants it ----------------------------------------------------
 
 
-def policy(config: Config, *, digest: int, wake_late_ns: int = 0) -> core.Policy:
-    """`digest` is that of the configuration as written, which the pair compares."""
+def policy(
+    config: Config, *, digest: int, generation: int = 0, wake_late_ns: int = 0
+) -> core.Policy:
+    """`digest` is that of the configuration as written, which the pair compares; `generation` that
+    of the document in force."""
     accepted = config.timers_set.accept_host
     return core.Policy(
         node=config.node.index,
@@ -67,6 +70,7 @@ def policy(config: Config, *, digest: int, wake_late_ns: int = 0) -> core.Policy
             flips=config.policy.max_flips, window_ns=config.policy.flip_window_s * NS_PER_S
         ),
         wake_late_ns=0 if accepted else wake_late_ns,
+        generation=generation,
         digest=digest,
         witness_lease_ns=witness_lease_ns(config),
         witness_serve=config.witness.without == "serve",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the worker checks in: /run/twinbeat/worker.sock, one line of JSON for each sign of life.
+"""Where the worker checks in, and where the daemon answers it: /run/twinbeat/worker.sock.
 
-Nothing of the role hangs on it.  A worker that is gone is shown as gone; one that talks nonsense,
-or too much, is hung up on.
+Nothing of the role hangs on it. A worker that is gone is shown as gone; one that talks nonsense,
+asks too much at once or takes no answers is hung up on and may come again. There is one: whoever
+connects takes the place of the one before, which may hang.
 """
 
 from __future__ import annotations
@@ -11,39 +12,76 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from twinbeat.api.worker import (
+    LINE_MAX,
+    SILENT_S,
+    Applied,
+    Apply,
+    Beat,
+    Check,
+    Checked,
+    FromDaemon,
+    FromWorker,
+    Report,
+    Standing,
+    Welcome,
+)
+from twinbeat.sync.document import Document, Tables
+from twinbeat.sync.operation import Problem
+
 log = logging.getLogger("twinbeat.worker")
 
-LINE_MAX: Final = 4096
-SILENT_S: Final = 5.0
-"""A worker that says nothing for so long doesn't count as alive."""
-WORKERS_MAX: Final = 4
+QUESTIONS_MAX: Final = 16
+"""Questions that wait for the one that is being answered."""
+LARGE: Final = 64 << 10
+"""Lines beyond that are decoded beside the loop that decides."""
 
-
-class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sign of life."""
-
-    pid: int
-    version: str
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class WorkerDesk:
-    """Listens for workers."""
+    """Listens for the worker."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        welcome: Callable[[], Welcome],
+        standing: Callable[[], Standing],
+        check: Callable[[Tables], Awaitable[tuple[Problem, ...]]],
+        apply: Callable[[Document], Coroutine[Any, Any, tuple[bool, tuple[Problem, ...]]]],
+    ) -> None:
+        """``check`` and ``apply`` are what a document has to pass; they raise nothing."""
         self._path = path
+        self._welcome = welcome
+        self._standing = standing
+        self._check = check
+        self._apply = apply
         self._server: asyncio.Server | None = None
-        self._connected: set[asyncio.StreamWriter] = set()
+        self._writer: asyncio.StreamWriter | None = None
+        self._told: Standing | None = None
         self._last_s = 0.0
+        self._report: Report | None = None
+        self.counts: Counter[str] = Counter()
+        """connected, hung_up, check, apply, refused: all only grow."""
+        self._tasks: set[asyncio.Task[tuple[bool, tuple[Problem, ...]]]] = set()
 
     @property
     def alive(self) -> bool:
         """A worker has said so lately."""
         return bool(self._last_s) and asyncio.get_running_loop().time() - self._last_s < SILENT_S
+
+    @property
+    def report(self) -> Report | None:
+        """How the worker says that it stands; None while it is away."""
+        return self._report if self.alive else None
 
     async def listen(self) -> None:
         """Answer on the socket, for this user and root alone. Raises OSError."""
@@ -58,33 +96,121 @@ class WorkerDesk:
             os.umask(before)
 
     async def close(self) -> None:
-        """Hang up on everybody."""
+        """Hang up."""
         if self._server is None:
             return
         self._server.close()
-        for writer in list(self._connected):
-            writer.close()
+        if self._writer is not None:
+            self._writer.close()
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connected) >= WORKERS_MAX:
-            writer.close()
+    def tell(self) -> None:
+        """Say how the node stands, if that is news to the worker."""
+        if self._writer is None or self._told is None:
             return
-        self._connected.add(writer)
-        decoder = msgspec.json.Decoder(Beat)
+        standing = self._standing()
+        if standing != self._told:
+            self._told = standing
+            self._say(self._writer, standing)
+
+    def introduce(self) -> None:
+        """The node's file was read again: say everything anew."""
+        if self._writer is not None and self._told is not None:
+            self._say(self._writer, self._welcome())
+            self.tell()
+
+    # -- one worker ------------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._writer is not None:
+            self._hang_up(self._writer, "another one has come")
+        self._writer, self._told = writer, None
+        self.counts["connected"] += 1
+        questions: asyncio.Queue[Check | Apply] = asyncio.Queue(QUESTIONS_MAX)
         try:
-            while line := await reader.readline():
-                beat = decoder.decode(line)
-                if not self.alive:
-                    log.info("the worker is there, process %d", beat.pid)
-                self._last_s = asyncio.get_running_loop().time()
-        except (ValueError, msgspec.DecodeError) as error:
-            log.warning("a worker was hung up on: %s", error)
-        except ConnectionError:
+            async with asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(self._answer(questions, writer))
+                try:
+                    await self._read(reader, writer, questions)
+                finally:
+                    answering.cancel()
+        except* (ValueError, msgspec.DecodeError, asyncio.QueueFull) as errors:
+            why = errors.exceptions[0]
+            said = "it asks too much at once" if isinstance(why, asyncio.QueueFull) else f"{why}"
+            self._hang_up(writer, said)
+        except* OSError:
             log.debug("a worker's connection broke")
         finally:
-            self._connected.discard(writer)
             writer.close()
-            if not self._connected:
-                self._last_s = 0.0
+            if self._writer is writer:
+                self._writer, self._told, self._last_s = None, None, 0.0
+
+    async def _read(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        questions: asyncio.Queue[Check | Apply],
+    ) -> None:
+        decoder = msgspec.json.Decoder(FromWorker)
+        while line := await reader.readline():
+            large = len(line) > LARGE
+            match await asyncio.to_thread(decoder.decode, line) if large else decoder.decode(line):
+                case Beat() as beat:
+                    self._beaten(beat, writer)
+                case (Check() | Apply()) as question:
+                    questions.put_nowait(question)
+
+    def _beaten(self, beat: Beat, writer: asyncio.StreamWriter) -> None:
+        if self._writer is not writer:
+            return
+        if not self.alive:
+            log.info("the worker is there, process %d", beat.pid)
+        self._last_s = asyncio.get_running_loop().time()
+        if beat.report is not None:
+            self._report = beat.report
+        if self._told is None:
+            welcome = self._welcome()
+            self._told = self._standing()
+            self._say(writer, welcome)
+            self._say(writer, self._told)
+
+    async def _answer(
+        self, questions: asyncio.Queue[Check | Apply], writer: asyncio.StreamWriter
+    ) -> None:
+        """One after the other: what was checked is what is applied."""
+        while True:
+            match await questions.get():
+                case Check(id=number, tables=tables):
+                    self.counts["check"] += 1
+                    problems = await self._check(tables)
+                    self.counts["refused"] += bool(problems)
+                    self._say(writer, Checked(id=number, problems=problems))
+                case Apply(id=number, document=document):
+                    self.counts["apply"] += 1
+                    done, problems = await self._to_its_end(self._apply(document))
+                    self.counts["refused"] += not done
+                    self.tell()
+                    self._say(writer, Applied(id=number, in_force=done, problems=problems))
+
+    async def _to_its_end(
+        self, applying: Coroutine[Any, Any, tuple[bool, tuple[Problem, ...]]]
+    ) -> tuple[bool, tuple[Problem, ...]]:
+        """Nothing is left half in force because who asked for it is gone."""
+        task = asyncio.get_running_loop().create_task(applying)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    def _say(self, writer: asyncio.StreamWriter, message: FromDaemon) -> None:
+        if writer.is_closing():
+            return
+        if writer.transport.get_write_buffer_size() > LINE_MAX:
+            self._hang_up(writer, "it takes no answers")
+            return
+        writer.write(_ENCODER.encode(message) + b"\n")
+
+    def _hang_up(self, writer: asyncio.StreamWriter, why: str) -> None:
+        self.counts["hung_up"] += 1
+        log.warning("a worker was hung up on: %s", why)
+        writer.transport.abort()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`twinbeat-worker`: tells the daemon that it is there, and comes back when the daemon does.
+"""`twinbeat-worker`: keeps the shared configuration the same on both nodes, beside the daemon.
 
-It has no work yet; synchronisation, sessions and web logs will live here.
+It decides nothing about roles, and may end or fall behind at any moment: whatever was acknowledged
+is on disk, and the daemon goes on with what it has in force.
 """
 
 from __future__ import annotations
@@ -9,48 +10,104 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
+import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
-
-import msgspec
+from pathlib import Path
+from typing import Any, Final
 
 from twinbeat import __version__
+from twinbeat.api.worker import Apply, Check, Report
+from twinbeat.observe.log import set_up
+from twinbeat.sync.document import Run, Tables
+from twinbeat.sync.operation import Output
+from twinbeat.sync.store import StoreError
+from twinbeat.worker.door import Door
+from twinbeat.worker.driver import Driver, WorkerFailedError
+from twinbeat.worker.ledger import Ledger
+from twinbeat.worker.line import Line
+from twinbeat.worker.link import DaemonLink
 
 SOCKET: Final = "/run/twinbeat/worker.sock"
-BEAT_S: Final = 2.0
-RETRY_S: Final = 1.0
+STATE: Final = "/var/lib/twinbeat/worker"
+EXIT_FAILED: Final = 1
+RETRY_S: Final = 5.0
+"""Between two attempts to open a store that refuses."""
+
+log = logging.getLogger("twinbeat.worker")
 
 
-async def run(path: str, stopped: asyncio.Event) -> None:
-    """Check in until told to stop; a daemon that is away is waited for."""
-    beat = msgspec.json.encode({"pid": os.getpid(), "version": __version__}) + b"\n"
-    while not stopped.is_set():
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(path)
+class Worker:
+    """One run of the worker."""
+
+    def __init__(self, *, socket: Path, state: Path) -> None:
+        self._socket = socket
+        self._ledger = Ledger(state / "shared.db")
+        self._driver = Driver(ledger=self._ledger, ask=self._ask, known=unknown, runner=run)
+        self._door = Door(self._driver, control=str(socket.with_name("control.sock")))
+        self._line = self._door.line = Line(self._driver, read=self._door.read)
+        self._link = DaemonLink(str(socket), hear=self._driver.hear, report=self._report)
+        self._driver.changed = self._link.tell
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Until told to stop. Raises whatever makes it necessary to begin anew."""
+        await self._door.listen(str(self._socket.with_name("sync.sock")))
+        ending: asyncio.Future[Any] = asyncio.create_task(stopped.wait())
+        parts = [
+            asyncio.create_task(part)
+            for part in (self._link.run(stopped), self._begin(), self._line.run())
+        ]
+        watched: list[asyncio.Future[Any]] = [*parts, self._driver.failed]
+        try:
+            while not ending.done():
+                await asyncio.wait([ending, *watched], return_when=asyncio.FIRST_COMPLETED)
+                for part in [each for each in watched if each.done()]:
+                    watched.remove(part)
+                    part.result()
+        finally:
+            self._driver.end()
+            for part in (*parts, ending):
+                part.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await part
+            await self._door.close()
+            self._ledger.close()
+
+    async def _begin(self) -> None:
+        """A store that refuses doesn't end the worker: it is shown, and tried again."""
+        while True:
             try:
-                while not stopped.is_set():
-                    writer.write(beat)
-                    await writer.drain()
-                    await _wait(stopped, BEAT_S)
-            finally:
-                writer.close()
-        await _wait(stopped, RETRY_S)
+                await self._driver.begin()
+            except StoreError as error:
+                self._driver.refused(error)
+                log.error("the store can't be used: %s", error.sentence)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def _ask(self, question: Check | Apply) -> None:
+        self._link.ask(question)
+
+    def _report(self) -> Report:
+        return self._door.report()
 
 
-async def _wait(stopped: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopped.wait()
+async def unknown(_: Tables, run: Run) -> str:
+    """No command can be run in this release."""
+    return f"commands can't be run in this release ({run.command})"
 
 
-async def _main(path: str) -> None:
+async def run(_: Tables, wanted: Run, _request: str) -> tuple[Output, bool]:
+    """Never asked for: no command passes the check."""
+    raise AssertionError(wanted.command)
+
+
+async def _main(socket: Path, state: Path) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await run(path, stopped)
+    await Worker(socket=socket, state=state).run(stopped)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +115,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="twinbeat-worker", description="The bulky work beside twinbeatd."
     )
-    parser.add_argument("--socket", default=SOCKET, metavar="PATH", help="default: %(default)s")
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        default=Path(SOCKET),
+        metavar="PATH",
+        help="where the daemon listens; sync.sock is made beside it; default: %(default)s",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path(STATE),
+        metavar="DIR",
+        help="the store of the shared configuration; default: %(default)s",
+    )
     parser.add_argument("--version", action="version", version=f"twinbeat-worker {__version__}")
-    asyncio.run(_main(parser.parse_args(arguments).socket))
+    options = parser.parse_args(arguments)
+    sink = set_up("auto")
+    try:
+        asyncio.run(_main(options.socket, options.state))
+    except (WorkerFailedError, OSError) as error:
+        log.error("the worker begins anew: %s", error)
+        return EXIT_FAILED
+    finally:
+        sink.close()
     return 0
 
 

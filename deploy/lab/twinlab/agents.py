@@ -110,6 +110,13 @@ def configure(options: plan.Options) -> None:
 # ----------------------------------------------------------------------- processes -----------
 
 
+def start_worker(node: str) -> None:
+    """Start the node's worker, if it doesn't run."""
+    worker = f"worker-{node}"
+    if processes.pid_of(worker) is None:
+        processes.spawn(worker, plan.namespace(node), [str(WORKER)])
+
+
 def start(node: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """Start the node's agent (and its worker, where one is installed); returns the agent's pid."""
     if not installed():
@@ -117,9 +124,8 @@ def start(node: str, environment: Mapping[str, str] = MappingProxyType({})) -> i
     variables = [f"{name}={value}" for name, value in environment.items()]
     command = ["env", *variables, str(DAEMON)]
     started = processes.spawn(process_name(node), plan.namespace(node), command)
-    worker = f"worker-{node}"
-    if WORKER.exists() and processes.pid_of(worker) is None:
-        processes.spawn(worker, plan.namespace(node), [str(WORKER)])
+    if WORKER.exists():
+        start_worker(node)
     return started
 
 

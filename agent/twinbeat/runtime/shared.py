@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared document as the daemon has it: examined, kept and put in force, never decided upon.
+
+Who has which document is the worker's affair; what a document does to this node is the daemon's. A
+document that is in force is on disk before it is, so the daemon starts with it and needs no worker
+for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from twinbeat import __version__
+from twinbeat.api import schema
+from twinbeat.api.worker import Mark, Report, Standing, SyncSettings, Welcome
+from twinbeat.config.inforce import problems_of
+from twinbeat.config.model import Config
+from twinbeat.config.problems import ConfigError
+from twinbeat.config.problems import Problem as ConfigProblem
+from twinbeat.core.machine import Machine
+from twinbeat.core.types import Role, Watch
+from twinbeat.runtime.current import Current
+from twinbeat.runtime.stage import REFUSALS
+from twinbeat.runtime.store import Store, StoreError
+from twinbeat.sync.document import Document, Tables
+from twinbeat.sync.operation import PROBLEMS_MOST, Problem
+
+log = logging.getLogger("twinbeat")
+
+CHECKED: Final = "shared document"
+"""What a document without a number is called by its problems."""
+
+Put = Callable[[Document, Callable[[], None]], Awaitable[tuple[str, ...]]]
+"""`Reloader.put`."""
+
+
+class Shared:
+    """What the worker is told and answered about documents."""
+
+    def __init__(self, *, current: Current, store: Store, machine: Machine, put: Put) -> None:
+        self._current = current
+        self._store = store
+        self._machine = machine
+        self._put = put
+
+    def welcome(self) -> Welcome:
+        """Who this node is, and what it has in force."""
+        current = self._current
+        return Welcome(
+            node=current.config.node.index,
+            name=current.config.node.name,
+            pair=current.config.pair.id,
+            build=__version__,
+            document=current.document,
+            tables=current.tables,
+        )
+
+    def standing(self) -> Standing:
+        """How the node stands."""
+        core, document = self._machine.status, self._current.document
+        engine, primary = core.engine, self._machine.role is Role.PRIMARY
+        term = 0
+        if engine is not None:
+            term = engine.term if primary else engine.highest
+        return Standing(
+            primary=primary,
+            term=term,
+            peer_alive=engine is not None and engine.watch in {Watch.ALIVE, Watch.SUSPECT},
+            in_force=Mark(lineage=document.lineage, version=document.version)
+            if document is not None
+            else None,
+            settings=settings(self._current.file),
+        )
+
+    async def check(self, tables: Tables) -> tuple[Problem, ...]:
+        """Why a document of these tables could not be put in force here."""
+        found = await asyncio.to_thread(problems_of, self._current.file.path, tables, CHECKED)
+        return told(found)
+
+    async def apply(self, document: Document) -> tuple[bool, tuple[Problem, ...]]:
+        """Put it in force, wholly or not at all; and why not, or what of it needs a restart."""
+        before = self._current.document
+        try:
+            waiting = await self._put(document, lambda: self._store.keep_document(document))
+        except (ConfigError, StoreError, *REFUSALS) as error:
+            log.error("%s was not put in force: %s", document.version, error)
+            await asyncio.to_thread(self._restore, before)
+            if isinstance(error, ConfigError):
+                return False, told(error.problems)
+            return False, (Problem(where="this node", right=f"{error}"[:4096]),)
+        if before is None or before.version != document.version:
+            log.info("the shared configuration is %s now", document.version)
+        later = "takes effect with a restart of the agent"
+        return True, tuple(Problem(where=key[:1024], right=later) for key in waiting)
+
+    def _restore(self, before: Document | None) -> None:
+        try:
+            self._store.keep_document(before)
+        except StoreError as error:
+            log.error("%s", error)
+
+
+def settings(config: Config) -> SyncSettings:
+    """`[sync]`, and the peer's address where it isn't set."""
+    section, links = config.sync, config.heartbeat_links
+    return SyncSettings(
+        enabled=section.enabled,
+        propagation=section.propagation,
+        strict_status=section.strict_status,
+        peer=section.peer or (links[0].peer if links else ""),
+        listen=section.listen,
+        port=section.port,
+        interface=section.interface,
+        timeout_s=section.timeout_s,
+        identity=section.identity,
+    )
+
+
+def shown(report: Report | None) -> schema.Sync | None:
+    """What the worker says of itself, for the status."""
+    if report is None:
+        return None
+    return schema.Sync(
+        state=report.state,
+        sentence=report.sentence,
+        in_step=report.in_step,
+        connection=report.connection,
+        why=report.why,
+        generation=report.generation,
+        peer_generation=report.peer_generation,
+        waiting=report.waiting,
+        arriving=list(report.arriving),
+        failures=[
+            schema.SyncFailure(where=each.where, right=each.right) for each in report.failures
+        ],
+        own_ends_s=report.own_ends_s,
+        peer_ends_s=report.peer_ends_s,
+    )
+
+
+def told(problems: list[ConfigProblem]) -> tuple[Problem, ...]:
+    """The same as the worker passes it on."""
+    return tuple(
+        Problem(
+            where=f"{each.file}, {each.key}".rstrip(", ")[:1024],
+            value=(each.value or "")[:4096],
+            right=each.sentence[:4096],
+        )
+        for each in problems
+        if not each.warning
+    )[:PROBLEMS_MOST]

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the command line asks for the shared configuration: /run/twinbeat/sync.sock.
+
+The same bounds as the daemon's interface, but for the size of what is given. Whoever may use the
+daemon's socket may use this one; who asked is noted as the kernel says it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.parse
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from twinbeat.api.client import Client, ClientError
+from twinbeat.api.http import Handler, HttpServer, Request, Response, problem
+from twinbeat.api.schema import Caller
+from twinbeat.api.server import unix_socket
+from twinbeat.api.sync import (
+    BODY_MAX,
+    DAEMONS,
+    READABLE,
+    DocumentView,
+    ForceSync,
+    PeerView,
+    Said,
+    SyncView,
+    Views,
+)
+from twinbeat.api.worker import Report
+from twinbeat.sync import operation
+from twinbeat.sync.document import Document, Version, fingerprint
+from twinbeat.sync.store import StoreError
+from twinbeat.worker.driver import Driver
+from twinbeat.worker.line import Line
+
+log = logging.getLogger("twinbeat.worker")
+
+HISTORY_MAX: Final = 1000
+NOBODY: Final = Caller(pid=0, uid=-1, gid=-1)
+
+
+class Door:
+    """Listens for the command line."""
+
+    def __init__(self, driver: Driver, *, control: str) -> None:
+        """``control`` is the daemon's own socket, which the peer's operators read through here."""
+        self._driver = driver
+        self._control = control
+        self.line: Line | None = None
+        self.routes: dict[tuple[str, str], Handler] = {}
+        """Of others, to be answered as well; before it listens."""
+        self._server: HttpServer | None = None
+        self._under_way: set[asyncio.Task[operation.Outcome]] = set()
+        self._reads = {
+            "/v1/sync": self._get_sync,
+            "/v1/document": self._get_document,
+            "/v1/generations": self._get_generations,
+            "/v1/backups": self._get_backups,
+        }
+
+    async def listen(self, path: str) -> None:
+        """Answer there. Raises OSError."""
+        routes: dict[tuple[str, str], Handler] = {
+            ("GET", what): reader for what, reader in self._reads.items()
+        }
+        routes |= {
+            ("GET", "/v1/peer"): self._get_peer,
+            ("POST", "/v1/change"): self._post_change,
+            ("POST", "/v1/sync"): self._post_sync,
+        }
+        self._server = HttpServer(routes | self.routes, body_max=BODY_MAX)
+        await self._server.listen(unix_socket(path))
+
+    async def close(self) -> None:
+        """Hang up on everybody."""
+        if self._server is not None:
+            await self._server.close()
+
+    async def read(self, target: str) -> tuple[int, bytes]:
+        """For the operator on the other node: a target of this node's daemon or worker."""
+        path, _, query = target.partition("?")
+        if path in DAEMONS:
+            try:
+                answer = await asyncio.to_thread(Client(self._control, 3.0).get, target)
+            except ClientError as error:
+                said = problem(503, "away", str(error))
+                return said.status, said.body
+            return answer.status, answer.body
+        reader = self._reads.get(path)
+        if reader is None:
+            said = problem(404, "not_found", f"{path[:200]} can't be read from the other node")
+            return said.status, said.body
+        said = await reader(
+            Request(
+                method="GET",
+                path=path,
+                query=dict(urllib.parse.parse_qsl(query)),
+                body=b"",
+                caller=NOBODY,
+            )
+        )
+        return said.status, said.body
+
+    def report(self) -> Report:
+        """How the worker stands, its connection included."""
+        report = self._driver.report()
+        status = self.line.status() if self.line is not None else None
+        if status is None:
+            return report
+        return replace(
+            report,
+            connection=status.state,
+            why=status.why[:1024],
+            arriving=status.arriving,
+            # In steps, as every change of a report is told.
+            round_trip_ns=status.round_trip_ns // 100_000 * 100_000,
+            own_ends_s=status.own_ends_s,
+            peer_ends_s=status.peer_ends_s,
+            counts={f"{what} {which}".rstrip(): n for (what, which), n in status.counts.items()},
+        )
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def _get_sync(self, _: Request) -> Response:
+        driver, machine = self._driver, self._driver.machine
+        current = machine.current if machine is not None else None
+        peer = machine.peer if machine is not None else None
+        line = self.line.status() if self.line is not None else None
+        standing = driver.standing
+        return _json(
+            SyncView(
+                node=driver.welcome.name if driver.welcome is not None else "",
+                report=self.report(),
+                settings=standing.settings if standing is not None else None,
+                document=_view(current, current=True) if current is not None else None,
+                in_force=standing.in_force.version.generation
+                if standing is not None and standing.in_force is not None
+                else 0,
+                daemon=machine.daemon if machine is not None else standing is not None,
+                paired=machine.paired if machine is not None else False,
+                peer=PeerView(
+                    name=line.peer_name if line is not None else "",
+                    build=line.peer_build if line is not None else "",
+                    primary=peer.primary,
+                    settled=peer.settled,
+                    applied=peer.applied,
+                    document=DocumentView(
+                        lineage=peer.lineage,
+                        term=peer.version.term,
+                        generation=peer.version.generation,
+                        fingerprint=peer.fingerprint,
+                    ),
+                )
+                if peer is not None
+                else None,
+            )
+        )
+
+    async def _get_document(self, request: Request) -> Response:
+        """The current one, that of `generation=`, or the backup of that number. Before there is
+        one, what would become the first: with version (0, 0)."""
+        machine = self._driver.machine
+        if machine is None or machine.current is None:
+            welcome = self._driver.welcome
+            if welcome is None:
+                return problem(503, "daemon_away", "the agent has not been reached yet")
+            first = Document(
+                lineage="0" * 32,
+                version=Version(),
+                tables=welcome.tables if welcome.document is None else welcome.document.tables,
+                by=welcome.name,
+                reason="what the file says",
+            )
+            return _json(first)
+        kind = next((name for name in ("generation", "backup") if name in request.query), "")
+        if not kind:
+            return _json(machine.current)
+        number = request.query[kind]
+        if not (number.isascii() and number.isdecimal() and len(number) < 12):
+            return problem(400, "bad_request", f"{kind} is a number")
+        wanted = int(number)
+        try:
+            found: Document | None = await self._driver.ledger.ask(
+                lambda store: store.at(wanted) if kind == "generation" else store.backup(wanted)
+            )
+        except StoreError as error:
+            return problem(503, "store", error.sentence)
+        if found is None:
+            return problem(404, "not_found", f"there is no {kind} {wanted} on this node")
+        return _json(found)
+
+    async def _get_generations(self, request: Request) -> Response:
+        text = request.query.get("limit", "50")
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= HISTORY_MAX):
+            return problem(400, "bad_request", f"limit is a number from 1 to {HISTORY_MAX}")
+        if self._driver.machine is None:
+            return _json(Views(documents=[]))
+        try:
+            entries = await self._driver.ledger.ask(lambda store: store.history(int(text)))
+        except StoreError as error:
+            return problem(503, "store", error.sentence)
+        views = [
+            DocumentView(
+                lineage=entry.lineage,
+                term=entry.version.term,
+                generation=entry.version.generation,
+                made_at_ns=entry.made_at_ns,
+                by=entry.by,
+                reason=entry.reason,
+                request=entry.request,
+                current=entry.current,
+            )
+            for entry in entries
+        ]
+        return _json(Views(documents=views))
+
+    async def _get_backups(self, _: Request) -> Response:
+        if self._driver.machine is None:
+            return _json(Views(documents=[]))
+        try:
+            backups = await self._driver.ledger.ask(lambda store: store.backups())
+        except StoreError as error:
+            return problem(503, "store", error.sentence)
+        views = [
+            DocumentView(
+                lineage=backup.lineage,
+                term=backup.version.term,
+                generation=backup.version.generation,
+                made_at_ns=backup.taken_at_ns,
+                backup=backup.number,
+                why=backup.why,
+            )
+            for backup in backups
+        ]
+        return _json(Views(documents=views))
+
+    async def _get_peer(self, request: Request) -> Response:
+        """The same of the other node: `what` names the target, the rest goes with it."""
+        query = dict(request.query)
+        what = urllib.parse.unquote(query.pop("what", ""))
+        if what not in READABLE:
+            return problem(400, "bad_request", f"what is one of {', '.join(READABLE)}")
+        target = what + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        answer = await self.line.read_peer(target) if self.line is not None else None
+        if answer is None:
+            why = self.report().why or "it didn't answer in time"
+            return problem(503, "peer_away", f"the peer can't be asked: {why}")
+        return Response(status=answer[0], body=answer[1])
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    async def _post_change(self, request: Request) -> Response:
+        try:
+            wanted = msgspec.json.decode(request.body, type=operation.Request)
+        except msgspec.DecodeError as error:
+            return problem(400, "bad_request", f"{error}")
+        caller = request.caller
+        name = f"{wanted.by} (uid {caller.uid})" if wanted.by else f"uid {caller.uid}"
+        wanted = replace(wanted, by=name[:64])
+        # Shielded: who hangs up doesn't take a half-done change with it, and may ask again.
+        task = asyncio.get_running_loop().create_task(self._driver.request(wanted))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        said = await asyncio.shield(task)
+        fields = {"event": "change", "reason": said.code, "request": wanted.request}
+        why = f" ({wanted.reason})" if wanted.reason else ""
+        log.info(
+            "a change by %s%s: %s, %s",
+            wanted.by,
+            why,
+            said.state.value,
+            said.sentence,
+            extra={"fields": fields},
+        )
+        return _json(said)
+
+    async def _post_sync(self, request: Request) -> Response:
+        try:
+            wanted = msgspec.json.decode(request.body or b"{}", type=ForceSync)
+        except msgspec.DecodeError as error:
+            return problem(400, "bad_request", f"{error}")
+        refused = self._driver.force(adopt=wanted.adopt)
+        code, sentence = refused or ("", "both documents are compared now")
+        return _json(Said(code=code, sentence=sentence), 409 if refused else 200)
+
+
+def _view(document: Document, *, current: bool) -> DocumentView:
+    return DocumentView(
+        lineage=document.lineage,
+        term=document.version.term,
+        generation=document.version.generation,
+        fingerprint=fingerprint(document.tables),
+        made_at_ns=document.made_at_ns,
+        by=document.by,
+        reason=document.reason,
+        request=document.request,
+        current=current,
+    )
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(body=msgspec.json.encode(value), status=status)

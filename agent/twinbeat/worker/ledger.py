@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store in a thread of its own: one thing after the other, in the order asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar, assert_never
+
+from twinbeat.sync.document import Document
+from twinbeat.sync.effects import (
+    StoreAbort,
+    StoreAdopt,
+    StoreCommit,
+    StorePaired,
+    StorePrepare,
+    StoreRecord,
+    Stores,
+)
+from twinbeat.sync.events import Held, Stored, StoreFailed
+from twinbeat.sync.operation import Outcome
+from twinbeat.sync.store import Store, StoreError
+
+_T = TypeVar("_T")
+
+
+class Ledger:
+    """Opened by `open`, closed by `close`; all else may be called in between."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._store: Store | None = None
+
+    async def open(self) -> list[str]:
+        """Open the file; sentences about what was wrong with it. Raises StoreError."""
+
+        def opened() -> list[str]:
+            self._store = Store(self._path)
+            return list(self._store.complaints)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, opened)
+
+    def close(self) -> None:
+        """After what is under way."""
+        if self._store is not None:
+            self._thread.submit(self._store.close)
+        self._thread.shutdown(wait=True)
+
+    async def ask(self, question: Callable[[Store], _T]) -> _T:
+        """Read something, in its turn. Raises StoreError."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: question(self._opened)
+        )
+
+    async def held(self) -> Held | None:
+        """All that survived; None: it waits for a seed."""
+        return await self.ask(lambda store: store.held())
+
+    async def seed(self, document: Document, highest: int) -> None:
+        """The first document."""
+        await self.ask(lambda store: store.seed(document, highest=highest))
+
+    async def outcome(self, request: str) -> Outcome | None:
+        """What is kept of a request; nothing where the disk can't be read."""
+        try:
+            return await self.ask(lambda store: store.outcome(request))
+        except StoreError:
+            return None
+
+    def do(self, effect: Stores, answer: Callable[[Stored | StoreFailed], None]) -> None:
+        """Carry it out in its turn; ``answer`` is called in the loop."""
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            said: Stored | StoreFailed
+            try:
+                _carry_out(self._opened, effect)
+                said = Stored(token=effect.token)
+            except StoreError as error:
+                said = StoreFailed(token=effect.token, code=error.code, sentence=error.sentence)
+            loop.call_soon_threadsafe(answer, said)
+
+        self._thread.submit(work)
+
+    @property
+    def _opened(self) -> Store:
+        assert self._store is not None, "opened before it is asked"
+        return self._store
+
+
+def _carry_out(store: Store, effect: Stores) -> None:
+    match effect:
+        case StorePrepare(operation=operation):
+            store.prepare(operation)
+        case StoreCommit(request=request, outcomes=outcomes):
+            store.commit(request, outcomes)
+        case StoreAbort(request=request, outcomes=outcomes):
+            store.abort(request, outcomes)
+        case StoreAdopt(document=document, outcomes=outcomes, why=why):
+            store.adopt(document, outcomes, why)
+        case StoreRecord(outcomes=outcomes):
+            store.record(outcomes)
+        case StorePaired():
+            store.set_paired()
+        case _:
+            assert_never(effect)

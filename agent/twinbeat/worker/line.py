@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line to the peer's worker: keeps the connection as this node's file wants it.
+
+It gives the driver what concerns the document, and answers what an operator on the other node wants
+to read of this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from twinbeat import __version__
+from twinbeat.api.worker import Standing, SyncSettings
+from twinbeat.sync.connection import Connection, ConnectionStatus, Settings
+from twinbeat.sync.identity import Folder, IdentityError
+from twinbeat.sync.session import Session
+from twinbeat.sync.wire import Hello, Read, ReadAnswer, Traffic
+from twinbeat.worker.driver import Driver
+
+LOOK_S: Final = 1.0
+"""How often a node that has no document looks whether it was paired."""
+READS_MOST: Final = 8
+READ_S: Final = 5.0
+
+Reader = Callable[[str], Awaitable[tuple[int, bytes]]]
+"""Reads a target of this node: status and body."""
+Other = Callable[[Session, Traffic], Awaitable[None]]
+"""Takes a message that concerns something else than the document."""
+
+
+class Line:
+    """Runs beside the driver."""
+
+    def __init__(self, driver: Driver, *, read: Reader, other: Other | None = None) -> None:
+        self._driver = driver
+        self._read = read
+        self._other = other
+        self._session: Session | None = None
+        self._connection: Connection | None = None
+        self._restart = asyncio.Event()
+        """The connection is wanted otherwise."""
+        self._tokens = itertools.count(1)
+        self._reads: dict[str, asyncio.Future[ReadAnswer]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def status(self) -> ConnectionStatus | None:
+        """None: there is no document yet, so nobody is connected with."""
+        return None if self._connection is None else self._connection.status()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._driver.introduced.wait()
+        looking = asyncio.create_task(self._look_for_pairing())
+        try:
+            await self._driver.begun.wait()
+        finally:
+            looking.cancel()
+        self._driver.on_standing.append(self._standing)
+        while True:
+            self._restart.clear()
+            keeping = asyncio.create_task(self._keep(self._wanted()))
+            restart = asyncio.create_task(self._restart.wait())
+            try:
+                await asyncio.wait({keeping, restart}, return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    keeping.result()
+            finally:
+                for task in (keeping, restart):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+
+    def _standing(self, before: Standing, now: Standing) -> None:
+        if before.settings != now.settings:
+            self._restart.set()
+        elif now.peer_alive and not before.peer_alive and self._connection is not None:
+            self._connection.hurry()
+
+    async def read_peer(self, what: str) -> tuple[int, bytes] | None:
+        """What the other node says to a target; None where it can't be asked."""
+        session = self._session
+        if session is None or len(self._reads) >= READS_MOST:
+            return None
+        token = str(next(self._tokens))
+        answer = self._reads[token] = asyncio.get_running_loop().create_future()
+        try:
+            if not session.offer(Read(token=token, what=what)):
+                return None
+            async with asyncio.timeout(READ_S):
+                said = await answer
+            return said.status, said.body
+        except TimeoutError:
+            return None
+        finally:
+            del self._reads[token]
+
+    # -- the connection ----------------------------------------------------------------------------
+
+    def _wanted(self) -> SyncSettings:
+        assert self._driver.standing is not None
+        return self._driver.standing.settings
+
+    async def _look_for_pairing(self) -> None:
+        while not self._driver.wanted.is_set():
+            folder = Folder(Path(self._wanted().identity))
+            with contextlib.suppress(IdentityError):
+                if await asyncio.to_thread(folder.trusted):
+                    self._driver.wanted.set()
+            await asyncio.sleep(LOOK_S)
+
+    async def _keep(self, settings: SyncSettings) -> None:
+        welcome = self._driver.welcome
+        assert welcome is not None
+        self._connection = Connection(
+            Settings(
+                node=welcome.node,
+                pair=welcome.pair,
+                peer=settings.peer,
+                listen=settings.listen,
+                port=settings.port,
+                peer_port=settings.port,
+                interface=settings.interface,
+            ),
+            Folder(Path(settings.identity)),
+            self._hello,
+        )
+        try:
+            await self._connection.run(self._converse)
+        finally:
+            self._connection = None
+
+    def _hello(self, versions: tuple[int, int]) -> Hello:
+        welcome, machine = self._driver.welcome, self._driver.machine
+        assert welcome is not None
+        assert machine is not None
+        return Hello(
+            versions=versions,
+            pair=welcome.pair,
+            node=welcome.node,
+            name=welcome.name,
+            build=__version__,
+            summary=machine.summary(),
+        )
+
+    async def _converse(self, session: Session) -> None:
+        self._session = session
+        self._driver.peer_found(session)
+        try:
+            while True:
+                message = await session.receive()
+                match message:
+                    case Read():
+                        self._answer_later(session, message)
+                    case ReadAnswer(token=token):
+                        answer = self._reads.get(token)
+                        if answer is not None and not answer.done():
+                            answer.set_result(message)
+                    case _:
+                        await self._give(session, message)
+        finally:
+            self._session = None
+            self._driver.peer_lost()
+
+    async def _give(self, session: Session, message: Traffic) -> None:
+        if not await self._driver.heard(message) and self._other is not None:
+            await self._other(session, message)
+
+    # -- what the other node reads -----------------------------------------------------------------
+
+    def _answer_later(self, session: Session, question: Read) -> None:
+        if len(self._answering) >= READS_MOST:
+            session.offer(ReadAnswer(token=question.token, status=503))
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(session, question))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, session: Session, question: Read) -> None:
+        status, body = await self._read(question.what)
+        session.offer(ReadAnswer(token=question.token, status=status, body=body))

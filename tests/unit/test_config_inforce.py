@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in force: the node's own tables of its file, and the shared ones of the document."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from twinbeat.config.compare import digest
+from twinbeat.config.inforce import (
+    CopyError,
+    InForce,
+    load_in_force,
+    problems_of,
+    read_copy,
+    shared_tables,
+)
+from twinbeat.config.problems import ConfigError
+from twinbeat.sync.document import Document, Tables, Version
+from unit.test_config_shared import EVERYTHING
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "twinbeat.toml"
+    path.write_text(EVERYTHING)
+    return path
+
+
+def document(tables: Tables) -> Document:
+    return Document(lineage="0" * 32, version=Version(4, 7), tables=tables)
+
+
+def in_force(file: Path, tables: Tables | None) -> InForce:
+    return load_in_force(file, None if tables is None else document(tables), offline=True)
+
+
+def with_vips(tables: Tables, *vips: str) -> Tables:
+    row = {**tables["vrid"]["51"], "vips": list(vips)}
+    return {**tables, "vrid": {**tables["vrid"], "51": row}}
+
+
+def test_without_a_document_the_file_says_everything(file: Path) -> None:
+    found = in_force(file, None)
+    assert found.document is None
+    assert found.ignored == ()
+    assert found.tables == shared_tables(file)
+    assert len(found.config.vrids) == 2
+
+
+def test_a_document_rules_and_what_the_file_says_otherwise_is_named(file: Path) -> None:
+    same = shared_tables(file)
+    assert in_force(file, same).ignored == ()
+    found = in_force(file, with_vips(same, "10.99.0.1"))
+    assert found.ignored == ("vrid 51",)
+    assert found.config.vrids[1].vips == ("10.99.0.1",)
+    assert found.config.node.name == "a"
+    less = {section: rows for section, rows in same.items() if section not in {"route", "vrid"}}
+    assert in_force(file, less).ignored == (
+        "route 0.0.0.0/0 table 254 metric 0",
+        "route 10.77.9.0/24 table 254 metric 0",
+        "route ::/0 table 254 metric 0",
+        "vrid 51",
+        "vrid 7",
+    )
+
+
+def test_a_file_whose_shared_part_is_broken_does_no_harm_to_a_document(file: Path) -> None:
+    same = shared_tables(file)
+    file.write_text(EVERYTHING.replace("id = 7\ninterface", "idd = 7\ninterface"))
+    with pytest.raises(ConfigError):
+        in_force(file, None)
+    found = in_force(file, same)
+    assert found.ignored[0].startswith("vrid[")
+    assert len(found.config.vrids) == 2
+
+
+def test_what_is_wrong_with_a_document_is_said_of_its_rows(file: Path) -> None:
+    wrong = with_vips(shared_tables(file), "nonsense")
+    with pytest.raises(ConfigError, match=r"shared document generation 7: vrid 51.vips\[0\]"):
+        in_force(file, wrong)
+    found = problems_of(file, wrong, "it")
+    assert [(each.file, each.key) for each in found if "vips" in each.key] == [
+        ("it", "vrid 51.vips[0]")
+    ]
+
+
+def test_the_copy_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "shared.json"
+    assert read_copy(path) is None
+    kept = document({"policy": {"": {"strict": True}}})
+    path.write_bytes(msgspec.json.encode(kept))
+    assert read_copy(path) == kept
+    path.write_text("{")
+    with pytest.raises(CopyError, match="is no document"):
+        read_copy(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CopyError, match="can't be read"):
+        read_copy(path)
+
+
+def test_the_digest_is_over_all_that_a_document_says(file: Path) -> None:
+    same = shared_tables(file)
+
+    def of(tables: Tables, text: str = EVERYTHING) -> int:
+        file.write_text(text)
+        return digest(in_force(file, tables).config, whole=True)
+
+    before = of(same)
+    assert of(same, EVERYTHING.replace('interface = "ha0"', 'interface = "eth9"')) == before
+    assert of(same, EVERYTHING.replace("[policy]", "[policy]\npreferred = true")) == before
+    assert of(same, EVERYTHING + '[interfaces]\nlan0 = "eth3"\n') == before
+    backwards = with_vips(same, *reversed(same["vrid"]["51"]["vips"]))
+    assert of(backwards) == before
+    changed = [
+        with_vips(same, "10.99.0.1"),
+        {**same, "monitor": {}},
+        {**same, "hook": {"mail": {"name": "mail", "exec": "/bin/false"}}},
+        {**same, "announce": {"": {"refresh_s": 50}}},
+    ]
+    assert len({before, *map(of, changed)}) == len(changed) + 1
+
+
+def test_without_a_document_what_each_node_watches_is_its_own_affair(file: Path) -> None:
+    same, other = shared_tables(file), shared_tables(file)
+    del other["monitor"], other["hook"]
+    assert digest(in_force(file, same).config) == digest(in_force(file, other).config)
+
+
+def test_the_file_that_is_checked_is_toml(file: Path) -> None:
+    file.write_text("[")
+    assert "is not TOML" in problems_of(file, {}, "it")[0].sentence
+    with pytest.raises(ConfigError):
+        in_force(file, {})

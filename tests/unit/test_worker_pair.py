@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two workers over real TLS, sockets and stores: what an operator asks for is on both nodes."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from twinbeat.api.sync import ForceSync, Said, Views
+from twinbeat.sync.document import Document
+from twinbeat.sync.operation import State
+from twinbeat.worker.main import Worker
+from unit.worker_pair import SEED, in_step, looped, pair, until, working
+
+A, B, C = "10.77.0.11", "10.77.0.12", "10.77.0.13"
+
+
+@looped
+async def test_what_the_file_said_becomes_the_first_document_of_both(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        assert a.document is not None
+        assert b.document is not None
+        assert a.document == b.document
+        assert a.document.tables == SEED
+        assert a.document.version.generation == 1
+
+
+@looped
+async def test_a_change_is_in_force_on_both_when_it_is_answered(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        for number, vips in enumerate(([A], [A, B], [C]), 2):
+            said = await a.change(vips)
+            assert (said.state, said.code) == (State.DONE, "done")
+            assert said.version.generation == number
+            assert a.vips == b.vips == vips
+
+
+@looped
+async def test_one_given_on_the_secondary_is_done_by_the_primary(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        assert (await b.change([A])).state is State.DONE
+        assert a.vips == b.vips == [A]
+        said = await b.change([B], local=True)
+        assert (said.state, said.code) == (State.REFUSED, "local")
+        assert a.vips == b.vips == [A]
+
+
+@looped
+async def test_what_one_agent_refuses_is_on_neither(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        b.refuse = lambda tables: "no" if tables["vrid"]["51"]["vips"] == [A] else ""
+        said = await a.change([A])
+        assert (said.state, said.code) == (State.REFUSED, "peer_invalid")
+        assert [problem.right for problem in said.problems] == ["no"]
+        b.refuse, a.refuse = a.refuse, b.refuse
+        said = await a.change([A])
+        assert (said.state, said.code) == (State.REFUSED, "invalid")
+        assert a.vips == b.vips == SEED["vrid"]["51"]["vips"]
+        assert (await a.change([B])).state is State.DONE
+
+
+@looped
+async def test_without_the_peer_it_is_done_alone_and_repaired_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    async with working(tmp_path) as (a, b):
+        await b.stop()
+        said = await a.change([A], strict=True, timeout_ns=1_000_000_000)
+        assert (said.state, said.code) == (State.REFUSED, "peer_unreachable")
+        said = await a.change([A])
+        assert said.state is State.ALONE
+        assert (a.vips, b.vips) == ([A], SEED["vrid"]["51"]["vips"])
+        assert not (await a.view()).report.in_step
+        b.start()
+        await in_step(a, b)
+        assert b.vips == [A]
+
+
+@looped
+async def test_a_request_is_done_once_however_often_it_is_made(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        first = await a.change([A], request="mine")
+        await a.change([B])
+        assert (await a.change([A], request="mine")).version == first.version
+        await a.stop()
+        a.start()
+        await in_step(a, b)
+        for site in (a, b):
+            assert (await site.change([A], request="mine")).version == first.version
+        assert a.vips == b.vips == [B]
+
+
+@looped
+async def test_an_agent_that_lost_its_copy_gets_it_again(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A])
+        await b.desk.close()
+        b.document = None
+        await until(lambda: not b.desk.alive, "it noticed")
+        await b.desk.listen()
+        await until(lambda: b.document is not None, "it has it again")
+        assert b.vips == [A]
+
+
+@looped
+async def test_a_store_that_was_lost_goes_on_from_what_is_in_force(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A])
+        for site in (a, b):
+            await site.stop()
+            for file in (site.root / "state").glob("shared.db*"):
+                file.unlink()
+            site.tables = {}
+        a.start()
+        b.start()
+        await in_step(a, b)
+        assert a.vips == b.vips == [A]
+        assert (await a.change([B])).state is State.DONE
+        assert a.vips == b.vips == [B]
+
+
+@looped
+async def test_the_secondary_that_takes_over_rules(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A])
+        a.primary, b.primary, b.term, a.term = False, True, 7, 7
+        a.desk.tell()
+        b.desk.tell()
+        await until(lambda: (b.desk.report or b.desk).state == "enabled", "b is primary")  # type: ignore[union-attr]
+        said = await b.change([B])
+        assert (said.state, said.version.term) == (State.DONE, 7)
+        assert a.vips == b.vips == [B]
+
+
+@looped
+async def test_without_pairing_and_commands_the_file_says_everything(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, _):
+        a.folder.distrust()
+        a.start()
+        await until(lambda: a.desk.report is not None, "the worker is there")
+        view = await a.view()
+        assert view.report.state == "idle"
+        assert a.document is None
+        first = msgspec.json.decode((await a.ask("/v1/document")).body, type=Document)
+        assert (first.version.generation, first.tables) == (0, SEED)
+        assert (await a.change([A])).state is State.ALONE
+        assert a.vips == [A]
+
+
+@looped
+async def test_an_operator_reads_what_was_and_what_the_other_node_has(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A], reason="first")
+        await a.change([B])
+        answer = await a.ask("/v1/document?generation=2")
+        assert msgspec.json.decode(answer.body, type=Document).reason == "first"
+        assert (await a.ask("/v1/document?generation=99")).status == 404
+        assert (await a.ask("/v1/document?generation=x")).status == 400
+        there = await a.ask("/v1/peer?what=/v1/document&generation=2")
+        assert msgspec.json.decode(there.body, type=Document).reason == "first"
+        for target, seeds in (("/v1/generations", 1), ("/v1/peer?what=/v1/generations", 2)):
+            views = msgspec.json.decode((await a.ask(target)).body, type=Views).documents
+            assert [view.generation for view in views] == [3, 2] + [1] * seeds
+            assert [view.current for view in views] == [True] + [False] * (1 + seeds)
+        assert (await a.ask("/v1/peer?what=/v1/change")).status == 400
+        # The agent of the other node listens nowhere.
+        assert (await a.ask("/v1/peer?what=/v1/status")).status == 503
+        await b.stop()
+        assert (await a.ask("/v1/peer?what=/v1/sync")).status == 503
+
+
+@looped
+async def test_two_pairs_do_not_touch_each_other_until_one_gives_up(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A])
+        await b.stop()
+        for file in (b.root / "state").glob("shared.db*"):
+            file.unlink()
+        b.document = None
+        other = tmp_path / "other"
+        other.mkdir()
+        async with working(other) as (_, stranger):
+            await stranger.stop()
+            store = b.root / "state" / "shared.db"
+            store.write_bytes((stranger.root / "state" / "shared.db").read_bytes())
+        b.start()
+        await until(
+            lambda: b.desk.report is not None and b.desk.report.state == "lineage-conflict",
+            "they see it",
+        )
+        assert a.vips == [A]
+        refused = await a.change([B], strict=True, timeout_ns=1_000_000_000)
+        assert refused.state is State.REFUSED
+        said = await b.post("/v1/sync", ForceSync(adopt=True))
+        assert msgspec.json.decode(said.body, type=Said).code == ""
+        await in_step(a, b)
+        assert b.vips == [A]
+        kept = msgspec.json.decode((await b.ask("/v1/backups")).body, type=Views).documents
+        assert kept[0].backup > 0
+        assert kept[0].lineage != a.lineage
+        said = await b.post("/v1/sync", ForceSync(adopt=True))
+        assert msgspec.json.decode(said.body, type=Said).code == "nothing_to_adopt"
+
+
+@looped
+async def test_settings_of_a_node_take_effect_at_once(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        b.settings = msgspec.structs.replace(b.settings, enabled=False, propagation=False)
+        b.desk.introduce()
+        await until(
+            lambda: a.desk.report is not None and a.desk.report.state == "disabled", "a knows"
+        )
+        assert (await a.change([A])).state is State.ALONE
+        b.settings = msgspec.structs.replace(b.settings, enabled=True, propagation=True)
+        b.desk.introduce()
+        await in_step(a, b)
+        assert b.vips == [A]
+
+
+@looped
+async def test_a_worker_that_talks_nonsense_is_hung_up_on(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, _):
+        path = str(a.root / "run" / "worker.sock")
+        for nonsense in (b"{}\n", b'{"type":"beat"}\n', b'{"type":"check","id":-1,"tables":{}}\n'):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(nonsense)
+            assert await reader.read() == b""
+            writer.close()
+        assert a.desk.counts["hung_up"] == 3
+        a.start()
+        await until(lambda: a.desk.alive, "a right one is welcome")
+
+
+@looped
+async def test_another_worker_takes_the_place_of_one_that_hangs(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, _):
+        reader, writer = await asyncio.open_unix_connection(str(a.root / "run" / "worker.sock"))
+        writer.write(b'{"type":"beat","pid":1,"version":"0"}\n')
+        await until(lambda: a.desk.alive, "it is there")
+        a.start()
+        await until(lambda: a.desk.report is not None, "the new one reports")
+        assert await asyncio.wait_for(reader.read(), 5) is not None
+        writer.close()
+
+
+@looped
+async def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, _):
+        assert (await a.post("/v1/change", {"request": "x"})).status == 400
+        assert (await a.post("/v1/sync", {"adopt": 5})).status == 400
+        assert (await a.ask("/v1/nothing")).status == 404
+
+
+@looped
+async def test_a_disk_that_refuses_is_told_of(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, _):
+        a.root.joinpath("state").write_text("in the way")
+        a.start()
+        await until(lambda: a.desk.report is not None and a.desk.report.errors, "it is counted")
+        said = await a.change([A])
+        assert (said.state, said.code) == (State.REFUSED, "store")
+        assert isinstance(a.worker, Worker)
+        a.root.joinpath("state").unlink()
+        await until(lambda: a.document is not None, "it begins when it can")
