@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from twinbeat.api.sync import ForceSync, Said, Views
-from twinbeat.sync.document import Document
-from twinbeat.sync.operation import State
+from twinbeat.sync.document import Document, Put, Run
+from twinbeat.sync.operation import Edit, State
 from twinbeat.worker.main import Worker
 from unit.worker_pair import SEED, in_step, looped, pair, until, working
 
@@ -262,3 +262,23 @@ async def test_a_disk_that_refuses_is_told_of(tmp_path: Path) -> None:
         assert isinstance(a.worker, Worker)
         a.root.joinpath("state").unlink()
         await until(lambda: a.document is not None, "it begins when it can")
+
+
+@looped
+async def test_a_command_of_the_configuration_is_run_on_both(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        row = {"name": "tell", "argv": ["/bin/sh", "-c", 'echo "$TWINBEAT_NODE $0"; exit {1}', "x"]}
+        put = Put(section="command", identity="tell", row=row)
+        assert (await a.ask_for(Edit(changes=(put,)))).state is State.DONE
+        said = await b.ask_for(Run(command="tell", arguments=("0",)))
+        assert (said.state, said.code) == (State.DONE, "done")
+        assert {(one.node, one.status, one.text) for one in said.outputs} == {
+            ("a", 0, "a x\n"),
+            ("b", 0, "b x\n"),
+        }
+        said = await a.ask_for(Run(command="tell", arguments=("3",)))
+        assert said.state in {State.REFUSED, State.PARTLY}
+        assert [one.status for one in said.outputs] == [3]
+        said = await a.ask_for(Run(command="none"))
+        assert (said.state, said.code) == (State.REFUSED, "invalid")
+        assert said.problems[0].where == "command none"

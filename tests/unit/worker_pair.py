@@ -19,7 +19,7 @@ from twinbeat.api.worker import Mark, Standing, SyncSettings, Welcome
 from twinbeat.runtime.workers import WorkerDesk
 from twinbeat.sync.document import Document, Put, Tables
 from twinbeat.sync.identity import Folder
-from twinbeat.sync.operation import Edit, Outcome, Policy, Problem, Request
+from twinbeat.sync.operation import Edit, Outcome, Policy, Problem, Request, Wish
 from twinbeat.worker.main import Worker
 from unit.sync_pair import acquainted
 
@@ -150,12 +150,12 @@ class Site:
         self, vips: list[str], *, request: str = "", strict: bool = False, **more: Any
     ) -> Outcome:
         row = {"id": 51, "interface": "lan0", "vips": vips}
-        wanted = Request(
-            request=request or f"test-{next(_numbers)}",
-            wish=Edit(changes=(Put(section="vrid", identity="51", row=row),)),
-            policy=Policy.STRICT if strict else Policy.AVAILABLE,
-            **more,
-        )
+        wish = Edit(changes=(Put(section="vrid", identity="51", row=row),))
+        policy = Policy.STRICT if strict else Policy.AVAILABLE
+        return await self.ask_for(wish, request=request, policy=policy, **more)
+
+    async def ask_for(self, wish: Wish, *, request: str = "", **more: Any) -> Outcome:
+        wanted = Request(request=request or f"test-{next(_numbers)}", wish=wish, **more)
         answer = await self.post("/v1/change", wanted)
         assert answer.status == 200, answer.body
         return msgspec.json.decode(answer.body, type=Outcome)

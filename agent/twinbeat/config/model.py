@@ -719,7 +719,7 @@ _ListName = Annotated[
 
 
 class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Files and directories that are kept alike on both nodes. Without effect in this release."""
+    """Files and directories that are kept alike on both nodes; the primary's count."""
 
     name: Annotated[_ListName, _key("Name of the list, unique.", example="certificates")]
     paths: Annotated[
@@ -756,8 +756,7 @@ class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class CommandSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A command of yours that is run on both nodes by its name, on the secondary first. Without
-    effect in this release."""
+    """A command of yours that is run on both nodes by its name, on the secondary first."""
 
     name: Annotated[_ListName, _key("Name of the command, unique.", example="nft")]
     argv: Annotated[

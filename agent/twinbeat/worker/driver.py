@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, assert_never, get_args
+from typing import Final, Protocol, assert_never, get_args
 
 from twinbeat.api.worker import Applied as AppliedTold
 from twinbeat.api.worker import Apply as AskApply
@@ -87,10 +87,15 @@ LEVELS: Final = {
     Level.ERROR: logging.ERROR,
 }
 
-Runner = Callable[[Tables, Run, str], Awaitable[tuple[Output, bool]]]
-"""Runs a command of the document for a request; what it said, and whether it can be taken back."""
-Known = Callable[[Tables, Run], Awaitable[str]]
-"""Why a command can't be run, or an empty string."""
+
+class Commands(Protocol):
+    """The gateway's own commands: rows of the document."""
+
+    async def known(self, tables: Tables, run: Run) -> str:
+        """Why one can't be run, or an empty string."""
+
+    async def carry_out(self, tables: Tables, run: Run, request: str) -> tuple[Output, bool]:
+        """Run one; what it said, and whether it can be taken back."""
 
 
 def now_ns() -> int:
@@ -113,19 +118,12 @@ class Peer:
 class Driver:
     """One node's worker."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        ask: Callable[[AskCheck | AskApply], None],
-        known: Known,
-        runner: Runner,
-    ) -> None:
+    def __init__(self, *, ledger: Ledger, ask: Callable[[AskCheck | AskApply], None]) -> None:
         """``ask`` puts a question to the daemon, which answers through `hear`."""
         self._ledger = ledger
         self._ask = ask
-        self._known = known
-        self._runner = runner
+        self.gateway: Commands | None = None
+        """Runs commands; set before anything is begun."""
         self._machine: Propagation | None = None
         self.welcome: Welcome | None = None
         self.standing: Standing | None = None
@@ -259,19 +257,24 @@ class Driver:
             self._start(self._examine_run(token, tables, run))
 
     async def _examine_run(self, token: int, tables: Tables, run: Run) -> None:
-        why = await self._known(tables, run)
+        why = await self._commands.known(tables, run)
         if why:
             problem = Problem(where=f"command {run.command}", right=why[:4096])
             self.feed(Checked(token=token, problems=(problem,)))
         else:
             self._ask(AskCheck(id=token, tables=tables))
 
+    @property
+    def _commands(self) -> Commands:
+        assert self.gateway is not None, "set before anything is begun"
+        return self.gateway
+
     async def _run(self, effect: RunCommand) -> None:
         machine = self._machine
         assert machine is not None
         current = machine.current
         assert current is not None
-        output, undo = await self._runner(current.tables, effect.run, effect.request)
+        output, undo = await self._commands.carry_out(current.tables, effect.run, effect.request)
         self.feed(Ran(token=effect.token, output=output, undo=undo))
 
     def _stored(self, said: Stored | StoreFailed) -> None:

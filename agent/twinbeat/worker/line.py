@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -29,16 +30,19 @@ READ_S: Final = 5.0
 
 Reader = Callable[[str], Awaitable[tuple[int, bytes]]]
 """Reads a target of this node: status and body."""
-Other = Callable[[Session, Traffic], Awaitable[None]]
-"""Takes a message that concerns something else than the document."""
+Attending = Callable[[Session], AbstractAsyncContextManager[None]]
+"""Speaks over a session, beside what concerns the document, while the block lasts."""
+Other = Callable[[Traffic], None]
+"""Takes a message that concerns something else than the document. Never waits."""
 
 
 class Line:
     """Runs beside the driver."""
 
-    def __init__(self, driver: Driver, *, read: Reader, other: Other | None = None) -> None:
+    def __init__(self, driver: Driver, *, read: Reader, attending: Attending, other: Other) -> None:
         self._driver = driver
         self._read = read
+        self._attending = attending
         self._other = other
         self._session: Session | None = None
         self._connection: Connection | None = None
@@ -70,10 +74,9 @@ class Line:
                 if keeping.done():
                     keeping.result()
             finally:
-                for task in (keeping, restart):
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
+                keeping.cancel()
+                restart.cancel()
+                await asyncio.gather(keeping, restart, return_exceptions=True)
 
     def _standing(self, before: Standing, now: Standing) -> None:
         if before.settings != now.settings:
@@ -151,24 +154,24 @@ class Line:
         self._session = session
         self._driver.peer_found(session)
         try:
-            while True:
-                message = await session.receive()
-                match message:
-                    case Read():
-                        self._answer_later(session, message)
-                    case ReadAnswer(token=token):
-                        answer = self._reads.get(token)
-                        if answer is not None and not answer.done():
-                            answer.set_result(message)
-                    case _:
-                        await self._give(session, message)
+            async with self._attending(session):
+                while True:
+                    await self._take(session, await session.receive())
         finally:
             self._session = None
             self._driver.peer_lost()
 
-    async def _give(self, session: Session, message: Traffic) -> None:
-        if not await self._driver.heard(message) and self._other is not None:
-            await self._other(session, message)
+    async def _take(self, session: Session, message: Traffic) -> None:
+        match message:
+            case Read():
+                self._answer_later(session, message)
+            case ReadAnswer(token=token):
+                answer = self._reads.get(token)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case _:
+                if not await self._driver.heard(message):
+                    self._other(message)
 
     # -- what the other node reads -----------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -20,11 +19,10 @@ from typing import Any, Final
 from twinbeat import __version__
 from twinbeat.api.worker import Apply, Check, Report
 from twinbeat.observe.log import set_up
-from twinbeat.sync.document import Run, Tables
-from twinbeat.sync.operation import Output
 from twinbeat.sync.store import StoreError
 from twinbeat.worker.door import Door
 from twinbeat.worker.driver import Driver, WorkerFailedError
+from twinbeat.worker.gateway import Gateway
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.line import Line
 from twinbeat.worker.link import DaemonLink
@@ -44,11 +42,17 @@ class Worker:
     def __init__(self, *, socket: Path, state: Path) -> None:
         self._socket = socket
         self._ledger = Ledger(state / "shared.db")
-        self._driver = Driver(ledger=self._ledger, ask=self._ask, known=unknown, runner=run)
+        self._driver = Driver(ledger=self._ledger, ask=self._ask)
+        self._gateway = self._driver.gateway = Gateway(self._driver, state / "files")
         self._door = Door(self._driver, control=str(socket.with_name("control.sock")))
-        self._line = self._door.line = Line(self._driver, read=self._door.read)
+        self._line = self._door.line = Line(
+            self._driver,
+            read=self._door.read,
+            attending=self._gateway.attending,
+            other=self._gateway.take,
+        )
         self._link = DaemonLink(str(socket), hear=self._driver.hear, report=self._report)
-        self._driver.changed = self._link.tell
+        self._driver.changed = self._changed
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Until told to stop. Raises whatever makes it necessary to begin anew."""
@@ -56,7 +60,12 @@ class Worker:
         ending: asyncio.Future[Any] = asyncio.create_task(stopped.wait())
         parts = [
             asyncio.create_task(part)
-            for part in (self._link.run(stopped), self._begin(), self._line.run())
+            for part in (
+                self._link.run(stopped),
+                self._begin(),
+                self._gateway.run(),
+                self._line.run(),
+            )
         ]
         watched: list[asyncio.Future[Any]] = [*parts, self._driver.failed]
         try:
@@ -67,10 +76,10 @@ class Worker:
                     part.result()
         finally:
             self._driver.end()
-            for part in (*parts, ending):
+            # Who speaks over a session before who watches what is spoken of.
+            for part in (*reversed(parts), ending):
                 part.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await part
+                await asyncio.gather(part, return_exceptions=True)
             await self._door.close()
             self._ledger.close()
 
@@ -89,18 +98,12 @@ class Worker:
     def _ask(self, question: Check | Apply) -> None:
         self._link.ask(question)
 
+    def _changed(self) -> None:
+        self._gateway.look()
+        self._link.tell()
+
     def _report(self) -> Report:
         return self._door.report()
-
-
-async def unknown(_: Tables, run: Run) -> str:
-    """No command can be run in this release."""
-    return f"commands can't be run in this release ({run.command})"
-
-
-async def run(_: Tables, wanted: Run, _request: str) -> tuple[Output, bool]:
-    """Never asked for: no command passes the check."""
-    raise AssertionError(wanted.command)
 
 
 async def _main(socket: Path, state: Path) -> None:
