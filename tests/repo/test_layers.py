@@ -36,7 +36,7 @@ def layer(ours: str = "", others: str = "", deferred: str = "") -> Layer:
 # The longest name that a module lies below decides.
 LAYERS = {
     "twinbeat": layer(),
-    "twinbeat.__main__": layer("runtime.main"),
+    "twinbeat.__main__": layer("cli.main"),
     "twinbeat.core": layer(),
     "twinbeat.config": layer("core sync.document", "msgspec"),
     # Whoever runs a program of the operator's runs it through this one.

@@ -601,6 +601,15 @@ def test_a_reader_that_has_enough_is_no_failure(served: Served) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_the_package_runs_as_the_command(served: Served) -> None:
+    command = [sys.executable, "-m", "twinbeat", "is-primary", "--socket", served.path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, "--nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Usage: twinbeat is-primary" in done.stderr
+
+
 def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
     def at_a_terminal(*options: str, **environment: str) -> str:
         leader, follower = pty.openpty()
