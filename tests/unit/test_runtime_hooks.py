@@ -253,17 +253,23 @@ class TestHooks:
 
     def test_of_a_role_come_after_its_routes(self, tmp_path: Path, note: Path) -> None:
         script = program(tmp_path / "tell", f'touch "{note}"')
+        other = program(tmp_path / "other", "exit 0")
 
         async def test() -> None:
-            routes_stand = asyncio.Event()
+            asked, routes_stand = asyncio.Event(), asyncio.Event()
 
             async def first() -> None:
+                asked.set()
                 await routes_stand.wait()
 
             hooks = Hooks(first=first)
             hooks.apply(config(HookSection(name="tell", exec=str(script))))
             hooks.transition(transition("primary"))
-            await asyncio.sleep(0.1)
+            await until(asked.is_set)
+            # Whatever was started before `first` was asked would be done by now: this one is.
+            assert (await Program([str(other)], ENVIRONMENT).run(timeout_s=10)).good
+            (known,) = hooks.status()
+            assert (known.running, known.waiting, known.runs) == (None, ["primary"], 0)
             assert not written(note)
             routes_stand.set()
             await until(lambda: written(note))
