@@ -50,11 +50,13 @@ _Static_assert(sizeof(struct tb_settings) % sizeof(tb_word) == 0, "handed over b
 _Static_assert(sizeof(struct tb_config) % sizeof(tb_word) == 0, "handed over by words");
 _Static_assert(sizeof(struct tb_engine) % sizeof(tb_word) == 0, "handed over by words");
 
-/* A name to ask the carrier of. */
-struct watched {
-	char name[IFNAMSIZ];
-	tb_u32 bit;
+/* VIP ports to ask the carrier of: by name, as an interface may be replaced by another of that name. */
+struct ports {
+	tb_u64 count;
+	char name[TB_PORTS][IFNAMSIZ];
 };
+
+_Static_assert(sizeof(struct ports) % sizeof(tb_word) == 0, "handed over by words");
 
 struct tb_thread {
 	/* Python writes, the thread reads. */
@@ -68,6 +70,8 @@ struct tb_thread {
 		tb_u64 attested_until_ns;
 		tb_u64 witness_seq;
 		struct tb_witness witness;
+		tb_u64 ports_seq;
+		struct ports ports;
 		struct tb_arena *arena; /* to be taken over, NULL = none new */
 		struct tb_links *links; /* the same */
 		tb_u32 announce;	/* grows: say everything again */
@@ -103,7 +107,8 @@ struct tb_thread {
 	struct tb_announcer announcer;
 	struct tb_arena *arena;
 	struct tb_links *links;
-	tb_u64 order_seq, settings_seq, config_seq, witness_seq; /* as last taken */
+	struct ports ports;
+	tb_u64 order_seq, settings_seq, config_seq, witness_seq, ports_seq; /* as last taken */
 	tb_u64 planned_ns;			  /* when the next round is due, 0 = at once */
 	tb_u64 carrier_ns;			  /* last looked up */
 	tb_u64 suspect_ns, verdict_ns, opened_ns; /* of the failover under way */
@@ -119,8 +124,6 @@ struct tb_thread {
 	/* Fixed after opening. */
 	struct tb_maps maps;
 	struct tb_ring ring;
-	struct watched port[TB_PORTS];
-	tb_u32 ports;
 	struct tb_helpers *helpers;
 	struct tb_setup setup;
 	struct tb_alarm alarm;
@@ -146,6 +149,19 @@ static void take_links(struct tb_thread *t)
 	while (!__atomic_compare_exchange_n(&t->out.links_retired, &old->next, old, false,
 					    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
 		;
+}
+
+static void take_ports(struct tb_thread *t)
+{
+	tb_u64 seq = __atomic_load_n(&t->in.ports_seq, __ATOMIC_ACQUIRE);
+	struct ports ports;
+
+	if (seq == t->ports_seq ||
+	    !tb_shared_read(&t->in.ports_seq, &ports, &t->in.ports, sizeof(ports)))
+		return;
+	t->ports = ports;
+	t->ports_seq = seq;
+	t->carrier_ns = 0;
 }
 
 /* Take what Python handed over since the last round. A value being written right now is taken in the next. */
@@ -205,6 +221,7 @@ static void take_over(struct tb_thread *t, tb_u64 now)
 		}
 	}
 	take_links(t);
+	take_ports(t);
 	announce = __atomic_load_n(&t->in.announce, __ATOMIC_ACQUIRE);
 	if (announce != t->announce_seen) {
 		t->announce_seen = announce;
@@ -237,8 +254,8 @@ static void look_for_carrier(struct tb_thread *t, tb_u64 now)
 
 		links |= lane && has_carrier(t, lane->sender.name) ? 1u << i : 0;
 	}
-	for (tb_u32 i = 0; i < t->ports; i++)
-		ports |= has_carrier(t, t->port[i].name) ? t->port[i].bit : 0;
+	for (tb_u64 i = 0; i < t->ports.count; i++)
+		ports |= has_carrier(t, t->ports.name[i]) ? 1u << i : 0;
 	t->input.link_carrier = links;
 	t->input.port_carrier = ports;
 	__atomic_store_n(&t->out.link_carrier, links, __ATOMIC_RELAXED);
@@ -628,15 +645,22 @@ bool tb_thread_running(const struct tb_thread *t)
 
 /* ---------------------------------------------------------------------------------- opening ---- */
 
-static int name_of(struct tb_thread *t, tb_u32 ifindex, struct watched *watched)
+static int names_of(const struct tb_thread *t, const tb_u32 *ifindex, tb_u32 count,
+		    struct ports *ports)
 {
 	struct ifreq request;
 
-	memset(&request, 0, sizeof(request));
-	request.ifr_ifindex = (int)ifindex;
-	if (ioctl(t->carrier_fd, SIOCGIFNAME, &request) < 0)
-		return -errno;
-	memcpy(watched->name, request.ifr_name, sizeof(watched->name));
+	memset(ports, 0, sizeof(*ports));
+	if (count > TB_PORTS)
+		return -EINVAL;
+	for (tb_u32 i = 0; i < count; i++) {
+		memset(&request, 0, sizeof(request));
+		request.ifr_ifindex = (int)ifindex[i];
+		if (ioctl(t->carrier_fd, SIOCGIFNAME, &request) < 0)
+			return -errno;
+		memcpy(ports->name[i], request.ifr_name, sizeof(ports->name[i]));
+	}
+	ports->count = count;
 	return 0;
 }
 
@@ -653,26 +677,13 @@ static int open_announcements(struct tb_thread *t)
 	return 0;
 }
 
-static int open_ports(struct tb_thread *t)
-{
-	t->ports = t->setup.ports;
-	for (tb_u32 i = 0; i < t->ports; i++) {
-		int err = name_of(t, t->setup.port_ifindex[i], &t->port[i]);
-
-		if (err)
-			return err;
-		t->port[i].bit = 1u << i;
-	}
-	return 0;
-}
-
 int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *stage)
 {
 	struct tb_thread *t = NULL;
 	int err;
 
 	*stage = TB_STAGE_SETUP;
-	if (setup->ports > TB_PORTS || setup->settings.node > 1 || setup->cpu >= CPU_SETSIZE)
+	if (setup->settings.node > 1 || setup->cpu >= CPU_SETSIZE)
 		return -EINVAL;
 	*stage = TB_STAGE_MEMORY;
 	t = aligned_alloc(64, (sizeof(*t) + 63) / 64 * 64);
@@ -711,7 +722,8 @@ int tb_thread_open(const struct tb_setup *setup, struct tb_thread **out, int *st
 		goto out;
 	*stage = TB_STAGE_PORT;
 	t->carrier_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	err = t->carrier_fd < 0 ? -errno : open_ports(t);
+	err = t->carrier_fd < 0 ? -errno
+				: names_of(t, setup->port_ifindex, setup->ports, &t->ports);
 out:
 	if (err) {
 		tb_thread_close(t);
@@ -861,6 +873,18 @@ int tb_thread_set_links(struct tb_thread *t, const struct tb_link_setup link[TB_
 	t->newest = links;
 	/* What the thread hasn't taken yet it never will. */
 	tb_links_free(__atomic_exchange_n(&t->in.links, links, __ATOMIC_ACQ_REL));
+	tb_ring_bell(&t->in.bell);
+	return 0;
+}
+
+int tb_thread_set_ports(struct tb_thread *t, const tb_u32 *ifindex, tb_u32 count)
+{
+	struct ports ports;
+	int err = names_of(t, ifindex, count, &ports);
+
+	if (err)
+		return err;
+	tb_shared_write(&t->in.ports_seq, &t->in.ports, &ports, sizeof(ports));
 	tb_ring_bell(&t->in.bell);
 	return 0;
 }

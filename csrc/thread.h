@@ -107,6 +107,11 @@ int tb_thread_set_peer_mac(struct tb_thread *thread, tb_u32 link, const tb_u8 ma
  * as they were keep sockets, MACs and counters. Returns 0, or a negative errno with nothing changed.
  */
 int tb_thread_set_links(struct tb_thread *thread, const struct tb_link_setup link[TB_LINKS]);
+/*
+ * Watch exactly these ports for carrier from the next round on; `settings` say separately how many there are. Returns
+ * 0, or a negative errno with nothing changed.
+ */
+int tb_thread_set_ports(struct tb_thread *thread, const tb_u32 *ifindex, tb_u32 count);
 int tb_thread_set_announcements(struct tb_thread *thread,
 				const struct tb_announcement *announcements, tb_u32 count,
 				const struct tb_schedule *schedule);

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bpf.packets import PAIR
 from bpf.world import VIP, VIP6, VIP_PLAIN, VRID, World
@@ -24,16 +25,20 @@ from twinbeat.config.model import (
     VridSection,
 )
 from twinbeat.net import AsyncIPRoute, addresses, netlink, xdp
+from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import interface, interfaces, parse_address, parse_link
 from twinbeat.net.netlink import EventSocket
 from twinbeat.runtime import stage as staging
-from twinbeat.runtime.stage import Stage, Watchers
+from twinbeat.runtime.guarded import Watchers
+from twinbeat.runtime.stage import Stage
 from unit.namespace import fresh_namespace, ip, veth
 
 VMAC4, VMAC6 = f"tbv{VRID}", f"tbw{VRID}"
 VMACS = {VMAC4: "00:00:5e:00:01:33", VMAC6: "00:00:5e:00:02:33"}
 PLAIN_VRID = 60
 OURS = {VIP, VIP6, VIP_PLAIN}
+NEW_VMACS = {"tbv61", "tbv62", "tbw62", "tbv63"}
+NEW = {"10.77.0.61", "10.62.0.1", "fd62::1", "10.63.0.1"}
 
 CONFIG = Config(
     node=NodeSection(name="a", index=0),
@@ -46,7 +51,22 @@ CONFIG = Config(
     ),
 )
 
+WIDER = replace(
+    CONFIG,
+    vrids=(
+        *CONFIG.vrids,
+        VridSection(id=61, interface="lan0", vips=("10.77.0.61",)),
+        VridSection(id=62, interface="ha0", vips=("10.62.0.1", "fd62::1")),
+        VridSection(id=63, interface="spare0", vips=("10.63.0.1",)),
+    ),
+)
+"""Upon a port that serves, upon one that carried only heartbeats, and upon one of nobody's."""
+
 _TCMSG = struct.Struct("=BxxxiIII")
+
+
+def _is_vmac(name: str) -> bool:
+    return name in VMACS or name in NEW_VMACS
 
 
 @dataclass
@@ -69,14 +89,14 @@ class Account:
         now = {one.index: one for one in interfaces().values()}
         return cls(
             names={index: one.name for index, one in now.items()},
-            below={index: one.parent for index, one in now.items() if one.name in VMACS},
+            below={index: one.parent for index, one in now.items() if _is_vmac(one.name)},
             xdp={index for index, one in now.items() if one.xdp_program},
             egress={index for index in now if xdp.query_egress(index).program},
             addresses={
                 (index, str(address))
                 for index, found in addresses.by_interface().items()
                 for address in found
-                if str(address) in OURS
+                if str(address) in OURS | NEW
             },
         )
 
@@ -86,7 +106,7 @@ class Account:
                 found = parse_link(body)
                 self.names[found.index] = found.name
                 self._set(self.xdp, found.index, "XDP on", bool(found.xdp_program))
-                if found.name in VMACS and found.index not in self.below:
+                if _is_vmac(found.name) and found.index not in self.below:
                     self.below[found.index] = found.parent
                     self.log.append(f"{found.name} made")
             case netlink.RTM_DELLINK if not body[0]:
@@ -102,7 +122,7 @@ class Account:
                     self._set(self.egress, index, "egress on", there)
             case netlink.RTM_NEWADDR | netlink.RTM_DELADDR:
                 found_address = parse_address(body)
-                if found_address is None or str(found_address.address) not in OURS:
+                if found_address is None or str(found_address.address) not in OURS | NEW:
                     return
                 key = found_address.interface, str(found_address.address)
                 there = kind == netlink.RTM_NEWADDR
@@ -233,6 +253,59 @@ def test_nothing_stands_where_no_gate_stands_from_up_to_down(world: World) -> No
             set(),
             set(),
         )
+
+    run(world, test)
+
+
+def test_vrids_come_and_go_behind_their_gates(world: World) -> None:
+    """And what was served before is not touched."""
+
+    veth("spare0", "far-spare0")
+    ip("link set far-spare0 down")
+
+    async def test(up: Node) -> None:
+        before = len(up.read().log)
+        await up.stage.change_addresses(WIDER)
+        account = up.read()
+        for port, first in (("ha0", "tbv62 made"), ("spare0", "tbv63 made")):
+            assert account.at(f"XDP on {port}") < account.at(first)
+            assert account.at(f"egress on {port}") < account.at(first)
+        assert {str(address) for _, address in account.addresses} == OURS | NEW
+        assert set(world.maps.vips()) == OURS | NEW
+        assert up.told == ["port spare0 lost"]
+        assert set(up.stage.ports()) == {"lan0", "wan0", "ha0", "spare0"}
+        await up.stage.change_addresses(CONFIG)
+        account = up.read()
+        assert account.at("tbv63 removed") < account.at("XDP on spare0 gone")
+        assert {account.names[index] for index in account.xdp} >= {"lan0", "wan0", "ha0"}
+        assert {str(address) for _, address in account.addresses} == OURS
+        assert set(world.maps.vips()) == OURS
+        assert set(up.stage.ports()) == {"lan0", "wan0"}
+        assert set(up.stage.guarded) == {"lan0", "wan0", "ha0"}
+        assert up.told == ["port spare0 lost", "port spare0 restored"]
+        assert account.naked == []
+        mine = [line for line in account.log[before:] if {*line.split()} & {*VMACS, *OURS}]
+        assert mine == []
+        assert whole()
+
+    run(world, test)
+
+
+def test_vrids_that_are_refused_leave_no_trace(world: World) -> None:
+    async def test(up: Node) -> None:
+        with pytest.raises(NetError, match="spare0"):
+            await up.stage.change_addresses(WIDER)
+        veth("spare0", "far-spare0")
+        veth("tbv63", "far63")
+        with pytest.raises(NetError, match="tbv63: an interface of that name exists"):
+            await up.stage.change_addresses(WIDER)
+        account = up.read()
+        assert {str(address) for _, address in account.addresses} == OURS
+        assert set(world.maps.vips()) == OURS
+        assert set(up.stage.guarded) == {"lan0", "wan0", "ha0"}
+        assert not interface("spare0").xdp_program
+        assert [line for line in account.naked if "far63" not in line] == []
+        assert whole()
 
     run(world, test)
 

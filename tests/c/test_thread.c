@@ -3,6 +3,7 @@
  * The whole thread under ThreadSanitizer, while the owner does all at once what Python may ask of it. Runs as root in
  * a namespace with nothing but `lo`.
  */
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -109,6 +110,7 @@ int main(void)
 		CHECK(tb_thread_set_links(thread, setup.link) == 0);
 		setup.settings.links = i % 3 ? 3 : 1;
 		CHECK((tb_thread_set_peer_mac(thread, 1, mac) == 0) == (i % 3 != 0));
+		CHECK(tb_thread_set_ports(thread, setup.port_ifindex, i % 2) == 0);
 		announcements_of(thread, i % 200);
 		if (i % 5 == 0)
 			tb_thread_announce(thread);
@@ -127,6 +129,14 @@ int main(void)
 	CHECK(counters.link[0].sent[TB_PROBE] > 100);
 	setup.link[1].ifindex = 99;
 	CHECK(tb_thread_set_links(thread, setup.link) < 0);
+	CHECK(tb_thread_set_ports(thread, setup.port_ifindex, 0) == 0);
+	CHECK(tb_thread_view(thread, &view, 5000 * MS) == 0 && view.port_carrier == 0);
+	CHECK(tb_thread_set_ports(thread, setup.port_ifindex, 1) == 0);
+	CHECK(tb_thread_view(thread, &view, 5000 * MS) == 0 && view.port_carrier == 1);
+	setup.port_ifindex[0] = 99;
+	CHECK(tb_thread_set_ports(thread, setup.port_ifindex, 1) < 0);
+	CHECK(tb_thread_set_ports(thread, setup.port_ifindex, TB_PORTS + 1) == -EINVAL);
+	CHECK(tb_thread_view(thread, &view, 5000 * MS) == 0 && view.port_carrier == 1);
 	CHECK(tb_thread_stop(thread, true, 5000 * MS) == 0);
 	CHECK(tb_thread_start(thread, &report) < 0);
 	CHECK(tb_thread_view(thread, &view, 0) == 0);

@@ -55,7 +55,7 @@ def test_several_vrids_share_a_port(bare: None) -> None:
     """Each has its MAC, and all of them move with one takeover."""
     lab.up(replace(CALM, agent=False))
     for node in plan.NODES:
-        file = netns.node_dir(node, "/etc/twinbeat") / "twinbeat.toml"
+        file = agents.file_of(node)
         more = "".join(EXTRA.format(vrid=vrid) for vrid in MORE)
         file.write_text(file.read_text() + more)
         agents.start(node)
@@ -225,8 +225,7 @@ def spoken() -> set[int]:
 
 def texts() -> dict[str, str]:
     """The files of both nodes as they are."""
-    etc = {node: netns.node_dir(node, "/etc/twinbeat") for node in plan.NODES}
-    return {node: (directory / "twinbeat.toml").read_text() for node, directory in etc.items()}
+    return {node: agents.file_of(node).read_text() for node in plan.NODES}
 
 
 def test_an_address_comes_and_goes_while_the_pair_serves(primary: str) -> None:
@@ -253,20 +252,69 @@ def test_an_address_comes_and_goes_while_the_pair_serves(primary: str) -> None:
     assert [watching.transitions(node) for node in plan.NODES] == recorded
 
 
-def test_a_number_comes_with_planned_restarts_and_nobody_waits(primary: str) -> None:
-    """A reload names it as waiting; a restart keeps the gate open, so the others go on."""
-    (vrid, *_) = MORE
-    for node, text in texts().items():
-        agents.reconfigure(node, text + EXTRA.format(vrid=vrid))
-        said = agents.show(node)
-        assert said is not None
-        assert f"vrid[{vrid}]" in " ".join(said["configuration"]["needs_restart"])
+MORE_PORTS = (("lan0", "10.77.0.61"), ("ha0", "10.99.0.62"))
+"""A port that serves already, and one that carried only heartbeats."""
 
-    def restart() -> None:
-        for node in (plan.peer(primary), primary):
-            agents.restart(node)
-            wait_for(agents.pair_is_fit, "the pair is whole again", timeout_s=60)
 
-    seen = watching.watch(restart, lambda: answers(f"10.77.0.{vrid}"), "the new one answers")
+def wider() -> dict[str, str]:
+    """The files with two VRIDs more."""
+    extra = "".join(
+        EXTRA.format(vrid=vrid).replace("lan0", port).replace(f"10.77.0.{vrid}", address)
+        for vrid, (port, address) in zip(MORE, MORE_PORTS, strict=True)
+    )
+    return {node: text + extra for node, text in texts().items()}
+
+
+def reload(files: dict[str, str]) -> None:
+    """Both nodes, one after the other; nothing is left for a restart."""
+    for node, text in files.items():
+        said = agents.reconfigure(node, text)
+        assert "was reloaded" in said
+        assert "restart" not in said
+
+
+def test_numbers_come_and_go_while_the_pair_serves(primary: str) -> None:
+    """By reloads alone, and whoever uses the others notices nothing."""
+    narrow = texts()
+    reign = watching.term(primary)
+    recorded = [watching.transitions(node) for node in plan.NODES]
+
+    def come_and_go() -> None:
+        reload(wider())
+        assert answers("10.77.0.61")
+        mac = plan.vmac(61)
+        assert mac in inside(plan.CLIENT_NS, "ip", "neighbour", "show", "10.77.0.61")
+        assert lab.learned_port("lan0", mac) == primary
+        for node in plan.NODES:
+            said = agents.show(node)
+            assert said is not None
+            assert {vrid["id"] for vrid in said["vrids"]} == {plan.LAN_VRID, plan.WAN_VRID, *MORE}
+            assert "10.99.0.62/32" in inside(plan.namespace(node), "ip", "-o", "address")
+        reload(narrow)
+
+    seen = watching.watch(come_and_go, lambda: True, "the reloads")
+    for node in plan.NODES:
+        left = inside(plan.namespace(node), "ip", "-o", "address")
+        assert not [address for _, address in MORE_PORTS if address in left]
+        links = inside(plan.namespace(node), "ip", "link")
+        assert not [vrid for vrid in MORE if f"tbv{vrid}" in links]
     assert seen.outage is None
-    assert watching.serves(primary)
+    assert watching.term(primary) == reign
+    assert [watching.transitions(node) for node in plan.NODES] == recorded
+
+
+def test_a_number_that_came_moves_with_the_role(primary: str) -> None:
+    narrow, survivor = texts(), plan.peer(primary)
+    reload(wider())
+    assert answers("10.77.0.61")
+    seen = watching.watch(
+        lambda: lab.cut(primary, silent=True),
+        lambda: watching.serves(survivor),
+        f"{survivor} takes over",
+    )
+    assert seen.overlap(primary, survivor) == []
+    assert answers("10.77.0.61")
+    assert lab.learned_port("lan0", plan.vmac(61)) == survivor
+    lab.heal(primary)
+    agents.wait_fit()
+    reload(narrow)

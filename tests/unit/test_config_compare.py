@@ -102,7 +102,7 @@ def test_a_link_that_comes_needs_no_restart() -> None:
 def test_a_vrid_that_goes_is_told_key_by_key() -> None:
     changes = compare(A, replace(A, vrids=A.vrids[:1]))
     assert {change.key for change in changes} >= {"vrid[52].id", "vrid[52].vips"}
-    assert all(change.after is None for change in changes)
+    assert all(change.after is None and not change.restart for change in changes)
 
 
 def test_both_nodes_of_a_pair_have_one_digest() -> None:

@@ -70,10 +70,20 @@ def test_links_change_at_once() -> None:
     assert intent.needs_restart == ()
 
 
-def test_a_vrid_comes_and_goes_with_a_restart() -> None:
-    intent = plan(CONFIG, replace(CONFIG, vrids=CONFIG.vrids[:1]))
-    assert intent.config.vrids == CONFIG.vrids
-    assert any(key.startswith("vrid[52]") for key in intent.needs_restart)
+def test_a_vrid_comes_and_goes_at_once() -> None:
+    fewer = replace(CONFIG, vrids=CONFIG.vrids[:1])
+    for before, after in ((CONFIG, fewer), (fewer, CONFIG)):
+        intent = plan(before, after)
+        assert intent.addresses
+        assert intent.config.vrids == after.vrids
+        assert intent.needs_restart == ()
+
+
+def test_a_vrid_that_stays_keeps_its_port_until_a_restart() -> None:
+    moved = (replace(CONFIG.vrids[0], interface="wan0", vips=("10.77.0.11",)), *CONFIG.vrids[1:])
+    intent = plan(CONFIG, replace(CONFIG, vrids=moved))
+    assert intent.needs_restart == ("vrid[51].interface",)
+    assert intent.config.vrids[0] == replace(CONFIG.vrids[0], vips=("10.77.0.11",))
 
 
 class TestHost:

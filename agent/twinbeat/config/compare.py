@@ -45,7 +45,8 @@ def compare(before: Config, after: Config) -> list[Change]:
     for key in dict.fromkeys([*old, *new]):
         was, is_ = old.get(key), new.get(key)
         if was != is_:
-            restart = (was or is_ or ("", True))[1]
+            # A table that comes or goes does so at once, whatever its keys ask for otherwise.
+            restart = was is not None and is_ is not None and was[1]
             changes.append(
                 Change(
                     key=key,

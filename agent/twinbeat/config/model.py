@@ -372,7 +372,6 @@ class VridSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             ge=1,
             le=255,
             example=51,
-            restart=True,
         ),
     ]
     interface: Annotated[

@@ -210,6 +210,15 @@ class Engine:
         _check(code, "opening a link's socket")
         self._links = tuple(links)
 
+    def set_ports(self, ifindexes: Sequence[int]) -> None:
+        """Watch exactly these interfaces for carrier from the next round on; the settings say how
+        many there are.
+
+        Raises EngineError if one of them is gone; then nothing has changed.
+        """
+        code = lib.tb_thread_set_ports(self._thread, list(ifindexes), len(ifindexes))
+        _check(code, "looking up a port's interface")
+
     def set_announcements(
         self, announcements: Sequence[Announcement], schedule: AnnounceSchedule
     ) -> None:

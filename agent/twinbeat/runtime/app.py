@@ -45,6 +45,7 @@ from twinbeat.runtime.duties import Duties
 from twinbeat.runtime.executor import Executor
 from twinbeat.runtime.gate import GateWords
 from twinbeat.runtime.ground import Paths, StartError
+from twinbeat.runtime.guarded import REFUSALS, Watchers
 from twinbeat.runtime.hands import DiskHands, EngineHands
 from twinbeat.runtime.health import Health
 from twinbeat.runtime.hooks import Hooks
@@ -59,7 +60,6 @@ from twinbeat.runtime.presence import Presence
 from twinbeat.runtime.reloader import Reloader
 from twinbeat.runtime.shared import Shared
 from twinbeat.runtime.site import Site
-from twinbeat.runtime.stage import REFUSALS, Watchers
 from twinbeat.runtime.store import Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.view import View

@@ -30,7 +30,8 @@ from twinbeat.net import sysctls
 from twinbeat.net.interfaces import interface, interfaces
 from twinbeat.runtime import host, wiring
 from twinbeat.runtime.current import Current
-from twinbeat.runtime.stage import HOST, Stage
+from twinbeat.runtime.guarded import HOST
+from twinbeat.runtime.stage import Stage
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError
 
 log = logging.getLogger("twinbeat")

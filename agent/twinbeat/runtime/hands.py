@@ -23,7 +23,8 @@ from twinbeat.net import sockets
 from twinbeat.net.interfaces import Address
 from twinbeat.runtime import wiring
 from twinbeat.runtime.executor import EffectError
-from twinbeat.runtime.stage import REFUSALS, Stage
+from twinbeat.runtime.guarded import REFUSALS
+from twinbeat.runtime.stage import Stage
 from twinbeat.runtime.store import Store, StoreError
 
 if TYPE_CHECKING:

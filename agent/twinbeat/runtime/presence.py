@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from twinbeat.core.types import Timers
-from twinbeat.engine.engine import Engine
+from twinbeat.engine.engine import Engine, EngineError
 from twinbeat.net.errors import NetError
 from twinbeat.net.warmth import PortSetup, Warmth
 from twinbeat.runtime import wiring
@@ -50,9 +50,13 @@ class Presence:
             log.warning("%s", error)
 
     def take_ports(self) -> None:
-        """The ports as they are now: what is announced there, and whose MAC is kept."""
+        """The ports as they are now: carrier, what is announced there, whose MAC is kept."""
         ports = self._stage.ports()
         self._engine.set_announcements(*wiring.announcements(self._current.config, ports))
+        try:
+            self._engine.set_ports([port.index for port in ports.values()])
+        except EngineError as error:  # One of them went this very moment, which is told of as well.
+            log.warning("%s", error)
         self._bind_warmth()
 
     def take_timers(self) -> None:

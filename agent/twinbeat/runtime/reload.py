@@ -33,25 +33,25 @@ class Plan:
 
     @property
     def addresses(self) -> bool:
-        """The VIPs change."""
+        """Shared addresses or their VRIDs change."""
         return any(change.key.startswith("vrid[") for change in self.changes)
 
 
 def plan(running: Config, wanted: Config) -> Plan:
     """What is to be done to get from the configuration in force to that in the file."""
     found = compare(running, wanted)
-    new_sections = {section.id: section for section in wanted.vrids}
+    served = {section.id: section for section in running.vrids}
     vrids = tuple(
         replace(
-            section,
-            vips=new_sections[section.id].vips,
-            vips_file=new_sections[section.id].vips_file,
-            neighbours=new_sections[section.id].neighbours,
-            monitor=new_sections[section.id].monitor,
+            served[section.id],
+            vips=section.vips,
+            vips_file=section.vips_file,
+            neighbours=section.neighbours,
+            monitor=section.monitor,
         )
-        if section.id in new_sections
+        if section.id in served
         else section
-        for section in running.vrids
+        for section in wanted.vrids
     )
     timers = replace(wanted.timers_set, accept_host=running.timers_set.accept_host)
     return Plan(

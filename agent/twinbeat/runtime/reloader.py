@@ -24,8 +24,9 @@ from twinbeat.config.secrets import Options, load_options
 from twinbeat.engine.engine import Engine
 from twinbeat.engine.types import now_ns
 from twinbeat.net.errors import NetError
-from twinbeat.runtime import host, wiring
+from twinbeat.runtime import ground, host, wiring
 from twinbeat.runtime.current import Current
+from twinbeat.runtime.guarded import REFUSALS
 from twinbeat.runtime.hands import EngineHands
 from twinbeat.runtime.health import Health
 from twinbeat.runtime.hooks import Hooks
@@ -34,7 +35,6 @@ from twinbeat.runtime.outside import Outside
 from twinbeat.runtime.reload import Plan, plan
 from twinbeat.runtime.rotation import check_rotation
 from twinbeat.runtime.site import Site
-from twinbeat.runtime.stage import REFUSALS
 from twinbeat.runtime.status import Facts
 from twinbeat.sync.document import Document
 
@@ -212,6 +212,8 @@ class Reloader:
         await self.health.apply(config)
         await self.site.routes.apply(config)
         self.hooks.apply(config)
+        if intent.addresses:
+            self.facts.warnings = ground.shortcomings(config, self.site.stage)
 
     def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
         """Say from now on what was read, and when."""

@@ -14,10 +14,11 @@ from twinbeat.engine.types import now_ns
 from twinbeat.net import AsyncIPRoute
 from twinbeat.runtime import wiring
 from twinbeat.runtime.current import Current
+from twinbeat.runtime.guarded import Watchers
 from twinbeat.runtime.hands import NetworkHands
 from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.routes import RoleRoutes
-from twinbeat.runtime.stage import Stage, Watchers
+from twinbeat.runtime.stage import Stage
 
 
 class Site:

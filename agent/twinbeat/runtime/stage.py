@@ -14,33 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from twinbeat.config.model import link_number
 from twinbeat.engine import abi
 from twinbeat.engine import maps as bpf_maps
-from twinbeat.engine.bpf import BpfError
 from twinbeat.engine.maps import Maps
-from twinbeat.net import addresses, control, monitor, sysctls, vmac, xdp
+from twinbeat.net import control, monitor, xdp
 from twinbeat.net.errors import NetError
-from twinbeat.net.groups import Groups
-from twinbeat.net.interfaces import (
-    Address,
-    Interface,
-    interface,
-    interfaces,
-    lowest_first,
-    mark,
-    receiving,
-)
+from twinbeat.net.interfaces import Interface, interface, interfaces, lowest_first, receiving
 from twinbeat.net.monitor import Monitor, Notice
 from twinbeat.runtime import wiring
+from twinbeat.runtime.guarded import REFUSALS, Guarded, Watchers
+from twinbeat.runtime.vips import Vips, fill_maps
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, LinkSection, VridSection
+    from twinbeat.config.model import Config, LinkSection
+    from twinbeat.engine.bpf import BpfError
     from twinbeat.net import AsyncIPRoute
+    from twinbeat.net.sysctls import Finding
 
 log = logging.getLogger("twinbeat.stage")
 
@@ -49,44 +42,6 @@ RESTORE_LAST_S: Final = 60.0
 """A lost gate is put back after so long, doubling with each failure."""
 AGAIN_S: Final = 0.2
 """What was put back is looked at again after so long: whoever keeps taking it away is not raced."""
-
-HOST: Final = "lo"
-"""Where addresses are that routers lead to: no link's fate is theirs, and no neighbour asks it."""
-
-REFUSALS: Final = (NetError, BpfError)
-"""What the environment answers when it can't; the text of each is a sentence for people."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Guarded:
-    """One interface with our programs on it."""
-
-    name: str
-    index: int = 0
-    mode: str = "none"
-    """How XDP runs there: native, generic or none."""
-    standing: bool = False
-    """Both programs are in place."""
-    serves: bool = False
-    """It has virtual addresses; otherwise it only carries heartbeats."""
-    carrier: bool = False
-    doubted: bool = False
-    """Something happened to its addresses or virtual MACs since they were looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watchers:
-    """Whom the stage tells. All are called in the loop."""
-
-    gate_lost: Callable[[str, str], None]
-    """Interface, and what happened to it."""
-    gate_restored: Callable[[str], None]
-    link_restored: Callable[[str], None]
-    """An interface of a link has our programs again; it may be another one of that name."""
-    port_lost: Callable[[str], None]
-    port_restored: Callable[[str], None]
-    failed: Callable[[str, str], None]
-    """What could not be done, and the sentence why; rate-limited by the caller."""
 
 
 class Stage:
@@ -100,11 +55,6 @@ class Stage:
         self._maps = maps
         self._watchers = watchers
         self._monitor = Monitor(self._noticed)
-        self._groups = Groups()
-        self._vmacs: dict[str, tuple[VridSection, int]] = {}
-        """By name of a virtual MAC's interface: whose it is, and for which IP version."""
-        self._holders: dict[int, set[str]] = {}
-        """By index of an interface with virtual addresses: the ports that they are served on."""
         self._links = config.heartbeat_links
         self._bond_ports: dict[int, int] = {}
         """By index of a port: the master that it has, if a link runs over that."""
@@ -114,8 +64,7 @@ class Stage:
         self._restoring: dict[str, asyncio.Task[None]] = {}
         self.guarded: dict[str, Guarded] = {}
         """By interface: every port and link."""
-        self.sysctls: list[sysctls.Finding] = []
-        """Settings of our own interfaces that could not be set."""
+        self._vips = Vips(ipr=ipr, pair=config.pair.id, guarded=self.guarded)
         self.control_index = 0
         """Sending end of the private pair."""
 
@@ -126,13 +75,13 @@ class Stage:
 
         Raises one of REFUSALS; what stands by then stays, behind a gate that is shut.
         """
-        self._fill_maps(self._config)
+        fill_maps(self._maps, self._config)
         sender, receiver = await control.ensure_control(self._ipr, pair=self._config.pair.id)
         self.control_index = sender.index
         await asyncio.to_thread(
             xdp.attach_xdp, receiver.index, self._link_program, name_of=self._maps.program_name
         )
-        ports = {name for section in self._config.vrids for name in wiring.uplinks(section)}
+        ports = _ports_of(self._config)
         links = {section.interface for section in self._links}
         for name in lowest_first(ports | links):
             self.guarded[name] = Guarded(name=name, serves=name in ports)
@@ -184,15 +133,20 @@ class Stage:
     async def release_links(self, links: Sequence[LinkSection]) -> None:
         """Take our programs off interfaces that neither serve nor carry one of these links."""
         async with self._lock:
-            wanted = _interfaces_of(links)
-            for one in list(self.guarded.values()):
-                if one.serves or one.name in wanted:
-                    continue
-                del self.guarded[one.name]
-                try:
-                    await self._detach(one)
-                except REFUSALS as error:
-                    self._watchers.failed(f"leaving {one.name}", str(error))
+            await self._release(links)
+
+    async def _release(self, links: Sequence[LinkSection]) -> None:
+        wanted = _interfaces_of(links)
+        for one in list(self.guarded.values()):
+            if one.serves or one.name in wanted:
+                continue
+            del self.guarded[one.name]
+            try:
+                await self._detach(one)
+            except REFUSALS as error:
+                self._watchers.failed(f"leaving {one.name}", str(error))
+
+    # -- addresses -------------------------------------------------------------------------------
 
     async def raise_addresses(self) -> None:
         """Virtual MACs and addresses on every port whose gate stands, ours of another time away.
@@ -200,31 +154,61 @@ class Stage:
         Raises one of REFUSALS.
         """
         async with self._lock:
-            keep = {
-                vmac.vmac_name(section.id, version)
-                for section in self._config.vrids
-                for version in vmac.VERSIONS
-                if section.vmac and wiring.vips(section, version)
-            }
-            await vmac.remove_stale(self._ipr, pair=self._config.pair.id, keep=keep)
+            await self._vips.remove_others(self._config)
             await self._assign(self._config)
 
     async def change_addresses(self, config: Config) -> None:
-        """Serve the addresses of another configuration: those new come behind the gate first.
+        """Serve the VRIDs and addresses of another configuration: those new come behind the gate
+        first, and those that go leave it last. What is in both stands all the while.
 
-        Raises one of REFUSALS after going back to the addresses of before.
+        Raises one of REFUSALS after going back to those of before.
         """
         async with self._lock:
             before = self._config
             try:
-                self._set_vips(before, config)
+                await self._guard_ports(config)
+                fill_maps(self._maps, before, config)
                 await self._assign(config)
+                await self._vips.remove_others(config)
             except REFUSALS:
                 await self._assign(before)
-                self._set_vips(before)
+                await self._vips.remove_others(before)
+                await self._settle(before)
                 raise
-            self._set_vips(config)
+            await self._settle(config)
             self._config = config
+
+    async def _guard_ports(self, config: Config) -> None:
+        """Our programs on ports that are to come. Raises one of REFUSALS."""
+        for name in lowest_first(_ports_of(config)):
+            one = self.guarded.get(name)
+            if one is None:
+                one = self.guarded[name] = Guarded(name=name, serves=True)
+                await self._attach(one)
+            elif not one.serves:
+                if not one.standing:
+                    raise NetError(f"serving on {name}: its gate was lost and is not put back yet")
+                one.serves = True
+                if not one.carrier:
+                    self._watchers.port_lost(name)
+
+    async def _settle(self, config: Config) -> None:
+        """Nothing but what this configuration serves is behind the gate, and on ports of ours."""
+        fill_maps(self._maps, config)
+        wanted = _ports_of(config)
+        for one in self.guarded.values():
+            if one.serves and one.name not in wanted:
+                one.serves = False
+                # What it lacks is nobody's concern any more.
+                if not one.carrier:
+                    self._watchers.port_restored(one.name)
+                if not one.standing:
+                    self._watchers.gate_restored(one.name)
+        await self._release(self._links)
+
+    async def _assign(self, config: Config) -> None:
+        await self._vips.assign(config)
+        self._monitor.addresses_of = set(self._vips.holders)
 
     def configure_keys(self, send: int, keys: list[bpf_maps.Key]) -> None:
         """Tell the kernel which keys count."""
@@ -241,6 +225,11 @@ class Stage:
         now = interfaces()
         return {name: now[name] for name, one in self.guarded.items() if one.serves and name in now}
 
+    @property
+    def sysctls(self) -> list[Finding]:
+        """Settings of our own interfaces that could not be set."""
+        return self._vips.sysctls
+
     def port_indexes(self) -> set[int]:
         """Those of the interfaces with virtual addresses, as far as is known without asking."""
         return {one.index for one in self.guarded.values() if one.serves}
@@ -253,7 +242,7 @@ class Stage:
         Raises one of REFUSALS with the first refusal, after trying everything.
         """
         async with self._lock:
-            await self._withdraw(name)
+            await self._vips.withdraw(self._config, name)
 
     async def strike(self) -> None:
         """Take everything down, addresses first; leaves the node as if Twinbeat were not there.
@@ -268,7 +257,7 @@ class Stage:
             for one in self.guarded.values():
                 try:
                     if one.serves:
-                        await self._withdraw(one.name, remove=True)
+                        await self._vips.withdraw(self._config, one.name, remove=True)
                     await self._detach(one)
                 except REFUSALS as error:
                     failed = failed or error
@@ -288,7 +277,7 @@ class Stage:
         for task in self._restoring.values():
             task.cancel()
         self._restoring.clear()
-        self._groups.close()
+        self._vips.close()
 
     # -- gates -----------------------------------------------------------------------------------
 
@@ -321,28 +310,6 @@ class Stage:
 
     # -- maps ------------------------------------------------------------------------------------
 
-    def _fill_maps(self, config: Config) -> None:
-        self._set_vips(config)
-        bits: dict[int, abi.VridBit] = {}
-        for section in config.vrids:
-            if not section.vmac:
-                continue
-            for version, bit in ((4, abi.VridBit.V4), (6, abi.VridBit.V6)):
-                if wiring.vips(section, version):
-                    bits[section.id] = bits.get(section.id, abi.VridBit(0)) | bit
-        self._maps.set_vrids(bits)
-
-    def _set_vips(self, *configs: Config) -> None:
-        """The addresses of all these configurations are behind the gate."""
-        self._maps.set_vips(
-            {
-                text: bpf_maps.Vip(vrid=section.id, vmac=section.vmac)
-                for config in configs
-                for section in config.vrids
-                for text in section.vips
-            }
-        )
-
     def _set_ports(self, receiver: Interface) -> None:
         ports = [bpf_maps.Port(ifindex=receiver.index, control=True)]
         for section in self._links:
@@ -370,142 +337,6 @@ class Stage:
             number, abi.Link(ifindex=index, hello_counter=known, answer_counter=known)
         )
 
-    # -- addresses -------------------------------------------------------------------------------
-
-    async def _assign(self, config: Config) -> None:
-        vmacs: dict[str, tuple[VridSection, int]] = {}
-        plain: dict[str, list[Address]] = {}
-        all_of: dict[str, list[Address]] = {}
-        holders: dict[int, set[str]] = {}
-        for section in config.vrids:
-            one = self.guarded[section.interface]
-            if section.inject or not one.standing:
-                continue
-            all_of.setdefault(one.name, []).extend(wiring.vips(section))
-            if not section.vmac:
-                plain.setdefault(one.name, []).extend(wiring.vips(section))
-                continue
-            for version in vmac.VERSIONS:
-                wanted = wiring.vips(section, version)
-                name = vmac.vmac_name(section.id, version)
-                if not wanted:
-                    await self._remove_vmac(name)
-                    continue
-                made, findings = await vmac.ensure_vmac(
-                    self._ipr,
-                    vrid=section.id,
-                    version=version,
-                    port=interface(one.name),
-                    pair=config.pair.id,
-                )
-                self.sysctls += findings
-                self._vmacs[name] = vmacs[name] = section, version
-                holders[made.index] = {one.name}
-                await self._put(made.index, wanted, name=name, own=True)
-        for one in self.guarded.values():
-            if one.serves and one.standing:
-                await self._put(one.index, plain.get(one.name, []), name=one.name, own=False)
-                if one.name in plain:
-                    holders[one.index] = {one.name}
-                self._groups.hold(one.index, all_of.get(one.name, []))
-        if await self._host(config):
-            holders[interface(HOST).index] = {
-                name
-                for section in config.vrids
-                if section.inject
-                for name in wiring.uplinks(section)
-            }
-        self._vmacs, self._holders = vmacs, holders
-        self._monitor.addresses_of = set(holders)
-
-    async def _host(self, config: Config, *, without: str = "") -> int:
-        """Addresses reached through routers are on `lo`, as long as every way to them has a gate.
-
-        `without` is an interface whose gate is about to go. Returns how many there are.
-        """
-        wanted = [
-            vip
-            for section in config.vrids
-            if section.inject
-            and self._all_stand(section)
-            and without not in wiring.uplinks(section)
-            for vip in wiring.vips(section)
-        ]
-        await self._put(interface(HOST).index, wanted, name=HOST, own=False)
-        return len(wanted)
-
-    def _all_stand(self, section: VridSection) -> bool:
-        return all(self.guarded[name].standing for name in wiring.uplinks(section))
-
-    async def _put(self, index: int, wanted: list[Address], *, name: str, own: bool) -> None:
-        # Thousands of addresses take a while; the loop goes on attesting meanwhile.
-        await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
-
-    def _missing(self, port: str) -> str:
-        """What of ours somebody took off this port, as a sentence; empty if all is there.
-
-        Blocking, like `addresses.assign`.
-        """
-        now = interfaces()
-        there = addresses.by_interface()
-        for section in self._config.vrids:
-            if port not in wiring.uplinks(section) or not self._all_stand(section):
-                continue
-            for version in vmac.VERSIONS:
-                wanted = wiring.vips(section, version)
-                if not wanted:
-                    continue
-                name = HOST if section.inject else section.interface
-                if section.vmac and not section.inject:
-                    name = vmac.vmac_name(section.id, version)
-                    if name in now and not self._in_shape(now[name], section, version):
-                        return f"{name} was set down or changed by hand"
-                if name not in now:
-                    return f"{name} was removed by hand"
-                present = there.get(now[name].index, ())
-                gone = [vip for vip in wanted if vip not in present]
-                if gone:
-                    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-                    return f"{gone[0]}{more} was removed from {name} by hand"
-        return ""
-
-    def _in_shape(self, present: Interface, section: VridSection, version: int) -> bool:
-        port = self.guarded[section.interface].index
-        return present.up and vmac.fits(present, vrid=section.id, version=version, port=port)
-
-    async def _remove_vmac(self, name: str) -> None:
-        present = interfaces().get(name)
-        if present is not None and present.alias == mark(self._config.pair.id):
-            await vmac.remove(self._ipr, present)
-
-    async def _withdraw(self, name: str, *, remove: bool = False) -> None:
-        failed: NetError | BpfError | None = None
-        for section in self._config.vrids:
-            if section.interface != name:
-                continue
-            for version in vmac.VERSIONS if section.vmac else ():
-                vmac_name = vmac.vmac_name(section.id, version)
-                self._vmacs.pop(vmac_name, None)
-                try:
-                    await vmac.set_down(self._ipr, vmac_name)
-                    await self._remove_vmac(vmac_name)
-                except REFUSALS as error:
-                    failed = failed or error
-        try:
-            await self._host(self._config, without=name)
-        except REFUSALS as error:
-            failed = failed or error
-        port = interfaces().get(name)
-        if port is not None:
-            try:
-                await self._put(port.index, [], name=name, own=False)
-                if remove:
-                    self._groups.hold(port.index, [])
-            except NetError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-
     # -- notices ---------------------------------------------------------------------------------
 
     def _noticed(self, notice: Notice) -> None:
@@ -514,9 +345,9 @@ class Stage:
                 one = self.guarded.get(changed.name)
                 if one is not None:
                     self._link_changed(one, changed)
-                elif changed.name in self._vmacs:
-                    section, version = self._vmacs[changed.name]
-                    if not self._in_shape(changed, section, version):
+                elif changed.name in self._vips.vmacs:
+                    section, version = self._vips.vmacs[changed.name]
+                    if not self._vips.in_shape(changed, section, version):
                         self._doubt(section.interface)
                 self._bond_changed(changed)
             case monitor.LinkGone(index=index, name=name):
@@ -526,10 +357,10 @@ class Stage:
                     self._lost(one, f"{name} was removed")
                     if one.serves:
                         self._watchers.port_lost(name)
-                elif name in self._vmacs:
-                    self._doubt(self._vmacs[name][0].interface)
+                elif name in self._vips.vmacs:
+                    self._doubt(self._vips.vmacs[name][0].interface)
             case monitor.AddressGone(address=gone):
-                for port in self._holders.get(gone.interface, ()):
+                for port in self._vips.holders.get(gone.interface, ()):
                     self._doubt(port)
             case monitor.HookChanged(index=index):
                 for one in self.guarded.values():
@@ -642,13 +473,20 @@ class Stage:
             await self._attach(one)
             self._set_ports(interface(control.RECEIVER))
         else:
-            missing = await asyncio.to_thread(self._missing, one.name) if one.serves else ""
+            missing = ""
+            if one.serves:
+                missing = await asyncio.to_thread(self._vips.missing, self._config, one.name)
             if not missing:
                 return False
             log.warning("%s; it is put back", missing)
         if one.serves:
             await self._assign(self._config)
         return True
+
+
+def _ports_of(config: Config) -> set[str]:
+    """The interfaces over which traffic to shared addresses may come in."""
+    return {name for section in config.vrids for name in wiring.uplinks(section)}
 
 
 def _interfaces_of(links: Sequence[LinkSection]) -> list[str]:

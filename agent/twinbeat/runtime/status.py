@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from twinbeat.core.machine import Status as CoreStatus
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.maps import Maps
+    from twinbeat.runtime.guarded import Guarded
     from twinbeat.runtime.links import Links
     from twinbeat.runtime.rivals import Rivals
-    from twinbeat.runtime.stage import Guarded
     from twinbeat.runtime.witness import WitnessDesk
 
 _MISMATCH_FRESH_NS: Final = 2_000_000_000
