@@ -23,7 +23,7 @@ from twinbeat.config.problems import Problem as ConfigProblem
 from twinbeat.core.machine import Machine
 from twinbeat.core.types import Role, Watch
 from twinbeat.runtime.current import Current
-from twinbeat.runtime.stage import REFUSALS
+from twinbeat.runtime.guarded import REFUSALS
 from twinbeat.runtime.store import Store, StoreError
 from twinbeat.sync.document import Document, Tables
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
