@@ -132,7 +132,11 @@ def test_a_pause_says_what_a_death_would_mean_and_ends_by_itself(primary: str) -
     assert "its gate would shut within 1.2 s" in spoken
     told = agents.cli(plan.peer(primary), "force", "failover", "--yes")
     assert (told.returncode, "paused" in told.stderr) == (4, True)
+    assert f"PAUSED by {primary}" in said(plan.peer(primary))["sentence"]
     wait_for(lambda: said(primary)["pause"] is None, "the pause ends", timeout_s=10)
+    wait_for(
+        lambda: not said(plan.peer(primary))["peer"]["paused"], "its peer hears that", timeout_s=10
+    )
     assert watching.serves(primary)
 
 
