@@ -166,8 +166,8 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 		return XDP_PASS;
 
 	link = port->link;
-	/* Where the words of this link begin; the private pair is none. */
-	counted = port->control ? 0 : (link + 1) * TB_REASONS;
+	/* Where the words of this link begin; the private pair is none, nor is what the agent should not have written. */
+	counted = port->control || link >= TB_LINKS ? 0 : (link + 1) * TB_REASONS;
 	if (a->udp->length != TB_BE16(TB_DATAGRAM)) {
 		tb_count(counted + TB_R_LENGTH);
 		return XDP_DROP;
@@ -183,12 +183,16 @@ static __always_inline int tb_heartbeat(struct tb_arrival *a)
 	c.config = config.lookup(&zero);
 	c.peer = peer.lookup(&zero);
 	c.link = links.lookup(&link);
-	if (!c.gate || !c.self || !c.config || !c.peer || !c.link)
-		return XDP_ABORTED; /* the agent wrote a link number that doesn't exist */
+	if (!c.gate || !c.self || !c.config || !c.peer || !c.link) {
+		tb_count(TB_R_BAD_LINK); /* the others are arrays with an entry 0 */
+		return XDP_ABORTED;
+	}
 	if (port->control) {
 		c.control = control.lookup(&c.cpu);
-		if (!c.control)
-			return XDP_ABORTED; /* more processors than TB_CPUS: the agent warns at start */
+		if (!c.control) {
+			tb_count(TB_R_BAD_CPU); /* the agent warns at start */
+			return XDP_ABORTED;
+		}
 	}
 	c.now = bpf_ktime_get_boot_ns();
 	c.link_id = (tb_u8)link;

@@ -324,6 +324,8 @@ enum tb_reason {
 	TB_R_CLEARED,	      /* contest over: the peer is fenced */
 	TB_R_EXPIRED,	      /* fence_below was raised above an own expired term */
 	TB_R_ADOPTED,	      /* epoch of the peer adopted */
+	TB_R_BAD_LINK,	      /* refused: the agent wrote a link number that doesn't exist */
+	TB_R_BAD_CPU,	      /* refused: a control frame on a processor beyond TB_CPUS */
 	/* the gate, in */
 	TB_R_IN_OPEN,	      /* let in: gate open */
 	TB_R_IN_VMAC,	      /* dropped: to a virtual MAC */

@@ -496,4 +496,5 @@ def test_every_reason_has_a_row() -> None:
     tables = test_heartbeats
     rows = tables.ACCEPTED + tables.REFUSED + tables.NOT_OURS + tables.EPOCHS + tables.FENCE
     in_stories = {Reason.PROBE, Reason.CHALLENGED, Reason.EXPIRED}
+    in_stories |= {Reason.BAD_LINK, Reason.BAD_CPU}
     assert reasons(rows, GATE_IN, GATE_OUT) | in_stories == set(Reason)

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heartbeats through the XDP program: what is accepted, what is refused, and counted as what."""
 
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from bpf.cases import Case
@@ -28,11 +33,13 @@ from bpf.packets import (
     udp,
 )
 from bpf.world import (
+    ABORTED,
     COUNTER,
     DROP,
     EPOCH,
     FRESH_FROM,
     HOUR_NS,
+    LOOPBACK,
     OWN_COUNTER,
     PASS,
     PROBE_FROM,
@@ -42,7 +49,9 @@ from bpf.world import (
     boot_ns,
 )
 from twinbeat.engine import abi
+from twinbeat.engine import compile as compiler
 from twinbeat.engine.abi import Flag, FrameType, Reason
+from twinbeat.engine.maps import SPECS, Port
 
 HELLO = Heartbeat(counter=COUNTER + 1, fields={"echo": OWN_COUNTER})
 PROBE = HELLO.but(type=FrameType.PROBE)
@@ -743,3 +752,34 @@ def test_a_packet_of_a_wrong_size_is_counted_for_its_link(world: World) -> None:
     assert world.receive(packet).counts == {Reason.LENGTH: 1}
     assert world.maps.counters_of(2)[Reason.LENGTH] == 1
     assert world.maps.counters_of(None)[Reason.LENGTH] == 0
+
+
+def test_a_link_number_that_does_not_exist_is_counted_where_no_link_is(world: World) -> None:
+    world.maps.set_ports([Port(ifindex=LOOPBACK, link=abi.LINKS)])
+    outcome = world.receive(HELLO.packet())
+    assert (outcome.verdict, outcome.counts) == (ABORTED, {Reason.BAD_LINK: 1})
+    assert world.maps.counters_of(None)[Reason.BAD_LINK] == 1
+    assert world.receive(HELLO.wrap(b"short")).counts == {Reason.LENGTH: 1}
+
+
+@pytest.mark.skipif(max(os.sched_getaffinity(0)) < 1, reason="only processor 0 is to be had")
+def test_a_control_frame_on_a_processor_too_many_is_counted(tmp_path: Path) -> None:
+    """The same programs, made for one processor and run on another."""
+    sources = shutil.copytree(compiler.source_directory(), tmp_path / "ebpf")
+    header = sources / "tb_abi.h"
+    header.write_text(header.read_text().replace("TB_CPUS = 128", "TB_CPUS = 1"))
+    programs = compiler.compile_programs(sources).programs
+    specs = [replace(spec, entries=1) if spec.name == "control" else spec for spec in SPECS]
+    fds = {spec.name: spec.create() for spec in specs}
+    allowed = os.sched_getaffinity(0)
+    try:
+        for name, program in programs.items():
+            fds[name] = program.load(fds)
+        world = World(fds, specs)
+        os.sched_setaffinity(0, {max(allowed)})
+        outcome = world.receive(CONTROL.packet())
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for fd in fds.values():
+            os.close(fd)
+    assert (outcome.verdict, outcome.counts) == (ABORTED, {Reason.BAD_CPU: 1})

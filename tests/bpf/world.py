@@ -7,12 +7,13 @@ over IPv4, 1 on VLAN 20 over IPv6, 2 on VLAN 30 to any address; VLAN 9 is the pr
 
 import ctypes
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bpf import packets
 from twinbeat.engine import abi, bpf
 from twinbeat.engine.abi import Reason
-from twinbeat.engine.maps import SPECS, Key, Maps, Port, Vip
+from twinbeat.engine.maps import SPECS, Key, Maps, Port, Spec, Vip
 
 LOOPBACK = 1
 EPOCH = 40
@@ -53,14 +54,15 @@ class Outcome:
 class World:
     """One node's kernel side."""
 
-    def __init__(self, descriptors: dict[str, int]) -> None:
+    def __init__(self, descriptors: dict[str, int], specs: Iterable[Spec] = SPECS) -> None:
         self.maps = Maps(descriptors)
         self._fds = descriptors
+        self._specs = tuple(specs)
         self.reset()
 
     def reset(self) -> None:
         """Node 0 of the pair, gate closed, peer known and heard a moment ago."""
-        for spec in SPECS:
+        for spec in self._specs:
             if spec.kind == bpf.MapType.HASH:
                 for key in list(bpf.keys(self._fds[spec.name], spec.key_size)):
                     bpf.delete(self._fds[spec.name], key)

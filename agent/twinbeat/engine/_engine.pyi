@@ -75,6 +75,8 @@ class _Lib:
     TB_R_CLEARED: int
     TB_R_EXPIRED: int
     TB_R_ADOPTED: int
+    TB_R_BAD_LINK: int
+    TB_R_BAD_CPU: int
     TB_R_IN_OPEN: int
     TB_R_IN_VMAC: int
     TB_R_IN_VIP: int

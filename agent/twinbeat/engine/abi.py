@@ -94,18 +94,20 @@ class Reason(IntEnum):
     CLEARED = 20
     EXPIRED = 21
     ADOPTED = 22
-    IN_OPEN = 23
-    IN_VMAC = 24
-    IN_VIP = 25
-    IN_ARP = 26
-    IN_ND = 27
-    OUT_OPEN = 28
-    OUT_VMAC = 29
-    OUT_VIP = 30
-    OUT_ARP = 31
-    OUT_ND = 32
-    OUT_LEAK = 33
-    OUT_REWRITTEN = 34
+    BAD_LINK = 23
+    BAD_CPU = 24
+    IN_OPEN = 25
+    IN_VMAC = 26
+    IN_VIP = 27
+    IN_ARP = 28
+    IN_ND = 29
+    OUT_OPEN = 30
+    OUT_VMAC = 31
+    OUT_VIP = 32
+    OUT_ARP = 33
+    OUT_ND = 34
+    OUT_LEAK = 35
+    OUT_REWRITTEN = 36
 
     @property
     def label(self) -> str:
@@ -113,8 +115,8 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
-HEARTBEAT_REASONS: Final = tuple(reason for reason in Reason if reason < Reason.IN_OPEN)
-"""Those that a heartbeat on a link can meet; the rest is the gate's."""
+HEARTBEAT_REASONS: Final = tuple(reason for reason in Reason if reason < Reason.BAD_LINK)
+"""Those that a heartbeat on a link can meet; the rest is of no link, or the gate's."""
 COUNTERS: Final = (LINKS + 1) * len(Reason)
 """Words of map "counters": those of no link first, then those of each link."""
 

@@ -33,6 +33,8 @@ REJECTED: Final = (
     "stranger",
     "window",
     "link",
+    "bad_link",
+    "bad_cpu",
 )
 """Verdicts of the kernel that refuse a heartbeat (`enum tb_reason`)."""
 
