@@ -479,3 +479,25 @@ async def test_a_thousand_files_take_seconds(tmp_path: Path) -> None:
     for path in a.inside.rglob("f*"):
         assert (b.inside / path.relative_to(a.inside)).read_bytes() == path.read_bytes()
     assert filing.LOOK_S > 18, "no walk by the clock was needed"
+
+
+def test_a_mistake_of_this_program_is_not_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the session at once and comes out, so that the worker is started anew."""
+
+    async def mistaken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(talking.Talk, "_tell", mistaken)
+
+    @asynchronous
+    async def run() -> None:
+        async with alike(tmp_path) as (_, b):
+            await until(lambda: b.sessions and b.sessions[-1].over is not None)
+            assert b.sessions[-1].over.code == "handler"
+            await asyncio.Event().wait()
+
+    with pytest.raises(BaseExceptionGroup) as ended:
+        run()
+    assert ended.group_contains(ZeroDivisionError)

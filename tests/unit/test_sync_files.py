@@ -692,3 +692,14 @@ class TestDurability:
         monkeypatch.setattr(os, "rename", renaming)
         ground.take(order, "text")
         assert before == [[str(ground.inside / placing._temporary(order.entry))]]
+
+
+def test_what_was_ordered_and_is_there_is_common() -> None:
+    remembered = Remembered(
+        name="l",
+        common={"/a": "old", "/b": "old", "/gone": "old", "/stays": "old"},
+        ordered={"/a": "new", "/b": "new", "/c": "new", "/gone": "", "/stays": ""},
+    )
+    remembered.recall({"/a": "new", "/b": "old", "/stays": "old"})
+    assert remembered.common == {"/a": "new", "/b": "old", "/stays": "old"}
+    assert remembered.ordered == {"/b": "new", "/c": "new", "/stays": ""}

@@ -317,3 +317,11 @@ def test_a_piece_out_of_place_is_refused(wrong: Fragment) -> None:
     with pytest.raises(WireError) as caught:
         assembly.add(wrong)
     assert caught.value.code == "fragment"
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 600])
+def test_many_items_are_cut_into_messages_and_the_last_is_known(count: int) -> None:
+    found = list(wire.chunks(range(count)))
+    assert [item for chunk, _ in found for item in chunk] == list(range(count))
+    assert [last for _, last in found] == [False] * (len(found) - 1) + [True]
+    assert all(len(chunk) <= wire.FILE_ITEMS_MAX for chunk, _ in found)

@@ -48,7 +48,14 @@ class Files:
         """
         assert self._talk is None
         self._talk = talk = Talk(self._filing, session, self._leading)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            """A mistake must not go unseen until the session happens to end."""
+            if not task.cancelled() and task.exception() is not None:
+                session.close("handler", "This node made a mistake with files.")
+
         task = asyncio.create_task(talk.run())
+        task.add_done_callback(ended)
         try:
             yield
         finally:

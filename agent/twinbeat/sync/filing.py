@@ -25,7 +25,7 @@ from twinbeat.programs import Program
 from twinbeat.sync.beneath import Tree, Trouble
 from twinbeat.sync.files import Reader, Scan
 from twinbeat.sync.lists import FileList
-from twinbeat.sync.manifest import ENTRIES_MAX, Entry, Kind, stamps, with_common
+from twinbeat.sync.manifest import ENTRIES_MAX, Entry, Kind, Order, is_common, with_common
 from twinbeat.sync.placing import Place
 from twinbeat.sync.remembered import Memory, Remembered
 from twinbeat.sync.taking import Progress, in_thread
@@ -120,11 +120,12 @@ class Listed:
     def name(self) -> str:
         return self.files.name
 
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """What is there, with what is known as common."""
-        assert self.scan is not None
-        return with_common(self.scan.entries, self.remembered.common)
+    async def entries(self) -> dict[str, Entry] | None:
+        """What is there, with what is known as common; None if it can't be told."""
+        if self.scan is None:
+            return None
+        tell = functools.partial(with_common, self.scan.entries, dict(self.remembered.common))
+        return await in_thread(self._filing.executor, tell)
 
     def settled(self, path: str) -> bool:
         """Whether both nodes have this path alike, as far as this one knows."""
@@ -153,6 +154,12 @@ class Listed:
                     "missing in it counts as deleted",
                     self.name,
                 )
+            if self.remembered.ordered:
+                ordered = self.remembered.ordered
+                self.remembered.recall(
+                    {path: found.entries[path].stamp for path in ordered if path in found.entries}
+                )
+                self.unsaved = True
             before = self.scan
             self.scan = found
             if before is None or forgotten or before.entries != found.entries:
@@ -169,7 +176,8 @@ class Listed:
                 if watcher is None:
                     watcher = self._watcher()
                 if watcher is not None and self.scan is not None:
-                    new, troubles = watcher.watch(self.scan.directories)
+                    watch = functools.partial(watcher.watch, self.scan.directories)
+                    new, troubles = await in_thread(self._filing.executor, watch)
                     self._blind = bool(troubles)
                     self.watched = watcher.watched
                     self._filing.take_counts(watcher.counts)
@@ -198,7 +206,11 @@ class Listed:
             return
         self.unsaved = False
         self.remembered.known = dict(self.reader.known)
-        copy = msgspec.structs.replace(self.remembered, common=dict(self.remembered.common))
+        copy = msgspec.structs.replace(
+            self.remembered,
+            common=dict(self.remembered.common),
+            ordered=dict(self.remembered.ordered),
+        )
         try:
             await in_thread(
                 self._filing.executor, functools.partial(self._filing.memory.save, copy)
@@ -206,6 +218,16 @@ class Listed:
         except Trouble as trouble:
             self._filing.count("not_remembered")
             log.warning("files %s: %s", self.name, trouble.sentence)
+
+    async def expect(self, orders: Iterable[Order]) -> None:
+        """Write down what is about to be made of the list."""
+        self.remembered.ordered = {
+            order.entry.path: order.entry.stamp
+            for order in orders
+            if self.files.covers(order.entry.path)
+        }
+        self.unsaved = True
+        await self.save()
 
     def agree(self, common: Iterable[tuple[str, str]]) -> None:
         """Both nodes have this alike."""
@@ -217,24 +239,12 @@ class Listed:
             else:
                 self.remembered.common[path] = stamp
 
-    def agreed(self) -> bool:
+    async def agreed(self) -> bool:
         """Whether all that can be read here is known as common, and nothing else is."""
         if self.scan is None:
             return False
-        have, common = stamps(self.scan.entries), self.remembered.common
-        return all(common.get(path) == stamp for path, stamp in have.items()) and all(
-            path in have or self._hidden(path) for path in common
-        )
-
-    def _hidden(self, path: str) -> bool:
-        """Whether it lies where nothing can be read."""
-        assert self.scan is not None
-        while path:
-            entry = self.scan.entries.get(path)
-            if entry is not None and entry.kind is Kind.UNKNOWN:
-                return True
-            path = path.rpartition("/")[0]
-        return False
+        compare = functools.partial(is_common, self.scan.entries, dict(self.remembered.common))
+        return await in_thread(self._filing.executor, compare)
 
     async def sweep(self) -> None:
         """Remove what interrupted transfers left and nobody went on with."""

@@ -7,7 +7,8 @@ Two things that differ don't say which of them is newer, and the nodes' clocks d
 both had alike the last time does: the *common* state. Who still has that has not changed anything,
 so it takes what the other has; if nobody has it, both have changed it, and that is a conflict.
 
-Each node keeps what it knows of the common state by itself, as a stamp for each path. A crash may
+Each node keeps what it knows of the common state by itself, as a stamp for each path; what it takes
+from the other it notes before (`remembered.Remembered.ordered`). A crash may
 leave one of them a step behind, so a state counts as old if either of the two knows it as common.
 That a path is missing counts as a deletion only if the node that misses it knows it as common: who
 lost what it knew, or whose disk isn't mounted, deletes nothing on the other.
@@ -172,6 +173,24 @@ def agreed(entries: Entries, common: Iterable[tuple[str, str]]) -> dict[str, Ent
         else:
             del after[path]
     return after
+
+
+def is_common(entries: Entries, common: Mapping[str, str]) -> bool:
+    """Whether all that can be told is known as common, and nothing is that isn't there."""
+    have = stamps(entries)
+    if any(common.get(path) != stamp for path, stamp in have.items()):
+        return False
+    return all(path in have or _hidden(entries, path) for path in common)
+
+
+def _hidden(entries: Entries, path: str) -> bool:
+    """Whether it lies where nothing can be told."""
+    while path:
+        entry = entries.get(path)
+        if entry is not None and entry.kind is Kind.UNKNOWN:
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 def plan(here: Entries, there: Entries, *, delete: bool) -> Plan:

@@ -33,9 +33,23 @@ class Remembered(Struct, kw_only=True):
     schema: int = SCHEMA
     common: Annotated[dict[str, str], Meta(max_length=2 * ENTRIES_MAX)] = {}
     """Path -> stamp of what both nodes had there the last time that they were alike."""
+    ordered: Annotated[dict[str, str], Meta(max_length=2 * ENTRIES_MAX)] = {}
+    """Path -> stamp of what is to be there by the last orders; empty = nothing. Noted before
+    they are carried out: whoever is killed in the middle knows by it that what it has is the
+    other's as well, and not a change of its own."""
     roots: dict[str, int] = {}
     """Directories that the list begins with -> inode."""
     known: Annotated[dict[str, Known], Meta(max_length=ENTRIES_MAX)] = {}
+
+    def recall(self, present: dict[str, str]) -> None:
+        """What was ordered and is there is common: the other had it when the order was given."""
+        for path, stamp in list(self.ordered.items()):
+            if present.get(path, "") == stamp:
+                del self.ordered[path]
+                if stamp:
+                    self.common[path] = stamp
+                else:
+                    self.common.pop(path, None)
 
     def beginning(self, roots: dict[str, int]) -> int:
         """Forget what was common below directories that are others now; returns how many paths.

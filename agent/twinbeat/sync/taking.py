@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class Taking:
         self._want = want
         self._executor = executor
         self._awaited: dict[tuple[str, str], asyncio.Queue[FilePiece]] = {}
+        self._got: Counter[str] = Counter()
+        """Path -> bytes that came."""
         self._now_ns = time.time_ns()
         self._orders = sorted(orders, key=lambda order: order.entry.path)
         self.result = Result()
@@ -120,6 +123,10 @@ class Taking:
         self.progress.items_done += 1
         self.progress.bytes -= _content(order)
 
+    def _advance(self, order: Order, size: int) -> None:
+        self._got[order.entry.path] += size
+        self.progress.bytes_done += size
+
     async def _thread(self, action: Callable[[], T]) -> T:
         return await in_thread(self._executor, action)
 
@@ -138,19 +145,18 @@ class Taking:
 
     async def _file(self, order: Order) -> None:
         entry = order.entry
-        before = self.progress.bytes_done
         try:
             now = await self._thread(functools.partial(self._place.expect, order))
             if now.kind is Kind.FILE and now.content == entry.content:
                 # What is there only wears the wrong clothes.
                 await self._thread(functools.partial(self._place.copy_own, order, self._now_ns))
-                self.progress.bytes_done += entry.size
+                self._advance(order, entry.size)
             elif entry.size <= FILE_PIECE_MAX:
                 await self._small(order)
             else:
                 await self._large(order)
         except Trouble as trouble:
-            self.progress.bytes_done = before
+            self.progress.bytes_done -= self._got.pop(entry.path, 0)
             self._failed(order, trouble)
             return
         self.result.changed += 1
@@ -170,7 +176,7 @@ class Taking:
 
     async def _large(self, order: Order) -> None:
         incoming = await self._thread(functools.partial(Incoming, self._place, order))
-        self.progress.bytes_done += incoming.size
+        self._advance(order, incoming.size)
         try:
             while incoming.size < order.entry.size:
                 size = min(RANGE, order.entry.size - incoming.size)
@@ -214,7 +220,7 @@ class Taking:
                     raise Trouble("changed", entry.path)
                 yield piece
                 offset += len(piece.data)
-                self.progress.bytes_done += len(piece.data)
+                self._advance(order, len(piece.data))
         finally:
             with contextlib.suppress(KeyError):
                 del self._awaited[key]

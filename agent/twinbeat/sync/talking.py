@@ -20,9 +20,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 
 from twinbeat.sync.beneath import Trouble
 from twinbeat.sync.filing import SHOWN, Filing, Listed
@@ -41,7 +39,6 @@ from twinbeat.sync.serving import SERVERS, Serving
 from twinbeat.sync.session import Session, SessionOverError
 from twinbeat.sync.taking import IDLE_S, Progress, Result, Taking, in_thread
 from twinbeat.sync.wire import (
-    FILE_ITEMS_MAX,
     FileAsk,
     FileCommon,
     FileDone,
@@ -50,6 +47,7 @@ from twinbeat.sync.wire import (
     FilePiece,
     FileWant,
     Manifest,
+    chunks,
 )
 from twinbeat.sync.wire import (
     Filing as Message,
@@ -58,7 +56,6 @@ from twinbeat.sync.wire import (
 log = logging.getLogger("twinbeat.files")
 
 ASK_S: Final = 5.0
-T = TypeVar("T")
 RETRY_S: Final = (1.0, 60.0)
 """What failed is tried again after so long, doubled each time, up to the second."""
 BREATH_S: Final = 0.5
@@ -241,15 +238,20 @@ class Talk:
     async def _tell(self, side: Side) -> None:
         """Say what is here, if the peer doesn't know yet."""
         listed = side.listed
-        if listed.scan is None:
+        entries = await listed.entries()
+        if entries is None:
             return
-        entries = listed.entries
+        told = side.told
+        compare = functools.partial(changed, told or {}, entries)
+        news = await in_thread(self._filing.executor, compare)
         whole = side.told is None
-        news = tuple(entries.values()) if side.told is None else changed(side.told, entries)
+        if whole and told is not None:
+            # It was asked for meanwhile.
+            news = tuple(entries.values())
         side.told = entries
         if not news and not whole:
             return
-        for chunk, last in _chunks(news):
+        for chunk, last in chunks(news):
             await self._session.send(
                 Manifest(
                     list=listed.name,
@@ -287,7 +289,7 @@ class Talk:
                     await self._lead(side)
                 else:
                     await self._tell(side)
-                    self._assess(side)
+                    await self._assess(side)
 
     def _waits(self) -> bool:
         """Whether something is due by the clock alone."""
@@ -295,12 +297,12 @@ class Talk:
             side.failing or side.theirs is None for side in self._sides.values()
         )
 
-    def _assess(self, side: Side) -> None:
+    async def _assess(self, side: Side) -> None:
         """How a list stands on the node that follows."""
         listed = side.listed
         if listed.failures:
             listed.stand("partly", listed.failures[0].sentence)
-        elif listed.agreed():
+        elif await listed.agreed():
             listed.stand("same", "Both nodes have it alike.")
         elif self._leading is None:
             listed.stand("waiting", "Neither node is primary, or both are, or sync is off.")
@@ -329,6 +331,7 @@ class Talk:
         listed.failures = [failure for failure in failures if failure.code != "changed"]
         listed.failed = len(listed.failures)
         await listed.look()
+        listed.remembered.ordered = {}
         await self._tell(side)
         await self._session.send(
             FileDone(
@@ -339,11 +342,12 @@ class Talk:
                 failures=tuple(failures[:SHOWN]),
             )
         )
-        self._assess(side)
+        await self._assess(side)
 
     async def _take(self, side: Side, orders: list[Order]) -> Result:
         """Carry out orders here."""
         listed = side.listed
+        await listed.expect(orders)
         taking = Taking(listed.place, orders, want=self._want, executor=self._filing.executor)
         side.taking, listed.progress = taking, taking.progress
         try:
@@ -370,7 +374,10 @@ class Talk:
         inputs = listed.version, side.version
         if _now() < (side.retry_at if inputs == side.planned else side.not_before):
             return
-        compare = functools.partial(plan, listed.entries, side.theirs, delete=listed.files.delete)
+        entries = await listed.entries()
+        if entries is None:
+            return
+        compare = functools.partial(plan, entries, side.theirs, delete=listed.files.delete)
         made = await in_thread(self._filing.executor, compare)
         side.planned, side.retry_at = inputs, float("inf")
         await self._settle(side, made)
@@ -399,7 +406,7 @@ class Talk:
         listed.agree(made.common.items())
         assert side.theirs is not None
         side.theirs = agreed(side.theirs, made.common.items())
-        for chunk, _ in _chunks(tuple(made.common.items())):
+        for chunk, _ in chunks(tuple(made.common.items())):
             await self._session.send(
                 FileCommon(list=listed.name, definition=listed.files.digest, stamps=chunk)
             )
@@ -422,7 +429,7 @@ class Talk:
         listed.served = _progress(made.there)
         done = side.done = asyncio.get_running_loop().create_future()
         try:
-            for chunk, last in _chunks(tuple(made.there)) if made.there else ():
+            for chunk, last in chunks(tuple(made.there)) if made.there else ():
                 await self._session.send(
                     FileOrders(
                         list=listed.name,
@@ -438,6 +445,7 @@ class Talk:
             side.done = None
         if made.here:
             await listed.look()
+            listed.remembered.ordered = {}
         failures = [*_failures(result), *told.failures, *blocked]
         if told.code:
             failures.append(FileFailure(path="", code=told.code, sentence=told.sentence))
@@ -473,18 +481,6 @@ class Talk:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _chunks(items: Sequence[T]) -> Iterator[tuple[tuple[T, ...], bool]]:
-    """Pieces that fit into a message, and which is the last; of nothing, one that is empty."""
-    rest = iter(items)
-    chunk = tuple(islice(rest, FILE_ITEMS_MAX))
-    while True:
-        following = tuple(islice(rest, FILE_ITEMS_MAX))
-        yield chunk, not following
-        if not following:
-            return
-        chunk = following
 
 
 def _progress(orders: list[Order]) -> Progress:

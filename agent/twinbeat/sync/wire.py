@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, get_args
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -44,11 +44,12 @@ HELLO_MAX: Final = 16 << 10
 LENGTH: Final = 4
 FILE_PIECE_MAX: Final = PIECE_MAX - 16384
 """Bytes of content in a message, which has a path as well."""
-FILE_ITEMS_MAX: Final = 1024
+FILE_ITEMS_MAX: Final = 256
 """Entries of a list in one message."""
 PARTLY_MAX: Final = 2
 """Messages that arrive in fragments at the same time: one of each lane."""
 
+T = TypeVar("T")
 Token = Annotated[str, Meta(max_length=64)]
 
 
@@ -385,3 +386,13 @@ class Assembly:
 
 def _misplaced(how: str) -> WireError:
     return WireError("fragment", f"The peer sent a piece of a message that {how}.")
+
+
+def chunks(items: Sequence[T]) -> Iterator[tuple[tuple[T, ...], bool]]:
+    """As many as go into a message about files, and whether they are the last.
+
+    Of nothing there is one, and it is empty.
+    """
+    for start in range(0, max(1, len(items)), FILE_ITEMS_MAX):
+        end = start + FILE_ITEMS_MAX
+        yield tuple(items[start:end]), end >= len(items)
