@@ -116,10 +116,35 @@ struct tb_frame {
 	tb_u64 mac;	     /* 120  SipHash-2-4 over the 120 bytes before it, stored little-endian as the algorithm has it */
 };
 TB_ASSERT(sizeof(struct tb_frame) == TB_FRAME_SIZE, "frame size");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, magic) == 0, "magic");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, version) == 4, "version");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, type) == 5, "type");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, node) == 6, "node");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, link) == 7, "link");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, pair) == 8, "pair");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, key_id) == 12, "key_id");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, keys) == 13, "keys");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, layouts) == 15, "layouts");
 TB_ASSERT(__builtin_offsetof(struct tb_frame, counter) == 16, "counter");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, echo) == 24, "echo");
 TB_ASSERT(__builtin_offsetof(struct tb_frame, term) == 32, "term");
-TB_ASSERT(__builtin_offsetof(struct tb_frame, lease_us) == 80, "lease");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, claim) == 40, "claim");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, fence_below) == 48, "fence_below");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, highest) == 56, "highest");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, sent_ns) == 64, "sent_ns");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, echo_ns) == 72, "echo_ns");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, lease_us) == 80, "lease_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, flags) == 84, "flags");
 TB_ASSERT(__builtin_offsetof(struct tb_frame, role) == 88, "role");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, admin) == 89, "admin");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, health) == 90, "health");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, dead_us) == 92, "dead_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, lease_full_us) == 96, "lease_full_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, hello_us) == 100, "hello_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, verify_us) == 104, "verify_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, hold_us) == 108, "hold_us");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, generation) == 112, "generation");
+TB_ASSERT(__builtin_offsetof(struct tb_frame, digest) == 116, "digest");
 TB_ASSERT(__builtin_offsetof(struct tb_frame, mac) == TB_MAC_COVERS, "mac");
 
 /* --------------------------------------------------------------------------------- maps ------ */
@@ -138,6 +163,13 @@ struct tb_gate {
 	tb_u64 reserved[2];
 };
 TB_ASSERT(sizeof(struct tb_gate) == 64, "gate size");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, term) == 0, "gate: term");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, open_until) == 8, "gate: open_until");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, fence_below) == 16, "gate: fence_below");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, contested) == 24, "gate: contested");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, counter) == 32, "gate: counter");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, contested_ns) == 40, "gate: contested_ns");
+TB_ASSERT(__builtin_offsetof(struct tb_gate, reserved) == 48, "gate: reserved");
 
 /*
  * Map "self", one entry, mmapable: what the engine lets the kernel say in an ANSWER, and what it needs to
