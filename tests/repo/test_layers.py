@@ -47,6 +47,7 @@ LAYERS = {
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core programs", "cffi cryptography msgspec"),
     "twinbeat.worker": layer("api observe.log sync", "msgspec"),
+    "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
     "twinbeat.api.worker": layer("sync.document sync.operation", "msgspec"),
@@ -61,7 +62,13 @@ LAYERS = {
         "api config core engine health net observe programs sync.document sync.operation witness",
         "msgspec prometheus_client pyroute2",
     ),
-    "twinbeat.cli": layer("api.schema api.client api.text", "click msgspec", "config"),
+    "twinbeat.cli": layer(
+        "api.schema api.client api.sync api.text sync.document sync.operation",
+        "click msgspec",
+        "config",
+    ),
+    # Loaded when somebody pairs, and by nothing else.
+    "twinbeat.cli.pair": layer("api.schema cli config sync.identity sync.pairing", "click msgspec"),
 }
 
 HEAVY = (
@@ -75,6 +82,7 @@ HEAVY = (
     "twinbeat.engine",
     "twinbeat.net",
     "twinbeat.runtime",
+    "twinbeat.sync",
 )
 """What a command line that is only asked for help has no business loading."""
 

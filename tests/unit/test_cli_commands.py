@@ -99,6 +99,16 @@ def test_a_clock_that_is_set_makes_nothing_older(
 @pytest.mark.parametrize(
     ("state", "shown"),
     [
+        (status(), "config as /etc/twinbeat/twinbeat.toml says\n"),
+        (
+            status(
+                configuration=schema.Configuration(
+                    path="f", loaded="now", generation=7, document=True, mismatch=True
+                ),
+                sync=schema.Sync(state="unreachable", sentence="the peer can't be reached"),
+            ),
+            "config shared, generation 7, not in step (unreachable), differs from the peer's\n",
+        ),
         (status(gate=gate_of(open=False, contested=True)), "gate shut, contested"),
         (status(gate=gate_of(open=False, contested=True)), "another open gate was heard"),
         (status(gate=gate_of(attached=False, open=False)), "gate MISSING"),
@@ -658,8 +668,7 @@ def test_completion_completes() -> None:
         env=os.environ
         | {
             "_TWINBEAT_COMPLETE": "bash_complete",
-            "COMP_WORDS": "twinbeat hist",
-            "COMP_CWORD": "1",
+            "TWINBEAT_LINE": "twinbeat hist",
         },
         capture_output=True,
         text=True,

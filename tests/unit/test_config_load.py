@@ -16,6 +16,7 @@ from twinbeat.config.model import (
     TIMER_KEYS,
     AnnounceSection,
     Config,
+    KeysSection,
     LinkSection,
     NodeSection,
     PairSection,
@@ -476,6 +477,7 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(
         node=NodeSection(name=own, index=draw(st.integers(0, 1))),
         pair=PairSection(id=draw(st.integers(1, 0xFFFFFFFF))),
+        keys=KeysSection(send=draw(st.integers(1, 255))),
         peer=PeerSection(name=other),
         timers_set=draw(timers),
         links=links,

@@ -95,3 +95,14 @@ class Views(Struct, frozen=True, kw_only=True):
 
     schema: int = 1
     documents: Annotated[list[DocumentView], Meta(max_length=1000)]
+
+
+class Rotated(Struct, frozen=True, kw_only=True):
+    """What came of POST /v1/keys."""
+
+    schema: int = 1
+    code: str = ""
+    """Why it didn't come to its end; empty: it did."""
+    sentence: str
+    key: int = 0
+    """Id of the key that both nodes send under now."""

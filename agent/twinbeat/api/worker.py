@@ -103,6 +103,8 @@ class SyncSettings(Struct, frozen=True, kw_only=True):
     interface: str
     timeout_s: int
     identity: str
+    keys: str = ""
+    """Directory of the keys for heartbeats."""
 
 
 class Mark(Struct, frozen=True, kw_only=True):

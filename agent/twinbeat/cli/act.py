@@ -2,11 +2,12 @@
 """Commands that change something: force, stay, enable, disable, pause, resume."""
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from twinbeat.cli.base import Exit, Stop, command, confirm, readable
+from twinbeat.cli.sync import force_sync
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -19,7 +20,10 @@ _even_if_unfit = click.option(
 
 @click.group()
 def force() -> None:
-    """Switch over by command."""
+    """Switch over, or synchronize, by command."""
+
+
+force.add_command(force_sync)
 
 
 @force.command()
@@ -87,55 +91,6 @@ class _Length(click.ParamType[int]):
         if not 1 <= seconds <= 7 * 86400:
             self.fail(f"{value!r} is not between 1s and 7d", param, ctx)
         return seconds
-
-
-class _Interval(click.ParamType[tuple[str, int]]):
-    """A timer and its value: `hello_us=500`, or `hello=500us`, `hello=5ms`."""
-
-    name = "timer=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """`dead=20ms` -> ("dead_us", 20000)."""
-        found = re.fullmatch(r"(hello|dead|verify|stall|lease)(_us)?=([0-9]{1,8})(us|ms|s)?", value)
-        if found is None or bool(found[2]) is bool(found[4]):
-            self.fail(f"{value!r} is no timer such as hello_us=500 or dead=20ms", param, ctx)
-        return f"{found[1]}_us", int(found[3]) * {"ms": 1_000, "s": 1_000_000}.get(found[4], 1)
-
-
-@click.group(name="set")
-def set_() -> None:
-    """Change something on both nodes of a running pair."""
-
-
-@set_.command(name="timers")
-@click.argument("values", type=_Interval(), nargs=-1, required=True, metavar="TIMER=VALUE...")
-@click.option("--even-so", is_flag=True, help="Also where a host wakes up too late to hold them.")
-@_reason
-@readable
-def set_timers(values: tuple[tuple[str, int], ...], even_so: bool, reason: str) -> None:
-    """Keep other intervals, on both nodes: hello, dead, verify, stall, lease.
-
-    VALUE is in microseconds (hello_us=500) or has its unit (hello=500us, dead=20ms). What isn't
-    given follows where it would contradict the rest. It outlives restarts, until `unset timers`.
-    """
-    if len({name for name, _ in values}) < len(values):
-        raise Stop(Exit.USAGE, "each timer once")
-    command("timers", reason=reason, even_so=even_so, **dict(values))
-
-
-@click.group()
-def unset() -> None:
-    """Take back what `set` changed."""
-
-
-@unset.command(name="timers")
-@_reason
-@readable
-def unset_timers(reason: str) -> None:
-    """Keep the intervals of each node's configuration again."""
-    command("timers", reason=reason, unset=True)
 
 
 @click.command()

@@ -26,6 +26,9 @@ from twinbeat.api.client import (
 from twinbeat.api.schema import POLICY_REFUSALS, SOCKET, Answer, OutcomeState, Problem, Refusal
 
 CONFIG: Final = "/etc/twinbeat/twinbeat.toml"
+STATE: Final = "/var/lib/twinbeat"
+WORKER_SOCKET: Final = "sync.sock"
+"""Where the worker listens, beside the agent's own socket."""
 
 
 class Exit(enum.IntEnum):
@@ -63,11 +66,18 @@ class Settings:
     json: bool = False
     color: bool | None = None
     """None = where a terminal is."""
+    node: str = ""
+    """Whose answer is wanted: this node's, or `peer`."""
 
     @property
     def client(self) -> Client:
         """A client for the agent."""
         return Client(self.socket, self.timeout_s)
+
+    @property
+    def worker(self) -> Client:
+        """A client for the worker of this node."""
+        return Client(os.path.join(os.path.dirname(self.socket), WORKER_SOCKET), self.timeout_s)
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -130,6 +140,19 @@ def readable(function: Command) -> Command:
     return shared(option(function))
 
 
+def remote(function: Command) -> Command:
+    """Those of `readable` and --node: what can be asked of the other node as well."""
+    option = click.option(
+        "--node",
+        type=click.Choice(["peer"]),
+        default=None,
+        expose_value=False,
+        callback=_set("node"),
+        help="Ask the other node, through this one's worker.",
+    )
+    return readable(option(function))
+
+
 def settings() -> Settings:
     """Those of the running command."""
     return click.get_current_context().ensure_object(Settings)
@@ -167,8 +190,23 @@ def paint(text: str, color: str | None = None, *, bold: bool = False) -> str:
 
 def fetch(target: str) -> Response:
     """Ask the agent for something. Stops the command where there is no answer."""
+    if settings().node:
+        return ask_worker(target)
     response = reach(lambda: settings().client.get(target))
     if response.status not in {200, 503}:
+        stop_for(response)
+    return response
+
+
+def ask_worker(target: str) -> Response:
+    """Ask the worker for something, that of the other node if `--node peer` says so."""
+    if settings().node:
+        path, _, query = target.partition("?")
+        target = f"/v1/peer?what={path}" + (f"&{query}" if query else "")
+    response = reach(lambda: settings().worker.get(target), "twinbeat-worker")
+    if response.status == 404:
+        raise Stop(Exit.NO, _said(response))
+    if response.status != 200:
         stop_for(response)
     return response
 
@@ -181,12 +219,12 @@ def read(target: str) -> bytes:
     return response.body
 
 
-def reach(ask: Callable[[], Response]) -> Response:
+def reach(ask: Callable[[], Response], whom: str = "twinbeatd") -> Response:
     """Turn what can go wrong on the way into exit codes."""
     try:
         return ask()
     except UnreachableError as error:
-        raise Stop(Exit.UNREACHABLE, f"{error}. Is twinbeatd running?") from error
+        raise Stop(Exit.UNREACHABLE, f"{error}. Is {whom} running?") from error
     except ForbiddenError as error:
         raise Stop(Exit.PERMISSION, f"{error}") from error
     except UnknownOutcomeError as error:
@@ -197,12 +235,15 @@ def reach(ask: Callable[[], Response]) -> Response:
 
 def stop_for(response: Response) -> NoReturn:
     """End the command for an answer that is none."""
-    try:
-        sentence = msgspec.json.decode(response.body, type=Problem).sentence
-    except msgspec.DecodeError:
-        sentence = f"the agent answered {response.status}"
     code = Exit.USAGE if 400 <= response.status < 500 else Exit.UNREACHABLE
-    raise Stop(code, sentence)
+    raise Stop(code, _said(response))
+
+
+def _said(response: Response) -> str:
+    try:
+        return msgspec.json.decode(response.body, type=Problem).sentence
+    except msgspec.DecodeError:
+        return f"the agent answered {response.status}"
 
 
 def command(name: str, **arguments: Any) -> None:

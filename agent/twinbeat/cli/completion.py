@@ -1,10 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`twinbeat completion`: click's own scripts."""
+"""`twinbeat completion`: scripts of click, and one for bash, to which KEY=VALUE is three words."""
+
+import os
+import re
+from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
 
 from twinbeat.cli.base import Exit, Stop, say
+
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' type value
+    COMPREPLY=()
+    while IFS=',' read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain)
+                COMPREPLY+=("$value")
+                [[ $value != *= ]] || compopt -o nospace
+                ;;
+        esac
+    done < <(TWINBEAT_LINE=${COMP_LINE:0:COMP_POINT} %(complete_var)s=bash_complete $1)
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@add_completion_class
+class Bash(BashComplete):
+    """Hands the line over as it was typed, and gets back what follows the last break in a word."""
+
+    name = "bash"
+    source_template = _BASH
+    _before = ""
+    """What bash takes for words of their own before the one that it completes."""
+
+    @staticmethod
+    def _check_version() -> None:
+        """Of bash; 4.4 is older than every system that this runs on."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one that is being typed, and that one."""
+        line = os.environ.get("TWINBEAT_LINE", "")
+        words = split_arg_string(line)[1:]
+        incomplete = words.pop() if words and not line[-1:].isspace() else ""
+        self._before = re.match(r"(?:.*[=:])?", incomplete)[0]  # type: ignore[index]
+        return words, incomplete
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        """One line of the answer."""
+        return f"{item.type},{str(item.value).removeprefix(self._before)}"
 
 
 @click.command()

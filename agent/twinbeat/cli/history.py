@@ -17,6 +17,7 @@ from twinbeat.cli.base import (
     reach,
     read,
     readable,
+    remote,
     say,
     say_json,
     settings,
@@ -37,7 +38,7 @@ _MOMENTS: Final = (
 @click.command()
 @click.option("-n", "limit", type=click.IntRange(1, 1000), default=10, help="How many; 10.")
 @click.option("--brief", is_flag=True, help="One line each.")
-@readable
+@remote
 def history(limit: int, brief: bool) -> None:
     """Changes of role, newest last: reason, term, and the timeline of each in nanoseconds."""
     body = read(f"/v1/history?limit={limit}")

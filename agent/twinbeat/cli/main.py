@@ -20,16 +20,24 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "stat": ("stat", "stat", "Counters, or rates with --watch."),
     "history": ("history", "history", "Changes of role and how long each step took."),
     "events": ("history", "events", "What just happened, or --follow it."),
-    "force": ("act", "force", "Switch over by command: force failover, force yield."),
+    "force": ("act", "force", "By command: force failover, force yield, force sync."),
     "stay": ("act", "stay", "Keep to a role: stay primary|secondary|off."),
     "enable": ("act", "enable", "Let this node take part again."),
     "disable": ("act", "disable", "Take this node out of the pair."),
     "pause": ("act", "pause", "Nobody takes over, for maintenance."),
     "resume": ("act", "resume", "End a pause."),
-    "set": ("act", "set_", "Change something on both nodes: set timers."),
-    "unset": ("act", "unset", "Take back what set changed."),
+    "add": ("change", "add", "Add an address, a route, a monitor, … on both nodes."),
+    "set": ("change", "set_", "Give keys another value, on both nodes."),
+    "unset": ("change", "unset", "Give keys their defaults again, on both nodes."),
+    "rm": ("change", "rm", "Remove something, on both nodes."),
+    "bind": ("change", "bind", "Put addresses into a VRID, interfaces into a link set, …"),
+    "unbind": ("change", "unbind", "Take them out again."),
+    "apply": ("change", "apply", "Make a file the shared configuration."),
+    "rollback": ("change", "rollback", "Make an earlier generation the newest one."),
+    "run": ("change", "run", "Run a command of the configuration on both nodes."),
     "config": ("config", "config", "Check, generate and show the configuration."),
-    "keys": ("config", "keys", "Make keys."),
+    "pair": ("pair", "pair", "Make the two nodes known to each other."),
+    "keys": ("config", "keys", "Make keys, and change them on a running pair."),
     "doctor": ("doctor", "doctor", "What this host lacks, and how to fix it."),
     "check": ("check", "check", "A monitoring plugin: codes 0 to 3, with figures."),
     "is-primary": ("check", "is_primary", "Exit 0 while this node serves, else 1."),
@@ -92,6 +100,8 @@ def main() -> None:
     completing = os.environ.get(COMPLETE_VARIABLE)
     if completing:
         from click.shell_completion import shell_complete
+
+        from twinbeat.cli import completion  # noqa: F401 - it registers its kind for bash
 
         sys.exit(shell_complete(cli, {}, "twinbeat", COMPLETE_VARIABLE, completing))
     sys.exit(run(sys.argv[1:]))

@@ -20,7 +20,7 @@ from twinbeat.api.schema import (
     Watch,
 )
 from twinbeat.api.text import age, length
-from twinbeat.cli.base import paint, read, readable, say, say_json, settings
+from twinbeat.cli.base import Exit, Stop, paint, read, remote, say, say_json, settings
 
 _ROLE_COLOR: Final = {
     Role.PRIMARY: "green",
@@ -50,13 +50,29 @@ _WATCH_COLOR: Final = {
 
 
 @click.command()
-@click.argument("what", type=click.Choice(_PARTS), required=False)
-@readable
-def show(what: str | None) -> None:
+@click.argument("what", type=click.Choice((*_PARTS, "sync", "config")), required=False)
+@click.option("--generation", type=click.IntRange(1), metavar="N", help="config: an earlier one.")
+@click.option("--backup", type=click.IntRange(1), metavar="N", help="config: one that gave way.")
+@click.option("--generations", "listed", flag_value="generations", help="config: list them.")
+@click.option("--backups", "listed", flag_value="backups", help="config: list what gave way.")
+@remote
+def show(what: str | None, generation: int | None, backup: int | None, listed: str | None) -> None:
     """Who is primary, how the peer is, what is wrong.
 
-    The first line says it all; WHAT shows one part in full.
+    The first line says it all; WHAT shows one part in full. sync is how the shared configuration
+    stands on both nodes, config what it says.
     """
+    chosen = [given for given in (generation, backup, listed) if given is not None]
+    if len(chosen) > 1 or (chosen and what != "config"):
+        raise Stop(Exit.USAGE, "one of --generation, --backup, --generations, --backups: of config")
+    if what in {"sync", "config"}:
+        from twinbeat.cli import sync
+
+        if what == "sync":
+            sync.show_sync()
+        else:
+            sync.show_config(generation, backup, listed)
+        return
     body = read("/v1/status")
     if settings().json:
         say_json(_part(body, what))
@@ -106,6 +122,7 @@ def overview(status: Status) -> Iterator[str]:
     yield ""
     yield from _labelled("node", _node(status))
     yield from _labelled("peer", _peer(status))
+    yield from _labelled("config", _configuration(status))
     yield from _labelled("links", _links(status))
     yield from _labelled("checks", _monitors(status, brief=True))
     yield from _labelled("vips", _vips(status))
@@ -113,6 +130,19 @@ def overview(status: Status) -> Iterator[str]:
         yield from _labelled("routes", _routes(status))
     if status.hooks:
         yield from _labelled("hooks", _hooks(status))
+
+
+def _configuration(status: Status) -> Iterator[str]:
+    """Whose word counts, and whether both nodes have the same."""
+    said, sync = status.configuration, status.sync
+    whose = f"shared, generation {said.generation}" if said.document else f"as {said.path} says"
+    parts = [whose]
+    if said.document and sync is not None:
+        step = paint("in step", "green") if sync.in_step else paint("not in step", "yellow")
+        parts.append(f"{step} ({sync.state})")
+    if said.mismatch:
+        parts.append(paint("differs from the peer's", "yellow"))
+    yield ", ".join(parts)
 
 
 def _labelled(label: str, lines: Iterator[str]) -> Iterator[str]:

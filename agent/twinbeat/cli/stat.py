@@ -10,7 +10,7 @@ import msgspec
 
 from twinbeat.api.schema import Counters, Histogram, Status
 from twinbeat.api.text import age, length
-from twinbeat.cli.base import read, readable, say, say_json, settings
+from twinbeat.cli.base import read, remote, say, say_json, settings
 
 _QUANTILES: Final = (0.5, 0.99, 1.0)
 _TRAFFIC: Final = ("sent", "received")
@@ -25,7 +25,7 @@ _DROPPED_OUT: Final = ("out_vmac", "out_vip", "out_arp", "out_nd", "out_leak")
     "--watch", "-w", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Rates, repeated."
 )
 @click.option("--count", "-c", type=click.IntRange(1), help="So many times with --watch.")
-@readable
+@remote
 def stat(watch: float | None, count: int | None) -> None:
     """Counters since the agent began; with --watch what they grew by, per second."""
     body = read("/v1/counters")

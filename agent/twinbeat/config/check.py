@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from twinbeat.config.devices import check_names, resolve
-from twinbeat.config.keys import check_keys
+from twinbeat.config.keys import check_keys, chosen
 from twinbeat.config.model import (
     LINKS_MAX,
     VIPS_MAX,
@@ -76,6 +76,9 @@ def normalise(sections: Sections, base: Path, sound: set[str], findings: Finding
         )
         if len(findings.problems) > before:
             sound.discard("vrids")
+    if "keys" in sound:
+        keys: KeysSection = sections["keys"]
+        sections["keys"] = replace(keys, send=keys.send or chosen(keys.directory))
     resolve(sections, sound, findings)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration's own documentation: a commented file, made from the model."""
 
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -20,6 +21,8 @@ from twinbeat.config.model import (
     fields_of,
 )
 from twinbeat.config.problems import show
+from twinbeat.config.shared import join
+from twinbeat.sync.document import Tables
 
 _EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "link": [
@@ -146,3 +149,30 @@ def description_of(type_: Any) -> Meta:
         metas = [meta for meta in get_args(type_)[1:] if isinstance(meta, Meta)]
         return next(meta for meta in reversed(metas) if meta.description)
     return next(description_of(part) for part in get_args(type_) if get_origin(part) is Annotated)
+
+
+def shared_toml(shared: Tables) -> str:
+    """Shared tables as a file has them; the file's tables are these again."""
+    tables, _ = join({}, shared)
+    lines: list[str] = []
+    for section, value in tables.items():
+        many = isinstance(value, list)
+        for table in value if many else [value]:
+            lines.append(f"[[{section}]]" if many else f"[{section}]")
+            lines += [f"{key} = {_exact(item)}" for key, item in table.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _exact(value: Any) -> str:
+    """A value as TOML has it, whatever is in it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            # JSON escapes all that TOML wants escaped, but for one character.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return "[" + ", ".join(map(_exact, value)) + "]"
+        case _:
+            return str(value)

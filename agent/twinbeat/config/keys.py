@@ -15,6 +15,8 @@ from twinbeat.config.model import KEYS_MAX, Config
 from twinbeat.config.problems import ConfigError, Findings
 
 KEY_BYTES: Final = 16
+CHOSEN: Final = "send"
+"""File beside the keys: the id that a rotation chose to send under."""
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{32}")
 
 
@@ -197,6 +199,40 @@ def store_key(directory: Path, id_: int, digits: str) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     return file
+
+
+def read_key(directory: Path, id_: int) -> Key | None:
+    """The key of that id, if there is one that can be used."""
+    file = directory / f"{id_}.key"
+    return _check_key(file, Findings("")) if file.exists() else None
+
+
+def chosen(directory: str) -> int:
+    """Id of the key to send under where the configuration names none: a rotation's choice, or 1."""
+    try:
+        text = (Path(directory) / CHOSEN).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return 1
+    return int(text) if re.fullmatch("[1-9][0-9]{0,2}", text) and int(text) <= 255 else 1
+
+
+def choose(directory: Path, id_: int) -> None:
+    """Choose it for good, and at once or not at all. Raises OSError."""
+    assert 1 <= id_ <= 255
+    fresh = directory / f".{CHOSEN}.new"
+    with fresh.open("w", encoding="ascii") as stream:
+        keeper = directory.stat()
+        if os.geteuid() == 0 and keeper.st_uid != 0:
+            os.fchown(stream.fileno(), keeper.st_uid, keeper.st_gid)
+        stream.write(f"{id_}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.rename(directory / CHOSEN)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def new_key() -> str:

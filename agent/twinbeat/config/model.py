@@ -182,8 +182,13 @@ class KeysSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = KEYS_DIRECTORY
     send: Annotated[
         int,
-        _key("Id of the key that own frames are sent under.", ge=1, le=255),
-    ] = 1
+        _key(
+            "Id of the key that own frames are sent under; 0 = the one that `twinbeat keys rotate` "
+            "chose last, or 1.",
+            ge=0,
+            le=255,
+        ),
+    ] = 0
 
 
 class TimersSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -116,6 +116,7 @@ def settings(config: Config) -> SyncSettings:
         interface=section.interface,
         timeout_s=section.timeout_s,
         identity=section.identity,
+        keys=config.keys.directory,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Final
 from twinbeat import __version__
 from twinbeat.api.worker import Standing, SyncSettings
 from twinbeat.sync.connection import Connection, ConnectionStatus, Settings
-from twinbeat.sync.identity import Folder, IdentityError
+from twinbeat.sync.identity import Certificate, Folder, IdentityError
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import Hello, Read, ReadAnswer, Traffic
 from twinbeat.worker.driver import Driver
@@ -83,6 +84,25 @@ class Line:
             self._restart.set()
         elif now.peer_alive and not before.peer_alive and self._connection is not None:
             self._connection.hurry()
+
+    @property
+    def session(self) -> Session | None:
+        """With the other node's worker; None while it can't be reached."""
+        return self._session
+
+    async def renew(self) -> Certificate:
+        """Show another certificate from the next connection on.
+
+        Raises IdentityError; a successor that the other node hasn't got yet is announced again.
+        """
+        if self._connection is None:
+            raise IdentityError("away", "there is no connection to announce it over")
+        return await self._connection.renew(time.time())
+
+    def reconnect(self) -> None:
+        """Begin the next connection at once, with the certificates that there are by now."""
+        if self._connection is not None:
+            self._connection.reconnect("renewed", "There is a new certificate.")
 
     async def read_peer(self, what: str) -> tuple[int, bytes] | None:
         """What the other node says to a target; None where it can't be asked."""

@@ -20,9 +20,11 @@ from twinbeat import __version__
 from twinbeat.api.worker import Apply, Check, Report
 from twinbeat.observe.log import set_up
 from twinbeat.sync.store import StoreError
+from twinbeat.sync.wire import Keying, Traffic
 from twinbeat.worker.door import Door
 from twinbeat.worker.driver import Driver, WorkerFailedError
 from twinbeat.worker.gateway import Gateway
+from twinbeat.worker.keys import Keys
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.line import Line
 from twinbeat.worker.link import DaemonLink
@@ -44,13 +46,16 @@ class Worker:
         self._ledger = Ledger(state / "shared.db")
         self._driver = Driver(ledger=self._ledger, ask=self._ask)
         self._gateway = self._driver.gateway = Gateway(self._driver, state / "files")
-        self._door = Door(self._driver, control=str(socket.with_name("control.sock")))
+        control = str(socket.with_name("control.sock"))
+        self._door = Door(self._driver, control=control)
         self._line = self._door.line = Line(
             self._driver,
             read=self._door.read,
             attending=self._gateway.attending,
-            other=self._gateway.take,
+            other=self._take,
         )
+        self._keys = Keys(self._line, control=control, directory=self._keys_directory)
+        self._door.routes["POST", "/v1/keys"] = self._keys.post
         self._link = DaemonLink(str(socket), hear=self._driver.hear, report=self._report)
         self._driver.changed = self._changed
 
@@ -94,6 +99,17 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    def _take(self, message: Traffic) -> None:
+        """What the other node says of something else than the document."""
+        if isinstance(message, Keying):
+            self._keys.heard(message)
+        else:
+            self._gateway.take(message)
+
+    def _keys_directory(self) -> str:
+        standing = self._driver.standing
+        return standing.settings.keys if standing is not None else ""
 
     def _ask(self, question: Check | Apply) -> None:
         self._link.ask(question)
