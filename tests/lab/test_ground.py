@@ -72,6 +72,18 @@ def test_status_is_one_object_with_everything_in_it() -> None:
         assert facts["role"] is None
 
 
+def test_a_node_is_cut_off_when_nothing_gets_through() -> None:
+    def cut_off() -> list[bool]:
+        return [lab.status()["nodes"][node]["cut_off"] for node in plan.NODES]
+
+    lab.cut("a", silent=True)
+    assert cut_off() == [True, False]
+    lab.heal("a")
+    for link in plan.LINKS:
+        lab.cut_link("a", link, one_way="in")
+    assert cut_off() == [False, False], "it may still be heard"
+
+
 def test_client_is_served_by_both_servers() -> None:
     served = {services.http_get(plan.LAN_VIP) for _ in range(30)}
     assert served == set(plan.SERVERS)
@@ -247,6 +259,8 @@ def test_wrong_calls_are_explained_without_a_traceback() -> None:
         (["exec", "mars", "true"], 1),
         (["stop", "a"], 1),
         (["up", "--no-agent", "--vips", "0"], 1),
+        (["up", "--no-agent", "--vips", str(plan.VIPS_MAX)], 1),
+        (["capture", "--links", "foo"], 1),
     ):
         done = call(*arguments)
         assert done.returncode == code, done.stderr

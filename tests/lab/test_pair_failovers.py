@@ -8,6 +8,8 @@ an address.  Times are bounded generously, since the machine may be shared; figu
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 
 from twinlab import agents, cutter, lab, plan, services
@@ -44,6 +46,20 @@ def test_status_and_cli_say_the_same(primary: str) -> None:
     assert json.loads(shown)["node"]["term"] == state["nodes"][primary]["term"]
 
 
+def test_cli_shows_what_comes_as_it_comes_and_may_be_interrupted(primary: str) -> None:
+    command = [str(plan.LAB_DIR / "lab"), "cli", primary, "--json", "stat", "--watch", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().strip()
+        # As the terminal does it: to the whole group in the foreground.
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(timeout=10) == 130
+        assert "Traceback" not in running.stderr.read()
+
+
 def test_silent_death(primary: str) -> None:
     survivor = plan.peer(primary)
     seen = watching.watch(
@@ -56,6 +72,7 @@ def test_silent_death(primary: str) -> None:
     assert transition["timeline"]["suspect_ns"] is not None
     assert 60 < seen.outage_ms() < BOUND_MS
     assert seen.overlap(primary, survivor) == []
+    assert lab.status()["primary"] == survivor, "the other one only believes to be"
     assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == survivor
     assert lab.learned_port("wan0", plan.vmac(plan.WAN_VRID)) == survivor
 

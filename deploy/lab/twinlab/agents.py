@@ -198,12 +198,17 @@ def reconfigure(node: str, text: str) -> str:
 # ------------------------------------------------------------------------ answers ------------
 
 
-def cli(node: str, *arguments: str, timeout_s: float = 20.0) -> subprocess.CompletedProcess[str]:
-    """Run `twinbeat ARGUMENTS` against a node, inside it; the result with both outputs."""
+def command(*arguments: str) -> list[str]:
+    """`twinbeat ARGUMENTS`, to be run inside a node."""
     if not TOOL.exists():
         raise LabError(f"{TOOL} is missing; `make setup` builds it")
+    return [str(TOOL), *arguments]
+
+
+def cli(node: str, *arguments: str, timeout_s: float = 20.0) -> subprocess.CompletedProcess[str]:
+    """Run `twinbeat ARGUMENTS` against a node, inside it; the result with both outputs."""
     return subprocess.run(
-        [*netns.enter(plan.namespace(node)), str(TOOL), *arguments],
+        [*netns.enter(plan.namespace(node)), *command(*arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

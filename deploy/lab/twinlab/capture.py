@@ -204,6 +204,9 @@ class Capture:
         directory: Path = plan.RUN_DIR,
     ) -> None:
         self._links = tuple(links)
+        unknown = [link for link in self._links if link not in plan.SWITCHES]
+        if unknown:
+            raise LabError(f"{unknown[0]}: no such link (they are {', '.join(plan.SWITCHES)})")
         self._names = {link: f"{name}-{link}" for link in self._links}
         self.paths = [directory / f"{name}-{link}.pcapng" for link in self._links]
         self._ports = tuple(ports)

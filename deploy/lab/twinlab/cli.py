@@ -25,7 +25,12 @@ def parser() -> argparse.ArgumentParser:
     add_options(up)
     up.add_argument("--no-wait", action="store_true", help="don't wait until the pair is fit")
 
-    status = commands.add_parser("status", help="what there is and who serves")
+    status = commands.add_parser(
+        "status",
+        help="what there is and who serves",
+        description="What there is and who serves. A node that the lab has cut off from everything "
+        "is not the primary, whatever its agent says: that is in `primaries`.",
+    )
     status.add_argument("--json", action="store_true", help="as one object")
 
     cli = commands.add_parser("cli", help="run twinbeat against a node")
@@ -129,22 +134,16 @@ def _status(arguments: argparse.Namespace) -> int:
     if not state["up"]:
         print("The lab is not up.")
         return 0
-    print(f"primary: {state['primary'] or ', '.join(state['primaries']) or 'none'}")
+    serving = [node for node in state["primaries"] if not state["nodes"][node]["cut_off"]]
+    print(f"primary: {', '.join(serving) or 'none'}")
     for node, facts in state["nodes"].items():
-        print(f"{node}: {facts['sentence'] or facts['role'] or 'no answer from an agent'}")
+        said = facts["sentence"] or facts["role"] or "no answer from an agent"
+        print(f"{node}: {'(cut off) ' if facts['cut_off'] else ''}{said}")
         for link, words in state["links"][node].items():
             carrier = "" if words["carrier"] else "  no carrier"
             cut = f"  cut: {', '.join(words['cut'])}" if words["cut"] else ""
             print(f"   {link} {words['address']}{carrier}{cut}")
     return 0
-
-
-def _cli(arguments: argparse.Namespace) -> int:
-    lab.options()
-    done = agents.cli(arguments.node, *arguments.arguments)
-    sys.stdout.write(done.stdout)
-    sys.stderr.write(done.stderr)
-    return done.returncode
 
 
 def _capture(arguments: argparse.Namespace) -> int:
@@ -203,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
             case "status":
                 return _status(arguments)
             case "cli":
-                return _cli(arguments)
+                return lab.execute(arguments.node, agents.command(*arguments.arguments))
             case "exec":
                 if not arguments.arguments:
                     raise LabError("exec needs a command")

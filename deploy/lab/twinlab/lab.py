@@ -44,8 +44,11 @@ def up(wanted: plan.Options) -> str:
     differently, or was left half made by an interrupted command, is taken down first.
     """
     need_root()
-    if not 1 <= wanted.vips <= plan.VIPS_MAX:
-        raise LabError(f"--vips {wanted.vips}: from 1 to {plan.VIPS_MAX}")
+    if not 1 <= wanted.vips <= wanted.vips_max():
+        raise LabError(
+            f"--vips {wanted.vips}: from 1 to {wanted.vips_max()}; Twinbeat takes {plan.VIPS_MAX} "
+            "addresses of a family, those of the wan side among them"
+        )
     if wanted.agent and not agents.installed():
         raise LabError(
             f"{agents.DAEMON} is missing: run `make setup`, "
@@ -117,7 +120,12 @@ def _agent_pid(node: str) -> int | None:
 
 
 def status() -> dict[str, Any]:
-    """The whole lab as one object; empty where there is no lab."""
+    """The whole lab as one object; empty where there is no lab.
+
+    `primaries` are the nodes that say they serve. `primary` is the one of them that can: a node
+    that the lab has cut off from everything (`cut_off`) may well think itself primary. It is null
+    if there is none, or more than one.
+    """
     present = netns.present()
     state: dict[str, Any] = {
         "up": is_up(),
@@ -139,12 +147,18 @@ def status() -> dict[str, Any]:
         state["vmacs"] = {"lan0": plan.vmac(plan.LAN_VRID), "wan0": plan.vmac(plan.WAN_VRID)}
     for node in plan.NODES:
         state["links"][node] = _links(node, current)
-        state["nodes"][node] = _node(node)
+        state["nodes"][node] = {**_node(node), "cut_off": _cut_off(state["links"][node])}
         if state["nodes"][node]["role"] == "primary" and state["nodes"][node]["gate_open"]:
             state["primaries"].append(node)
-    if len(state["primaries"]) == 1:
-        state["primary"] = state["primaries"][0]
+    serving = [node for node in state["primaries"] if not state["nodes"][node]["cut_off"]]
+    if len(serving) == 1:
+        state["primary"] = serving[0]
     return state
+
+
+def _cut_off(links: dict[str, Any]) -> bool:
+    """Whether every link of a node is cut, both ways."""
+    return all(set(words["cut"]) == set(cutter.DIRECTIONS) for words in links.values())
 
 
 def _links(node: str, current: plan.Options) -> dict[str, Any]:

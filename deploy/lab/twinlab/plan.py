@@ -61,7 +61,8 @@ WAN_VIP = "10.88.0.10"
 LAN_VIP6 = "fd77::10"
 WAN_VIP6 = "fd88::10"
 MORE_VIPS_NET = "10.78.0.0/16"
-VIPS_MAX = 60_000
+VIPS_MAX = 16_384
+"""What Twinbeat takes of each address family: VIPS_MAX of twinbeat.config.model."""
 
 
 def namespace(name: str) -> str:
@@ -153,6 +154,10 @@ class Options:
     def from_json(cls, raw: dict[str, Any]) -> Options:
         tuples = {key: tuple(value) for key, value in raw.items() if isinstance(value, list)}
         return cls(**{**raw, **tuples})
+
+    def vips_max(self) -> int:
+        """How many the lan side may have."""
+        return VIPS_MAX - (0 if self.routed else 1)
 
     def lan_vips(self) -> list[str]:
         """All VIPs of the lan side; the first is always there."""
