@@ -314,6 +314,10 @@ def test_two_questions_are_answered_by_the_exit_code_alone(
     served.agent.state = state
     assert (twinbeat("is-primary"), twinbeat.out, twinbeat.err) == (primary, "", "")
     assert (twinbeat("is-healthy"), twinbeat.out, twinbeat.err) == (healthy, "", "")
+    assert twinbeat("is-primary --json") == primary
+    assert twinbeat.json == {"schema": 1, "primary": not primary}
+    assert twinbeat("is-healthy --json") == healthy
+    assert twinbeat.json == {"schema": 1, "health": not healthy}
 
 
 @pytest.mark.parametrize(
@@ -348,6 +352,11 @@ def test_check_speaks_as_monitoring_plugins_do(
     assert {"term=4", "sent=200c", "received=199c", "dual_primary=0c"} <= set(figures.split())
     for figure in figures.split():
         assert re.fullmatch(r"[a-z_]+=[0-9.]+[cs]?(;[0-9]*){0,4}", figure)
+    assert twinbeat("check --json") == code
+    said = twinbeat.json
+    assert (said["schema"], said["state"], said["code"]) == (1, word, code)
+    assert said["sentence"] == text.removeprefix(f"TWINBEAT {word} - ")
+    assert said["figures"].keys() == {figure.partition("=")[0] for figure in figures.split()}
 
 
 def test_check_without_an_agent_is_unknown(
@@ -355,6 +364,9 @@ def test_check_without_an_agent_is_unknown(
 ) -> None:
     assert run(["check", "--socket", str(tmp_path / "none")]) == 3
     assert capsys.readouterr().out.startswith("TWINBEAT UNKNOWN - no agent at")
+    assert run(["check", "--json", "--socket", str(tmp_path / "none")]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["code"], said["figures"]) == ("UNKNOWN", 3, {})
 
 
 # -------------------------------------------------------------------------------- commands -------

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from twinbeat.api.schema import Admin, Counters, NodeState, Role, Severity, Status
-from twinbeat.cli.base import Exit, Stop, fetch, read, say, shared
+from twinbeat.api.schema import SCHEMA, Admin, Counters, NodeState, Role, Severity, Status
+from twinbeat.cli.base import Exit, Stop, fetch, read, readable, say, say_json, settings
 
 _STATES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _FAILED = frozenset({NodeState.PARTIAL_FAIL, NodeState.COMPLETE_FAIL, NodeState.ROUTE_MONITOR_FAIL})
@@ -15,22 +15,38 @@ _PASSING = frozenset({Role.INIT, Role.CLAIMING})
 
 
 @click.command()
-@shared
+@readable
 def check() -> int:
     """Nagios and its kin: one line with figures; exit 0 ok, 1 warning, 2 critical, 3 unknown."""
     try:
         status = msgspec.json.decode(read("/v1/status"), type=Status)
         counters = msgspec.json.decode(read("/v1/counters"), type=Counters)
     except (Stop, msgspec.DecodeError) as error:
-        say(f"TWINBEAT UNKNOWN - {error}")
-        return 3
+        return _verdict(3, str(error), {})
     wrong = list(_wrong(status))
     code = max((severity for severity, _ in wrong), default=0)
     told = "; ".join(sentence for _, sentence in wrong)
     told = f"{status.sentence} - {told}" if told else status.sentence
-    figures = " ".join(f"{name}={value}" for name, value in _figures(status, counters))
+    return _verdict(code, told, dict(_figures(status, counters)))
+
+
+def _verdict(code: int, told: str, figures: dict[str, str]) -> int:
+    """Say it as it was asked for; the figures are performance data in both forms."""
+    if settings().json:
+        say_json(
+            {
+                "schema": SCHEMA,
+                "state": _STATES[code],
+                "code": code,
+                "sentence": told,
+                "figures": figures,
+            }
+        )
+        return code
     # The bar begins the figures, so the sentence may not hold one.
-    say(f"TWINBEAT {_STATES[code]} - {told.replace('|', '/')} | {figures}")
+    data = " ".join(f"{name}={value}" for name, value in figures.items())
+    bar = f" | {data}" if data else ""
+    say(f"TWINBEAT {_STATES[code]} - {told.replace('|', '/')}{bar}")
     return code
 
 
@@ -64,14 +80,21 @@ def _figures(status: Status, counters: Counters) -> Iterator[tuple[str, str]]:
 
 
 @click.command(name="is-primary")
-@shared
+@readable
 def is_primary() -> int:
-    """Exit 0 while this node serves (primary, its gate open), else 1. Prints nothing."""
-    return Exit.OK if fetch("/primary").status == 200 else Exit.NO
+    """Exit 0 while this node serves (primary, its gate open), else 1. Silent without --json."""
+    return _answer("primary")
 
 
 @click.command(name="is-healthy")
-@shared
+@readable
 def is_healthy() -> int:
-    """Exit 0 while this node could serve, else 1. Prints nothing."""
-    return Exit.OK if fetch("/health").status == 200 else Exit.NO
+    """Exit 0 while this node could serve, else 1. Silent without --json."""
+    return _answer("health")
+
+
+def _answer(what: str) -> int:
+    holds = fetch(f"/{what}").status == 200
+    if settings().json:
+        say_json({"schema": SCHEMA, what: holds})
+    return Exit.OK if holds else Exit.NO
