@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream of commands on both nodes, while one process after another of either is killed.
+
+What is told of it at the end: which commands were acknowledged, and where they are. Each command
+adds a row that no other one adds, so one that was lost or done twice shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from twinbeat.api.client import Client, ClientError
+from twinbeat.api.sync import SyncView
+from twinbeat.sync.document import Document, Expect, Put
+from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
+from twinlab import agents, netns, plan, processes
+from twinlab.shell import wait_for
+
+SECTION: Final = "command"
+"""Its rows change nothing that a node does."""
+PAUSE_S: Final = 0.15
+"""Between two commands, so that there are several between two deaths and not thousands."""
+DEATH_S: Final = 1.0
+"""The longest time between two deaths."""
+BACK_S: Final = 60.0
+DEFINITE: Final = frozenset({State.DONE, State.ALONE, State.REFUSED, State.SUPERSEDED})
+
+
+def worker(node: str, timeout_s: float = 15.0) -> Client:
+    """The worker of a node, which is asked for changes."""
+    return Client(str(netns.node_dir(node, "/run") / "twinbeat" / "sync.sock"), timeout_s)
+
+
+def view(node: str) -> SyncView | None:
+    try:
+        return msgspec.json.decode(worker(node, 3.0).get("/v1/sync").body, type=SyncView)
+    except (ClientError, msgspec.DecodeError):
+        return None
+
+
+def in_step() -> bool:
+    """Both nodes say that both have the same in force."""
+    views = [view(node) for node in plan.NODES]
+    return all(one is not None and one.report.in_step for one in views)
+
+
+def document(node: str) -> Document:
+    return msgspec.json.decode(worker(node).get("/v1/document").body, type=Document)
+
+
+@dataclass
+class Storm:
+    """What was asked for and what was answered."""
+
+    seed: int
+    answers: dict[str, Outcome] = field(default_factory=dict)
+    """The last of each request."""
+    deaths: Counter[str] = field(default_factory=Counter)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def ask(self, node: str, name: str, policy: Policy) -> Outcome | None:
+        """Ask once; None where nobody answered."""
+        row: dict[str, Any] = {"name": name, "argv": ["/bin/true", name]}
+        put = Put(section=SECTION, identity=name, row=row, expect=Expect.ABSENT)
+        wanted = Request(
+            request=name, wish=Edit(changes=(put,)), policy=policy, timeout_ns=5_000_000_000
+        )
+        try:
+            answer = worker(node).post("/v1/change", msgspec.json.encode(wanted))
+            said = msgspec.json.decode(answer.body, type=Outcome)
+        except (ClientError, msgspec.DecodeError):
+            return None
+        self.answers[name] = said
+        return said
+
+    def stream(self) -> None:
+        """One command after the other, on either node, under either policy."""
+        rng = random.Random(self.seed)
+        for number in itertools.count():
+            if self.over.is_set():
+                return
+            policy = rng.choice([Policy.STRICT, Policy.AVAILABLE])
+            self.ask(rng.choice(plan.NODES), f"s{self.seed}-{number}", policy)
+            self.over.wait(rng.uniform(0, PAUSE_S))
+
+    # -- deaths ------------------------------------------------------------------------------------
+
+    def kill(self, deaths: int) -> None:
+        """So many, one after the other: who died is back before the next one dies."""
+        rng = random.Random(self.seed + 1)
+        for _ in range(deaths):
+            time.sleep(rng.uniform(0, DEATH_S))
+            node, what = rng.choice(plan.NODES), rng.choice(["worker", "agent"])
+            name = f"worker-{node}" if what == "worker" else agents.process_name(node)
+            pid = processes.pid_of(name)
+            assert pid is not None, f"{name} ended by itself: {processes.log_tail(name)}"
+            os.kill(pid, signal.SIGKILL)
+            self.deaths[name] += 1
+            _wait_gone(name)
+            if what == "worker":
+                agents.start_worker(node)
+            else:
+                agents.start(node)
+                agents.wait_fit()
+
+    # -- afterwards --------------------------------------------------------------------------------
+
+    def settle(self) -> float:
+        """Wait until both are in step again, and ask again for what isn't known; seconds."""
+        begun = time.monotonic()
+        wait_for(in_step, "both workers to be in step", timeout_s=BACK_S)
+        took = time.monotonic() - begun
+        for name, said in list(self.answers.items()):
+            if said.state not in DEFINITE or said.state is State.ALONE:
+                self.ask(agents.primary() or plan.NODES[0], name, Policy.AVAILABLE)
+        wait_for(in_step, "both workers to be in step", timeout_s=BACK_S)
+        return took
+
+    def faults(self) -> list[str]:
+        """What is otherwise than it was answered, by command."""
+        found = []
+        there = [document(node) for node in plan.NODES]
+        if there[0] != there[1]:
+            found.append(f"the documents differ: {there[0].version} and {there[1].version}")
+        made = [done.request for done in there[0].recent]
+        found += [f"{name} was done twice" for name, times in Counter(made).items() if times > 1]
+        rows = there[0].tables.get(SECTION, {})
+        for name, said in self.answers.items():
+            if said.state is State.DONE and name not in rows:
+                found.append(f"{name} was acknowledged ({said.code}) and isn't there")
+            elif said.state in {State.REFUSED, State.SUPERSEDED} and name in rows:
+                found.append(f"{name} was {said.state.value} ({said.code}) and is there")
+            elif said.state not in DEFINITE:
+                found.append(f"nobody knows of {name}: {said.state.value} ({said.code})")
+        return found
+
+
+def _wait_gone(name: str) -> None:
+    wait_for(lambda: processes.pid_of(name) is None, f"{name} to end", timeout_s=5)
+
+
+def storm(deaths: int, seed: int) -> Storm:
+    """Carry it out on a pair that is in step, and leave it so."""
+    made = Storm(seed=seed)
+    streaming = threading.Thread(target=made.stream)
+    streaming.start()
+    try:
+        made.kill(deaths)
+    finally:
+        made.over.set()
+        streaming.join()
+    return made
