@@ -21,11 +21,12 @@ from twinbench import (
     measures_load,
     measures_partition,
     measures_reload,
+    measures_xdp,
     report,
     run,
     samples,
 )
-from twinlab import agents, capture, flood, plan, probe, shell
+from twinlab import agents, capture, demo, flood, plan, probe, shell
 
 MS = 1_000_000
 VIP = "10.77.0.10"
@@ -65,6 +66,7 @@ __all__ = [
     "budget",
     "capture",
     "cpu",
+    "demo",
     "effort",
     "figures",
     "flood",
@@ -77,6 +79,7 @@ __all__ = [
     "measures_load",
     "measures_partition",
     "measures_reload",
+    "measures_xdp",
     "plan",
     "probe",
     "record",

@@ -12,7 +12,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SLOW_REQUEST_NS = 200_000_000
 ATTEMPTS = 3
 CALM_NS = 700_000_000
 CALM_TIMEOUT_S = 12.0
+MOVES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,16 @@ class Stage:
     def __init__(self, running: probe.Probe, options: plan.Options) -> None:
         self._running = running
         self._options = options
+        self._told_ns = agents.boot_ns()
+        """Changes of role up to here have been told."""
         self.acts: list[Act] = []
+
+    def tell_moves(self) -> None:
+        """One line if the roles moved by themselves since the last act."""
+        moved = moves({node: agents.history(node) for node in plan.NODES}, since_ns=self._told_ns)
+        if moved:
+            say(f"  Meanwhile the roles moved by themselves: {moved}.")
+        self._told_ns = agents.boot_ns()
 
     def play(self, script: Script) -> None:
         """Play a script until the role changed for the reason it is about, and tell what was seen.
@@ -138,6 +148,7 @@ class Stage:
     def _attempt(self, script: Script) -> Act:
         old = wait_calm()
         new = plan.peer(old)
+        self.tell_moves()
         show_pair()
         self._running.wait_served()
         with capture.Capture(name="demo") as recorder:
@@ -154,6 +165,7 @@ class Stage:
             lost=0,
             record=record,
         )
+        self._told_ns = int(transition["at_ns"])
         moments = timelines.moments(
             seen, transition, node=new, peer=old, event=script.event.format(node=old)
         )
@@ -191,6 +203,26 @@ class Stage:
             since_ns=since_ns,
             until_ns=min(again, default=None),
         )
+
+
+def moves(histories: dict[str, list[dict[str, Any]]], *, since_ns: int) -> str:
+    """Who became primary since then and why, oldest first; empty if nobody did."""
+    found = sorted(
+        (int(each["at_ns"]), node, str(each["sentence"]))
+        for node, transitions in histories.items()
+        for each in transitions
+        if each["to_role"] == "primary" and each["at_ns"] > since_ns
+    )
+    words = [f"{node} became primary ({why})" for _, node, why in found]
+    earlier = len(words) - MOVES_SHOWN
+    return ", then ".join(
+        [*([f"{earlier} earlier moves"] if earlier > 0 else []), *words[-MOVES_SHOWN:]]
+    )
+
+
+def lost_between(lost: int, acts: Sequence[Act]) -> int:
+    """How many of the lost probes belong to no act."""
+    return lost - sum(act.seen.outage.lost for act in acts if act.seen.outage is not None)
 
 
 def wait_calm() -> str:
@@ -311,6 +343,7 @@ def result(acts: list[Act], record: probe.Record) -> dict[str, Any]:
         "machine": machine(),
         "probes": len(record.sent_ns),
         "lost": record.lost(),
+        "lost_outside_acts": lost_between(record.lost(), acts),
         "interval_us": record.interval_ns / 1000,
         "acts": [
             {
@@ -366,6 +399,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
         for script in SCRIPTS:
             stage.play(script)
         agents.wait_fit()
+        stage.tell_moves()
         processes.end("web")
         record = running.finish()
     return finish(stage.acts, record, out, began)
@@ -383,7 +417,8 @@ def finish(acts: list[Act], record: probe.Record, out: Path, began: float) -> in
         say(f"  {number}. {act.title:<36} {act.old} → {act.new}   outage {took:>12}")
     say()
     say(
-        f"  Of {len(record.sent_ns):,} probes {record.lost():,} got no answer; "
+        f"  Of {len(record.sent_ns):,} probes {record.lost():,} got no answer, "
+        f"{lost_between(record.lost(), acts):,} of them outside the acts; "
         f"{record.duplicates} were answered twice."
     )
     say(f"  {web_sentence(web_requests())}")
