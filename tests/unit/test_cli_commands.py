@@ -173,11 +173,19 @@ def test_show_names_what_matters(
     assert shown in twinbeat.out
 
 
-@pytest.mark.parametrize("what", ["node", "peer", "links", "vips"])
+@pytest.mark.parametrize("what", ["node", "peer", "links", "vips", "witness"])
 def test_a_part_is_shown_alone(twinbeat: Shell, what: str) -> None:
     assert twinbeat(f"show {what}") == 0
     assert "since 12d" not in twinbeat.out
     assert twinbeat.out.strip()
+
+
+def test_the_witness_is_shown_alone(served: Served, twinbeat: Shell) -> None:
+    assert twinbeat("show witness") == 0
+    assert twinbeat.out == "no witness is configured\n"
+    served.agent.state = replace(served.agent.state, witness=witness())
+    assert twinbeat("show witness") == 0
+    assert twinbeat.out == "witness etcd (stay): answers, keeps term 4, confirmed 63 ms ago\n"
 
 
 @pytest.mark.parametrize(
@@ -188,6 +196,7 @@ def test_a_part_is_shown_alone(twinbeat: Shell, what: str) -> None:
         ("show peer", "peer"),
         ("show links", "links"),
         ("show vips", "vrids"),
+        ("show witness", "isolation"),
         ("stat", "reasons"),
         ("history", "transitions"),
     ],

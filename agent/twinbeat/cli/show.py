@@ -29,7 +29,7 @@ _ROLE_COLOR: Final = {
     Role.INIT: "yellow",
     Role.DISABLED: "magenta",
 }
-_PARTS: Final = ("node", "monitors", "peer", "links", "vips", "routes", "hooks")
+_PARTS: Final = ("node", "monitors", "peer", "links", "vips", "routes", "hooks", "witness")
 
 _NODE_PARTS: Final = (
     *("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
@@ -90,6 +90,7 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
         "vips": _vips,
         "routes": _routes,
         "hooks": _hooks,
+        "witness": _witness,
     }
     for line in parts[what](status):
         say(line)
@@ -108,6 +109,7 @@ def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
         "vips": ("vrids", "neighbours", "rivals"),
         "routes": ("routes",),
         "hooks": ("hooks",),
+        "witness": ("witness", "isolation"),
     }[what]
     return {"schema": SCHEMA, **{key: whole[key] for key in keys}}
 
@@ -264,6 +266,13 @@ def _last_resorts(status: Status) -> Iterator[str]:
     yield f"fencing by {fence.agent}, {fence.action} {fence.policy} the takeover: {state}"
     if fence.last is not None:
         yield f"  last {fence.last.time}: {fence.last.sentence}"
+
+
+def _witness(status: Status) -> Iterator[str]:
+    """Who else is asked, and that nobody is where there is none."""
+    if status.witness is None:
+        yield "no witness is configured"
+    yield from _third_parties(status)
 
 
 def _third_parties(status: Status) -> Iterator[str]:
