@@ -6,14 +6,16 @@ from typing import Any
 from unit.bench_material import demo
 
 
-def took(at_ns: int, why: str, to_role: str = "primary") -> dict[str, Any]:
-    return {"at_ns": at_ns, "to_role": to_role, "sentence": why}
+def took(
+    at_ns: int, why: str, to_role: str = "primary", reason: str = "peer_dead"
+) -> dict[str, Any]:
+    return {"at_ns": at_ns, "to_role": to_role, "reason": reason, "sentence": why}
 
 
 def test_roles_that_moved_between_two_acts_are_named_with_their_reasons() -> None:
     histories = {
         "a": [took(10, "told"), took(40, "b was idle"), took(50, "resigned", "secondary")],
-        "b": [took(30, "a fell silent")],
+        "b": [took(30, "a fell silent"), took(35, "goes on", reason="term_renewed")],
     }
     assert demo.moves(histories, since_ns=10) == (
         "b became primary (a fell silent), then a became primary (b was idle)"

@@ -206,12 +206,17 @@ class Stage:
 
 
 def moves(histories: dict[str, list[dict[str, Any]]], *, since_ns: int) -> str:
-    """Who became primary since then and why, oldest first; empty if nobody did."""
+    """Who became primary since then and why, oldest first; empty if nobody did.
+
+    A primary that goes on under a newer term is no news.
+    """
     found = sorted(
         (int(each["at_ns"]), node, str(each["sentence"]))
         for node, transitions in histories.items()
         for each in transitions
-        if each["to_role"] == "primary" and each["at_ns"] > since_ns
+        if each["to_role"] == "primary"
+        and each["at_ns"] > since_ns
+        and each["reason"] != "term_renewed"
     )
     words = [f"{node} became primary ({why})" for _, node, why in found]
     earlier = len(words) - MOVES_SHOWN
