@@ -208,6 +208,7 @@ def test_counters_carry_their_labels() -> None:
     assert value(samples, rejected, link="lan0", reason="auth") == 0
     assert value(samples, rejected, link="", reason="auth") == 1, "what came where no link is"
     assert value(samples, "twinbeat_heartbeats_received_total", link="ha0") == 99
+    assert value(samples, "twinbeat_heartbeats_missed_total", link="ha0") == 0
     assert value(samples, "twinbeat_gate_packets_total", direction="in", verdict="vip") == 2
     assert value(samples, "twinbeat_send_errors_total", link="ha0", errno="ENETDOWN") == 4
     assert value(samples, "twinbeat_announcements_unsent_total", reason="blocked") == 2

@@ -90,7 +90,7 @@ HISTOGRAMS: Final = {
         "How late the deciding loop ran what was due.",
     ),
     "witness_request": (
-        "twinbeat_witness_request_seconds",
+        "twinbeat_witness_request_duration_seconds",
         "How long the witness took for requests that it answered.",
     ),
 }
@@ -306,13 +306,13 @@ def _links(status: Status, counters: Counters) -> Iterator[Metric]:
         ["link"],
         [([link.name], link.alarms) for link in counters.links],
     )
-    for what, text in (
-        ("sent", "sent"),
-        ("received", "accepted"),
-        ("lost", "that the peer sent and this node never saw"),
+    for what, name, text in (
+        ("sent", "sent", "sent"),
+        ("received", "received", "accepted"),
+        ("lost", "missed", "that the peer sent and this node never saw"),
     ):
         yield from family.counters(
-            f"twinbeat_heartbeats_{what}",
+            f"twinbeat_heartbeats_{name}",
             f"Heartbeats {text}.",
             ["link"],
             [([link.name], getattr(link, what)) for link in counters.links],
@@ -708,7 +708,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_heartbeat_age_seconds",
         "twinbeat_heartbeat_interarrival_seconds",
         "twinbeat_heartbeat_send_lateness_seconds",
-        "twinbeat_heartbeats_lost_total",
+        "twinbeat_heartbeats_missed_total",
         "twinbeat_heartbeats_received_total",
         "twinbeat_heartbeats_rejected_total",
         "twinbeat_heartbeats_sent_total",
@@ -776,7 +776,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_watchdog_timeout_seconds",
         "twinbeat_witness_absent",
         "twinbeat_witness_confirmed_age_seconds",
-        "twinbeat_witness_request_seconds",
+        "twinbeat_witness_request_duration_seconds",
         "twinbeat_witness_requests_total",
         "twinbeat_witness_up",
         "twinbeat_worker_events_total",
