@@ -33,6 +33,7 @@ from twinbeat.core.events import (
     EffectFailed,
     EngineEvent,
     Event,
+    PeerFenced,
     Started,
     StateSaved,
     TermsFailed,
@@ -225,7 +226,8 @@ class Agent:
     def look_for_fencing(self, _: object = None) -> None:
         """As the agent does after each event and each turn of its timer."""
         assert self.fencing is not None
-        self.fencing.look(wanted=self.machine.waits_for_fencing)
+        told = any(isinstance(event, PeerFenced) for event in self.inbox)
+        self.fencing.look(wanted=self.machine.waits_for_fencing and not told)
 
 
 class SimNode:

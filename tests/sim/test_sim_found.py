@@ -122,3 +122,19 @@ def test_what_fencing_allowed_is_over_when_the_peer_is_heard_though_python_hangs
     silent(world)
     world.run(20 * MS)
     assert not world.b.gate_open()
+
+
+def test_a_peer_that_was_heard_untold_is_fenced_again() -> None:
+    """Its fencing is over once it is heard, though the events of that find no room in the ring."""
+    world = pair(Setting(fence="before"))
+    silent(world)
+    assert world.run_until(world.b.gate_open, 20 * MS), "a is fenced"
+    kinds = EngineEventKind
+    world.b.events_to_lose = {kinds.HEARD, kinds.CLEARED, kinds.STALLED}
+    world.heal_wires()
+    assert world.run_until(lambda: role(world.a) is Role.SECONDARY, 20 * MS)
+    world.run(4 * MS)
+    world.a.tell(ForceFailover(request_id="f", even_if_unfit=True))
+    assert world.run_until(world.a.gate_open, 2 * MS)
+    silent(world)
+    assert world.run_until(world.b.gate_open, 40 * MS), "a is fenced again"

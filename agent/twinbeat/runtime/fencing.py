@@ -144,6 +144,8 @@ class Fencing:
         """`wanted`: the core waits for the peer to be fenced. Called at each turn of the loop."""
         self._waited_for = wanted and self._section.policy == "before"
         if self._waited_for:
+            # Of a success the core hears at once: it waits, so the peer was heard since.
+            self._fenced = False
             self._begin()
 
     def _begin(self) -> None:
