@@ -13,6 +13,8 @@ from twinbeat.config.model import (
     NodeSection,
     PairSection,
     PeerSection,
+    RouteSection,
+    RuleSection,
     TimersSection,
     VridSection,
 )
@@ -90,6 +92,51 @@ def test_order_means_nothing_where_it_numbers_nothing() -> None:
         "link[ha0].number",
         "link[lan0].number",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "tables", "values"),
+    [
+        (
+            "routes",
+            (
+                RouteSection(destination="default", gateway="10.0.1.1"),
+                RouteSection(destination="default", gateway="2001:db8::1"),
+            ),
+            {"mtu": 1400},
+        ),
+        (
+            "rules",
+            (
+                RuleSection(priority=9, table=7, fwmark=1, fwmask=1),
+                RuleSection(priority=9, table=7, fwmark=1, fwmask=3),
+            ),
+            {"fwmask": 5},
+        ),
+        (
+            "rules",
+            (
+                RuleSection(priority=9, table=7, family="ipv4"),
+                RuleSection(priority=9, table=7, family="ipv6"),
+            ),
+            {"interface": "lan0"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_table_hides_another(
+    section: str, tables: tuple[Any, ...], values: dict[str, Any], number: int
+) -> None:
+    others = list(tables)
+    others[number] = replace(tables[number], **values)
+    before, after = (replace(A, **{section: these}) for these in (tables, tuple(others)))
+    assert compare(before, after)
+
+
+def test_keys_are_told_in_the_order_of_the_file() -> None:
+    after = replace(changed(A, "log", format="json"), vrids=A.vrids[:1], links=A.links[1:])
+    sections = [change.key.partition("[")[0].partition(".")[0] for change in compare(A, after)]
+    assert list(dict.fromkeys(sections)) == ["link", "vrid", "log"]
 
 
 def test_a_link_that_comes_needs_no_restart() -> None:

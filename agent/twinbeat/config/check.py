@@ -38,6 +38,7 @@ from twinbeat.config.model import (
     WatchdogSection,
     WitnessSection,
     resolve_timers,
+    route_destination,
 )
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
 from twinbeat.config.problems import Findings, did_you_mean
@@ -449,17 +450,10 @@ def _routes(routes: tuple[RouteSection, ...], findings: Findings) -> None:
             )
     _once_each(
         "route",
-        [(_destination(route), route.table, route.metric) for route in routes],
+        [(route_destination(route), route.table, route.metric) for route in routes],
         "has the destination, table and metric of",
         findings,
     )
-
-
-def _destination(route: RouteSection) -> str:
-    """What the kernel makes of it: `default` belongs to the gateway's family."""
-    if route.destination == "default":
-        return "::/0" if ":" in route.gateway else "0.0.0.0/0"
-    return route.destination
 
 
 def _once_each(section: str, keys: list[Any], what: str, findings: Findings) -> None:

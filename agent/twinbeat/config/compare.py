@@ -12,9 +12,19 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from twinbeat.config.model import SECTIONS, Config, RuleSection, fields_of
+from twinbeat.config.model import (
+    SECTIONS,
+    Config,
+    RouteSection,
+    RuleSection,
+    fields_of,
+    route_destination,
+)
 from twinbeat.config.problems import show
 from twinbeat.config.scopes import DEVICE_KEYS, FILE_KEYS, LOCAL_KEYS, SHARED
+
+_Flat = dict[str, tuple[str, bool]]
+"""Path of a key -> its value as shown, and whether it needs a restart."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -41,7 +51,17 @@ def compare(before: Config, after: Config) -> list[Change]:
     if before == after:
         return []
     changes = []
-    old, new = _flat(before), _flat(after)
+    for section, (attribute, model, many) in SECTIONS.items():
+        was, is_ = getattr(before, attribute), getattr(after, attribute)
+        # Writing out every key takes most of the time, and most sections are as they were.
+        if was != is_:
+            of_section = (section, model, many)
+            changes += _differences(_flat(was, *of_section), _flat(is_, *of_section))
+    return changes
+
+
+def _differences(old: _Flat, new: _Flat) -> list[Change]:
+    changes = []
     for key in dict.fromkeys([*old, *new]):
         was, is_ = old.get(key), new.get(key)
         if was != is_:
@@ -110,25 +130,19 @@ def _shared_rows(config: Config, section: str) -> list[str]:
     return sorted(rows)
 
 
-def _flat(config: Config) -> dict[str, tuple[str, bool]]:
-    """Key path -> (value as shown, whether it needs a restart)."""
-    flat: dict[str, tuple[str, bool]] = {}
-    for section, (attribute, model, many) in SECTIONS.items():
-        value = getattr(config, attribute)
-        tables = [(f"{section}[{_identity(table)}]", table) for table in value] if many else []
-        for path, table in tables or ([] if many else [(section, value)]):
-            for field in fields_of(model):
-                content = getattr(table, field.name)
-                if isinstance(content, dict):
-                    named = {
-                        f"{path}.{name}": (show(part), False) for name, part in content.items()
-                    }
-                    flat |= named
-                    continue
-                # Hashed besides, as a long list is shown shortened.
-                shown = show(list(content) if isinstance(content, tuple) else content)
-                mark = "" if len(shown) < 80 else f" #{_mark(content)}"
-                flat[f"{path}.{field.encode_name}"] = (shown + mark, needs_restart(field.type))
+def _flat(value: Any, section: str, model: type[Struct], many: bool) -> _Flat:
+    tables = [(f"{section}[{_identity(table)}]", table) for table in value] if many else []
+    flat: _Flat = {}
+    for path, table in tables or ([] if many else [(section, value)]):
+        for field in fields_of(model):
+            content = getattr(table, field.name)
+            if isinstance(content, dict):
+                flat |= {f"{path}.{name}": (show(part), False) for name, part in content.items()}
+                continue
+            # Hashed besides, as a long list is shown shortened.
+            shown = show(list(content) if isinstance(content, tuple) else content)
+            mark = "" if len(shown) < 80 else f" #{_mark(content)}"
+            flat[f"{path}.{field.encode_name}"] = (shown + mark, needs_restart(field.type))
     return flat
 
 
@@ -137,17 +151,24 @@ def _mark(content: Any) -> str:
 
 
 def _identity(table: Any) -> str:
+    """What no other table of its section has: `check` refuses those that are the same."""
     match table:
         case Struct(name=name):  # type: ignore[misc]
             return str(name)
         case Struct(id=number):  # type: ignore[misc]
             return str(number)
         case RuleSection():
-            selector = f"{table.source}-{table.destination}-{table.fwmark}-{table.interface}"
-            return f"{table.priority} {selector} table {table.table}"
+            mark = f"{table.fwmark}/{table.fwmask}"
+            selector = f"{table.source}-{table.destination}-{mark}-{table.interface}"
+            return f"{table.priority} {selector} {table.family} table {table.table}"
         case _:
             metric = f" metric {table.metric}" if table.metric else ""
-            return f"{table.destination} table {table.table}{metric}"
+            ipv6 = " (IPv6)" if table.destination == "default" and _is_ipv6(table) else ""
+            return f"{table.destination}{ipv6} table {table.table}{metric}"
+
+
+def _is_ipv6(route: RouteSection) -> bool:
+    return ":" in route_destination(route)
 
 
 @cache

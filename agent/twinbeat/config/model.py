@@ -1252,6 +1252,13 @@ def link_number(link: LinkSection) -> int:
     return link.number
 
 
+def route_destination(route: RouteSection) -> str:
+    """What the kernel makes of it: `default` belongs to the family of the gateway."""
+    if route.destination == "default":
+        return "::/0" if ":" in route.gateway else "0.0.0.0/0"
+    return route.destination
+
+
 @cache
 def fields_of(section: type[Struct]) -> tuple[FieldInfo, ...]:
     """The keys of a section. msgspec evaluates every annotation anew each time it is asked."""

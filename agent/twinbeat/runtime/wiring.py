@@ -24,6 +24,7 @@ from twinbeat.config.model import (
     RuleSection,
     VridSection,
     link_number,
+    route_destination,
 )
 from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
@@ -236,11 +237,8 @@ def vips(section: VridSection, version: int | None = None) -> list[Address]:
 
 def route(section: RouteSection) -> Route:
     gateway = ipaddress.ip_address(section.gateway) if section.gateway else None
-    destination = section.destination
-    if destination == "default":
-        destination = "::/0" if gateway is not None and gateway.version == 6 else "0.0.0.0/0"
     return Route(
-        destination=ipaddress.ip_network(destination),
+        destination=ipaddress.ip_network(route_destination(section)),
         gateway=gateway,
         interface=section.interface or None,
         table=section.table,
