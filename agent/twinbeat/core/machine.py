@@ -18,10 +18,9 @@ correctness.
   generation that carries it out (`Desk`). Withdrawals say whether a claim came first.
 * The attestation is renewed by every step that finds a quarter of it used: whoever calls `step` is
   the loop that decides, so if it hangs, the gate shuts one attestation and one lease later.
-* A tick that finds nothing to do leaves the machine *calm*: until something happens or a deadline
-  comes, further ticks would find nothing either, so they renew the attestation and settle nothing.
-  Once a second one of them settles everything all the same. Events that only say something to
-  people settle nothing either, and leave the machine as calm as it was.
+* A tick that finds nothing to do leaves the machine *calm* (`Calm`): until something happens or a
+  deadline comes, further ticks only renew the attestation. Once a second one of them settles
+  everything all the same. What only says something to people settles nothing and keeps the calm.
 
 This module says which part takes in what, and in which order they settle. It reads no clock and
 does no I/O, and doesn't know how its effects are carried out.
@@ -32,6 +31,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from twinbeat.core import election
+from twinbeat.core.calm import Calm
 from twinbeat.core.desk import Desk, Held
 from twinbeat.core.effects import Draft, Effects, Level, Notify
 from twinbeat.core.events import (
@@ -99,7 +99,6 @@ class Machine:
         self._now = now_ns
         self._started = False
         self._conflict = ""
-        self._calm_until_ns = 0
         self._witness_words = Words()
         self._voice = voice = Voice(self._names)
         self._draft = draft = Draft()
@@ -160,6 +159,17 @@ class Machine:
             draft=draft,
             patience=patience,
         )
+        self._calm = Calm(
+            known=known,
+            office=office,
+            orders=orders,
+            operations=self._operations,
+            leaving=self._leaving,
+            follower=self._follower,
+            desk=self._desk,
+            pacing=self._pacing,
+            patience=patience,
+        )
 
     # -- the face ------------------------------------------------------------------------------
 
@@ -181,66 +191,23 @@ class Machine:
             attested_ns = self._orders.attestation.renew(self.timers, now_ns)
             return Effects(attest_until_ns=attested_ns, logs=self._voice.take())
         effects = self._settle()
-        idle = isinstance(event, Tick) and not self._awaits_somebody()
-        idle = idle and effects == Effects(attest_until_ns=effects.attest_until_ns)
-        self._calm_until_ns = 0
-        if idle:
-            self._calm_until_ns = min(self._next_change(), now_ns + self._patience.calm_ns)
+        self._calm.end()
+        nothing = Effects(attest_until_ns=effects.attest_until_ns)
+        if self._started and isinstance(event, Tick) and effects == nothing:
+            self._calm.begin(now_ns)
         return effects
 
     def _is_only_told(self, event: Event) -> bool:
-        """Whether nothing follows from it but a line of the log. A host that is late has such
-        events by the dozen a second."""
+        """Whether nothing follows from it but a line of the log."""
         return self._started and isinstance(event, EngineEvent) and event.kind in ONLY_TOLD
 
     def calm(self, now_ns: int) -> bool:
         """Whether a `Tick` would do nothing now but renew the attestation."""
-        return now_ns < self._calm_until_ns
+        return self._calm.holds(now_ns)
 
     def next_deadline(self) -> int:
         """When a `Tick` is wanted at the latest."""
-        if not self._started:
-            return FOREVER
-        # Calm ends by itself after a while, for which nobody has to be woken.
-        renewal_ns = self._orders.attestation.next_ns
-        change_ns = FOREVER if self.calm(renewal_ns) else self._next_change()
-        return min(renewal_ns or self._now, change_ns)
-
-    def _awaits_somebody(self) -> bool:
-        """Whether something is under way that engine, peer or disk will move on."""
-        return (
-            not self._started
-            or self._office.role in (Role.INIT, Role.CLAIMING)
-            or self._operations.under_way is not None
-            or self._office.pending_until_ns > 0
-            or self._leaving.begun
-            or bool(self._desk.deadlines())
-            or bool(self._pacing.deadline_ns)
-        )
-
-    def _next_change(self) -> int:
-        """When time alone changes something next."""
-        known, operations, fitness = self._known, self._operations, self._known.fitness
-        now = self._now
-        passing_ns = fitness.passing_until_ns
-        moments = (
-            self._follower.listens_until_ns,
-            operations.deadline_ns,
-            known.memory.state.paused_until_ns,
-            known.memory.retry_ns,
-            known.ledger.terms.retry_ns,
-            known.witness.deadline(now, peer_heard=known.peer_heard),
-            self._office.pending_until_ns,
-            operations.abstain_until_ns,
-            operations.hold_until_ns,
-            self._pacing.deadline_ns,
-            fitness.damper.holding_until_ns,
-            passing_ns if passing_ns > now else 0,
-            self._follower.resync_ns,
-            *self._leaving.deadlines(),
-            *self._desk.deadlines(),
-        )
-        return min((moment for moment in moments if moment), default=FOREVER)
+        return self._calm.next_deadline(self._now) if self._started else FOREVER
 
     @property
     def order(self) -> Order:
