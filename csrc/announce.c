@@ -83,6 +83,22 @@ int tb_announce_build(struct tb_announce_frame *frame, const struct tb_announcem
 	return 0;
 }
 
+/* FNV-1a by words, to know frames again: for that it needn't withstand anybody. */
+static tb_u64 content_of(const struct tb_arena *arena)
+{
+	tb_u64 hash = 0xcbf29ce484222325ull;
+
+	for (tb_u32 i = 0; i < arena->count; i++) {
+		tb_u64 words[sizeof(arena->frame[i]) / sizeof(tb_u64)];
+
+		_Static_assert(sizeof(words) == sizeof(arena->frame[i]), "frames are whole words");
+		memcpy(words, &arena->frame[i], sizeof(words));
+		for (size_t j = 0; j < sizeof(words) / sizeof(words[0]); j++)
+			hash = (hash ^ words[j]) * 0x100000001b3ull;
+	}
+	return hash;
+}
+
 int tb_arena_build(const struct tb_announcement *announcements, tb_u32 count,
 		   const struct tb_schedule *schedule, struct tb_arena **out)
 {
@@ -102,6 +118,7 @@ int tb_arena_build(const struct tb_announcement *announcements, tb_u32 count,
 		tb_arena_free(arena);
 		return err;
 	}
+	arena->content = content_of(arena);
 	*out = arena;
 	return 0;
 }
@@ -128,11 +145,13 @@ void tb_announcer_stop(struct tb_announcer *announcer)
 	announcer->passing = false;
 }
 
-void tb_announcer_load(struct tb_announcer *announcer, const struct tb_arena *arena, tb_u64 now)
+static void skip_due(struct tb_announcer *announcer, tb_u64 now)
 {
-	announcer->arena = arena;
-	if (announcer->active)
-		tb_announcer_start(announcer, now);
+	const struct tb_schedule *schedule = &announcer->arena->schedule;
+
+	while (announcer->repeat < schedule->repeats &&
+	       announcer->began_ns + schedule->repeat_ns[announcer->repeat] <= now)
+		announcer->repeat++;
 }
 
 /* When the pass after the one that just ended begins; it may be overdue, if that one took long. */
@@ -145,14 +164,31 @@ static tb_u64 following_pass(const struct tb_announcer *announcer, tb_u64 now)
 	return schedule->refresh_ns ? now + schedule->refresh_ns : ~0ull;
 }
 
+void tb_announcer_load(struct tb_announcer *announcer, const struct tb_arena *arena, tb_u64 now)
+{
+	const struct tb_arena *before = announcer->arena;
+	tb_u64 next;
+
+	announcer->arena = arena;
+	if (!announcer->active)
+		return;
+	if (!before || before->count != arena->count || before->content != arena->content) {
+		tb_announcer_start(announcer, now);
+		return;
+	}
+	/* The same frames: a pass that runs or is due isn't disturbed, and none begins for it. */
+	if (announcer->passing || now >= announcer->pass_ns)
+		return;
+	skip_due(announcer, now);
+	next = following_pass(announcer, now);
+	if (next < announcer->pass_ns)
+		announcer->pass_ns = next;
+}
+
 /* A pass makes up for every repeat that is due when it begins. */
 static void begin_pass(struct tb_announcer *announcer, tb_u64 now)
 {
-	const struct tb_schedule *schedule = &announcer->arena->schedule;
-
-	while (announcer->repeat < schedule->repeats &&
-	       announcer->began_ns + schedule->repeat_ns[announcer->repeat] <= now)
-		announcer->repeat++;
+	skip_due(announcer, now);
 	announcer->passing = true;
 	announcer->at = 0;
 }

@@ -47,6 +47,7 @@ struct tb_announce_frame {
 struct tb_arena {
 	struct tb_arena *next; /* list of arenas that Python is to free */
 	struct tb_schedule schedule;
+	tb_u64 content; /* of the frames: the same number, the same frames */
 	tb_u32 count;
 	struct tb_announce_frame frame[];
 };
@@ -75,7 +76,10 @@ void tb_arena_free(struct tb_arena *arena);
 void tb_announcer_start(struct tb_announcer *announcer, tb_u64 now);
 void tb_announcer_stop(struct tb_announcer *announcer);
 
-/* Take another arena; a schedule that runs begins anew with it, since addresses may have been added. */
+/*
+ * Take another arena. A schedule that runs begins anew if its frames are others, since addresses may have been added;
+ * with the same frames it goes on, and what is due next comes no later than it would have.
+ */
 void tb_announcer_load(struct tb_announcer *announcer, const struct tb_arena *arena, tb_u64 now);
 
 /* The next frame that may go at `now`, or NULL. It counts as sent only after tb_announcer_sent(). */

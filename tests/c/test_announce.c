@@ -134,6 +134,32 @@ static void another_arena_begins_anew(void)
 	tb_arena_free(none);
 }
 
+static void the_same_frames_are_not_announced_anew(void)
+{
+	struct tb_schedule slow = {.repeat_ns = {2 * MS}, .repeats = 1, .refresh_ns = 50 * MS};
+	struct tb_schedule quick = {.repeat_ns = {2 * MS}, .repeats = 1, .refresh_ns = 10 * MS};
+	struct tb_arena *first = arena_of(20, &slow);
+	struct tb_arena *second = arena_of(20, &quick);
+	struct tb_announcer announcer = {0};
+
+	tb_announcer_load(&announcer, first, 0);
+	tb_announcer_start(&announcer, 0);
+	CHECK(run(&announcer, 0, 1, 1) == TB_ANNOUNCE_CHUNK);
+	tb_announcer_load(&announcer, second, 1); /* within a pass, which goes on */
+	CHECK(run(&announcer, 1, MS, MS / 4) == 20 - TB_ANNOUNCE_CHUNK);
+	tb_announcer_load(&announcer, first, MS);
+	CHECK(run(&announcer, MS, 6 * MS, MS / 4) == 20); /* the repeat */
+	tb_announcer_load(&announcer, second, 6 * MS);
+	CHECK(tb_announcer_wake(&announcer) == 16 * MS);
+	tb_announcer_load(&announcer, first, 7 * MS); /* nothing that was due is put off */
+	CHECK(tb_announcer_wake(&announcer) == 16 * MS);
+	CHECK(run(&announcer, 7 * MS, 16 * MS, MS) == 0);
+	tb_announcer_load(&announcer, second, 16 * MS); /* due just now */
+	CHECK(run(&announcer, 16 * MS, 17 * MS, MS / 4) == 20);
+	tb_arena_free(first);
+	tb_arena_free(second);
+}
+
 static void limits_are_kept(void)
 {
 	struct tb_announcement odd = {.family = 5};
@@ -154,6 +180,7 @@ int main(void)
 	overdue_repeats_are_made_up_for_once();
 	rate_is_kept();
 	another_arena_begins_anew();
+	the_same_frames_are_not_announced_anew();
 	limits_are_kept();
 	return 0;
 }

@@ -222,7 +222,7 @@ class Engine:
     def set_announcements(
         self, announcements: Sequence[Announcement], schedule: AnnounceSchedule
     ) -> None:
-        """Prebuild every announcement frame. A schedule that runs begins anew with them."""
+        """Prebuild every announcement frame. If there are others, a schedule begins anew."""
         code = lib.tb_thread_set_announcements(
             self._thread,
             announcements_to_c(announcements),
