@@ -63,7 +63,7 @@ class Scene:
         self.rivals = Rivals(
             config=config(vmac=vmac),
             ports=lambda: self.ports,
-            indexes=lambda: {3, 4},
+            indexes=lambda: {port.index for port in self.ports.values()},
             serving=lambda: self.open,
             publish=self.publish,
             clock=lambda: self.now,

@@ -490,7 +490,7 @@ class App:
         self._feed(GateLost(interface=name))
 
     def _gate_restored(self, name: str) -> None:
-        self._presence.take_ports()
+        self._presence.port_restored()
         self._feed(GateRestored(interface=name))
 
     def _paused(self, reason: str) -> None:
@@ -509,7 +509,7 @@ class App:
     def _take_effect(self) -> None:
         """Engine and core learn of the configuration in force."""
         current = self._current
-        self._presence.take_ports()
+        self._presence.take_config()
         self._feed(ConfigReloaded(policy=current.policy, timers=wiring.timers(current.config)))
         self._presence.take_timers()
 

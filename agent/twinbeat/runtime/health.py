@@ -70,6 +70,8 @@ class Health:
         self._now_ns = now_ns
         self._board = Board()
         self._targets: dict[str, Target] = {}
+        self._sets: tuple[LinkSet, ...] | None = None
+        """None: nothing is watched yet."""
         self._names: Mapping[str, str] = {}
         self._role = Role.INIT
         self._said = TrackedHealth()
@@ -93,11 +95,14 @@ class Health:
         """
         async with self._lock:
             wanted, sets = targets(config)
-            self._names = {
+            names = {
                 "TWINBEAT_NODE": config.node.name,
                 "TWINBEAT_PEER": config.peer.name,
                 "TWINBEAT_PAIR": str(config.pair.id),
             }
+            if (wanted, sets, names) == (self._targets, self._sets, self._names):
+                return
+            self._names = names
             anew = {
                 name
                 for name, target in wanted.items()
@@ -105,7 +110,7 @@ class Health:
             }
             gone = [name for name in self._runners if name in anew or name not in wanted]
             await asyncio.gather(*(self._runners.pop(name).stop() for name in gone))
-            self._targets = wanted
+            self._targets, self._sets = wanted, sets
             for name in list(self._again):
                 self._again.pop(name).cancel()
             self._take(self._replace(wanted, sets, anew))

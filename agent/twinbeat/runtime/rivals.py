@@ -90,6 +90,7 @@ class Rivals:
         self._learn(config)
 
     def _learn(self, config: Config) -> None:
+        self._sections = config.vrids
         self._owners: dict[Address, VridSection] = {
             ipaddress.ip_address(text): section for section in config.vrids for text in section.vips
         }
@@ -112,6 +113,9 @@ class Rivals:
 
     def apply(self, config: Config) -> None:
         """Other addresses."""
+        same = config.vrids == self._sections and self._indexes() == set(self._ports)
+        if same and not self._refused:
+            return
         before = self._ports
         self._learn(config)
         if not self._listening:

@@ -111,8 +111,10 @@ class RoleRoutes:
     async def apply(self, config: Config) -> None:
         """Another configuration: while primary the difference is made at once."""
         async with self._lock:
-            self._config = config
-            await self._settle()
+            before, self._config = self._config, config
+            # Whoever asks the kernel for all of its routes takes milliseconds of a processor.
+            if _asked_for(config) != _asked_for(before) or self._problems():
+                await self._settle()
 
     # -- the role --------------------------------------------------------------------------------
 
@@ -309,6 +311,12 @@ class RoleRoutes:
             ],
             settled_in_ns=self._length_ns,
         )
+
+
+def _asked_for(config: Config) -> tuple[object, ...]:
+    """All that what stands depends on, beside role and term."""
+    injecting = [vrid.vips for vrid in config.vrids if vrid.inject]
+    return config.routes, config.rules, config.inject, injecting
 
 
 def injected(config: Config, term: int) -> list[Route]:
