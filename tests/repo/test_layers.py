@@ -38,7 +38,7 @@ LAYERS = {
     "twinbeat": layer(),
     "twinbeat.__main__": layer("cli.main"),
     "twinbeat.core": layer(),
-    "twinbeat.config": layer("core sync.document", "msgspec"),
+    "twinbeat.config": layer("core sync.document sync.lists sync.templates", "msgspec"),
     # Whoever runs a program of the operator's runs it through this one.
     "twinbeat.programs": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),

@@ -22,7 +22,7 @@ exclude = ["*.swp"]
 command = ["/bin/true"]
 [[command]]
 name = "nft"
-argv = ["/bin/true", "-f", "{file}", "{1}", "{9}"]
+argv = ["/bin/true", "-f", "{file}", "{1}", "{2}"]
 undo = ["/bin/true"]
 """
 
@@ -42,21 +42,30 @@ def test_what_is_right_is_taken() -> None:
         ('peer = "169.254.10.2"', 'peer = "b"', "sync.peer", "an IPv4 or IPv6 address"),
         ('peer = "169.254.10.2"', 'peer = "10.77.0.1"', "sync.peer", "own address"),
         ('listen = "169.254.10.1"', 'listen = "10.77.0.2"', "sync.listen", "peer's address"),
-        ('"/etc/haproxy"', '"/"', "file[0].paths", "below"),
-        ('"/etc/haproxy"', '"/etc/../root"', "file[0].paths", "below"),
+        ('"/etc/haproxy"', '"/"', "file[0].paths", "an absolute path without"),
+        ('"/etc/haproxy"', '"/etc/../root"', "file[0].paths", "an absolute path without"),
         ('"/etc/haproxy"', '"etc"', "file[0].paths", "absolute path"),
         (
             'paths = ["/etc/haproxy", ',
             'paths = ["/etc"]\n[[file]]\nname = "x"\npaths = [',
             "file[1].paths",
-            "meets /etc of file[0]",
+            "meet those of 'certificates'",
         ),
-        ('paths = ["/etc/haproxy", "/etc/ssl/private/site.pem"]', "paths = []", "paths", "empty"),
-        ('exclude = ["*.swp"]', 'exclude = [""]', "file[0].exclude", "no pattern"),
+        (
+            'paths = ["/etc/haproxy", "/etc/ssl/private/site.pem"]',
+            "paths = []",
+            "paths",
+            "at least one",
+        ),
+        ('exclude = ["*.swp"]', 'exclude = [""]', "file[0].exclude", "a name, or an absolute path"),
         ('command = ["/bin/true"]', 'command = ["true"]', "file[0].command", "absolute path"),
         ('["/bin/true", "-f"', '["true", "-f"', "command[0].argv", "absolute path"),
-        ('["/bin/true", "-f"', '["/bin/{x}", "-f"', "command[0].argv", "number of an argument"),
-        ('"{9}"', '"{10}"', "command[0].argv", "number of an argument"),
+        ('"-f"', '"{x}"', "command[0].argv", "number of an argument"),
+        ('["/bin/true", "-f"', '["/bin/{1}", "-f"', "command[0].argv", "named here"),
+        ('"{2}"', '"{3}"', "command[0].argv", "without a gap"),
+        ('"/etc/haproxy"', '"/etc/twinbeat"', "file[0].paths", "belongs to the node itself"),
+        ('"/etc/haproxy"', '"/etc/**"', "file[0].paths", "single names"),
+        ('"{2}"', '"{10}"', "command[0].argv", "number of an argument"),
         ('"{1}"', '"a\\u0000"', "command[0].argv", "null character"),
         ('undo = ["/bin/true"]', 'undo = ["true"]', "command[0].undo", "absolute path"),
     ],

@@ -98,20 +98,21 @@ def test_lists_that_are_right_have_no_problems() -> None:
         ({"paths": ("/proc/sys",)}, "/proc/sys"),
         ({"paths": ("/etc/x",), "exclude": ("a/b",)}, "a/b"),
         ({"paths": ("/etc/x",), "exclude": ("**",)}, "**"),
-        ({"paths": ("/etc/x",), "command": ("reload",)}, "reload"),
+        ({"paths": ("/etc/x",), "command": ("reload",)}, ["reload"]),
+        ({"paths": ()}, None),
     ],
 )
-def test_what_is_wrong_is_named(row: dict[str, tuple[str, ...]], value: str) -> None:
+def test_what_is_wrong_is_named(row: dict[str, tuple[str, ...]], value: object) -> None:
     found = list(problems([FileList(name="l", **row)]))  # type: ignore[arg-type]
-    assert [(name, wrong) for name, wrong, _ in found] == [("l", value)]
+    assert [wrong for _, _, wrong, _ in found] == [value]
 
 
 def test_lists_that_overlap_are_refused() -> None:
     one = FileList(name="a", paths=("/etc/x",))
     for path in ("/etc/x", "/etc/x/y", "/etc"):
         other = FileList(name="b", paths=(path,))
-        assert [value for _, value, _ in problems([one, other])] == [path]
-    assert [value for _, value, _ in problems([one, one])] == ["a"]
+        assert [value for _, _, value, _ in problems([one, other])] == [path]
+    assert [value for _, _, value, _ in problems([one, one])] == ["a"]
 
 
 def test_whoever_means_something_else_is_told_by_the_digest() -> None:

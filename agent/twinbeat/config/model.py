@@ -723,14 +723,14 @@ _ListName = Annotated[
 
 
 class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Files and directories that are kept alike on both nodes; the primary's count."""
+    """Files and directories that are kept alike on both nodes."""
 
     name: Annotated[_ListName, _key("Name of the list, unique.", example="certificates")]
     paths: Annotated[
         tuple[Annotated[str, Meta(pattern="^/", extra={"right": "an absolute path"})], ...],
         _key(
-            "Files, and directories with all that is in them. Nothing else can be written, not "
-            "through symbolic links either.",
+            "Files, and directories with all that is in them; a name may be a pattern. Nothing "
+            "else can be read or written, not through symbolic links either.",
             max_length=256,
             example=["/etc/haproxy"],
         ),
@@ -738,14 +738,17 @@ class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     exclude: Annotated[
         tuple[str, ...],
         _key(
-            "What is left out: patterns of shells; with a slash for whole paths, else for names.",
+            "What is left out: names at any depth, or with a slash whole paths; both may have "
+            "patterns (*, ?, [...]).",
             max_length=256,
             example=["*.swp"],
         ),
     ] = ()
     delete: Annotated[
-        bool, _key("What is deleted on the primary is deleted on the other node.")
+        bool,
+        _key("What is deleted on one node is deleted on the other; otherwise it comes back."),
     ] = True
+    owner: Annotated[bool, _key("Owner and group, by number, belong to what is kept alike.")] = True
     command: Annotated[
         tuple[str, ...],
         _key(

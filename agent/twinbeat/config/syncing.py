@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What has to be right about synchronization, lists of files and commands, beyond their types."""
 
-import re
 import stat
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path
 
 from twinbeat.config.model import CommandSection, FileSection, LinkSection, SyncSection
 from twinbeat.config.problems import Findings
 from twinbeat.config.system import System, parse_address
-
-PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
-"""In an argument of a command: what is put there when it is run."""
-_KNOWN: Final = re.compile(r"file|[1-9]")
+from twinbeat.sync import lists, templates
 
 
 def check_sync(sync: SyncSection, links: tuple[LinkSection, ...], findings: Findings) -> None:
@@ -28,46 +23,20 @@ def check_sync(sync: SyncSection, links: tuple[LinkSection, ...], findings: Find
 
 
 def check_files(files: tuple[FileSection, ...], findings: Findings) -> None:
-    """Every path is in one list, and no list is all there is."""
-    names: dict[str, int] = {}
-    owners: list[tuple[PurePosixPath, str]] = []
-    for number, section in enumerate(files):
-        where = f"file[{number}]"
-        _once(names, section.name, where, number, "file", findings)
-        if not section.paths:
-            findings.add(f"{where}.paths", None, "is empty: nothing would be kept alike.")
-        for text in section.paths:
-            path = PurePosixPath(text)
-            if ".." in path.parts or path == PurePosixPath("/") or "\0" in text:
-                wrong = 'should be a path below "/", without ".." in it.'
-                findings.add(f"{where}.paths", text, wrong)
-                continue
-            for other, owner in owners:
-                met = path == other or path in other.parents or other in path.parents
-                if met and owner != where:
-                    findings.add(f"{where}.paths", text, f"meets {other} of {owner}.")
-            owners.append((path, where))
-        for pattern in section.exclude:
-            if not pattern or "\0" in pattern:
-                findings.add(f"{where}.exclude", pattern, "is no pattern.")
-        _program(section.command, f"{where}.command", findings)
+    """What the worker makes of a list says whether it is one."""
+    rows = [
+        lists.FileList(name=each.name, paths=each.paths, exclude=each.exclude, command=each.command)
+        for each in files
+    ]
+    for at, key, value, right in lists.problems(rows):
+        findings.add(f"file[{at}].{key}", value, f"should be {right}.")
 
 
 def check_commands(commands: tuple[CommandSection, ...], findings: Findings) -> None:
-    """Programs with absolute paths, and placeholders that mean something."""
-    names: dict[str, int] = {}
-    for number, section in enumerate(commands):
-        where = f"command[{number}]"
-        _once(names, section.name, where, number, "command", findings)
-        if not section.argv:
-            findings.add(f"{where}.argv", None, "is empty: there is nothing to run.")
-        for key in ("argv", "undo"):
-            arguments: tuple[str, ...] = getattr(section, key)
-            _program(arguments, f"{where}.{key}", findings)
-            for found in (name for text in arguments for name in PLACEHOLDER.findall(text)):
-                if not _KNOWN.fullmatch(found):
-                    wrong = "should be {file}, or the number of an argument from {1} to {9}."
-                    findings.add(f"{where}.{key}", "{" + found + "}", wrong)
+    """What the worker makes of a command says whether it is one."""
+    rows = [templates.Template(name=each.name, argv=each.argv, undo=each.undo) for each in commands]
+    for at, key, value, right in templates.problems(rows):
+        findings.add(f"command[{at}].{key}", value, f"should be {right}.")
 
 
 def check_programs_here(
@@ -95,19 +64,3 @@ def check_sync_here(sync: SyncSection, findings: Findings, system: System) -> No
     """The interface that bulk data is to take."""
     if sync.interface and sync.interface not in system.interfaces():
         findings.add("sync.interface", sync.interface, "there is no such interface here.")
-
-
-def _once(
-    names: dict[str, int], name: str, where: str, number: int, section: str, findings: Findings
-) -> None:
-    first = names.setdefault(name, number)
-    if first != number:
-        findings.add(f"{where}.name", name, f"is that of {section}[{first}] already.")
-
-
-def _program(arguments: tuple[str, ...], key: str, findings: Findings) -> None:
-    if arguments and not arguments[0].startswith("/"):
-        wrong = "should begin with the program's absolute path: no PATH is searched, no shell is."
-        findings.add(key, list(arguments), wrong)
-    if any("\0" in argument for argument in arguments):
-        findings.add(key, None, "holds a null character.")

@@ -130,33 +130,43 @@ def ours(name: str) -> bool:
     return name.startswith(TEMPORARY) or CONFLICT in name
 
 
-def problems(lists: Iterable[FileList]) -> Iterator[tuple[str, str, str]]:
-    """What is wrong: list, value, and what would be right. For whoever checks a configuration."""
+def problems(lists: Iterable[FileList]) -> Iterator[tuple[int, str, object, str]]:
+    """What is wrong: which list, its key, the value, and what it should be."""
     named: set[str] = set()
     fixed: dict[tuple[str, ...], str] = {}
-    for each in lists:
+    for at, each in enumerate(lists):
         if each.name in named:
-            yield each.name, each.name, "a name that no other list has"
+            yield at, "name", each.name, "a name that no other list has"
         named.add(each.name)
+        if not each.paths:
+            yield at, "paths", None, "at least one path: nothing would be kept alike"
         for path in each.paths:
             if (right := _wrong(path)) is not None:
-                yield each.name, path, right
+                yield at, "paths", path, right
                 continue
             root = Root(path)
             for other, owner in fixed.items():
                 shorter = min(len(other), len(root.fixed))
                 if owner != each.name and other[:shorter] == root.fixed[:shorter]:
-                    yield each.name, path, f"paths that don't overlap with those of {owner!r}"
+                    yield at, "paths", path, f"a path that doesn't meet those of {owner!r}"
                     break
             if root.exact:
                 fixed[root.fixed] = each.name
         for pattern in each.exclude:
-            if "/" in pattern and components(pattern) is None:
-                yield each.name, pattern, "a name, or an absolute path; both may have patterns"
+            if not pattern or "\0" in pattern or ("/" in pattern and components(pattern) is None):
+                yield at, "exclude", pattern, "a name, or an absolute path; both may have patterns"
             elif "**" in pattern:
-                yield each.name, pattern, "a name without a slash is left out at any depth; no '**'"
-        if each.command and not each.command[0].startswith("/"):
-            yield each.name, each.command[0], "the absolute path of a program"
+                right = "without '**': a name without a slash is left out at any depth"
+                yield at, "exclude", pattern, right
+        if each.command and (right := wrong_argv(each.command)):
+            yield at, "command", list(each.command), right
+
+
+def wrong_argv(argv: Sequence[str]) -> str:
+    """What an argv should be that can't be run, or nothing."""
+    if not argv[0].startswith("/"):
+        return "the absolute path of a program first: no PATH is searched, and there is no shell"
+    return "without a null character" if any("\0" in part for part in argv) else ""
 
 
 def _wrong(path: str) -> str | None:

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from twinbeat.programs import Finished, Program
 from twinbeat.sync.document import Argument, Name, Run
-from twinbeat.sync.lists import FileList
+from twinbeat.sync.lists import FileList, wrong_argv
 from twinbeat.sync.operation import OUTPUT_MOST, Output
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -69,26 +69,28 @@ class Template(Struct, frozen=True, kw_only=True):
         return run.arguments[0] if FILE in self.places() and run.arguments else ""
 
 
-def problems(templates: Iterable[Template]) -> Iterator[tuple[str, str, str]]:
-    """What is wrong: command, value, and what would be right. For who checks a configuration."""
+def problems(templates: Iterable[Template]) -> Iterator[tuple[int, str, object, str]]:
+    """What is wrong: which command, its key, the value, and what it should be."""
     named: set[str] = set()
-    for each in templates:
+    for at, each in enumerate(templates):
         if each.name in named:
-            yield each.name, each.name, "a name that no other command has"
+            yield at, "name", each.name, "a name that no other command has"
         named.add(each.name)
+        if not each.argv:
+            yield at, "argv", None, "at least a program: there is nothing to run"
         for key, argv in (("argv", each.argv), ("undo", each.undo)):
-            if argv and (not argv[0].startswith("/") or _PLACE.search(argv[0])):
-                yield each.name, f"{key}: {argv[0]}", "the absolute path of a program first"
-            for part in argv:
-                if "\0" in part:
-                    yield each.name, f"{key}: {part!r}", "no zero byte"
-                for place in _places(part):
-                    if not _KNOWN.fullmatch(place):
-                        right = "{1} to {9}, or {file}; other braces can't be used"
-                        yield each.name, f"{key}: {{{place}}}", right
+            if argv and (right := wrong_argv(argv)):
+                yield at, key, list(argv), right
+            elif argv and _PLACE.search(argv[0]):
+                yield at, key, argv[0], "a program that is named here, not by who runs it"
+            for place in (place for part in argv for place in _places(part)):
+                if not _is(place):
+                    right = "{file}, or the number of an argument from {1} to {9}"
+                    yield at, key, f"{{{place}}}", right
         numbers = {1 if place == FILE else int(place) for place in each.places() if _is(place)}
         if numbers != set(range(1, len(numbers) + 1)):
-            yield each.name, " ".join(sorted(each.places())), "numbers without a gap, from {1}"
+            given = " ".join(f"{{{place}}}" for place in sorted(each.places()))
+            yield at, "argv", given, "numbered from {1} without a gap"
 
 
 def argv(
