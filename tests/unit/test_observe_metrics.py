@@ -18,14 +18,9 @@ from prometheus_client.registry import Collector
 from twinbeat.api import schema
 from twinbeat.observe.exposition import text
 from twinbeat.observe.family import bucket_bounds, cumulative
-from twinbeat.observe.metrics import (
-    GATE_VERDICTS,
-    KERNEL_EVENTS,
-    METRIC_NAMES,
-    REJECTED,
-    TwinbeatCollector,
-    exposition,
-)
+from twinbeat.observe.happenings import KERNEL_EVENTS
+from twinbeat.observe.metrics import METRIC_NAMES, TwinbeatCollector, exposition
+from twinbeat.observe.network import GATE_VERDICTS, REJECTED
 from unit.memory_agent import (
     counters,
     fence,
