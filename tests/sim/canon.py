@@ -22,7 +22,7 @@ Time = Callable[[int], object]
 
 disk_words: Final = attrgetter("last_primary", "peer_known", "peer_paused", "admin")
 engine_words: Final = attrgetter("phase", "watch", "receipted", "answer_open", "by_silence")
-engine_times: Final = attrgetter("heard_ns", "idle_since_ns", "starting_since_ns", "open_until_ns", "started_ns")
+engine_times: Final = attrgetter("heard_ns", "idle_since_ns", "open_until_ns", "started_ns")
 facts_words: Final = attrgetter("role", "admin", "past", "last_primary", "abstaining")
 order_words: Final = attrgetter("permits", "flags")
 SUSPICIOUS: Final = (Watch.SUSPECT, Watch.STALLED, Watch.DEAD)
