@@ -1083,7 +1083,7 @@ static void read_peer(struct round *r)
 	struct tb_engine *e = r->e;
 	const struct tb_peer *peer = &r->in->peer;
 	bool open = (peer->flags & TB_F_OPEN) != 0;
-	bool idle, deaf, starts;
+	bool idle, deaf;
 	tb_u64 told;
 
 	if (peer->epoch == 0 || peer->counter == 0 || peer->arrived_ns < e->started_ns)
@@ -1106,16 +1106,9 @@ static void read_peer(struct round *r)
 	}
 	idle = e->watch == TB_ALIVE && !open && peer->claim == 0 && !(peer->flags & TB_F_CLAIMING);
 	deaf = idle && !(peer->flags & TB_F_HEARS_YOU);
-	starts = idle && (peer->flags & TB_F_STARTING);
-	if (!starts)
-		e->starting_since_ns = 0;
-	else if (e->starting_since_ns == 0)
-		e->starting_since_ns = r->now;
-	/* What it says of its health while it starts isn't all: until then nobody knows who goes first. */
-	starts = starts && since(r->now, e->starting_since_ns) < r->s->boot_wait;
 	if (!idle)
 		e->idle_since_ns = 0;
-	else if (e->idle_since_ns == 0 || starts)
+	else if (e->idle_since_ns == 0)
 		e->idle_since_ns = r->now;
 	if (!deaf)
 		e->deaf_since_ns = 0;

@@ -558,27 +558,6 @@ def test_r8_idle_peer_is_replaced_by_receipt(permits: Permit, wait: int) -> None
     assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
 
 
-def test_r8_who_only_starts_may_be_the_one_that_goes_first() -> None:
-    """Its health isn't known yet, so neither is who is preferred; the wait counts from then on."""
-    bench = Bench(settings=replace(FAST, boot_wait_ns=100 * MS))
-    bench.flags = Flag.STARTING
-    bench.run(30 * MS)
-    assert not [event for event in bench.events if event.kind is EventKind.CLAIM]
-    bench.flags = Flag(0)
-    started = bench.now
-    bench.run(10 * MS)
-    waited = bench.last(EventKind.CLAIM).at_ns - started
-    assert 2 * FAST.idle_claim_ns + VERIFY <= waited <= 2 * FAST.idle_claim_ns + VERIFY + MS
-
-
-def test_r8_a_peer_that_never_gets_started_is_not_waited_for() -> None:
-    bench = Bench(settings=replace(FAST, boot_wait_ns=10 * MS))
-    bench.flags = Flag.STARTING
-    bench.run(30 * MS)
-    heard = bench.last(EventKind.HEARD).at_ns
-    assert 10 * MS <= bench.last(EventKind.CLAIM).at_ns - heard <= 15 * MS
-
-
 def test_r8_role_does_not_make_a_server() -> None:
     bench = Bench()
     bench.peer.maps.self.role = Role.PRIMARY

@@ -220,8 +220,6 @@ class Settings:
     """A tick later than this restarts the verify window."""
     idle_claim_ns: int
     listen_ns: int
-    boot_wait_ns: int = 0
-    """How long a peer that only starts keeps an idle node from claiming at most."""
     mismatch_wait_ns: int = 0
     """How much longer frames refused for their key or version withhold a cold claim at most."""
     witness_ns: int = 0
