@@ -129,15 +129,16 @@ def test_the_file_keeps_what_is_the_nodes_own(agent: Agent, worker: Worker) -> N
     assert "10.77.0.10/32" in ip("addr show tbv51")
 
 
-def test_what_waits_for_a_restart_is_named(agent: Agent, worker: Worker) -> None:
+def test_a_new_number_comes_at_once_and_stays(agent: Agent, worker: Worker) -> None:
     agent.start()
     agent.until_primary()
     worker.start()
     row = {"id": 52, "interface": "lan0", "vips": ["10.77.0.20"]}
     said = worker.ask(Put(section="vrid", identity="52", row=row))
     assert said.state is State.ALONE
-    status = agent.until(lambda status: status["configuration"]["needs_restart"])
-    assert all("vrid[52]" in key for key in configuration(status)["needs_restart"])
+    status = agent.until(lambda status: status["configuration"]["generation"] == 2)
+    assert not configuration(status)["needs_restart"]
+    assert "10.77.0.20/32" in ip("addr show tbv52")
     assert agent.end(signal.SIGTERM) == 0
     agent.start()
     agent.until_primary()

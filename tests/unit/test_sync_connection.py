@@ -11,7 +11,7 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Union, get_args
@@ -938,11 +938,28 @@ async def test_every_connection_is_a_full_handshake(tmp_path: Path) -> None:
     assert credentials.server.num_tickets == 0
 
 
+@pytest.fixture
+def log_records() -> Iterator[list[logging.LogRecord]]:
+    """What is logged, taken where it is said: others may set up what becomes of it later."""
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    logger, keep = logging.getLogger("twinbeat.sync"), Keep()
+    level = logger.level
+    logger.addHandler(keep)
+    logger.setLevel(logging.DEBUG)
+    yield records
+    logger.removeHandler(keep)
+    logger.setLevel(level)
+
+
 @asynchronous
 async def test_no_secret_goes_where_it_can_be_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, log_records: list[logging.LogRecord]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     secret = bytes(range(100, 116))
     async with connected(tmp_path) as (a, b):
         await a.session.send(wire.KeyGive(id=2, secret=secret))
@@ -953,7 +970,7 @@ async def test_no_secret_goes_where_it_can_be_read(
         await refused(await b.port(), None, framed(CODEC.encode(wire.KeyGive(id=2, secret=secret))))
         await until(lambda: b.counted("refused"))
     private = "".join(a.folder.own_file.read_text().splitlines()[1:3])
-    shown += [record.getMessage() + repr(record.__dict__) for record in caplog.records]
+    shown += [record.getMessage() + repr(record.__dict__) for record in log_records]
     assert any("Connected with" in each for each in shown)
     text = "\n".join(shown)
     for mark in (secret.hex(), repr(secret)[2:-1], private[:40], "PRIVATE"):
