@@ -25,15 +25,19 @@ TEST_WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 MEMORY = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREADS = ["-fsanitize=thread"]
 
+SANITIZERS = {"memory": MEMORY, "threads": THREADS}
+
 PROGRAMS = {
-    "test_frames": (["frames"], MEMORY),
-    "test_announce": (["announce", "frames"], MEMORY),
-    "test_maps": (["maps"], MEMORY),
-    "test_watchdog": (["watchdog"], MEMORY),
-    "test_threads": (["ring"], THREADS),
-    "fuzz_receive": (["plain", "maps"], MEMORY),
-    "fuzz_step": (["engine"], MEMORY),
+    "test_frames": ["frames"],
+    "test_announce": ["announce", "frames"],
+    "test_maps": ["maps"],
+    "test_watchdog": ["watchdog"],
+    "test_threads": ["ring"],
+    "fuzz_receive": ["plain", "maps"],
+    "fuzz_step": ["engine"],
 }
+THREADED = {"test_threads"}
+"""Built for ThreadSanitizer as well."""
 
 
 def build(name: str, sources: list[str], sanitizer: list[str], into: Path, *extra: str) -> Path:
@@ -64,25 +68,27 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_sanitized(name: str, tmp_path: Path) -> None:
-    sources, sanitizer = PROGRAMS[name]
-    run([str(build(name, sources, sanitizer, tmp_path))])
+@pytest.mark.parametrize(
+    ("name", "sanitizer"),
+    [(name, "memory") for name in PROGRAMS] + [(name, "threads") for name in sorted(THREADED)],
+)
+def test_sanitized(name: str, sanitizer: str, tmp_path: Path) -> None:
+    run([str(build(name, PROGRAMS[name], SANITIZERS[sanitizer], tmp_path))])
 
 
 @pytest.mark.privileged
-def test_thread_has_no_data_race(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_whole_thread(sanitizer: str, tmp_path: Path) -> None:
     sources = sorted(path.stem for path in (ROOT / "csrc").glob("*.c"))
     with fresh_namespace():
-        run([str(build("test_thread", sources, THREADS, tmp_path))])
+        run([str(build("test_thread", sources, SANITIZERS[sanitizer], tmp_path))])
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name.startswith("fuzz_")])
 def test_coverage_guided_for_a_moment(name: str, tmp_path: Path) -> None:
     # libFuzzer finds in seconds what random programs rarely do.
-    sources, _ = PROGRAMS[name]
     sanitizer = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
-    program = build(name, sources, sanitizer, tmp_path, "-DWITH_LIBFUZZER")
+    program = build(name, PROGRAMS[name], sanitizer, tmp_path, "-DWITH_LIBFUZZER")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     command = [str(program), "-seed=1", "-runs=20000", "-max_total_time=8", "-max_len=2048"]

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The whole thread under ThreadSanitizer, while the owner does all at once what Python may ask of it. Runs as root in
- * a namespace with nothing but `lo`.
+ * The whole thread, while the owner does all at once what Python may ask of it: under ThreadSanitizer, and under
+ * AddressSanitizer with its search for leaks. Runs as root in a namespace with nothing but `lo`.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,7 +42,7 @@ static void setup_of(struct tb_setup *setup)
 		.late = 100 * MS,
 		.idle_claim = 5 * MS,
 		.listen = 20 * MS,
-		.links = 1,
+		.links = 1 | 4,
 		.probes = 3,
 		.claim_alone = true,
 	};
@@ -50,11 +51,64 @@ static void setup_of(struct tb_setup *setup)
 	setup->link[0] = (struct tb_link_setup){
 		.ifindex = 1,
 		.path = {.family = 4, .ttl = 255, .port = TB_PORT, .local = {127, 0, 0, 1}}};
+	setup->link[2] = (struct tb_link_setup){.ifindex = 1,
+						.mode = TB_MODE_UDP,
+						.path = {.family = 6,
+							 .ttl = 64,
+							 .port = TB_PORT,
+							 .local = {[15] = 1},
+							 .peer = {[15] = 1}}};
 	setup->control_ifindex = 1;
 	setup->ports = 1;
 	setup->port_ifindex[0] = 1;
 	setup->priority = 1;
 	setup->cpu = -1;
+}
+
+static int descriptors(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	int count = 0;
+
+	CHECK(directory);
+	while (readdir(directory))
+		count++;
+	CHECK(closedir(directory) == 0);
+	return count;
+}
+
+/* Whatever it is that fails, what was taken before it is given back. */
+static void what_fails_to_open_leaves_nothing(struct tb_setup setup, enum tb_stage where, int why)
+{
+	struct tb_thread *thread = NULL;
+	int before = descriptors();
+	int stage;
+
+	CHECK(tb_thread_open(&setup, &thread, &stage) == -why);
+	CHECK(stage == (int)where && thread == NULL);
+	CHECK(descriptors() == before);
+}
+
+static void failures_to_open(const struct tb_setup *right)
+{
+	struct tb_setup wrong = *right;
+
+	wrong.settings.node = 2;
+	what_fails_to_open_leaves_nothing(wrong, TB_STAGE_SETUP, EINVAL);
+	wrong = *right;
+	wrong.maps.control = -1;
+	what_fails_to_open_leaves_nothing(wrong, TB_STAGE_MAPS, EBADF);
+	wrong = *right;
+	wrong.link[TB_LINKS - 1] = right->link[0];
+	wrong.link[TB_LINKS - 1].ifindex = 99;
+	what_fails_to_open_leaves_nothing(wrong, TB_STAGE_LINK, ENODEV);
+	wrong = *right;
+	wrong.link[2].path.local[0] =
+		0x20; /* not ours: the second thing that a UDP link asks for */
+	what_fails_to_open_leaves_nothing(wrong, TB_STAGE_LINK, EADDRNOTAVAIL);
+	wrong = *right;
+	wrong.port_ifindex[0] = 99;
+	what_fails_to_open_leaves_nothing(wrong, TB_STAGE_PORT, ENODEV);
 }
 
 static void announcements_of(struct tb_thread *thread, tb_u32 count)
@@ -86,9 +140,11 @@ int main(void)
 	struct tb_histogram histogram;
 	tb_u64 until;
 	bool opened = false;
-	int stage;
+	int stage, before;
 
 	setup_of(&setup);
+	failures_to_open(&setup);
+	before = descriptors();
 	CHECK(tb_thread_open(&setup, &thread, &stage) == 0);
 	CHECK(tb_thread_start(thread, &report) == 0);
 	CHECK(report.helpers > 0);
@@ -106,9 +162,11 @@ int main(void)
 		/* A second link comes, changes and goes, twice as often as the thread looks. */
 		setup.link[1] = setup.link[0];
 		setup.link[1].ifindex = i % 3 ? 1 : 0;
+		setup.link[1].mode = i % 4 ? TB_MODE_ETHERNET : TB_MODE_UDP;
 		setup.link[1].path.local[3] = (tb_u8)(2 + i % 2);
+		setup.link[1].path.peer[0] = 127;
 		CHECK(tb_thread_set_links(thread, setup.link) == 0);
-		setup.settings.links = i % 3 ? 3 : 1;
+		setup.settings.links = i % 3 ? 1 | 2 | 4 : 1 | 4;
 		CHECK((tb_thread_set_peer_mac(thread, 1, mac) == 0) == (i % 3 != 0));
 		CHECK(tb_thread_set_ports(thread, setup.port_ifindex, i % 2) == 0);
 		announcements_of(thread, i % 200);
@@ -126,7 +184,7 @@ int main(void)
 	CHECK(view.gate.term != 0);
 	CHECK(counters.rounds > 100 && counters.control_sent > 0);
 	CHECK(counters.announced4 > 0 && counters.announced6 > 0);
-	CHECK(counters.link[0].sent[TB_PROBE] > 100);
+	CHECK(counters.link[0].sent[TB_PROBE] > 100 && counters.link[2].sent[TB_PROBE] > 100);
 	setup.link[1].ifindex = 99;
 	CHECK(tb_thread_set_links(thread, setup.link) < 0);
 	CHECK(tb_thread_set_ports(thread, setup.port_ifindex, 0) == 0);
@@ -143,5 +201,6 @@ int main(void)
 	CHECK(view.gate.term == 0 && view.gate.open_until == 0);
 	tb_thread_close(thread);
 	tb_thread_close(NULL);
+	CHECK(descriptors() == before);
 	return 0;
 }

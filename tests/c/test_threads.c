@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What two threads share: the ring of events and the sequence lock. Meant for ThreadSanitizer. */
+/* What two threads share: the ring of events and the sequence lock. */
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
