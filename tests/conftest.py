@@ -21,6 +21,8 @@ import pytest
 PRIVILEGED_DIRECTORIES = ("bpf", "lab")
 COMPUTING_DIRECTORIES = ("c", "repo", "sim", "transcripts")
 """Of tests whose outcome depends on no clock, and that share nothing with those that run beside."""
+COMPUTING_UNITS = ("bench", "config", "core", "engine_step", "observe", "sync_propagation")
+"""Such tests among those of units: what their files' names begin with, after test_."""
 LEFTOVERS_S = 540
 """How long one of these may take out of what processor time is left over."""
 TESTS = Path(__file__).parent
@@ -49,7 +51,10 @@ def _directory(path: Path) -> str:
 
 
 def _only_computes(path: Path) -> bool:
-    return path.is_relative_to(TESTS) and _directory(path) in COMPUTING_DIRECTORIES
+    if not path.is_relative_to(TESTS):
+        return False
+    unit = path.name.removeprefix("test_").startswith(COMPUTING_UNITS)
+    return _directory(path) in COMPUTING_DIRECTORIES or (_directory(path) == "unit" and unit)
 
 
 def _is_privileged(item: pytest.Item) -> bool:
