@@ -121,6 +121,27 @@ def test_each_mistake_is_named(tmp_path: Path, more: str, key: str, said: str) -
     assert said in found[0][1]
 
 
+@pytest.mark.parametrize(
+    ("address", "probe", "said"),
+    [
+        ("10.77.0.2", "icmp", "the peer's: its death would make this node unfit too"),
+        ("10.77.0.2", "tcp", "the peer's"),
+        ("10.77.0.1", "icmp", "this node's own, which always answers"),
+        ("10.77.0.10", "icmp", "a shared address, which this node answers itself"),
+        ("10.77.0.10", "tcp", ""),
+        ("10.77.0.254", "icmp", ""),
+    ],
+)
+def test_a_host_that_tells_nothing_of_this_node_is_warned_of(
+    tmp_path: Path, address: str, probe: str, said: str
+) -> None:
+    port = {"port": 443} if probe == "tcp" else {}
+    config, problems = examined(tmp_path, monitor("address", address=address, probe=probe, **port))
+    assert config is not None
+    found = [problem.sentence for problem in problems if problem.key == "monitor[0].address"]
+    assert [said in sentence for sentence in found] == ([True] if said else [])
+
+
 def named(name: str, interface: str = "wan0") -> str:
     return f'[[monitor]]\nname = "{name}"\nkind = "interface"\ninterface = "{interface}"\n'
 

@@ -90,6 +90,30 @@ def test_the_lease_outlasts_the_peer_s_own_word(tmp_path: Path) -> None:
     assert examine(path, offline=True)[1] == []
 
 
+def test_certificates_have_to_be_there_and_the_key_is_private(tmp_path: Path) -> None:
+    """The agent wouldn't start otherwise."""
+    files = {key: tmp_path / key for key in ("ca_file", "cert_file", "key_file")}
+    path = tmp_path / "twinbeat.toml"
+    keys = WITNESS | {key: f'"{file}"' for key, file in files.items()}
+    lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    path.write_text(f"{BASE}[witness]\n{lines}")
+
+    def said() -> dict[str, str]:
+        _, problems = examine(path, offline=False)
+        return {
+            problem.key: problem.sentence
+            for problem in problems
+            if problem.key.startswith("witness")
+        }
+
+    assert said() == {f"witness.{key}": "there is no such file." for key in files}
+    for file in files.values():
+        file.touch(mode=0o644)
+    assert said() == {"witness.key_file": "has mode 0644: others may use this node's key."}
+    files["key_file"].chmod(0o600)
+    assert said() == {}
+
+
 def test_a_single_member_is_warned_of(tmp_path: Path) -> None:
     keys = {**WITNESS, "endpoints": '["https://10.77.0.31:2379"]'}
     (problem,) = found(tmp_path, "witness", **keys)

@@ -110,6 +110,8 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
         check_programs_here(sections["files"], sections["commands"], findings)
     if "fence" in sound:
         _fence_here(sections["fence"], findings)
+    if "witness" in sound:
+        _witness_here(sections["witness"], findings)
 
 
 # ---------------------------------------------------------------------------- normalising --------
@@ -592,6 +594,24 @@ def _witness(
         )
 
 
+def _witness_here(witness: WitnessSection, findings: Findings) -> None:
+    """The agent doesn't start with certificates that it can't read."""
+    if witness.kind == "none":
+        return
+    for key in ("ca_file", "cert_file", "key_file"):
+        name = getattr(witness, key)
+        if not name.startswith("/"):
+            continue
+        if not Path(name).is_file():
+            findings.add(f"witness.{key}", name, "there is no such file.")
+        elif not os.access(name, os.R_OK):
+            findings.add(f"witness.{key}", name, "this user can't read it.")
+        elif key == "key_file" and (mode := Path(name).stat().st_mode & 0o777) & 0o077:
+            findings.warn(
+                f"witness.{key}", name, f"has mode {mode:04o}: others may use this node's key."
+            )
+
+
 def endpoint_host(text: str) -> str | None:
     """The host of an endpoint of the witness, or None where it is none."""
     try:
@@ -632,6 +652,22 @@ def _announce(announce: AnnounceSection, findings: Findings) -> None:
     repeats = announce.repeats_ms
     if list(repeats) != sorted(set(repeats)):
         findings.add("announce.repeats_ms", repeats, "should grow from each value to the next.")
+
+
+def _policy(policy: PolicySection, findings: Findings) -> None:
+    """Keys that come to nothing, or to something else than they say."""
+    if policy.flip_window_s and not policy.max_flips:
+        findings.warn(
+            "policy.flip_window_s",
+            policy.flip_window_s,
+            "means nothing without max_flips: any number of flips is allowed.",
+        )
+    if policy.recovery_hold_ms > policy.recovery_hold_max_s * 1000:
+        findings.warn(
+            "policy.recovery_hold_ms",
+            policy.recovery_hold_ms,
+            f"is longer than recovery_hold_max_s = {policy.recovery_hold_max_s}, which counts.",
+        )
 
 
 def _watchdog(watchdog: WatchdogSection, section: TimersSection, findings: Findings) -> None:
@@ -708,6 +744,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("witness", "timers_set", "links", "vrids"), _witness),
     (("isolation", "links", "vrids"), _isolation),
     (("announce",), _announce),
+    (("policy",), _policy),
     (("monitors", "linksets", "links", "vrids"), check_monitors),
     (("linksets",), check_linksets),
     (("watchdog", "timers_set"), _watchdog),

@@ -103,6 +103,7 @@ def check_monitors(
             findings.add(f"{path}.name", monitor.name, f"is that of {taken[monitor.name]} already.")
         taken[monitor.name] = path
         _keys(monitor, path, findings)
+        _asked(monitor, path, links, vrids, findings)
         if monitor.kind == "interface" and monitor.interface:
             if monitor.interface in watched:
                 wrong = f"is watched by {watched[monitor.interface]} already."
@@ -187,6 +188,32 @@ def _address(monitor: MonitorSection, path: str, findings: Findings) -> None:
     if not monitor.interface and (monitor.probe == "neighbour" or address.is_link_local):
         wrong = "is needed: the question is for the hosts on one link."
         findings.add(f"{path}.interface", None, wrong)
+
+
+def _asked(
+    monitor: MonitorSection,
+    path: str,
+    links: tuple[LinkSection, ...],
+    vrids: tuple[VridSection, ...],
+    findings: Findings,
+) -> None:
+    """A host that tells something of this node has to be another one, and not the peer.
+
+    A shared address asked by tcp is a question to a service of this node, so that is none of these.
+    """
+    if monitor.kind != "address":
+        return
+    taken = {link.peer: "the peer's: its death would make this node unfit too" for link in links}
+    if monitor.probe != "tcp":
+        taken |= {link.local: "this node's own, which always answers" for link in links}
+        shared = "a shared address, which this node answers itself"
+        taken |= {vip: shared for vrid in vrids for vip in vrid.vips}
+    try:
+        asked = str(ipaddress.ip_address(monitor.address))
+    except ValueError:
+        return
+    if asked in taken:
+        findings.warn(f"{path}.address", monitor.address, f"is {taken[asked]}.")
 
 
 def _script(monitor: MonitorSection, path: str, findings: Findings) -> None:
