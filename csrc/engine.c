@@ -894,6 +894,21 @@ static void claim_cold(struct round *r)
 	begin_claim(r, refused ? TB_C_DESPITE_MISMATCH : TB_C_COLD);
 }
 
+/*
+ * R8: nobody has served since both nodes started, and the one that goes first isn't ready yet. Who is slow to start
+ * doesn't lose its turn by that, if it hears us and so gets on. A start lasts so long and no longer; one that begins
+ * again and again is waited for once.
+ */
+static bool starter_goes_first(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+	tb_u32 flags = r->in->peer.flags;
+
+	return (flags & TB_F_STARTING) && (flags & TB_F_HEARS_YOU) && !e->served_by_peer &&
+	       e->served == 0 && !permitted(r, TB_PREFERRED) &&
+	       since(r->now, e->met_ns) < r->s->boot_wait;
+}
+
 /* The peer's agent is heard: claim when asked to, when nobody serves (R8), or when it is deaf and shut (R9). */
 static void claim_beside_living(struct round *r)
 {
@@ -913,6 +928,8 @@ static void claim_beside_living(struct round *r)
 	}
 	if (!permitted(r, TB_MAY_CLAIM_IDLE))
 		return;
+	if (starter_goes_first(r))
+		withhold(r, TB_C_PEER_STARTS);
 	if (!permitted(r, TB_PREFERRED))
 		idle = 2 * idle + r->s->timers.verify;
 	if (e->idle_since_ns != 0) {
@@ -973,6 +990,8 @@ static void alive(struct round *r)
 	e->watch = TB_ALIVE;
 	e->fruitless = 0;
 	e->heard_since_ns = r->now;
+	if (e->met_ns == 0)
+		e->met_ns = r->now;
 	e->withheld = TB_C_NONE;
 	e->doubt_ns = 0;
 	e->answer_open = false;
@@ -1090,6 +1109,7 @@ static void read_peer(struct round *r)
 		return;
 	e->highest = later(e->highest, later(later(peer->term, peer->claim),
 					     later(peer->fence_below, peer->highest)));
+	e->served_by_peer |= open;
 	if (open)
 		e->open_until_ns = peer->arrived_ns + (tb_u64)peer->lease_us * 1000;
 	else if (peer->claim != 0)
@@ -1108,7 +1128,7 @@ static void read_peer(struct round *r)
 	deaf = idle && !(peer->flags & TB_F_HEARS_YOU);
 	if (!idle)
 		e->idle_since_ns = 0;
-	else if (e->idle_since_ns == 0)
+	else if (e->idle_since_ns == 0 || starter_goes_first(r))
 		e->idle_since_ns = r->now;
 	if (!deaf)
 		e->deaf_since_ns = 0;

@@ -38,6 +38,7 @@ struct tb_settings {
 	tb_u64 late;	    /* a tick later than this is late: it restarts the verify window */
 	tb_u64 idle_claim;  /* R8: how long a peer may be heard without serving (preferred node; the other waits twice as long plus verify) */
 	tb_u64 listen;	    /* R10: how long a node that has no living reign listens before it may claim by silence */
+	tb_u64 boot_wait;   /* R8: how long, from its first frame, a peer that starts as this node did and goes first is waited for */
 	tb_u64 mismatch_wait; /* R14: how much longer frames refused for their key or version keep such a node from that */
 	tb_u64 witness;	    /* how long the word of the peer or of the witness is good for; 0 = there is no witness */
 	tb_u32 node;	    /* own index, 0 or 1 */
@@ -128,6 +129,8 @@ enum tb_cause {
 	TB_C_DESPITE_MISMATCH,
 	/* opened by, the witness having granted it; ended or withheld, as neither peer nor witness gave their word */
 	TB_C_WITNESSED, TB_C_NO_WITNESS,
+	/* refused, too */
+	TB_C_PEER_STARTS,
 };
 
 enum tb_event_kind {
@@ -235,6 +238,8 @@ struct tb_engine {
 	tb_u64 answered_ns;	/* newest accepted ANSWER */
 	tb_u64 heard_since_ns;	/* beginning of the present ALIVE */
 	tb_u64 idle_since_ns;	/* heard without serving or claiming, 0 = not so */
+	tb_u64 met_ns;		/* when it was first heard, 0 = not since the start */
+	bool served_by_peer;	/* its gate was open since our start */
 	tb_u64 deaf_since_ns;	/* says that it doesn't hear us and serves nothing, 0 = not so */
 	tb_u64 open_until_ns;	/* by our clock: the last end of a lease that it told or could have begun */
 	tb_u64 first_epoch;	/* of the peer, of all that this node's kernel or disk know, 0 = none yet */

@@ -21,8 +21,12 @@ from twinbeat.core.types import Watch
 Time = Callable[[int], object]
 
 disk_words: Final = attrgetter("last_primary", "peer_known", "peer_paused", "admin")
-engine_words: Final = attrgetter("phase", "watch", "receipted", "answer_open", "by_silence")
-engine_times: Final = attrgetter("heard_ns", "idle_since_ns", "open_until_ns", "started_ns")
+engine_words: Final = attrgetter(
+    "phase", "watch", "receipted", "answer_open", "by_silence", "served_by_peer"
+)
+engine_times: Final = attrgetter(
+    "heard_ns", "met_ns", "idle_since_ns", "open_until_ns", "started_ns"
+)
 facts_words: Final = attrgetter("role", "admin", "past", "last_primary", "abstaining")
 order_words: Final = attrgetter("permits", "flags")
 SUSPICIOUS: Final = (Watch.SUSPECT, Watch.STALLED, Watch.DEAD)

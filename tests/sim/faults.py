@@ -268,6 +268,16 @@ def die_disabled(world: World, node: SimNode) -> str:
     return f"{node.name} is disabled and killed"
 
 
+def die_paused(world: World, node: SimNode) -> str:
+    """The operator pauses the node that watches, and a while later the one that serves is lost."""
+    if node.gate_open():
+        node = world.nodes[1 - node.index]
+    node.tell(Pause(request_id=f"q{world.now_ns}", for_ns=30 * MS))
+    lost = world.rng.choice((kill, stall, reboot))
+    world.at(world.now_ns + 2 * MS, lost, world, world.nodes[1 - node.index])
+    return f"{node.name} is paused, and then {lost.__name__} happens to its peer"
+
+
 def lose_gate(world: World, node: SimNode) -> str:
     """A gate program is removed by hand; an operator puts it back later."""
     node.tell(GateLost(interface="lan0"))
@@ -470,6 +480,7 @@ STORIES: Final[tuple[Fault, ...]] = (
     renew_unheard,
     yield_in_vain,
     late_timers,
+    die_paused,
 )
 """What leads to turns and verdicts that chance alone leads to seldom: every schedule begins with
 one."""

@@ -301,7 +301,11 @@ class SimNode:
         setting = self.world.setting
         config = wiring.with_timers(config_of(setting, self.index), timers)
         return settings_to_c(
-            replace(wiring.settings(config, ports=1), mismatch_wait_ns=setting.mismatch_wait_ns)
+            replace(
+                wiring.settings(config, ports=1),
+                boot_wait_ns=timers.boot_wait_ns,
+                mismatch_wait_ns=setting.mismatch_wait_ns,
+            )
         )
 
     @property

@@ -117,6 +117,7 @@ def assert_all_was_tried(covered: Counter[str]) -> None:
         "closed resigned",
         "abandoned no_receipt",
         "abandoned overtaken",
+        "withheld peer_starts",
         "claim dead",
         "claim stalled",
         "claim idle",

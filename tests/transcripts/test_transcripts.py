@@ -108,6 +108,10 @@ class Story:
         for each in names:
             self._node(each).boot()
 
+    def do_disk(self, node: str, length: str) -> None:
+        """`disk a 3ms`: so long it takes to write."""
+        self._node(node).disk.latency_ns = int(float(length.removesuffix("ms")) * MS)
+
     def do_run(self, length: str) -> None:
         self.world.run(int(float(length.removesuffix("ms")) * MS))
 

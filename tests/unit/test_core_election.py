@@ -199,6 +199,13 @@ FIRST: list[tuple[str, dict[str, Any], dict[str, Any], int]] = [
         {"admin": Admin.STAY_PRIMARY, "score": 500, "checks": ("wan0",)},
         0,
     ),
+    ("though it only starts", {}, {"admin": Admin.STAY_PRIMARY, "role": Role.INIT}, 1),
+    (
+        "but not if it starts unfit",
+        {},
+        {"admin": Admin.STAY_PRIMARY, "role": Role.INIT, "score": 0, "checks": ("wan0",)},
+        0,
+    ),
     ("the willing", {"admin": Admin.STAY_SECONDARY}, {"score": 1}, 1),
     ("both told to stay primary", {"admin": Admin.STAY_PRIMARY}, {"admin": Admin.STAY_PRIMARY}, 0),
 ]
@@ -215,9 +222,9 @@ def test_who_goes_first(first: dict[str, Any], second: dict[str, Any], winner: i
 
 def test_both_nodes_always_come_to_opposite_answers() -> None:
     sides = [
-        {"admin": admin, "score": score, "highest": highest, "checks": checks}
-        for admin, score, highest, checks in itertools.product(
-            Admin, (0, 500, 1000), (0, 6, 7), ((), ("wan0",))
+        {"admin": admin, "score": score, "highest": highest, "checks": checks, "role": role}
+        for admin, score, highest, checks, role in itertools.product(
+            Admin, (0, 500, 1000), (0, 6, 7), ((), ("wan0",)), (Role.INIT, Role.SECONDARY)
         )
     ]
     for first, second in itertools.product(sides, repeat=2):

@@ -668,6 +668,18 @@ def test_a_reboot_does_not_end_a_pause_of_the_pair() -> None:
 # -- what fails ----------------------------------------------------------------------------------
 
 
+def test_who_starts_says_of_its_health_what_it_will_be_until_the_disk_refuses(bench: Bench) -> None:
+    """Or the peer would take it for the worse node while its first terms are being written."""
+    bench.disk_works = False
+    bench.start()
+    bench.engine(Kind.HEARD)
+    bench.hear(flags=WELL)
+    assert bench.machine.role is Role.INIT
+    assert (bench.order.health, bench.order.permits & CLAIMS) == (1000, Permit(0))
+    bench.feed(TermsFailed(why="no space left"))
+    assert bench.order.health == 0
+
+
 def test_a_lost_gate_shuts_at_once_and_takes_the_addresses_off(bench: Bench) -> None:
     bench.primary()
     effects = bench.feed(GateLost(interface="lan0"))

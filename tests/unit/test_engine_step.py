@@ -11,6 +11,7 @@ import pytest
 
 from twinbeat.engine._engine import lib
 from twinbeat.engine.types import (
+    NO_FLAGS,
     Cause,
     EventKind,
     Flag,
@@ -556,6 +557,78 @@ def test_r8_idle_peer_is_replaced_by_receipt(permits: Permit, wait: int) -> None
     assert claim.cause is Cause.IDLE
     assert wait <= claim.at_ns - heard <= wait + 500 * US
     assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
+
+
+IDLE_SECOND = 2 * FAST.idle_claim_ns + VERIFY
+"""How long who isn't preferred waits beside an idle peer."""
+
+
+def starting(**changes: object) -> Bench:
+    """A node that hears a peer which starts, as it did itself."""
+    settings = replace(FAST, boot_wait_ns=100 * MS)
+    return Bench(settings=settings, flags=Flag.STARTING, **changes)  # type: ignore[arg-type]
+
+
+def test_r8_whoever_goes_first_does_so_though_it_is_slow_to_start() -> None:
+    bench = starting()
+    bench.run(50 * MS)
+    assert not bench.told(EventKind.CLAIM)
+    assert bench.withheld() == {Cause.PEER_STARTS}
+    bench.flags = NO_FLAGS
+    started = bench.now
+    bench.run(10 * MS)
+    waited = bench.last(EventKind.CLAIM).at_ns - started
+    assert IDLE_SECOND <= waited <= IDLE_SECOND + 500 * US, "it had its turn"
+
+
+def test_r8_who_goes_first_itself_waits_for_no_starter() -> None:
+    bench = starting(order=replace(ORDER, permits=ALL | Permit.PREFERRED))
+    bench.run(10 * MS)
+    waited = bench.last(EventKind.CLAIM).at_ns - bench.last(EventKind.HEARD).at_ns
+    assert waited <= FAST.idle_claim_ns + 500 * US
+    assert not bench.withheld()
+
+
+def test_r8_a_start_that_never_ends_is_waited_for_as_long_as_starts_last() -> None:
+    """Counted from when the peer was met, however late that was."""
+    bench = starting(agent=False, kernel=False)
+    bench.run(300 * MS)
+    bench.agent = bench.kernel = True
+    bench.run(150 * MS)
+    waited = bench.last(EventKind.CLAIM).at_ns - bench.last(EventKind.HEARD).at_ns
+    assert abs(waited - (100 * MS + IDLE_SECOND)) <= 500 * US
+
+
+def test_r8_a_start_that_begins_again_and_again_is_waited_for_once() -> None:
+    bench = starting()
+    for _ in range(6):
+        bench.run(20 * MS)
+        bench.flags = NO_FLAGS
+        bench.run(1 * MS)
+        bench.flags = Flag.STARTING
+    assert bench.told(EventKind.CLAIM)
+    waited = bench.told(EventKind.CLAIM)[0].at_ns - bench.told(EventKind.HEARD)[0].at_ns
+    assert 100 * MS <= waited <= 130 * MS
+
+
+def test_r8_after_a_reign_nobody_waits_for_a_start() -> None:
+    """An agent that is started again had its turn: the other node takes over at once."""
+    bench = secondary(settings=replace(FAST, boot_wait_ns=100 * MS))
+    bench.peer.gate.term = 0
+    bench.flags = Flag.STARTING
+    fell = bench.now
+    bench.run(10 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.IDLE
+    assert bench.last(EventKind.CLAIM).at_ns - fell <= IDLE_SECOND + 500 * US
+
+
+def test_r8_a_starter_that_does_not_hear_us_is_not_waited_for() -> None:
+    """It gets no further: nobody leaves the start without having heard its peer."""
+    bench = starting(hears=False)
+    bench.run(10 * MS)
+    waited = bench.told(EventKind.CLAIM)[0].at_ns - bench.last(EventKind.HEARD).at_ns
+    assert waited <= IDLE_SECOND + 500 * US
+    assert Cause.PEER_STARTS not in bench.withheld()
 
 
 def test_r8_role_does_not_make_a_server() -> None:

@@ -265,7 +265,8 @@ class TimersSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Annotated[
             int,
             _key(
-                "How long a starting node listens for the peer before it may claim alone.",
+                "How long a starting node listens for the peer before it may claim alone, and "
+                "leaves a role that nobody had yet to a preferred peer that starts as well.",
                 ge=100,
                 le=600_000,
             ),

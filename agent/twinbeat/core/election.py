@@ -262,10 +262,14 @@ class Claim:
 
 
 def claim_of(*, index: int, admin: Admin, said: Flag, health: int, highest: int) -> Claim:
-    """The grounds of node ``index``, given the highest term that either node saw."""
+    """The grounds of node ``index``, given the highest term that either node saw.
+
+    A node that starts counts as what it will be, or its start would decide instead of the grounds.
+    """
+    fit = bool(said & Flag.FIT) or (bool(said & Flag.STARTING) and health > 0)
     return Claim(
         willing=not said & Flag.NEVER_CLAIMS,
-        stays_primary=admin is Admin.STAY_PRIMARY and bool(said & Flag.FIT),
+        stays_primary=admin is Admin.STAY_PRIMARY and fit,
         health=health,
         preferred=bool(said & Flag.PREFERRED),
         owns_highest=highest > 0 and highest & 1 == index,

@@ -257,16 +257,18 @@ class Knowledge:
         self, now_ns: int, *, stopping: bool, handing_over: bool, abstaining: bool
     ) -> election.Facts:
         """All of it, as the election wants it, with what this node is about to do."""
-        state, fitness = self.memory.state, self.fitness
+        state, fitness, ledger = self.memory.state, self.fitness, self.ledger
+        starting = self._office.role is Role.INIT
         facts = election.Facts(
             policy=self.policy,
             role=self._office.role,
             admin=state.admin,
-            highest=self.ledger.highest,
+            highest=ledger.highest,
             score=fitness.health.score,
             checks=fitness.health.failed,
             gates_missing=tuple(self.gates_missing),
-            terms_spent=self.ledger.why_spent,
+            # Its first terms are on their way: it says of its health what it will be.
+            terms_spent="" if starting and not ledger.terms.failed else ledger.why_spent,
             isolated=self.isolated,
             stopping=stopping,
             paused=bool(state.paused_until_ns),
@@ -281,7 +283,7 @@ class Knowledge:
             peer_fenced=self.peer_fenced,
             witness_silent=self._witness_silent and not self.policy.witness_serve,
             witness_keeps_peer=self.witness.holds_back(),
-            past=self.ledger.past,
+            past=ledger.past,
             sticky=fitness.sticky,
         )
         passing = fitness.passing_until_ns > now_ns and election.better_peer(facts)

@@ -362,6 +362,7 @@ CAUSES: Final[dict[Cause, Code]] = {
     Cause.DESPITE_MISMATCH: Code.DESPITE_MISMATCH,
     Cause.WITNESSED: Code.WITNESSED,
     Cause.NO_WITNESS: Code.NO_WITNESS,
+    Cause.PEER_STARTS: Code.PEER_STARTING,
 }
 """Every cause of the engine has its code; a test walks the enumeration."""
 

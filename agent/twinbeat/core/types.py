@@ -193,6 +193,8 @@ class Cause(enum.IntEnum):
     # The witness granted it; neither peer nor witness gave their word.
     WITNESSED = 32
     NO_WITNESS = 33
+    # Nobody has served yet, and the node that goes first is starting.
+    PEER_STARTS = 34
 
 
 NO_FLAGS: Final = Flag(0)

@@ -144,6 +144,7 @@ class _Lib:
     TB_C_DESPITE_MISMATCH: int
     TB_C_WITNESSED: int
     TB_C_NO_WITNESS: int
+    TB_C_PEER_STARTS: int
     TB_E_HEARD: int
     TB_E_SUSPECT: int
     TB_E_CLEARED: int

@@ -53,6 +53,7 @@ def settings_to_c(settings: Settings) -> Any:
     c.late = settings.late_ns
     c.idle_claim = settings.idle_claim_ns
     c.listen = settings.listen_ns
+    c.boot_wait = settings.boot_wait_ns
     c.mismatch_wait = settings.mismatch_wait_ns
     c.node = settings.node
     c.links = settings.links

@@ -151,6 +151,7 @@ class Cause(IntEnum):
     DESPITE_MISMATCH = lib.TB_C_DESPITE_MISMATCH
     WITNESSED = lib.TB_C_WITNESSED
     NO_WITNESS = lib.TB_C_NO_WITNESS
+    PEER_STARTS = lib.TB_C_PEER_STARTS
 
 
 class EventKind(IntEnum):
@@ -220,6 +221,8 @@ class Settings:
     """A tick later than this restarts the verify window."""
     idle_claim_ns: int
     listen_ns: int
+    boot_wait_ns: int = 0
+    """How long a peer that starts as this node did and goes first is waited for, at most."""
     mismatch_wait_ns: int = 0
     """How much longer frames refused for their key or version withhold a cold claim at most."""
     witness_ns: int = 0

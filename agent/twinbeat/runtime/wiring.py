@@ -135,6 +135,7 @@ def settings(config: Config, *, ports: int) -> engine.Settings:
         late_ns=ns.late_ns,
         idle_claim_ns=ns.idle_claim_ns,
         listen_ns=ns.listen_ns,
+        boot_wait_ns=ns.boot_wait_ns,
         mismatch_wait_ns=MISMATCH_WAITS * ns.boot_wait_ns,
         witness_ns=witness_lease_ns(config),
         probes=PROBES,
