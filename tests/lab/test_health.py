@@ -137,7 +137,7 @@ def fails_over(node: str, cause: Callable[[], object], name: str, node_state: st
     assert said["node"]["state"] == node_state
     assert said["node"]["health"] == 0
     assert not said["node"]["fit"]
-    failed = [one["name"] for one in said["node"]["components"]]
+    failed = [one["name"] for one in said["node"]["components"] if not one["healthy"]]
     assert name in failed
     return str(monitors(node)[name]["reason"])
 

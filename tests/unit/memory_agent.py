@@ -79,6 +79,9 @@ def status(**changes: Any) -> schema.Status:
             claim_alone=False,
             preferred=True,
             preempt_hold_s=10,
+            recovery_hold_ms=2000,
+            recovery_hold_max_s=60,
+            recovery_forget_s=60,
         ),
         "watchdog": schema.Watchdog(mode="off", device="/dev/watchdog"),
         "process": schema.Process(
@@ -333,6 +336,7 @@ class MemoryAgent:
     def __init__(self) -> None:
         self.events = EventHub()
         self.state = status()
+        self.counted: schema.Counters | None = None
         self.past = [transition(number=1), transition(number=2)]
         self.answer: schema.Refusal | schema.Outcome | None = None
         """What every command gets instead of being obeyed."""
@@ -345,7 +349,7 @@ class MemoryAgent:
         return finish(self.state)
 
     def counters(self) -> schema.Counters:
-        return counters(now_ns=boot_ns())
+        return self.counted or counters(now_ns=boot_ns())
 
     def history(self, limit: int) -> list[schema.Transition]:
         return self.past[-limit:]

@@ -19,10 +19,13 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.cli.main import COMMANDS, run
+from twinbeat.cli.stat import REFUSED
 from twinbeat.config import document
 from twinbeat.core.reasons import Code
+from twinbeat.observe.network import REJECTED
 from unit.memory_agent import (
     Served,
+    counters,
     fence,
     fencing,
     gate_of,
@@ -143,6 +146,48 @@ def test_a_clock_that_is_set_makes_nothing_older(
         (status(), "gate open, term 4, 9 ms of the lease left"),
         (status(), "because b is dead (peer_dead)"),
         (status(), "policy: fail-safe on, stall wait-lease, hold-down 10 s, preferred"),
+        (
+            status(),
+            "better health counts after 2 s, with relapses after 60 s at most; flips aren't",
+        ),
+        (
+            status(
+                policy=schema.Policy(
+                    fail_safe=True,
+                    strict=False,
+                    stall="wait-lease",
+                    claim_alone=False,
+                    preferred=False,
+                    preempt_hold_s=10,
+                    recovery_hold_ms=2000,
+                    recovery_hold_max_s=2,
+                    max_flips=3,
+                    flip_window_s=600,
+                )
+            ),
+            "better health counts after 2 s; 3 flips within 600 s at most",
+        ),
+        (status(node=node(flips=1)), "the role moved 1 time for the sake of health"),
+        (status(routes=schema.Routes(settled_in_ns=1)), "routes none configured"),
+        (
+            status(routes=schema.Routes(settled_in_ns=1), node=node(role=schema.Role.SECONDARY)),
+            "routes none wanted while this node isn't primary",
+        ),
+        (
+            status(
+                links=[
+                    link("ha0", 0),
+                    link(
+                        "lan0",
+                        1,
+                        up=False,
+                        age_ns=4_180_000_000,
+                        quality=schema.LinkQuality(alarm=True, silent_ns=2_590_000_000),
+                    ),
+                ]
+            ),
+            "link lan0 carries no heartbeats, silent for 4.18 s",
+        ),
         (status(watchdog=watchdog()), "watchdog /dev/watchdog (required): armed, iTCO_wdt, 10 s"),
         (status(watchdog=watchdog(armed=False)), "(required): NOT ARMED"),
         (
@@ -245,9 +290,26 @@ def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
     assert "announcements not sent: blocked 2, refused 6\n" in twinbeat.out
     assert "control frames: sent 90, failed 8\n" in twinbeat.out
     assert "log lines lost 12, peer busy 11\n" in twinbeat.out
+    assert "monitor disk: failed 4 of 9 looks, 1 of these by timeout\n" in twinbeat.out
+    assert "monitor lan0" not in twinbeat.out
+    assert "frames of rivals: address lan0 3\n" in twinbeat.out
+    assert "requests to change the configuration: done 3\n" in twinbeat.out
     assert twinbeat("stat -w 0.1 -c 2") == 0
     assert len(twinbeat.out.splitlines()) == 3
     assert "sent/s" in twinbeat.out
+
+
+def test_stat_of_a_link_leaves_nothing_out(served: Served, twinbeat: Shell) -> None:
+    refused = dict.fromkeys(REJECTED, 1)
+    counted = schema.LinkCounters(name="ha0", lost=7, alarms=2, reasons=refused)
+    served.agent.counted = counters(links=[counted], witness={"granted": 5}, fencings={"failed": 1})
+    assert twinbeat("stat") == 0
+    (said,) = [line for line in twinbeat.out.splitlines() if line.startswith("link ha0")]
+    assert "lost 7, alarms 2" in said
+    assert all(f"{reason} 1" in said for reason in REJECTED)
+    assert set(REFUSED) == set(REJECTED)
+    assert "requests to the witness: granted 5\n" in twinbeat.out
+    assert "attempts to fence: failed 1\n" in twinbeat.out
 
 
 def test_stat_begins_with_state_role_and_last_transition(served: Served, twinbeat: Shell) -> None:
@@ -327,6 +389,15 @@ def test_two_questions_are_answered_by_the_exit_code_alone(
     assert twinbeat.json == {"schema": 1, "primary": not primary}
     assert twinbeat("is-healthy --json") == healthy
     assert twinbeat.json == {"schema": 1, "health": not healthy}
+
+
+def test_a_link_that_is_switched_off_is_none_of_those_that_could_be_up(
+    served: Served, twinbeat: Shell
+) -> None:
+    off = link("mgmt", 2, up=False, heartbeat=False)
+    served.agent.state = status(links=[link("ha0", 0), link("lan0", 1), off])
+    assert twinbeat("check") == 0
+    assert " links=2;;;0;2 " in twinbeat.out
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,15 @@ def test_monitors_that_hold_that_failed_and_that_rest() -> None:
     assert len(states) == len(schema.NodeState)
 
 
+def test_what_decides_between_the_nodes_is_told_of_both() -> None:
+    weak = node(health=900, components=[schema.Component(name="disk", healthy=False)])
+    samples = scrape(status(node=weak, peer=peer(health=600)))
+    assert value(samples, "twinbeat_health_score") == 900
+    assert value(samples, "twinbeat_peer_health_score") == 600
+    samples = scrape(status(peer=peer(watch=schema.Watch.DEAD, health=600)))
+    assert not [name for name, _ in samples if name == "twinbeat_peer_health_score"]
+
+
 def test_names_follow_the_conventions() -> None:
     for name in METRIC_NAMES:
         assert name.startswith("twinbeat_")

@@ -65,10 +65,10 @@ def _wrong(status: Status) -> Iterator[tuple[int, str]]:
 
 def _figures(status: Status, counters: Counters) -> Iterator[tuple[str, str]]:
     """Performance data: counts end in c, times in s."""
-    up = sum(link.up for link in status.links)
+    beating = [link.up for link in status.links if link.heartbeat]
     yield "primary", str(int(status.gate.open))
     yield "term", str(status.node.term)
-    yield "links", f"{up};;;0;{len(status.links)}"
+    yield "links", f"{sum(beating)};;;0;{len(beating)}"
     yield "health", f"{status.node.health};;;0;1000"
     if status.peer.age_ns is not None:
         yield "peer_age", f"{status.peer.age_ns / 1e9:.6f}s"

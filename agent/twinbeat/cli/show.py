@@ -195,6 +195,7 @@ def _node(status: Status) -> Iterator[str]:
     yield from _timers_kept(timers)
     if status.policy is not None:
         yield f"policy: {_policy(status.policy)}"
+        yield f"  {_patience(status.policy)}"
     yield from _health_history(status)
     yield from _last_resorts(status)
     yield from _third_parties(status)
@@ -228,7 +229,7 @@ def _health_history(status: Status) -> Iterator[str]:
         yield f"health counts as {node.health}, and as {node.health_seen} in {left}"
     if node.flips:
         sticky = paint(" (sticky)", "red") if node.sticky else ""
-        yield f"the role moved {node.flips} times for the sake of health{sticky}"
+        yield f"the role moved {_times(node.flips, 'time')} for the sake of health{sticky}"
     if node.conflict:
         yield paint(f"both nodes were told to stay primary: {node.conflict} goes first", "yellow")
 
@@ -242,6 +243,21 @@ def _policy(policy: Policy) -> str:
     special = ("strict", "claim_alone", "preferred")
     words += [name.replace("_", " ") for name in special if getattr(policy, name)]
     return ", ".join(words)
+
+
+def _patience(policy: Policy) -> str:
+    """How health that returns counts, and how often the role may move for its sake."""
+    held = f"better health counts after {length(policy.recovery_hold_ms * 1_000_000)}"
+    if policy.recovery_hold_max_s * 1000 > policy.recovery_hold_ms:
+        held += f", with relapses after {policy.recovery_hold_max_s} s at most"
+    if not policy.max_flips:
+        return f"{held}; flips aren't limited"
+    window = f" within {policy.flip_window_s} s" if policy.flip_window_s else ""
+    return f"{held}; {_times(policy.max_flips, 'flip')}{window} at most"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _last_resorts(status: Status) -> Iterator[str]:
@@ -423,7 +439,8 @@ def _vips(status: Status) -> Iterator[str]:
 def _routes(status: Status) -> Iterator[str]:
     routes = status.routes
     if not routes.wanted and not routes.rules_wanted:
-        yield "none wanted while this node isn't primary, or none configured"
+        primary = status.node.role is Role.PRIMARY
+        yield "none configured" if primary else "none wanted while this node isn't primary"
     else:
         others = f", {routes.kept} by somebody else" if routes.kept else ""
         yield f"{routes.standing} of {routes.wanted} routes stand{others}"
@@ -453,7 +470,7 @@ def _hooks(status: Status) -> Iterator[str]:
             ended = f"{hook.last_event}: {hook.last_sentence}{took}"
             state = ended if hook.last_good else paint(ended, "red")
         bad = hook.runs - hook.outcomes.get("ok", 0)
-        counts = f"{hook.runs} runs" + (f", {bad} not good" if bad else "")
+        counts = _times(hook.runs, "run") + (f", {bad} not good" if bad else "")
         skipped = f", {hook.skipped} skipped" if hook.skipped else ""
         yield f"{hook.name} ({', '.join(hook.events)}): {state}; {counts}{skipped}"
 

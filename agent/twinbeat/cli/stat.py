@@ -15,7 +15,11 @@ from twinbeat.cli.base import read, remote, say, say_json, settings
 _QUANTILES: Final = (0.5, 0.99, 1.0)
 _TRAFFIC: Final = ("sent", "received")
 _HEADER_EVERY: Final = 20
-_REFUSED: Final = ("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay")
+REFUSED: Final = (
+    *("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay"),
+    *("stranger", "window", "link", "bad_link", "bad_cpu"),
+)
+"""Verdicts of the kernel that refuse a heartbeat."""
 _DROPPED_IN: Final = ("in_vmac", "in_vip", "in_arp", "in_nd")
 _DROPPED_OUT: Final = ("out_vmac", "out_vip", "out_arp", "out_nd", "out_leak")
 
@@ -66,7 +70,7 @@ def _rates(before: Counters, now: Counters) -> Iterator[tuple[str, str]]:
         {
             "sent/s": sum(link.sent for link in counters.links),
             "heard/s": sum(link.received for link in counters.links),
-            "refused/s": reasons(counters, _REFUSED),
+            "refused/s": reasons(counters, REFUSED),
             "suspect/s": sum(counters.suspicions.values()),
             "late/s": counters.late_ticks,
             "in/s": reasons(counters, ("in_open",)),
@@ -99,9 +103,11 @@ def _table(counters: Counters) -> Iterator[str]:
     sent, received = (sum(getattr(link, what) for link in counters.links) for what in _TRAFFIC)
     yield f"heartbeats on all links: sent {sent}, received {received}"
     for link in counters.links:
-        refused = {name: link.reasons[name] for name in _REFUSED if link.reasons.get(name)}
+        refused = {name: link.reasons[name] for name in REFUSED if link.reasons.get(name)}
         unsent = {f"unsent {name}": count for name, count in link.send_errors.items()}
-        words = "".join(f", {name} {count}" for name, count in (refused | unsent).items())
+        lost = {"lost": link.lost, "alarms": link.alarms}
+        counted = {name: count for name, count in lost.items() if count} | refused | unsent
+        words = "".join(f", {name} {count}" for name, count in counted.items())
         yield f"link {link.name}: sent {link.sent}, received {link.received}{words}"
         if link.gaps is not None:
             yield f"  between two heartbeats: {_quantiles(link.gaps)}"
@@ -119,10 +125,24 @@ def _table(counters: Counters) -> Iterator[str]:
         ("claims refused", counters.claims_refused),
         ("effects failed", counters.effect_failures),
         ("routes of the role", counters.route_changes),
+        ("requests to the witness", counters.witness),
+        ("attempts to fence", counters.fencings),
+        ("watchdog", counters.watchdog),
+        (
+            "frames of rivals",
+            {f"{one.kind} {one.interface}": one.frames for one in counters.rivals},
+        ),
+        ("requests to change the configuration", counters.sync_requests),
+        ("worker", counters.worker),
     ):
         counted = {name: value for name, value in values.items() if value}
         if counted:
             yield f"{title}: " + ", ".join(f"{name} {value}" for name, value in counted.items())
+    for monitor in counters.monitors:
+        looks = f" of {monitor.looks} looks" if monitor.looks else ""
+        late = f", {monitor.timeouts} of these by timeout" if monitor.timeouts else ""
+        if monitor.failures:
+            yield f"monitor {monitor.name}: failed {monitor.failures}{looks}{late}"
     for entry in counters.transitions:
         roles = f"{entry.from_role.value} -> {entry.to_role.value}"
         yield f"transitions {roles}, {entry.reason}: {entry.count}"

@@ -50,6 +50,11 @@ def node(status: Status) -> Iterator[Metric]:
         "component",
         [(component.name, component.healthy) for component in node.components],
     )
+    yield from family.gauge(
+        "twinbeat_health_score",
+        "What counts of 1000 points; who has fewer yields to who has more.",
+        node.health,
+    )
     yield from family.gauge("twinbeat_term", "Term served or claimed, 0 = none.", node.term)
     yield from family.gauge(
         "twinbeat_paused",
@@ -150,6 +155,12 @@ def peer(status: Status) -> Iterator[Metric]:
         "twinbeat_peer_fit",
         "1 while the peer is heard and says it could serve.",
         status.peer.watch is Watch.ALIVE and status.peer.fit,
+    )
+    heard = status.peer.watch is Watch.ALIVE
+    yield from family.gauge(
+        "twinbeat_peer_health_score",
+        "The peer's points of 1000, while it is heard.",
+        status.peer.health if heard else None,
     )
 
 

@@ -254,7 +254,8 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
         for link in status.links:
             if link.heartbeat and not link.up:
                 why = "carries no heartbeats" if link.carrier else "has no carrier"
-                silent_ns = link.quality.silent_ns
+                # When it was heard is the kernel's word; the other is when somebody looked.
+                silent_ns = link.quality.silent_ns if link.age_ns is None else link.age_ns
                 since = f", silent for {length(silent_ns)}" if silent_ns is not None else ""
                 yield Warn(code=f"link_{link.name}", sentence=f"link {link.name} {why}{since}")
     if status.configuration.mismatch:

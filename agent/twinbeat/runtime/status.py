@@ -237,7 +237,6 @@ def _node(
 ) -> schema.Node:
     held = core.health_holds_until_ns
     engine = core.engine
-    found = {monitor.name: monitor.reason for monitor in monitors}
     return schema.Node(
         name=config.node.name,
         index=config.node.index,
@@ -255,10 +254,7 @@ def _node(
         conflict=core.conflict,
         fit=core.fit,
         unfit=[reason(why) for why in core.unfit],
-        components=[
-            schema.Component(name=name, healthy=False, sentence=found.get(name, ""))
-            for name in sorted({*core.health.failed, *core.health.lowering})
-        ],
+        components=components({*core.health.failed, *core.health.lowering}, monitors),
         state=node_state(core),
         term=engine.term if engine is not None else 0,
         term_highest=engine.highest if engine is not None else 0,
@@ -266,6 +262,15 @@ def _node(
         starting=role_name(core.role) is schema.Role.INIT,
         isolated=core.isolated,
     )
+
+
+def components(failed: set[str], monitors: list[schema.Monitor]) -> list[schema.Component]:
+    """Every check whose failure costs something, whether it holds or not."""
+    counting = {one.name: one.reason for one in monitors if one.weight and one.state != "idle"}
+    return [
+        schema.Component(name=name, healthy=name not in failed, sentence=counting.get(name, ""))
+        for name in sorted(failed | counting.keys())
+    ]
 
 
 def node_state(core: CoreStatus) -> schema.NodeState:
