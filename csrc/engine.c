@@ -823,6 +823,21 @@ static void claim_on_silence(struct round *r)
 	begin_claim(r, TB_C_DEAD);
 }
 
+/*
+ * R8: nobody has served since both nodes started, and the one that goes first isn't ready yet. Who is slow to start
+ * doesn't lose its turn by that, nor by a stall meanwhile, if it hears us and so gets on. A start lasts so long and no
+ * longer; one that begins again and again is waited for once.
+ */
+static bool starter_goes_first(const struct round *r)
+{
+	const struct tb_engine *e = r->e;
+	tb_u32 flags = r->in->peer.flags;
+
+	return (flags & TB_F_STARTING) && (flags & TB_F_HEARS_YOU) && !e->served_by_peer &&
+	       e->served == 0 && !permitted(r, TB_PREFERRED) &&
+	       since(r->now, e->met_ns) < r->s->boot_wait;
+}
+
 /* R9. A kernel that answers in place of its agent: shut, or about to be. Always by receipt. */
 static void claim_on_stall(struct round *r)
 {
@@ -832,6 +847,11 @@ static void claim_on_stall(struct round *r)
 
 	if (!permitted(r, TB_MAY_CLAIM_STALLED)) {
 		withhold(r, TB_C_NOT_PERMITTED);
+		return;
+	}
+	if (starter_goes_first(r)) {
+		withhold(r, TB_C_PEER_STARTS);
+		wake_by(r, r->e->met_ns + r->s->boot_wait);
 		return;
 	}
 	if (peer->flags & TB_F_OPEN) {
@@ -892,21 +912,6 @@ static void claim_cold(struct round *r)
 		return;
 	}
 	begin_claim(r, refused ? TB_C_DESPITE_MISMATCH : TB_C_COLD);
-}
-
-/*
- * R8: nobody has served since both nodes started, and the one that goes first isn't ready yet. Who is slow to start
- * doesn't lose its turn by that, if it hears us and so gets on. A start lasts so long and no longer; one that begins
- * again and again is waited for once.
- */
-static bool starter_goes_first(const struct round *r)
-{
-	const struct tb_engine *e = r->e;
-	tb_u32 flags = r->in->peer.flags;
-
-	return (flags & TB_F_STARTING) && (flags & TB_F_HEARS_YOU) && !e->served_by_peer &&
-	       e->served == 0 && !permitted(r, TB_PREFERRED) &&
-	       since(r->now, e->met_ns) < r->s->boot_wait;
 }
 
 /* The peer's agent is heard: claim when asked to, when nobody serves (R8), or when it is deaf and shut (R9). */

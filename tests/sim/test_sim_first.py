@@ -76,6 +76,17 @@ def test_who_was_told_to_stay_primary_serves_first_though_it_is_slow() -> None:
     assert world.b.gate_open()
 
 
+def test_whoever_goes_first_does_so_though_its_start_stalls() -> None:
+    world, _ = born(0, 1, slow=0, after_ns=0)
+    world.run(2 * MS)
+    world.a.stop()
+    world.run(6 * MS)
+    assert not world.b.gate_open()
+    world.a.cont()
+    assert serves(world)
+    assert world.a.gate_open()
+
+
 def test_a_start_that_never_ends_is_not_waited_for_longer_than_starts_last() -> None:
     world, _ = born(1, 0, slow=0, after_ns=SETTING.boot_wait_ns // 2)
     world.a.hang_python()

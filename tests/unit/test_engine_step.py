@@ -611,6 +611,30 @@ def test_r8_a_start_that_begins_again_and_again_is_waited_for_once() -> None:
     assert 100 * MS <= waited <= 130 * MS
 
 
+def test_r9_a_start_that_stalls_keeps_its_turn_for_as_long_as_starts_last() -> None:
+    bench = starting()
+    bench.run(5 * MS)
+    hang(bench)
+    bench.run(60 * MS)
+    assert bench.watch is Watch.STALLED
+    assert not bench.told(EventKind.CLAIM)
+    bench.run(60 * MS)
+    claim = bench.last(EventKind.CLAIM)
+    assert claim.cause is Cause.STALLED
+    waited = claim.at_ns - bench.last(EventKind.HEARD).at_ns
+    assert 0 <= waited - 100 * MS <= 500 * US
+
+
+def test_r9_a_start_that_stalls_beside_who_goes_first_is_not_waited_for() -> None:
+    bench = starting(
+        order=replace(ORDER, permits=(ALL | Permit.PREFERRED) & ~Permit.MAY_CLAIM_IDLE)
+    )
+    bench.run(5 * MS)
+    hang(bench)
+    bench.run(5 * MS)
+    assert bench.last(EventKind.CLAIM).cause is Cause.STALLED
+
+
 def test_r8_after_a_reign_nobody_waits_for_a_start() -> None:
     """An agent that is started again had its turn: the other node takes over at once."""
     bench = secondary(settings=replace(FAST, boot_wait_ns=100 * MS))
