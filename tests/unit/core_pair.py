@@ -77,13 +77,15 @@ def facts(**changes: Any) -> Facts:
 class Bench:
     """A machine with a clock, a disk that always answers and an engine that does as it is told."""
 
-    def __init__(self, policy: Policy = POLICY, durable: Durable | None = None) -> None:
+    def __init__(
+        self, policy: Policy = POLICY, durable: Durable | None = None, *, reserved_last: int = 0
+    ) -> None:
         self.now = SECOND
         self.machine = Machine(
             policy=policy,
             timers=TIMERS,
             durable=durable or Durable(),
-            reserved_last=0,
+            reserved_last=reserved_last,
             now_ns=self.now,
         )
         self.effects: list[Effects] = []

@@ -668,6 +668,52 @@ def test_a_reboot_does_not_end_a_pause_of_the_pair() -> None:
 # -- what fails ----------------------------------------------------------------------------------
 
 
+def begins(bench: Bench, term: int, cause: Cause) -> Code:
+    """A reign begins; why, as the history has it."""
+    bench.engine(Kind.CLAIM, cause, term)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, term, cause)
+    bench.engine(Kind.ANNOUNCED, a=1)
+    bench.confirm()
+    assert bench.machine.role is Role.PRIMARY
+    return bench.machine.status.reason.code
+
+
+def ends(bench: Bench, term: int) -> None:
+    bench.engine(Kind.CLOSED, Cause.EXPIRED, term)
+    assert bench.machine.role is Role.SECONDARY
+
+
+NEWBORN = {"flags": WELL | Flag.NEWBORN, "term": 0, "highest": 0}
+"""What a new node says."""
+
+
+def test_the_first_reign_of_a_pair_is_called_so_and_no_later_one(bench: Bench) -> None:
+    bench.secondary(**NEWBORN)
+    bench.engine(Kind.CLAIM, Cause.IDLE, 2)
+    bench.engine(Kind.ABANDONED, Cause.NO_RECEIPT, 2)
+    assert begins(bench, 4, Cause.IDLE) is Code.FIRST, "a claim in vain was no reign"
+    ends(bench, 4)
+    assert begins(bench, 6, Cause.IDLE) is Code.PEER_IDLE
+
+
+def test_who_takes_over_from_a_peer_that_served_is_not_the_first(bench: Bench) -> None:
+    bench.secondary(**NEWBORN)
+    bench.hear(flags=WELL | Flag.OPEN, term=3, highest=3, role=Role.PRIMARY)
+    bench.hear(flags=WELL, term=0, highest=3)
+    assert begins(bench, 4, Cause.IDLE) is Code.PEER_IDLE
+
+
+def test_what_the_disk_knows_of_may_have_been_a_reign() -> None:
+    bench = Bench(reserved_last=64)
+    bench.secondary(flags=WELL, term=0, highest=0)
+    assert begins(bench, 66, Cause.IDLE) is Code.PEER_IDLE
+
+
+def test_who_takes_a_free_role_by_order_or_after_a_death_says_that(bench: Bench) -> None:
+    bench.secondary(**NEWBORN)
+    assert begins(bench, 2, Cause.ORDERED) is Code.ORDERED
+
+
 def test_who_starts_says_of_its_health_what_it_will_be_until_the_disk_refuses(bench: Bench) -> None:
     """Or the peer would take it for the worse node while its first terms are being written."""
     bench.disk_works = False

@@ -37,12 +37,12 @@ def teller(directory: Path, clock: Clock) -> Teller:
     )
 
 
-def takeover() -> Transition:
+def takeover(code: Code = Code.PEER_DEAD) -> Transition:
     return Transition(
         at_ns=GATE_NS,
         before=Role.CLAIMING,
         after=Role.PRIMARY,
-        reason=because(Code.PEER_DEAD, peer="b", probes=9),
+        reason=because(code, node="a", peer="b", probes=9),
         term=4,
         timeline=Timeline(claim_ns=GATE_NS - 10, gate_ns=GATE_NS),
     )
@@ -88,5 +88,37 @@ def test_routes_of_an_earlier_reign_are_not_taken_for_this_ones(tmp_path: Path) 
         assert told.last is not None
         assert told.last.timeline.routes_ns is None
         await told.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("code", "failover"),
+    [
+        (Code.PEER_DEAD, True),
+        (Code.PEER_IDLE, True),
+        (Code.ORDERED, True),
+        (Code.FIRST, False),
+        (Code.RESUMED, False),
+        (Code.TERM_RENEWED, False),
+    ],
+)
+def test_who_took_the_role_from_nobody_did_not_fail_over(
+    tmp_path: Path, code: Code, *, failover: bool
+) -> None:
+    """Not now, nor for the next run of the agent, which reads what this one wrote."""
+
+    async def test() -> None:
+        clock = Clock()
+        told = teller(tmp_path, clock)
+        told.record(takeover(code))
+        clock.now_ns = GATE_NS + 500
+        told.routes_done()
+        assert told.last is not None
+        assert told.last.timeline.routes_ns == GATE_NS + 500, "the history has all of it"
+        assert (told.last_failover is not None) is failover
+        assert bool(told.phases) is failover, "nor is it a duration of one"
+        await told.close()
+        assert (teller(tmp_path, clock).last_failover is not None) is failover
 
     asyncio.run(test())

@@ -789,7 +789,8 @@ class Status(Struct, frozen=True, kw_only=True):
     warnings: list[Warn] = []
     last_transition: Transition | None = None
     last_failover: Transition | None = None
-    """The newest transition to primary on this node, or away from it to the peer."""
+    """The newest transition to primary on this node, or away from it to the peer. The first reign
+    of a pair is none, nor is one that goes on after a restart (resumed) or under a newer term."""
 
 
 # ------------------------------------------------------------------------------ counters ---------

@@ -104,7 +104,10 @@ class Follower:
                 known.witness.opened(event.a)
                 known.ledger.see(event.a)
                 cause = Cause(event.b) if event.b else self._claim_cause
-                self._turn(Turn.OPENED, because(CAUSES[cause]), event, now_ns)
+                first = cause in news.FREE and not known.ledger.reigned
+                known.ledger.reigned = True
+                code = Code.FIRST if first else CAUSES[cause]
+                self._turn(Turn.OPENED, because(code), event, now_ns)
             case Kind.ABANDONED:
                 known.witness.abandoned()
                 self._turn(Turn.ABANDONED, because(CAUSES[event.cause]), event, now_ns)
@@ -128,6 +131,7 @@ class Follower:
             case Kind.COUNTER_JUMP:
                 # Only a lost disk or a clock set back can make a counter too low.
                 known.ledger.floor = floor_of(event.a)
+                known.ledger.reigned = True
                 known.ledger.begin_above_floor()
             case Kind.HEARD | Kind.CLEARED | Kind.SUSPECT | Kind.STALLED:
                 pass  # Watched and told below.

@@ -145,6 +145,7 @@ class Knowledge:
             case WitnessAnswered(answer=answer):
                 self.witness.answered(answer, now_ns)
                 self.ledger.see(answer.kept)
+                self.ledger.reigned |= answer.kept > 0
             case _:
                 assert_never(fact)
 
@@ -153,6 +154,7 @@ class Knowledge:
         self.engine, self.watch = engine, engine.watch
         self.ledger.floor = term_floor
         self.ledger.see(engine.highest)
+        self.ledger.reigned |= engine.highest > 0
         if engine.highest and self.ledger.past is Past.UNKNOWN:
             self.ledger.begin_above_floor()
 
@@ -170,6 +172,7 @@ class Knowledge:
         if peer.serves and not self._office.serving and state.last_primary:
             memory.state = replace(state, last_primary=False)
         self.peer = peer
+        self.ledger.reigned |= peer.serves or peer.term > 0
         if self.ledger.past is Past.UNKNOWN:
             if not peer.flags & Flag.NEWBORN:
                 self.ledger.begin_above_floor()

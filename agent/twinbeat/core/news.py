@@ -13,8 +13,8 @@ from typing import Final
 from twinbeat.core.effects import Level
 from twinbeat.core.reasons import Code
 from twinbeat.core.table import Turn
+from twinbeat.core.types import Cause, Phase, Role, Watch
 from twinbeat.core.types import EngineEventKind as Kind
-from twinbeat.core.types import Phase, Role, Watch
 
 TURNS: Final = {
     Kind.CLAIM: Turn.CLAIMED,
@@ -50,6 +50,10 @@ TOLD: Final = {
 
 ONLY_TOLD: Final = frozenset({Kind.LINK_SILENT, Kind.LINK_HEARD, Kind.LATE})
 """Events that say something to people and leave every fact of the core as it was."""
+
+
+FREE: Final = frozenset({Cause.IDLE, Cause.COLD})
+"""What a claim is begun for where nobody serves: of a pair's first reign this isn't the reason."""
 
 
 def missed(phase: Phase, role: Role) -> Turn | None:

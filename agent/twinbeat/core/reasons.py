@@ -26,6 +26,7 @@ class Code(enum.Enum):
     PEER_DEAD = "peer_dead"
     PEER_STALLED = "peer_stalled"
     PEER_IDLE = "peer_idle"
+    FIRST = "first"
     PEER_YIELDED = "peer_yielded"
     ALONE = "alone"
     ORDERED = "ordered"
@@ -164,6 +165,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_FOUND: "{peer} was heard, {peer_role}",
     Code.PEER_DEAD: "{peer} fell silent, and its kernel answered none of {probes} probes",
     Code.PEER_STALLED: "the agent of {peer} hangs: its kernel answers, its agent doesn't",
+    Code.FIRST: "nobody served before, as far as {node} knows",
     Code.PEER_IDLE: "{peer} is heard, but nobody serves",
     Code.PEER_YIELDED: "{peer} asked {node} to take over",
     Code.ALONE: "{node} listened since its start and heard nobody who serves",

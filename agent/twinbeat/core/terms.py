@@ -129,6 +129,8 @@ class Ledger:
         self.highest = reserved_last
         """The highest term that this node ever saw."""
         self.past = Past.SETTLED if reserved_last else Past.UNKNOWN
+        self.reigned = reserved_last > 0
+        """A node of the pair served before, as far as this one knows, or may have."""
         self.floor = 0
         """What a node that lost its disk begins above."""
 

@@ -19,7 +19,7 @@ from twinbeat.api.events import EventHub
 from twinbeat.api.text import length, moment, realtime_offset_ns
 from twinbeat.core.effects import Level, Log, Notify, Outcome, Reply, Transition
 from twinbeat.core.events import EngineEvent
-from twinbeat.core.reasons import CAUSES, Refusal
+from twinbeat.core.reasons import CAUSES, Code, Refusal
 from twinbeat.core.types import Cause, EngineEventKind, Role
 from twinbeat.core.types import Timeline as CoreTimeline
 from twinbeat.observe.history import History
@@ -42,6 +42,11 @@ _SUSPICION_ENDS: Final = {
 }
 _NOT_TOLD: Final = frozenset({EngineEventKind.ORDER, EngineEventKind.PEER_CHANGED})
 """Events of the engine that say nothing to a person."""
+
+_NO_FAILOVER: Final = frozenset(
+    code.value for code in (Code.FIRST, Code.RESUMED, Code.TERM_RENEWED)
+)
+"""Why a node is primary though it took the role from nobody."""
 
 CLAIM_ENDS: Final = frozenset({EngineEventKind.ABANDONED, EngineEventKind.WITHHELD})
 
@@ -119,8 +124,9 @@ class Teller:
         self.transitions[before.value, after.value, recorded.reason] += 1
         if after is schema.Role.PRIMARY:
             self._amendable = 0 if early else recorded.number
-            for phase, length_ns in recorded.durations_ns.items():
-                self.phases.setdefault(phase, Histogram()).add(length_ns)
+            if recorded.reason not in _NO_FAILOVER:
+                for phase, length_ns in recorded.durations_ns.items():
+                    self.phases.setdefault(phase, Histogram()).add(length_ns)
         fields: dict[str, str | int | bool | None] = {
             "from": before.value,
             "to": after.value,
@@ -190,7 +196,7 @@ class Teller:
         amended = self._history.amend(last.number, done)
         if amended is not None:
             self._remember(amended)
-            if "routes" in amended.durations_ns:
+            if "routes" in amended.durations_ns and amended.reason not in _NO_FAILOVER:
                 length_ns = amended.durations_ns["routes"]
                 self.phases.setdefault("routes", Histogram()).add(length_ns)
             self._write_history()
@@ -220,7 +226,7 @@ class Teller:
     def engine_event(self, event: EngineEvent) -> None:
         """Count and publish an event of the engine."""
         name = event.kind.name.lower()
-        if event.kind in _SUSPICION_ENDS:
+        if event.kind in _SUSPICION_ENDS and event.cause is not Cause.PEER_STARTS:
             self.suspicions[_SUSPICION_ENDS[event.kind]] += 1
         reason = ""
         if event.cause is not Cause.NONE:
@@ -263,7 +269,8 @@ class Teller:
 
     def _remember(self, recorded: schema.Transition) -> None:
         self.last = recorded
-        if schema.Role.PRIMARY in {recorded.to_role, recorded.from_role}:
+        moved = schema.Role.PRIMARY in {recorded.to_role, recorded.from_role}
+        if moved and recorded.reason not in _NO_FAILOVER:
             self.last_failover = recorded
 
     def _write_history(self) -> None:
