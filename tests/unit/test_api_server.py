@@ -142,7 +142,7 @@ def test_a_command_reaches_the_agent_with_its_caller(
     ((command, caller),) = served.agent.commands
     assert command == schema.PauseFor(request_id="request-1", reason="upgrade", for_s=60)
     assert caller == schema.Caller(pid=os.getpid(), uid=os.getuid(), gid=os.getgid())
-    assert f"pause by uid {os.getuid()} (upgrade): done" in caplog.text
+    assert f"pause for 1m by uid {os.getuid()} (upgrade): done" in caplog.text
     assert caplog.records[-1].fields["request_id"] == "request-1"  # type: ignore[attr-defined]
 
 

@@ -25,11 +25,13 @@ class Clock:
         return self.now_ns
 
 
-def teller(directory: Path, clock: Clock) -> Teller:
+def teller(directory: Path, clock: Clock, hub: EventHub | None = None) -> Teller:
     return Teller(
         history=History(directory / "history.jsonl"),
-        hub=EventHub(),
+        hub=hub or EventHub(),
         notifier=Notifier({}),
+        node="a",
+        peer="b",
         boot="boot",
         now_ns=clock,
         ended=lambda: None,

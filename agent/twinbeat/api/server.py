@@ -42,6 +42,7 @@ from twinbeat.api.schema import (
     Role,
     Status,
 )
+from twinbeat.api.told import told
 
 GROUP: Final = "twinbeat"
 HISTORY_MAX: Final = 1000
@@ -221,18 +222,9 @@ class Server:
             "uid": caller.uid,
             "pid": caller.pid,
             "reason": result.code,
+            "why": command.reason,
         }
-        why = f" ({command.reason})" if command.reason else ""
-        kind = "refused" if isinstance(result, Refusal) else result.state.value
-        log.info(
-            "%s by uid %d%s: %s, %s",
-            name,
-            caller.uid,
-            why,
-            kind,
-            result.sentence,
-            extra={"fields": fields},
-        )
+        log.info("%s", told(command, caller, result), extra={"fields": fields})
         return result
 
     def _remember(self, command: Command, task: asyncio.Task[Outcome | Refusal]) -> None:

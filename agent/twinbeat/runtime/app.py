@@ -230,6 +230,8 @@ class App:
             history=self._history,
             hub=self._hub,
             notifier=self._notifier,
+            node=self._current.config.node.name,
+            peer=self._current.config.peer.name,
             boot=boot_id(),
             now_ns=now_ns,
             ended=self._ended.set,

@@ -11,6 +11,7 @@ from typing import Final
 
 from twinbeat.api import schema
 from twinbeat.api.events import EventHub
+from twinbeat.api.told import told
 from twinbeat.core import election
 from twinbeat.core import events as core
 from twinbeat.core.effects import Outcome, Reply
@@ -70,6 +71,18 @@ class Node:
         return self._history.newest(limit)
 
     async def command(
+        self, command: schema.Command, caller: schema.Caller
+    ) -> schema.Outcome | schema.Refusal:
+        result = await self._carry_out(command, caller)
+        self._teller.publish(
+            "command",
+            reason=result.code,
+            sentence=told(command, caller, result),
+            fields={"request_id": command.request_id, "uid": caller.uid, "why": command.reason},
+        )
+        return result
+
+    async def _carry_out(
         self, command: schema.Command, caller: schema.Caller
     ) -> schema.Outcome | schema.Refusal:
         if isinstance(command, schema.Reload):

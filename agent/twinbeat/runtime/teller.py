@@ -19,10 +19,11 @@ from twinbeat.api.events import EventHub
 from twinbeat.api.text import length, moment, realtime_offset_ns
 from twinbeat.core.effects import Level, Log, Notify, Outcome, Reply, Transition
 from twinbeat.core.events import EngineEvent
-from twinbeat.core.reasons import CAUSES, Code, Refusal
+from twinbeat.core.reasons import Code, Refusal
 from twinbeat.core.types import Cause, EngineEventKind, Role
 from twinbeat.core.types import Timeline as CoreTimeline
 from twinbeat.observe.history import History
+from twinbeat.runtime import happened
 from twinbeat.runtime.histogram import Histogram
 from twinbeat.runtime.notify import Notifier
 
@@ -40,9 +41,6 @@ _SUSPICION_ENDS: Final = {
     EngineEventKind.DEAD: "dead",
     EngineEventKind.WITHHELD: "withheld",
 }
-_NOT_TOLD: Final = frozenset({EngineEventKind.ORDER, EngineEventKind.PEER_CHANGED})
-"""Events of the engine that say nothing to a person."""
-
 _NO_FAILOVER: Final = frozenset(
     code.value for code in (Code.FIRST, Code.RESUMED, Code.TERM_RENEWED)
 )
@@ -60,6 +58,8 @@ class Teller:
         history: History,
         hub: EventHub,
         notifier: Notifier,
+        node: str,
+        peer: str,
         boot: str,
         now_ns: Callable[[], int],
         ended: Callable[[], None],
@@ -68,6 +68,8 @@ class Teller:
         self._history = history
         self._hub = hub
         self._notifier = notifier
+        self._node = node
+        self._peer = peer
         self.boot = boot
         self._now_ns = now_ns
         self._ended = ended
@@ -158,6 +160,8 @@ class Teller:
         kind = "refusal" if isinstance(reason, Refusal) else reason.code.value
         fields = {"event": kind, "reason": reason.code.value}
         log.log(_LEVELS[line.level], "%s", reason.sentence, extra={"fields": fields})
+        if reason.code in happened.NEWS:
+            self.publish(kind, reason=reason.code.value, sentence=reason.sentence)
 
     def notify(self, notify: Notify) -> None:
         if notify.ready and not self._ready:
@@ -228,16 +232,15 @@ class Teller:
         name = event.kind.name.lower()
         if event.kind in _SUSPICION_ENDS and event.cause is not Cause.PEER_STARTS:
             self.suspicions[_SUSPICION_ENDS[event.kind]] += 1
-        reason = ""
-        if event.cause is not Cause.NONE:
-            reason = CAUSES[event.cause].value
+        reason = happened.reason(event)
         if event.kind in CLAIM_ENDS and reason:
             self.claims_refused[reason] += 1
-        if event.kind not in _NOT_TOLD:
+        if event.kind not in happened.NOT_TOLD:
             self.publish(
                 name,
                 at_ns=event.at_ns,
                 reason=reason,
+                sentence=happened.in_words(event, node=self._node, peer=self._peer),
                 fields={"a": event.a, "b": event.b, "link": event.link},
             )
 
