@@ -84,7 +84,6 @@ static __always_inline int tb_ipv6_out(struct __sk_buff *skb, const struct tb_cu
 {
 	struct tb_ipv6 *ip = cursor->at;
 	struct tb_nd *nd = (void *)(ip + 1);
-	struct tb_address6 name;
 	struct tb_vip *vip;
 	int discovery;
 
@@ -93,16 +92,14 @@ static __always_inline int tb_ipv6_out(struct __sk_buff *skb, const struct tb_cu
 	discovery = ip->next == TB_IP_ICMPV6 && (void *)(nd + 1) <= cursor->end &&
 		    nd->type >= TB_ND_FIRST && nd->type <= TB_ND_LAST;
 	if (discovery && nd->type == TB_ND_ADVERTISEMENT) {
-		name = nd->target;
-		vip = vips6.lookup(&name);
+		vip = tb_vip6(&nd->target);
 		if (vip) {
 			if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_ND))
 				return TB_DROP;
 			goto named;
 		}
 	}
-	name = ip->from;
-	vip = vips6.lookup(&name);
+	vip = tb_vip6(&ip->from);
 	if (!vip)
 		return TB_PASS;
 	if (!admitted && !tb_gate_admits(TB_R_OUT_OPEN, TB_R_OUT_VIP))

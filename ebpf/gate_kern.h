@@ -23,6 +23,31 @@ static __always_inline int tb_is_our_vmac(const tb_u8 *mac)
 	return bits && (*bits & (number >> 8));
 }
 
+/*
+ * May an IPv6 address be behind the gate? When in doubt it may. The factor spreads neighbouring addresses over the
+ * whole sieve (Knuth's multiplicative hash).
+ */
+static __always_inline int tb_passes_sieve(const struct tb_address6 *address)
+{
+	const tb_u32 *word = address->word;
+	tb_u64 folded = word[0] ^ word[1] ^ word[2] ^ word[3];
+	tb_u32 zero = 0, bit = folded * TB_SIEVE_FACTOR >> 16 & 0xffff;
+	const struct tb_sieve *bits = sieve6.lookup(&zero);
+
+	return !bits || bits->word[bit / 64] >> (bit % 64) & 1;
+}
+
+/* The IPv6 address behind the gate that this one is, NULL = none. */
+static __always_inline struct tb_vip *tb_vip6(const struct tb_address6 *address)
+{
+	struct tb_address6 key;
+
+	if (!tb_passes_sieve(address))
+		return NULL;
+	key = *address;
+	return vips6.lookup(&key);
+}
+
 static __always_inline int tb_gate_is_open(void)
 {
 	tb_u32 zero = 0;

@@ -280,18 +280,14 @@ static __always_inline int tb_ipv6_in(const struct tb_cursor *cursor)
 {
 	struct tb_ipv6 *ip = cursor->at;
 	struct tb_nd *nd = (void *)(ip + 1);
-	struct tb_address6 to;
 
 	if ((void *)(ip + 1) > cursor->end)
 		return XDP_PASS;
 	/* A solicitation goes to a multicast group, or to the address itself: what counts is its target. */
 	if (ip->next == TB_IP_ICMPV6 && (void *)(nd + 1) <= cursor->end &&
-	    nd->type == TB_ND_SOLICITATION) {
-		to = nd->target;
-		return vips6.lookup(&to) ? tb_admit(TB_R_IN_ND) : XDP_PASS;
-	}
-	to = ip->to;
-	return vips6.lookup(&to) ? tb_admit(TB_R_IN_VIP) : XDP_PASS;
+	    nd->type == TB_ND_SOLICITATION)
+		return tb_vip6(&nd->target) ? tb_admit(TB_R_IN_ND) : XDP_PASS;
+	return tb_vip6(&ip->to) ? tb_admit(TB_R_IN_VIP) : XDP_PASS;
 }
 
 /* ------------------------------------------------------------------------------- the program ---- */

@@ -24,6 +24,15 @@ struct tb_sample {
 	tb_u32 frames;
 };
 
+/*
+ * A bit for each hash of 16 bits that an IPv6 address may have; those of the addresses behind the gate are set. Most
+ * packets of others are told from ours by it: to look 16 bytes up in a hash map takes as long as all the rest.
+ */
+struct tb_sieve {
+	tb_u64 word[TB_SIEVE_WORDS];
+};
+_Static_assert(TB_SIEVE_WORDS * 64 == 1 << 16, "a bit for each hash");
+
 BPF_F_TABLE("array", tb_u32, struct tb_gate, gate, 1, TB_MMAPABLE);
 BPF_F_TABLE("array", tb_u32, struct tb_self, self, 1, TB_MMAPABLE);
 BPF_F_TABLE("array", tb_u32, struct tb_config, config, 1, 0);
@@ -33,6 +42,7 @@ BPF_F_TABLE("array", tb_u32, struct tb_control, control, TB_CPUS, TB_MMAPABLE);
 BPF_F_TABLE("hash", struct tb_port_key, struct tb_port, ports, 64, 0);
 BPF_F_TABLE("hash", tb_u32, struct tb_vip, vips4, TB_VIPS, 0);
 BPF_F_TABLE("hash", struct tb_address6, struct tb_vip, vips6, TB_VIPS, 0);
+BPF_F_TABLE("array", tb_u32, struct tb_sieve, sieve6, 1, 0);
 BPF_F_TABLE("array", tb_u32, tb_u32, vrids, 256, 0);
 BPF_F_TABLE("percpu_array", tb_u32, tb_u64, counters, ((TB_LINKS + 1) * TB_REASONS), 0);
 BPF_F_TABLE("percpu_array", tb_u32, tb_u64, gaps, (TB_LINKS * TB_BUCKETS), 0);

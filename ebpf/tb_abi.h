@@ -33,12 +33,14 @@ typedef unsigned long long tb_u64; /* the same type in BPF and here: one printf 
 #define TB_MAGIC 0x54425431u /* "TBT1" */
 #define TB_VERSION 1
 #define TB_PORT 3003
+#define TB_SIEVE_FACTOR 0x9e3779b1u
 
 enum tb_limits {
 	TB_LINKS = 8,	   /* links per pair */
 	TB_CPUS = 128,	   /* processors whose receive path can be proven */
 	TB_KEYS = 2,	   /* keys accepted at once */
 	TB_VIPS = 16384,   /* virtual addresses per family */
+	TB_SIEVE_WORDS = 1024, /* of 64 bits: what a sieve of addresses consists of */
 	TB_BUCKETS = 32,   /* histogram buckets: bucket i counts values below 2^i microseconds */
 	TB_FRAME_SIZE = 128,
 	TB_MAC_COVERS = 120,

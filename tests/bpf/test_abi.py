@@ -25,6 +25,8 @@ LIMITS = {
     "TB_CPUS": abi.CPUS,
     "TB_KEYS": abi.KEYS,
     "TB_VIPS": abi.VIPS,
+    "TB_SIEVE_WORDS": abi.SIEVE_BYTES // 8,
+    "TB_SIEVE_FACTOR": abi.SIEVE_FACTOR,
     "TB_BUCKETS": abi.BUCKETS,
     "TB_FRAME_SIZE": abi.FRAME_SIZE,
     "TB_MAC_COVERS": abi.MAC_COVERS,

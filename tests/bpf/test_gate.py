@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate, in and out: the same packets at a shut gate and at an open one, and those of others."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -490,6 +491,44 @@ def test_ten_thousand_addresses(world: World) -> None:
     for address in ("10.78.0.0", "10.78.20.20", "10.78.39.15"):
         assert world.receive(to4(address)).counts == {Reason.IN_VIP: 1}
     assert world.receive(to4("10.78.39.16")).counts == {}
+
+
+def test_ten_thousand_ipv6_addresses(world: World) -> None:
+    """What the sieve lets through is looked up; what it doesn't is none of them."""
+    many = {f"fd00:{n % 89:x}::{n:x}": Vip(vrid=VRID, vmac=True) for n in range(1, 10_001)}
+    world.maps.set_vips(many)
+    for address in list(many)[::97]:
+        assert world.receive(to6(address)).counts == {Reason.IN_VIP: 1}, address
+    # The same words in another order have the same bit.
+    assert world.receive(to6("0:1:fd00:1::")).counts == {}
+    kept = dict(list(many.items())[:5_000])
+    world.maps.set_vips(kept)
+    for address in list(many)[::97]:
+        counts = {Reason.IN_VIP: 1} if address in kept else {}
+        assert world.receive(to6(address)).counts == counts, address
+
+
+def test_an_address_that_stays_is_behind_the_gate_meanwhile(world: World) -> None:
+    stays = {VIP6: Vip(vrid=VRID, vmac=True)}
+    others = {f"fd00::{n:x}": Vip(vrid=VRID, vmac=True) for n in range(1, 500)}
+    done = threading.Event()
+
+    def change() -> None:
+        for _ in range(50):
+            world.maps.set_vips(stays | others)
+            world.maps.set_vips(stays)
+        done.set()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    seen = 0
+    try:
+        while not done.is_set():
+            assert world.receive(to6(VIP6)).verdict == DROP
+            seen += 1
+    finally:
+        changing.join()
+    assert seen > 10
 
 
 def test_every_reason_has_a_row() -> None:

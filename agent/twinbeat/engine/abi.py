@@ -22,6 +22,8 @@ LINKS: Final = 8
 CPUS: Final = 128
 KEYS: Final = 2
 VIPS: Final = 16384
+SIEVE_BYTES: Final = 8192
+SIEVE_FACTOR: Final = 0x9E3779B1
 BUCKETS: Final = 32
 FRAME_SIZE: Final = 128
 MAC_COVERS: Final = 120
@@ -366,4 +368,5 @@ def fingerprint() -> bytes:
     ]
     lines += [f"{reason.name} {reason.value}" for reason in Reason]
     lines += [f"{VERSION} {LINKS} {CPUS} {KEYS} {VIPS} {BUCKETS} {COUNTERS}"]
+    lines += [f"{SIEVE_BYTES} {SIEVE_FACTOR}"]
     return hashlib.sha256("\n".join(lines).encode()).digest()

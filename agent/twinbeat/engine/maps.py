@@ -96,6 +96,7 @@ SPECS: Final = (
         value_size=ctypes.sizeof(abi.Vip),
         entries=abi.VIPS,
     ),
+    Spec(name="sieve6", kind=MapType.ARRAY, value_size=abi.SIEVE_BYTES, entries=1),
     Spec(name="vrids", kind=MapType.ARRAY, value_size=4, entries=256),
     Spec(name="counters", kind=MapType.PERCPU_ARRAY, value_size=8, entries=abi.COUNTERS),
     Spec(name="gaps", kind=MapType.PERCPU_ARRAY, value_size=8, entries=abi.LINKS * abi.BUCKETS),
@@ -312,7 +313,21 @@ class Maps:
             family = four if address.version == 4 else six
             family[address.packed] = bytes(abi.Vip(vrid=vip.vrid, vmac=int(vip.vmac)))
         self._sync("vips4", four)
+        # The programs look up only what the sieve lets through: it has to know an address first,
+        # and to forget it last.
+        wanted = sieve_of(six)
+        self._let_through(self._sieve() | wanted)
         self._sync("vips6", six)
+        self._let_through(wanted)
+
+    def _sieve(self) -> int:
+        raw = bpf.lookup(self._fds["sieve6"], _ZERO, abi.SIEVE_BYTES)
+        assert raw is not None
+        return int.from_bytes(raw, "little")
+
+    def _let_through(self, bits: int) -> None:
+        # Torn or not: whatever is set before and after is set meanwhile.
+        bpf.update(self._fds["sieve6"], _ZERO, bits.to_bytes(abi.SIEVE_BYTES, "little"))
 
     def set_vrids(self, vrids: Mapping[int, abi.VridBit]) -> None:
         """Say which virtual MACs are ours; the others are not."""
@@ -379,6 +394,18 @@ class Maps:
         raw = bpf.lookup(self._fds["layout"], _ZERO, LAYOUT_SIZE)
         assert raw is not None
         return raw[:32], raw[32:]
+
+
+def sieve_of(addresses: Iterable[bytes]) -> int:
+    """The bits under which the programs look for these IPv6 addresses: tb_passes_sieve()."""
+    sieve = bytearray(abi.SIEVE_BYTES)
+    for packed in addresses:
+        folded = 0
+        for at in range(0, len(packed), 4):
+            folded ^= int.from_bytes(packed[at : at + 4], "little")
+        bit = (folded * abi.SIEVE_FACTOR >> 16) % (8 * abi.SIEVE_BYTES)
+        sieve[bit >> 3] |= 1 << (bit & 7)
+    return int.from_bytes(sieve, "little")
 
 
 _BY_NAME: Final = {spec.name: spec for spec in SPECS}
