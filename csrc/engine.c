@@ -545,9 +545,18 @@ static bool lease_is_fresh(const struct round *r, tb_u64 lease)
 	       (r->in->gate.open_until > r->now && r->in->gate.open_until - r->now >= given / 2);
 }
 
+/*
+ * When the gate's words were read. Whoever was held up between the clock and the words may find a fence that was
+ * raised after the lease's end.
+ */
+static tb_u64 looked(const struct round *r)
+{
+	return later(r->now, r->in->looked_ns);
+}
+
 static enum tb_cause expired(const struct round *r)
 {
-	return vouched_until(r, r->e->term) <= r->now ? TB_C_NO_WITNESS : TB_C_EXPIRED;
+	return vouched_until(r, r->e->term) <= looked(r) ? TB_C_NO_WITNESS : TB_C_EXPIRED;
 }
 
 /* R3, R4, R5, R18 and the end of an opening by silence that was isolation (R11). */
@@ -564,7 +573,7 @@ static void keep_reign(struct round *r)
 	}
 	if (gate->fence_below > e->term) {
 		/* R4: one's own frames, too, shut an expired term for good. */
-		end_reign(r, r->now < gate->open_until ? TB_C_FENCED : expired(r),
+		end_reign(r, looked(r) < gate->open_until ? TB_C_FENCED : expired(r),
 			  gate->fence_below);
 		return;
 	}

@@ -104,6 +104,7 @@ struct tb_input {
 	struct tb_link link[TB_LINKS];
 	struct tb_order order;
 	struct tb_witness witness;
+	tb_u64 looked_ns;     /* the clock once the gate's words had been read; 0 = it stood still meanwhile */
 	tb_u64 probes_sent;   /* rounds so far whose PROBEs left, on one link at least, or were kept back by want of carrier alone; only grows */
 	tb_u64 control_ns;    /* oldest of the newest control stamps over the processors that ran a link's receive path */
 	tb_u32 link_carrier;  /* mask; looked up before the first step, whenever the last step set want_carrier, and each 100 ms */

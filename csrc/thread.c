@@ -484,6 +484,7 @@ static void round_once(struct tb_thread *t)
 	look_for_carrier(t, now);
 	if (!tb_maps_look(&t->maps, t->engine.settings.links, &t->input))
 		tb_add(&t->out.counters.peer_busy, 1);
+	t->input.looked_ns = tb_now();
 	t->input.order = t->order;
 	tb_engine_step(&t->engine, now, &t->input, &t->actions);
 	carry_out(t, now);

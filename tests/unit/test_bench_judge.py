@@ -177,10 +177,11 @@ def test_edges_in_awkward_orders(lines: str, kind: judge.Kind) -> None:
 SHUT_BY_ITSELF = "1 a open 2 0 900 -\n48 a shut 0 3 0 term\n50 b open 3 0 900 -\n"
 
 
-def moved(lines: str, *steps: tuple[str, int, str]) -> judge.Moved:
+def moved(lines: str, *steps: tuple[str, int, str], claim_ns: int | None = None) -> judge.Moved:
     told = [judge.StepDown(node=node, at_ns=at, code=code) for node, at, code in steps]
     edges = judge.read_watch(lines).edges
-    (found,) = judge.unprovoked(edges, [], told, since_ns=2, until_ns=10**10)
+    claimed = {} if claim_ns is None else {("b", 3): claim_ns}
+    (found,) = judge.unprovoked(edges, [], told, claimed, since_ns=2, until_ns=10**10)
     return found
 
 
@@ -211,6 +212,56 @@ def test_a_fence_that_was_looked_at_after_the_end_of_the_lease_is_false_all_the_
     assert moved(late).kind is judge.Kind.LAPSE
     assert moved(late, ("a", 45, "lease_expired")).kind is judge.Kind.LAPSE
     assert moved(late, ("a", 39, "fenced")).kind is judge.Kind.FALSE
+
+
+LATE = "1 a open 2 0 40 -\n49 a shut 2 3 40 lease\n50 b open 3 0 900 -\n"
+EARLY = "1 a open 2 0 40 -\n39 a shut 2 3 40 fence\n50 b open 3 0 900 -\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "claim_ns", "kind"),
+    [
+        # Who says that it was fenced, or looks like it, had a clock that stood still.
+        (LATE, ("a", 39, "fenced"), 40, judge.Kind.LAPSE),
+        (EARLY, ("a", 39, "fenced"), 40, judge.Kind.LAPSE),
+        (EARLY, ("a", 41, "lease_expired"), 40, judge.Kind.LAPSE),
+        # The claim was begun while the lease ran.
+        (LATE, ("a", 39, "fenced"), 39, judge.Kind.FALSE),
+        (EARLY, ("a", 41, "lease_expired"), 39, judge.Kind.FALSE),
+        (EARLY, ("a", 39, "fenced"), None, judge.Kind.FALSE),
+        # It speaks of a reign that was earned anew after that lease, and was not looked at.
+        (LATE, ("a", 40, "fenced"), 45, judge.Kind.FALSE),
+        # A contest is lost by an open gate; a gate never seen to shut was open.
+        (LATE, ("a", 39, "contest_lost"), 40, judge.Kind.FALSE),
+        (
+            "1 a open 2 0 900 -\n40 a shut 2 0 45 contest\n50 b open 3 0 9 -\n",
+            None,
+            46,
+            judge.Kind.FALSE,
+        ),
+        ("1 a open 2 0 900 -\n50 b open 3 0 900 -\n", None, 901, judge.Kind.FALSE),
+        # The lease of a gate that its engine shut isn't known any more.
+        (SHUT_BY_ITSELF, ("a", 47, "fenced"), 901, judge.Kind.FALSE),
+    ],
+)
+def test_a_claim_that_was_begun_after_the_end_of_the_lease_fenced_no_open_gate(
+    lines: str, said: tuple[str, int, str] | None, claim_ns: int | None, kind: judge.Kind
+) -> None:
+    found = moved(lines, *([said] if said else []), claim_ns=claim_ns)
+    assert found.kind is kind
+    steps = [found.said] if found.said else []
+    assert judge.false_failovers(0, [found], steps) == (kind is judge.Kind.FALSE)
+
+
+def test_claims_are_those_of_the_terms_that_opened() -> None:
+    def opened(term: int, claim_ns: int | None, to_role: str = "primary") -> dict[str, object]:
+        return {"to_role": to_role, "term": term, "timeline": {"claim_ns": claim_ns}}
+
+    told = {
+        "a": [opened(2, 10), opened(4, 20, "claiming"), opened(6, None)],
+        "b": [opened(3, 30), {"to_role": "primary", "term": 5}],
+    }
+    assert judge.claims(told) == {("a", 2): 10, ("b", 3): 30}
 
 
 def test_an_open_gate_is_no_lapse_whatever_its_owner_says() -> None:
@@ -254,6 +305,7 @@ def test_steps_down_are_the_ends_of_reigns_that_nobody_provoked() -> None:
 
 def test_a_fenced_primary_counts_as_false_in_the_figures_though_its_gate_was_found_shut() -> None:
     told = {"number": 7, "at_ns": 47, "from_role": "primary", "reason": "fenced"}
+    told |= {"to_role": "secondary", "term": 0}
     seen = measures_load.Seen(quiet_s=60.0, late_ticks={"a": 2, "b": 1})
     seen.transitions = {"a": {7: told}, "b": {}}
     watch = judge.read_watch(SHUT_BY_ITSELF)

@@ -280,6 +280,23 @@ def test_r4_expired_lease_is_over() -> None:
     assert bench.node.engine.engine.last_term >= term
 
 
+@pytest.mark.parametrize(
+    ("looked_ns", "cause"),
+    [(0, Cause.FENCED), (-US, Cause.FENCED), (1, Cause.EXPIRED), (300 * US, Cause.EXPIRED)],
+)
+def test_r4_a_fence_that_was_read_after_the_end_of_the_lease_took_nothing_away(
+    looked_ns: int, cause: Cause
+) -> None:
+    """Held up between the clock and the gate's words; the claim may have come after the lease."""
+    bench = primary()
+    gate = bench.node.kernel.gate
+    gate.fence_below = gate.term + 1
+    bench.now = bench._wake_ns = gate.open_until - 100 * US
+    bench.node.engine.input.looked_ns = looked_ns and gate.open_until - 1 + looked_ns
+    bench.round()
+    assert bench.last(EventKind.CLOSED).cause is cause
+
+
 # -- R5: contest ---------------------------------------------------------------------------------
 
 

@@ -214,8 +214,41 @@ def own_account(shut: Edge | None, loser: str, steps: Sequence[StepDown]) -> Ste
     return min(near, key=lambda step: abs(step.at_ns - shut.at_ns), default=None)
 
 
+Claims = Mapping[tuple[str, int], int]
+"""When each node began the claim of a term under which it became primary, as it says itself."""
+
+
+def claims(histories: Mapping[str, Iterable[Mapping[str, Any]]]) -> Claims:
+    """The claims behind all openings that the nodes tell of."""
+    return {
+        (node, transition["term"]): timeline["claim_ns"]
+        for node, transitions in histories.items()
+        for transition in transitions
+        if transition["to_role"] == "primary"
+        and (timeline := transition.get("timeline") or {}).get("claim_ns") is not None
+    }
+
+
+def begun_after_lease(shut: Edge, said: StepDown | None, claim_ns: int | None) -> bool:
+    """Whether a claim was begun when the other gate's lease had run out, so it fenced no open one.
+
+    Both nodes of the lab read the same clock, and a claim is dated before anything is sent.  A
+    loser that says after the end of that lease that it was fenced speaks of a later reign.
+    """
+    if claim_ns is None or not shut.open_until_ns or shut.why not in ("lease", "fence"):
+        return False
+    if said is not None and said.code in TAKEN_AWAY:
+        of_this_reign = said.code == "fenced" and said.at_ns < shut.open_until_ns
+        return of_this_reign and claim_ns >= shut.open_until_ns
+    return claim_ns >= shut.open_until_ns
+
+
 def kind_of(
-    takeover_ns: int, taker: str, edges: Sequence[Edge], steps: Sequence[StepDown] = ()
+    takeover_ns: int,
+    taker: str,
+    edges: Sequence[Edge],
+    steps: Sequence[StepDown] = (),
+    claim_ns: int | None = None,
 ) -> Kind:
     """Why the gate of the other node was shut when one node took over.
 
@@ -227,11 +260,17 @@ def kind_of(
     looks after the end of the lease can't either.  So the loser's own word that it was fenced makes
     a takeover false, whatever was seen; that its lease ran out makes it a lapse only where it is
     seen that the gate was shut by itself.
+
+    claim_ns: when the taker began its claim, where it is known.  A loser that was held up between
+    its clock and its gate's words takes a fence for one that came in time; a claim that was begun
+    after the end of the lease, which is seen from outside, didn't.
     """
     shut = last_shut(takeover_ns, taker, edges)
     if shut is None or shut.open:
         return Kind.FALSE
     said = own_account(shut, shut.node, steps)
+    if begun_after_lease(shut, said, claim_ns):
+        return Kind.LAPSE
     if said is not None and said.code in TAKEN_AWAY:
         return Kind.FALSE
     match shut.why:
@@ -254,6 +293,14 @@ class Moved:
     """How the other gate was last seen."""
     said: StepDown | None
     """What the other node says of it."""
+    claim_ns: int | None = None
+    """When the taker began its claim; None = it doesn't tell of it."""
+
+    def claimed_late_ns(self) -> int | None:
+        """How long after the end of the other gate's lease the claim was begun, where known."""
+        if self.claim_ns is None or self.shut is None or not self.shut.open_until_ns:
+            return None
+        return self.claim_ns - self.shut.open_until_ns
 
     def held_up_ns(self, lease_ns: int) -> int | None:
         """How late the old primary itself was: from its lease's last renewal to its step down.
@@ -269,6 +316,7 @@ def unprovoked(
     edges: Sequence[Edge],
     provoked: Sequence[tuple[int, int]],
     steps: Sequence[StepDown] = (),
+    claimed: Claims | None = None,
     *,
     since_ns: int,
     until_ns: int,
@@ -289,10 +337,12 @@ def unprovoked(
         if any(begin <= edge.at_ns <= end for begin, end in provoked):
             continue
         shut = last_shut(edge.at_ns, edge.node, edges)
+        claim_ns = (claimed or {}).get((edge.node, edge.term))
         found.append(
             Moved(
                 taken=edge,
-                kind=kind_of(edge.at_ns, edge.node, edges, steps),
+                claim_ns=claim_ns,
+                kind=kind_of(edge.at_ns, edge.node, edges, steps, claim_ns),
                 shut=shut,
                 said=own_account(shut, before, steps),
             )
@@ -304,10 +354,12 @@ def false_failovers(verdicts: int, moved: Sequence[Moved], steps: Sequence[StepD
     """How often the pair cried wolf, by whichever of three witnesses saw most of it.
 
     They see the same failovers, so they are not added up: verdicts of DEAD on a living peer,
-    takeovers from an open gate as seen from outside, and primaries that say they were fenced.
+    takeovers from an open gate as seen from outside, and primaries that say they were fenced.  Of
+    these last those are left out whose lease had run out when the claim that fenced them was begun.
     """
     seen = sum(1 for takeover in moved if takeover.kind is Kind.FALSE)
-    told = sum(1 for step in steps if step.code in TAKEN_AWAY)
+    lapsed = [takeover.said for takeover in moved if takeover.kind is Kind.LAPSE]
+    told = sum(1 for step in steps if step.code in TAKEN_AWAY and step not in lapsed)
     return max(verdicts, seen, told)
 
 

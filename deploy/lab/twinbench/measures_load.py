@@ -5,7 +5,9 @@ processor time.
 False is a verdict of DEAD on a peer whose kernel ran, or a takeover while the primary's gate was
 open.  Whether it was is asked of two witnesses: of the gates, looked at from outside, and of the
 primary itself, since its engine shuts the gate within a tick of a claim's fence, and whoever looks
-after that finds it shut by its owner.  A takeover after the primary's lease had really run out is
+after that finds it shut by its owner.  Both are held up by the very stalls that the load consists
+of; where the taker's claim was begun after the end of the primary's lease, it fenced no open gate,
+whatever they took it for.  A takeover after the primary's lease had really run out is
 none: such lapses are counted apart, and the primary's own lateness is their witness.  In between
 the primary really dies a few times, at random moments: a detector that never cries wolf has to bite
 all the same.
@@ -161,13 +163,11 @@ def stretch_figures(
     profile: str, seen: Seen, watch: judge.Watch, began: int, ended: int, *, lease_ns: int
 ) -> list[Figure]:
     """All figures of one stretch of load.  Pure."""
-    steps = judge.steps_down(
-        {node: told.values() for node, told in seen.transitions.items()},
-        seen.provoked,
-        since_ns=began,
-        until_ns=ended,
+    told = {node: list(transitions.values()) for node, transitions in seen.transitions.items()}
+    steps = judge.steps_down(told, seen.provoked, since_ns=began, until_ns=ended)
+    moved = judge.unprovoked(
+        watch.edges, seen.provoked, steps, judge.claims(told), since_ns=began, until_ns=ended
     )
-    moved = judge.unprovoked(watch.edges, seen.provoked, steps, since_ns=began, until_ns=ended)
     kinds = [takeover.kind for takeover in moved]
     false = judge.false_failovers(seen.verdicts_dead, moved, steps)
     raised = sum(seen.suspicions.values())
@@ -221,9 +221,12 @@ def _witnesses(moved: Sequence[judge.Moved], began: int, lease_ns: int) -> list[
             "kind": takeover.kind.value,
             "gate_seen": None if takeover.shut is None else takeover.shut.why,
             "primary_says": None if takeover.said is None else takeover.said.code,
-            "primary_was_late_ms": None
-            if (late := takeover.held_up_ns(lease_ns)) is None
-            else round(late / MS, 3),
+            "primary_was_late_ms": _ms(takeover.held_up_ns(lease_ns)),
+            "claimed_after_lease_ms": _ms(takeover.claimed_late_ns()),
         }
         for takeover in moved
     ]
+
+
+def _ms(ns: int | None) -> float | None:
+    return None if ns is None else round(ns / MS, 3)
