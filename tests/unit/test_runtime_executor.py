@@ -19,7 +19,7 @@ from twinbeat.core.effects import (
 from twinbeat.core.events import EffectFailed, Event, StateSaved, TermsFailed, TermsReserved
 from twinbeat.core.reasons import Code, Reason, because
 from twinbeat.core.types import Durable, Order, Role, TermBlock
-from twinbeat.runtime.executor import EffectError, Executor
+from twinbeat.runtime.executor import LANE_MAX, EffectError, Executor
 
 WHY = because(Code.STOPPED, node="a")
 ORDER = Order(generation=3, expires_ns=9, attested_until_ns=8, term_first=1, term_last=0)
@@ -217,12 +217,52 @@ def test_routes_keep_their_order_and_nobody_waits_for_them() -> None:
     async def test(world: World) -> None:
         world.hold = asyncio.Event()
         world.executor.submit(Effects(install_routes=True))
+        await asyncio.sleep(0)
         world.executor.submit(Effects(remove_routes=True, replies=(REPLY,)))
         await asyncio.sleep(0)
         assert world.did == ["reply"]
         world.hold.set()
 
     assert run(test).did == ["reply", "install", "routes done", "remove"]
+
+
+def test_of_routes_only_the_newest_wish_waits() -> None:
+    async def test(world: World) -> None:
+        world.hold = asyncio.Event()
+        for _ in range(50):
+            world.executor.submit(Effects(install_routes=True))
+            await asyncio.sleep(0)
+            world.executor.submit(Effects(remove_routes=True))
+        world.hold.set()
+
+    assert run(test).did == ["install", "routes done", "remove"]
+
+
+def test_of_each_kind_of_write_only_the_newest_waits() -> None:
+    async def test(world: World) -> None:
+        world.hold = asyncio.Event()
+        for _ in range(50):
+            world.executor.submit(Effects(save=Durable(), reserve_terms=TestReservation.REQUEST))
+            await asyncio.sleep(0)
+        world.hold.set()
+
+    assert run(test).did == ["save", "reserve", "save"]
+
+
+def test_a_lane_that_is_full_tells_at_once_and_loses_nothing() -> None:
+    async def test(world: World) -> None:
+        world.hold = asyncio.Event()
+        for _ in range(2 * LANE_MAX):
+            world.executor.submit(Effects(withdraw_vips="lan0", replies=(REPLY,)))
+        told_at_once = world.did.count("reply")
+        assert LANE_MAX - 2 <= told_at_once == world.did.count("failed order")
+        world.executor.submit(Effects(withdraw_vips="wan0"))
+        world.hold.set()
+
+    did = run(test).did
+    assert did.count("reply") == 2 * LANE_MAX
+    assert did.count("withdraw lan0") <= LANE_MAX + 2
+    assert did[-1] == "withdraw wan0"
 
 
 class TestReservation:

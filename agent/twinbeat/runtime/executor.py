@@ -6,6 +6,10 @@ that decided it.  What takes milliseconds follows on one lane, step after step, 
 the operator comes after what it speaks of.  The disk and the routes have lanes of their own, since
 nobody waits for them here and a slow disk must hold up nothing.
 
+Every lane is bounded.  Of routes and of each kind of write only the newest waits: it says all that
+those before it did.  A lane of steps that is full tells people the newest out of turn, and keeps of
+it only what isn't waiting there already.
+
 A failure becomes an event; no exception of the environment gets past this module.
 """
 
@@ -14,13 +18,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twinbeat.core.effects import Effects, Log, Notify, Reply, ReserveTerms, Transition
 from twinbeat.core.events import EffectFailed, Event, StateSaved, TermsFailed, TermsReserved
 from twinbeat.core.reasons import Reason
 from twinbeat.core.types import Durable, Order, TermBlock, Timers
 from twinbeat.core.witness import Question, Words
+
+LANE_MAX: Final = 256
+"""Steps that wait for addresses and connections; with those done in milliseconds there are few."""
 
 
 class EffectError(Exception):
@@ -107,9 +114,11 @@ class Executor:
         self._failed = failed
         self._lane: deque[Effects] = deque()
         self._lane_task: asyncio.Task[None] | None = None
-        self._routes: deque[bool] = deque()
+        self._routes: bool | None = None
+        """Whether they are to stand, None = nothing waits."""
         self._routes_task: asyncio.Task[None] | None = None
-        self._writes: deque[Durable | ReserveTerms] = deque()
+        self._writes: dict[type, Durable | ReserveTerms] = {}
+        """By kind; the one that waits longest comes first."""
         self._disk_task: asyncio.Task[None] | None = None
 
     def submit(self, effects: Effects) -> None:
@@ -118,9 +127,24 @@ class Executor:
         if self._lane_task is None and not _waits(effects):
             self._tell(effects)
             return
-        self._lane.append(effects)
+        if len(self._lane) >= LANE_MAX:
+            self._overflow(effects)
+        else:
+            self._lane.append(effects)
         if self._lane_task is None:
             self._lane_task = self._start(self._run_lane())
+
+    def _overflow(self, effects: Effects) -> None:
+        """What is told is told at once; an address is withdrawn once, however often it was said."""
+        self._teller.effect_failed(
+            "order", f"{LANE_MAX} steps wait for addresses to go; newer ones are told before them"
+        )
+        self._tell(effects)
+        rest = Effects(
+            withdraw_vips=effects.withdraw_vips, destroy_vip_sockets=effects.destroy_vip_sockets
+        )
+        if _waits(rest) and rest not in self._lane:
+            self._lane.append(rest)
 
     async def idle(self) -> None:
         """Return when nothing is left to do."""
@@ -159,10 +183,10 @@ class Executor:
         if effects.announce:
             self._engine.announce()
         if effects.remove_routes:
-            self._routes.append(False)
+            self._routes = False
         if effects.install_routes:
-            self._routes.append(True)
-        if self._routes and self._routes_task is None:
+            self._routes = True
+        if self._routes is not None and self._routes_task is None:
             self._routes_task = self._start(self._run_routes())
         if effects.reserve_terms is not None:
             self._write(effects.reserve_terms)
@@ -196,8 +220,9 @@ class Executor:
 
     async def _run_routes(self) -> None:
         try:
-            while self._routes:
-                if self._routes.popleft():
+            while self._routes is not None:
+                wanted, self._routes = self._routes, None
+                if wanted:
                     await self._try("install_routes", self._network.install_routes())
                     self._teller.routes_done()
                 else:
@@ -206,14 +231,14 @@ class Executor:
             self._routes_task = None
 
     def _write(self, what: Durable | ReserveTerms) -> None:
-        self._writes.append(what)
+        self._writes[type(what)] = what
         if self._disk_task is None:
             self._disk_task = self._start(self._run_disk())
 
     async def _run_disk(self) -> None:
         try:
             while self._writes:
-                what = self._writes.popleft()
+                what = self._writes.pop(next(iter(self._writes)))
                 outcome = await (
                     self._reserve(what) if isinstance(what, ReserveTerms) else self._save(what)
                 )

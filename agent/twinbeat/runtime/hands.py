@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
 
 from twinbeat.core.effects import ReserveTerms
 from twinbeat.core.events import EngineEvent
@@ -37,6 +39,8 @@ log = logging.getLogger("twinbeat.engine")
 
 LOOK_S = 0.02
 """How long a look at the engine may take; a busy one is looked at again with the next tick."""
+DISK_PATIENCE_S: Final = 5.0
+"""A disk that takes a few hundred bytes no sooner hangs, or as good as."""
 
 
 class EngineHands:
@@ -149,21 +153,33 @@ class NetworkHands:
 
 
 class DiskHands:
-    """The store, off the loop."""
+    """The store, off the loop. What the disk doesn't take within a time counts as refused.
 
-    def __init__(self, store: Store, *, now_ns: Callable[[], int]) -> None:
+    One write is under way at most: while one hangs, others are refused at once, so that nothing
+    piles up behind it and nothing overtakes it. What it says in the end counts for nothing: whoever
+    asked was told that it failed, and asks anew.
+    """
+
+    def __init__(
+        self, store: Store, *, now_ns: Callable[[], int], patience_s: float = DISK_PATIENCE_S
+    ) -> None:
         self._store = store
         self._now_ns = now_ns
+        self._patience_s = patience_s
         self._peer = (0, 0)
         self._epoch = 0
         self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tb-keeper")
         self._keeping: Future[None] | None = None
+        self._kept_from_ns = 0
+        self._keeper_hangs = False
+        self._hanging = ""
+        """What hangs, empty = nothing does."""
 
     async def save(self, durable: Durable) -> None:
-        await self._write(self._store.save, durable, now_ns=self._now_ns())
+        await self._write("the operator's will", self._store.save, durable, now_ns=self._now_ns())
 
     async def reserve(self, request: ReserveTerms) -> TermBlock:
-        await self._write(self._store.reserve_terms, request.first, request.up_to)
+        await self._write("terms", self._store.reserve_terms, request.first, request.up_to)
         return TermBlock(first=request.first, last=request.up_to)
 
     def keep_peer(self, *, epoch: int, counter: int, own_epoch: int) -> None:
@@ -172,9 +188,16 @@ class DiskHands:
         Called from the loop each second; a write that still runs is not waited for, and nobody is
         woken when it is done.
         """
-        busy = self._keeping is not None and not self._keeping.done()
-        if busy or ((epoch, counter) == self._peer and own_epoch == self._epoch):
+        if self._keeping is not None and not self._keeping.done():
+            took_ns = self._now_ns() - self._kept_from_ns
+            if took_ns > self._patience_s * 1e9 and not self._keeper_hangs:
+                self._keeper_hangs = True
+                log.error("%s", self._hangs("the peer's position"))
             return
+        self._keeper_hangs = False
+        if (epoch, counter) == self._peer and own_epoch == self._epoch:
+            return
+        self._kept_from_ns = self._now_ns()
         self._keeping = self._keeper.submit(self._keep_peer, epoch, counter, own_epoch)
 
     def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> None:
@@ -190,18 +213,57 @@ class DiskHands:
             log.warning("%s", error)
 
     async def close(self) -> None:
-        """Wait for what is being written."""
-        await asyncio.to_thread(self._keeper.shutdown)
+        """Wait for what is being written, as long as that has hope."""
+        self._keeper.shutdown(wait=False)
+        keeping = self._keeping
+        if keeping is not None:
+            await asyncio.to_thread(wait, [keeping], self._patience_s)
         try:
-            await self._write(self._store.settle)
+            await self._write("what was replaced", self._store.settle)
         except EffectError as error:
             log.warning("%s", error)
 
-    async def _write(self, call: Callable[..., object], *args: object, **named: object) -> None:
+    async def _write(
+        self, what: str, call: Callable[..., object], *args: object, **named: object
+    ) -> None:
+        if self._hanging:
+            raise EffectError(self._hangs(self._hanging))
+        writing = asyncio.wrap_future(_in_thread(partial(call, *args, **named)))
+        await asyncio.wait([writing], timeout=self._patience_s)
+        if not writing.done():
+            self._hanging = what
+            writing.add_done_callback(self._answered)
+            raise EffectError(self._hangs(what))
         try:
-            await asyncio.to_thread(call, *args, **named)
+            writing.result()
         except StoreError as error:
             raise EffectError(str(error)) from error
+
+    def _answered(self, writing: asyncio.Future[object]) -> None:
+        self._hanging = ""
+        error = writing.exception()
+        log.warning("%s answers again%s", self._store.directory, f": {error}" if error else "")
+
+    def _hangs(self, what: str) -> str:
+        return (
+            f"{self._store.directory} has not taken {what} within {self._patience_s:g} s: its disk "
+            "or file system hangs (see dmesg)"
+        )
+
+
+def _in_thread(call: Callable[[], object]) -> Future[object]:
+    """Carry it out in a thread that nobody has to wait for, not even the end of the process."""
+    future: Future[object] = Future()
+    future.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True, name="tb-disk").start()
+    return future
 
 
 async def _refusable(doing: Coroutine[Any, Any, object]) -> None:

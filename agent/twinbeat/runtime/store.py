@@ -145,7 +145,7 @@ class Store:
         wall_s: Callable[[], int] = lambda: int(time.time()),
         boot: Callable[[], str] = boot_id,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._wall_s = wall_s
         self._boot = boot
         self.complaints: list[str] = []
@@ -166,7 +166,7 @@ class Store:
         """
         assert 0 < first <= last, (first, last)
         write_whole(
-            self._directory / "terms.json",
+            self.directory / "terms.json",
             msgspec.json.encode(TermsFile(reserved_to=max(last, self.terms_reserved_to()))) + b"\n",
         )
         return TermBlock(first=first, last=last)
@@ -188,7 +188,7 @@ class Store:
     def keep_epoch(self, epoch: int) -> None:
         """Persist an epoch in use already (the gate map outlived the agent, or it jumped)."""
         content = msgspec.json.encode(EpochFile(epoch=epoch)) + b"\n"
-        write_whole(self._directory / "epoch.json", content)
+        write_whole(self.directory / "epoch.json", content)
 
     # -- the peer --------------------------------------------------------------------------------
 
@@ -199,11 +199,11 @@ class Store:
     def keep_peer(self, *, epoch: int, counter: int) -> None:
         """Persist the peer's position, of which a newer one follows soon; raises StoreError."""
         content = msgspec.json.encode(PeerFile(epoch=epoch, counter=counter)) + b"\n"
-        write_whole(self._directory / "peer.json", content, at_once=False)
+        write_whole(self.directory / "peer.json", content, at_once=False)
 
     def settle(self) -> None:
         """See to it that what was replaced is on disk now; raises StoreError."""
-        _sync_directory(self._directory)
+        _sync_directory(self.directory)
 
     # -- the operator's will -----------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Store:
             wish=IntervalsFile(**dataclasses.asdict(kept)) if kept is not None else None,
             wish_even_so=durable.wish.even_so,
         )
-        write_whole(self._directory / "operator.json", msgspec.json.encode(file) + b"\n")
+        write_whole(self.directory / "operator.json", msgspec.json.encode(file) + b"\n")
 
     # -- the shared document -----------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Store:
 
     def keep_document(self, document: Document | None) -> None:
         """Persist it, to be in force from the next start on; raises StoreError."""
-        path = self._directory / COPY
+        path = self.directory / COPY
         if document is not None:
             write_whole(path, msgspec.json.encode(document) + b"\n")
             return
@@ -263,21 +263,21 @@ class Store:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"removing {path}: {error.strerror}") from error
-        _sync_directory(self._directory)
+        _sync_directory(self.directory)
 
     # -- files -----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make the directory and remove what a power cut left half-written; raises StoreError."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for leftover in self._directory.glob(f"*{_TEMPORARY}"):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for leftover in self.directory.glob(f"*{_TEMPORARY}"):
                 leftover.unlink()
         except OSError as error:
-            raise StoreError(f"preparing {self._directory}: {error.strerror}") from error
+            raise StoreError(f"preparing {self.directory}: {error.strerror}") from error
 
     def _read(self, name: str, kind: type[_File]) -> _File | None:
-        path = self._directory / name
+        path = self.directory / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
