@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate, in and out: the same packets at a shut gate and at an open one, and those of others."""
 
+import ctypes
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import pytest
 
@@ -48,7 +50,7 @@ from bpf.world import (
     World,
     boot_ns,
 )
-from twinbeat.engine import abi
+from twinbeat.engine import abi, bpf
 from twinbeat.engine.abi import Reason
 from twinbeat.engine.maps import Vip
 
@@ -482,6 +484,24 @@ def test_what_is_behind_the_gate_can_change(world: World) -> None:
     world.maps.set_vrids({VRID: abi.VridBit.V6})
     assert world.receive(to4(SERVER, to=MAC4)).verdict == PASS
     assert world.receive(to6(SERVER6, to=MAC6)).verdict == DROP
+
+
+def test_an_address_can_go_to_another_number(world: World) -> None:
+    for vrid, own in ((VRID, True), (VRID + 1, True), (VRID + 1, False)):
+        world.maps.set_vips({VIP: Vip(vrid=vrid, vmac=own)})
+        kept = bpf.lookup(world.maps.fd("vips4"), ip_address(VIP).packed, ctypes.sizeof(abi.Vip))
+        assert kept == bytes(abi.Vip(vrid=vrid, vmac=int(own)))
+
+
+def test_what_is_refused_leaves_what_was_there(world: World) -> None:
+    many = {f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}": Vip(vrid=VRID, vmac=True) for n in range(9)}
+    world.maps.set_vips(many)
+    too_many = {f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}": many["10.0.0.1"] for n in range(20_000)}
+    with pytest.raises(ValueError, match="room for"):
+        world.maps.set_vips(too_many)
+    assert len(world.maps.vips()) == 9
+    world.maps.set_vips({"10.0.0.3": many["10.0.0.3"]})
+    assert world.maps.vips() == ["10.0.0.3"]
 
 
 def test_ten_thousand_addresses(world: World) -> None:

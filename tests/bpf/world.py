@@ -55,13 +55,14 @@ class World:
     """One node's kernel side."""
 
     def __init__(self, descriptors: dict[str, int], specs: Iterable[Spec] = SPECS) -> None:
-        self.maps = Maps(descriptors)
         self._fds = descriptors
         self._specs = tuple(specs)
         self.reset()
 
     def reset(self) -> None:
         """Node 0 of the pair, gate closed, peer known and heard a moment ago."""
+        # Emptied behind their back: they know what they have written.
+        self.maps = Maps(self._fds)
         for spec in self._specs:
             if spec.kind == bpf.MapType.HASH:
                 for key in list(bpf.keys(self._fds[spec.name], spec.key_size)):

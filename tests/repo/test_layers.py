@@ -46,11 +46,11 @@ LAYERS = {
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core programs", "cffi cryptography msgspec"),
-    "twinbeat.worker": layer("api observe.log sync", "msgspec"),
+    "twinbeat.worker": layer("api observe.histogram observe.log sync", "msgspec"),
     "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
-    "twinbeat.api.worker": layer("sync.document sync.operation", "msgspec"),
+    "twinbeat.api.worker": layer("api.schema sync.document sync.operation", "msgspec"),
     "twinbeat.api.sync": layer("api.worker", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),

@@ -298,6 +298,7 @@ def counters(**changes: Any) -> schema.Counters:
         "peer_busy": 11,
         "log_lines_lost": 12,
         "sync_requests": {"done": 3},
+        "sync_phases": {"all": histogram({10: 3})},
         "sync_connection": {"established dialed": 1},
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},

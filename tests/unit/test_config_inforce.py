@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is in force: the node's own tables of its file, and the shared ones of the document."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,9 @@ import pytest
 
 from twinbeat.config.compare import digest
 from twinbeat.config.inforce import (
+    FRESH_NS,
     CopyError,
+    Examiner,
     InForce,
     load_in_force,
     problems_of,
@@ -16,7 +19,11 @@ from twinbeat.config.inforce import (
     shared_tables,
 )
 from twinbeat.config.problems import ConfigError
+from twinbeat.config.system import Address
 from twinbeat.sync.document import Document, Tables, Version
+from unit.test_config_load import Machine
+from unit.test_config_load import good as good  # noqa: PLC0414 - a fixture
+from unit.test_config_load import keys as keys  # noqa: PLC0414 - a fixture
 from unit.test_config_shared import EVERYTHING
 
 
@@ -83,6 +90,51 @@ def test_what_is_wrong_with_a_document_is_said_of_its_rows(file: Path) -> None:
     assert [(each.file, each.key) for each in found if "vips" in each.key] == [
         ("it", "vrid 51.vips[0]")
     ]
+
+
+class Counting(Machine):
+    """A machine that counts how often it is looked at."""
+
+    looks = 0
+
+    def addresses(self) -> list[Address]:
+        self.looks += 1
+        return super().addresses()
+
+
+def test_what_was_examined_a_moment_ago_is_not_examined_again(good: Path) -> None:
+    machine, clock = Counting(), [0]
+    examiner = Examiner(good, system=machine, now_ns=lambda: clock[0])
+    wanted = document(with_vips(shared_tables(good), "10.99.0.1"))
+
+    def looks_for(act: Callable[[], object]) -> int:
+        before = machine.looks
+        act()
+        return machine.looks - before
+
+    def check() -> None:
+        assert examiner.problems_of(wanted.tables, "it") == []
+
+    def load() -> None:
+        assert examiner.load(wanted).config.vrids[0].vips == ("10.99.0.1",)
+
+    once = looks_for(check)
+    assert once > 0
+    assert looks_for(load) == 0
+    assert looks_for(load) == once, "it counts for one time"
+    check()
+    clock[0] += FRESH_NS
+    assert looks_for(load) == once, "it is too old"
+    check()
+    other = document(with_vips(wanted.tables, "10.99.0.2"))
+    assert looks_for(lambda: examiner.load(other)) == once, "it is of other tables"
+    check()
+    good.write_text(good.read_text().replace('name = "a"', 'name = "c"'))
+    assert looks_for(load) == once, "the file is another"
+    assert examiner.load(wanted).config.node.name == "c"
+    check()
+    examiner.forget()
+    assert looks_for(load) == once
 
 
 def test_the_copy_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from pyroute2 import AsyncIPRoute
 
-from twinbeat.net import addresses, control, groups, neighbours, sockets, vmac
+from twinbeat.net import addresses, control, groups, neighbours, netlink, sockets, vmac
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import addresses as assigned
 from twinbeat.net.interfaces import has_carrier, interface, interfaces, mark
@@ -152,6 +152,25 @@ class TestAddresses:
         assert addresses.assign(
             interface("lan0").index, wanted, name="lan0", own=False
         ) == addresses.Change(added=0, removed=0)
+
+    def test_a_datagram_holds_the_kernel_up_for_a_moment_only(self) -> None:
+        """The engine waits for the end of it where the kernel can't be preempted."""
+        late_ns, early_ns = netlink.BATCH_NS + 1, netlink.BATCH_NS // 8
+        sizes = [8]
+        for took_ns in (early_ns, late_ns, late_ns, late_ns, late_ns, late_ns):
+            sizes.append(netlink.next_size(sizes[-1], took_ns))
+        assert sizes == [8, 16, 8, 4, 2, 1, 1]
+        assert netlink.next_size(8, netlink.BATCH_NS // 2) == 8
+        assert netlink.next_size(netlink.BATCH_MAX, early_ns) == netlink.BATCH_MAX
+
+    def test_what_is_refused_is_named_by_its_place_in_all_datagrams(self) -> None:
+        index, of = interface("lan0").index, vips(*(f"10.1.0.{n}" for n in range(1, 101)))
+        wrong = {13, 97}
+        batch = [addresses.adding(0 if n in wrong else index, one) for n, one in enumerate(of)]
+        with netlink.Socket() as sock:
+            refused = sock.batch(batch, tolerate=frozenset())
+        assert [place for place, _ in refused] == sorted(wrong)
+        assert len([one for one in on("lan0") if one.startswith("10.1.0.")]) == 98
 
     def test_a_refusal_names_the_address(self) -> None:
         index = interface("lan0").index

@@ -36,6 +36,19 @@ async def test_a_change_is_in_force_on_both_when_it_is_answered(tmp_path: Path) 
 
 
 @looped
+async def test_each_node_tells_how_long_its_changes_waited_for_what(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await a.change([A])
+        await until(lambda: "all" in a.desk.took and "commit" in b.desk.took, "they told")
+        counts = {what: sum(taken.counts) for what, taken in a.desk.took.items()}
+        assert counts == dict.fromkeys(("check", "journal", "peer", "commit", "apply", "all"), 1)
+        assert sorted(b.desk.took) == ["apply", "check", "commit", "journal"]
+        whole = a.desk.took.pop("all").sum_ns or 0
+        parts = sum(taken.sum_ns or 0 for taken in a.desk.took.values())
+        assert 0 < parts <= whole
+
+
+@looped
 async def test_one_given_on_the_secondary_is_done_by_the_primary(tmp_path: Path) -> None:
     async with working(tmp_path) as (a, b):
         assert (await b.change([A])).state is State.DONE

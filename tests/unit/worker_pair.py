@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from twinbeat.api.client import Client, Response
+from twinbeat.api.client import Client, ClientError, Response
 from twinbeat.api.sync import SyncView
 from twinbeat.api.worker import Mark, Standing, SyncSettings, Welcome
 from twinbeat.runtime.workers import WorkerDesk
@@ -195,11 +195,18 @@ async def pair(root: Path) -> AsyncIterator[tuple[Site, Site]]:
 async def in_step(*sites: Site) -> None:
     """Both say that both have the same."""
 
-    def say_so() -> bool:
-        reports = [site.desk.report for site in sites]
-        return all(report is not None and report.in_step for report in reports)
+    deadline = time.monotonic() + PATIENCE_S
+    # Asked themselves: their agents hear of it a moment later.
+    while not all([await _says_so(site) for site in sites]):
+        assert time.monotonic() < deadline, "it never came to it: both are in step"
+        await asyncio.sleep(0.005)
 
-    await until(say_so, "both are in step")
+
+async def _says_so(site: Site) -> bool:
+    try:
+        return (await site.view()).report.in_step
+    except ClientError:  # It has only been started.
+        return False
 
 
 @contextlib.asynccontextmanager

@@ -898,6 +898,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Requests to change the shared configuration that were made here, by how they ended."""
     sync_connection: dict[str, int] = {}
     """What the connection of the workers counted, by `what which`."""
+    sync_phases: dict[str, Histogram] = {}
+    """How long changes waited here for what: check, journal, peer, apply, run, commit; and all."""
     sync_errors: int = 0
     """Times that the store or the agent refused what the worker had to do."""
     worker: dict[str, int] = {}

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from twinbeat.api.schema import Histogram
 from twinbeat.sync.document import U64, Document, Lineage, Name, Sentence, Tables, Version
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
 
@@ -69,6 +70,8 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     version: Name
     report: Report | None = None
     """None: as it was told last."""
+    took: dict[Name, Histogram] = {}
+    """How long changes waited for what; empty: as it was told last."""
 
 
 class Check(Struct, frozen=True, kw_only=True, tag="check"):

@@ -7,9 +7,11 @@ for nothing, and is named.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +26,8 @@ from twinbeat.sync.document import Document, Put, Tables, difference
 COPY: Final = "shared.json"
 """Below the state directory: the document that the daemon has in force."""
 IGNORED_MOST: Final = 32
+FRESH_NS: Final = 2_000_000_000
+"""So long what was found when a document was examined counts for putting it in force."""
 
 
 class CopyError(Exception):
@@ -57,6 +61,84 @@ def read_copy(path: Path) -> Document | None:
         raise CopyError(f"{path} is no document: {error}") from error
 
 
+class Examiner:
+    """Examines one document after the other with the file of a node.
+
+    A change is examined before anything is done about it and again when it is put in force. What
+    was found stays true for a moment, and what was read for as long as the file is the same.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        offline: bool = False,
+        system: System | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._file = Path(file)
+        self._offline = offline
+        self._system = system
+        self._now_ns = now_ns
+        self._parsed: tuple[tuple[int, ...], dict[str, Any], Tables | ConfigError] | None = None
+        self._found: tuple[int, tuple[int, ...], Tables, Config, list[Problem]] | None = None
+
+    def forget(self) -> None:
+        """Whatever the file refers to may be another now."""
+        self._parsed = self._found = None
+
+    def problems_of(self, tables: Tables, name: str) -> list[Problem]:
+        """What a document of these tables would be refused for. ``name`` is what it is called."""
+        try:
+            mark, parsed, _ = self._read()
+        except ConfigError as error:
+            return error.problems
+        config, problems = self._examine(parsed, tables, name)
+        if config is None:
+            return [each for each in problems if not each.warning]
+        self._found = self._now_ns(), mark, tables, config, problems
+        return []
+
+    def load(self, document: Document) -> InForce:
+        """What is in force with this document. Raises ConfigError with every problem."""
+        mark, parsed, shared = self._read()
+        found, self._found = self._found, None
+        if (
+            found is not None
+            and self._now_ns() - found[0] < FRESH_NS
+            and (mark, document.tables) == found[1:3]
+        ):
+            config, problems = found[3:]
+        else:
+            name = called(document.version.generation)
+            examined, problems = self._examine(parsed, document.tables, name)
+            if examined is None:
+                raise ConfigError(problems)
+            config = examined
+        return InForce(
+            config=config,
+            document=document,
+            ignored=_ignored(shared, document),
+            problems=tuple(problems),
+        )
+
+    def _examine(
+        self, parsed: dict[str, Any], tables: Tables, name: str
+    ) -> tuple[Config | None, list[Problem]]:
+        source = Source(file=str(self._file), document=name)
+        return examine_joined(
+            parsed, tables, source=source, offline=self._offline, system=self._system
+        )
+
+    def _read(self) -> tuple[tuple[int, ...], dict[str, Any], Tables | ConfigError]:
+        """What marks the file's content, its tables, and the shared ones of them."""
+        mark = _mark(self._file)
+        if self._parsed is None or self._parsed[0] != mark:
+            parsed = parse(self._file)
+            self._parsed = mark, parsed, _shared_of(parsed, str(self._file))
+        return self._parsed
+
+
 def load_in_force(
     file: str | Path,
     document: Document | None,
@@ -65,27 +147,13 @@ def load_in_force(
     system: System | None = None,
 ) -> InForce:
     """What is in force with this document. Raises ConfigError with every problem."""
-    tables: Tables = {}
-    ignored: tuple[str, ...] = ()
-    if document is None:
-        config, problems = examine(file, offline=offline, system=system)
-        if config is not None:
-            tables = shared_tables(file)
-    else:
-        parsed = parse(file)
-        source = Source(file=str(file), document=called(document.version.generation))
-        config, problems = examine_joined(
-            parsed, document.tables, source=source, offline=offline, system=system
-        )
-        ignored = _ignored(parsed, document, str(file))
+    if document is not None:
+        return Examiner(file, offline=offline, system=system).load(document)
+    config, problems = examine(file, offline=offline, system=system)
     if config is None:
         raise ConfigError(problems)
     return InForce(
-        config=config,
-        document=document,
-        ignored=ignored,
-        tables=tables,
-        problems=tuple(problems),
+        config=config, document=None, tables=shared_tables(file), problems=tuple(problems)
     )
 
 
@@ -96,19 +164,28 @@ def shared_tables(file: str | Path) -> Tables:
 
 def problems_of(file: str | Path, tables: Tables, name: str) -> list[Problem]:
     """What a document of these tables would be refused for. ``name`` is what it is called."""
-    try:
-        local = parse(file)
-    except ConfigError as error:
-        return error.problems
-    config, problems = examine_joined(local, tables, source=Source(file=str(file), document=name))
-    return [] if config is not None else [each for each in problems if not each.warning]
+    return Examiner(file).problems_of(tables, name)
 
 
-def _ignored(tables: dict[str, object], document: Document, file: str) -> tuple[str, ...]:
+def _mark(file: Path) -> tuple[int, ...]:
+    """Another one as soon as the file is replaced or written to."""
     try:
-        shared = split(tables, file=file)[1]
+        told = file.stat()
+    except OSError:
+        return ()
+    return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+
+
+def _shared_of(parsed: dict[str, Any], file: str) -> Tables | ConfigError:
+    try:
+        return split(parsed, file=file)[1]
     except ConfigError as error:
-        return tuple(f"{problem.key}: {problem.sentence}" for problem in error.problems[:1])
+        return error
+
+
+def _ignored(shared: Tables | ConfigError, document: Document) -> tuple[str, ...]:
+    if isinstance(shared, ConfigError):
+        return tuple(f"{problem.key}: {problem.sentence}" for problem in shared.problems[:1])
     changes = difference(document.tables, shared)
     named = [where_of(put.section, put.identity) for put in changes if isinstance(put, Put)]
     more = len(named) - IGNORED_MOST

@@ -64,21 +64,25 @@ class System(Protocol):
 
 
 class Host:
-    """This machine."""
+    """This machine, asked once for each thing: made anew for each configuration it is to check."""
+
+    def __init__(self) -> None:
+        self._interfaces: dict[str, str] | None = None
+        self._devices: dict[str, Device] = {}
 
     def interfaces(self) -> dict[str, str]:
         """Name and MAC address of every interface; no MAC is an empty string."""
-        found = {}
-        for _, name in socket.if_nameindex():
-            try:
-                with open(f"/sys/class/net/{name}/address", encoding="ascii") as file:
-                    found[name] = file.read().strip()
-            except OSError:
-                found[name] = ""
-        return found
+        if self._interfaces is None:
+            self._interfaces = {name: _mac(name) for _, name in socket.if_nameindex()}
+        return self._interfaces
 
     def device(self, name: str) -> Device:
         """From /sys: what sort of interface this is."""
+        if name not in self._devices:
+            self._devices[name] = self._look_at(name)
+        return self._devices[name]
+
+    def _look_at(self, name: str) -> Device:
         base = Path("/sys/class/net", name)
         try:
             told = (base / "uevent").read_text(encoding="ascii")
@@ -103,6 +107,14 @@ class Host:
         except OSError:
             return []
         return found
+
+
+def _mac(name: str) -> str:
+    try:
+        with open(f"/sys/class/net/{name}/address", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _dump_addresses() -> list[tuple[int, int, bytes]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import ipaddress
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from twinbeat.engine.bpf import MapFlag, MapType
 PIN_ROOT: Final = Path("/sys/fs/bpf/twinbeat")
 
 _Value = TypeVar("_Value", bound=ctypes.Structure)
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ZERO: Final = bytes(4)
 
 
@@ -164,6 +164,8 @@ class Maps:
     def __init__(self, descriptors: Mapping[str, int]) -> None:
         self._fds = dict(descriptors)
         self._totals: dict[str, bpf.Totals] = {}
+        self._written: dict[str, dict[bytes, bytes]] = {}
+        """What is in the maps that nobody but us writes, as far as it was written here."""
 
     @classmethod
     def open(cls, pair: int, *, root: Path = PIN_ROOT) -> Self:
@@ -308,10 +310,14 @@ class Maps:
         """Make the addresses behind the gate exactly these; an address that stays is never off."""
         four: dict[bytes, bytes] = {}
         six: dict[bytes, bytes] = {}
+        values = {
+            vip: bytes(abi.Vip(vrid=vip.vrid, vmac=int(vip.vmac))) for vip in set(vips.values())
+        }
         for text, vip in vips.items():
-            address: _Address = ipaddress.ip_address(text)
-            family = four if address.version == 4 else six
-            family[address.packed] = bytes(abi.Vip(vrid=vip.vrid, vmac=int(vip.vmac)))
+            if ":" in text:
+                six[socket.inet_pton(socket.AF_INET6, text)] = values[vip]
+            else:
+                four[socket.inet_pton(socket.AF_INET, text)] = values[vip]
         self._sync("vips4", four)
         # The programs look up only what the sieve lets through: it has to know an address first,
         # and to forget it last.
@@ -331,11 +337,11 @@ class Maps:
 
     def set_vrids(self, vrids: Mapping[int, abi.VridBit]) -> None:
         """Say which virtual MACs are ours; the others are not."""
-        fd = self._fds["vrids"]
-        for vrid in range(256):
-            bits = int(vrids.get(vrid, 0)).to_bytes(4, "little")
-            if bpf.lookup(fd, vrid.to_bytes(4, "little"), 4) != bits:
-                bpf.update(fd, vrid.to_bytes(4, "little"), bits)
+        wanted = {
+            vrid.to_bytes(4, "little"): int(vrids.get(vrid, 0)).to_bytes(4, "little")
+            for vrid in range(256)
+        }
+        self._sync("vrids", wanted)
 
     def vips(self) -> list[str]:
         """The addresses behind the gate, sorted."""
@@ -348,15 +354,19 @@ class Maps:
         fd = self._fds[name]
         if len(wanted) > spec.entries:
             raise ValueError(f"{len(wanted)} entries for {name}, which has room for {spec.entries}")
-        present = set(bpf.keys(fd, spec.key_size))
+        # Thousands of addresses are asked for once; whatever is refused half-way is asked for anew.
+        known = self._written.pop(name, None)
+        present = set(bpf.keys(fd, spec.key_size)) if known is None else known.keys()
         gone = sorted(present - wanted.keys())
+        news = wanted.items() if known is None else wanted.items() - known.items()
         if len(present | wanted.keys()) > spec.entries:
             # Old and new do not fit side by side: the room comes first.
             bpf.delete_batch(fd, gone)
             gone = []
-        bpf.update_batch(fd, sorted(wanted.items()))
+        bpf.update_batch(fd, sorted(news))
         if gone:
             bpf.delete_batch(fd, gone)
+        self._written[name] = dict(wanted)
 
     # What the programs count -------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def assign(index: int, wanted: Collection[Address], *, name: str, own: bool) -> 
     """
     present = {
         one.address: one
-        for one in addresses()
+        for one in addresses(index)
         if one.interface == index and not one.address.is_link_local
     }
     missing = [address for address in wanted if address not in present]
@@ -69,7 +69,7 @@ def assign(index: int, wanted: Collection[Address], *, name: str, own: bool) -> 
         if address not in keep and (own or one.proto == ADDRESS_PROTO)
     ]
     with Socket() as sock:
-        _run(sock, [_add(index, address) for address in missing], missing, "adding {} to " + name)
+        _run(sock, [adding(index, address) for address in missing], missing, "adding {} to " + name)
         _run(
             sock,
             [_remove(index, address) for address in surplus],
@@ -104,7 +104,8 @@ def _run(sock: Socket, batch: list[Message], of: list[Address], what: str) -> No
         raise NetError(what.format(of[index]), code=code)
 
 
-def _add(index: int, address: Address) -> Message:
+def adding(index: int, address: Address) -> Message:
+    """What puts an address on an interface, as one of ours."""
     body = _common(index, address)
     body += attribute(IFA_PROTO, bytes([ADDRESS_PROTO]))
     flags = IFA_F_NOPREFIXROUTE

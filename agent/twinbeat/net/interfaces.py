@@ -135,6 +135,8 @@ def lowest_first(names: Collection[str]) -> list[str]:
 
     Kernels before 6.12 refuse a program on an interface if one above it has one already.
     """
+    if len(names) < 2:
+        return list(names)
     now = interfaces()
     by_index = {one.index: one for one in now.values()}
 
@@ -188,10 +190,10 @@ def parse_address(payload: bytes | memoryview) -> Assigned | None:
     return Assigned(interface=index, address=address, prefix=prefix, proto=proto)
 
 
-def addresses() -> list[Assigned]:
-    """Every IP address of this namespace."""
+def addresses(interface: int = 0) -> list[Assigned]:
+    """Every IP address of this namespace, or those of one interface by its index."""
     with Socket() as sock:
-        found = sock.dump(netlink.RTM_GETADDR, IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        found = sock.dump(netlink.RTM_GETADDR, IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, interface))
     parsed = [parse_address(body) for kind, body in found if kind == netlink.RTM_NEWADDR]
     return [one for one in parsed if one is not None]
 

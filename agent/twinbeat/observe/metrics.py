@@ -136,6 +136,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_sync_errors_total",
         "twinbeat_sync_failures",
         "twinbeat_sync_in_step",
+        "twinbeat_sync_phase_seconds",
         "twinbeat_sync_requests_total",
         "twinbeat_sync_state",
         "twinbeat_sync_waiting",

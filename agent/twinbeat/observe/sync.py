@@ -77,6 +77,12 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
             for event, _, reason in [name.partition(" ")]
         ],
     )
+    yield from family.histograms(
+        "twinbeat_sync_phase_seconds",
+        "How long changes of the shared configuration waited on this node for what.",
+        "phase",
+        sorted(counters.sync_phases.items()),
+    )
     yield from family.counter(
         "twinbeat_sync_errors",
         "Times that the store or the agent refused what the worker had to do.",

@@ -18,7 +18,7 @@ from typing import Final
 
 from twinbeat.api.events import EventHub
 from twinbeat.api.text import moment, realtime_offset_ns
-from twinbeat.config.inforce import InForce
+from twinbeat.config.inforce import Examiner, InForce
 from twinbeat.config.keys import load_keys
 from twinbeat.config.secrets import load_options
 from twinbeat.core.events import (
@@ -110,6 +110,7 @@ class App:
         self._watchdog = Watchdog(current.file.watchdog, Device(current.file.watchdog.device))
         self._lateness_file = paths.run / "lateness.json"
         self._store = Store(paths.state)
+        self._examiner = Examiner(current.file.path)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -287,6 +288,7 @@ class App:
         self._share_out()
         self._reloader = Reloader(
             current=current,
+            examiner=self._examiner,
             facts=self._facts,
             engine=self._engine,
             hands=self._hands,
@@ -344,6 +346,7 @@ class App:
     async def _listen(self) -> None:
         shared = Shared(
             current=self._current,
+            examiner=self._examiner,
             store=self._store,
             machine=self._machine,
             put=self._reloader.put,

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent, EngineSeen, Event, PeerSeen, Tick
 from twinbeat.core.types import EngineView, PeerView
-from twinbeat.runtime.histogram import Histogram
+from twinbeat.observe.histogram import Histogram
 from twinbeat.runtime.suspicions import PASSING, Suspicions
 
 LOOKS_MAX: Final = 4

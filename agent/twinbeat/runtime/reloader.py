@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
-from twinbeat.config.inforce import InForce, load_in_force
+from twinbeat.config.inforce import Examiner, InForce, load_in_force
 from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError, Findings
@@ -46,6 +46,7 @@ class Reloader:
     """Reads the configuration again; one reload at a time."""
 
     current: Current
+    examiner: Examiner
     facts: Facts
     engine: Engine
     hands: EngineHands
@@ -79,6 +80,7 @@ class Reloader:
         """Read the configuration again: all of it takes effect, or nothing."""
         async with self._turn:
             self.reloading()
+            self.examiner.forget()
             try:
                 sentence = await self._bring_about(self.current.document, _keep_nothing)
             except ConfigError as error:
@@ -139,7 +141,10 @@ class Reloader:
     ) -> tuple[InForce, Plan, tuple[Key, ...], Options]:
         """All that takes time, off the loop that decides."""
         running = self.current.file
-        found = load_in_force(running.path, document)
+        if document is None:
+            found = load_in_force(running.path, None)
+        else:
+            found = self.examiner.load(document)
         wanted = found.config
         keys, options = load_keys(wanted), load_options(wanted.fence, wanted.path)
         keep()
@@ -205,6 +210,7 @@ class Reloader:
         self.facts.keys = current.key_ids
 
     async def _apply(self, intent: Plan, config: Config, options: Options, found: InForce) -> None:
+        ports_stay = _ports(config) == _ports(self.current.config)
         self.outside.apply(config, options)
         self.current.fence_options = options
         self.current.config = config
@@ -212,7 +218,7 @@ class Reloader:
         await self.health.apply(config)
         await self.site.routes.apply(config)
         self.hooks.apply(config)
-        if intent.addresses:
+        if intent.addresses and not ports_stay:
             self.facts.warnings = ground.shortcomings(config, self.site.stage)
 
     def _note_loaded(self, needs_restart: tuple[str, ...]) -> None:
@@ -222,6 +228,21 @@ class Reloader:
         self.facts.ignored = list(self.current.ignored)
         self.facts.needs_restart = list(needs_restart)
         self.facts.loaded = moment(now_ns() + realtime_offset_ns())
+
+
+def _ports(config: Config) -> list[tuple[object, ...]]:
+    """What the settings of this host that are looked at depend on."""
+    return [
+        (
+            section.id,
+            section.interface,
+            section.uplinks,
+            section.vmac,
+            section.inject,
+            any(":" in vip for vip in section.vips),
+        )
+        for section in config.vrids
+    ]
 
 
 def _keep_nothing() -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from twinbeat import __version__
 from twinbeat.api import schema
 from twinbeat.api.worker import Mark, Report, Standing, SyncSettings, Welcome
-from twinbeat.config.inforce import problems_of
+from twinbeat.config.inforce import Examiner
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError
 from twinbeat.config.problems import Problem as ConfigProblem
@@ -40,8 +40,11 @@ Put = Callable[[Document, Callable[[], None]], Awaitable[tuple[str, ...]]]
 class Shared:
     """What the worker is told and answered about documents."""
 
-    def __init__(self, *, current: Current, store: Store, machine: Machine, put: Put) -> None:
+    def __init__(
+        self, *, current: Current, examiner: Examiner, store: Store, machine: Machine, put: Put
+    ) -> None:
         self._current = current
+        self._examiner = examiner
         self._store = store
         self._machine = machine
         self._put = put
@@ -77,7 +80,7 @@ class Shared:
 
     async def check(self, tables: Tables) -> tuple[Problem, ...]:
         """Why a document of these tables could not be put in force here."""
-        found = await asyncio.to_thread(problems_of, self._current.file.path, tables, CHECKED)
+        found = await asyncio.to_thread(self._examiner.problems_of, tables, CHECKED)
         return told(found)
 
     async def apply(self, document: Document) -> tuple[bool, tuple[Problem, ...]]:

@@ -168,8 +168,8 @@ class Stage:
             try:
                 await self._guard_ports(config)
                 fill_maps(self._maps, before, config)
-                await self._assign(config)
-                await self._vips.remove_others(config)
+                await self._assign(config, since=before)
+                await self._vips.remove_others(config, since=before)
             except REFUSALS:
                 await self._assign(before)
                 await self._vips.remove_others(before)
@@ -180,7 +180,8 @@ class Stage:
 
     async def _guard_ports(self, config: Config) -> None:
         """Our programs on ports that are to come. Raises one of REFUSALS."""
-        for name in lowest_first(_ports_of(config)):
+        guarded = {one.name for one in self.guarded.values() if one.serves}
+        for name in lowest_first(_ports_of(config) - guarded):
             one = self.guarded.get(name)
             if one is None:
                 one = self.guarded[name] = Guarded(name=name, serves=True)
@@ -206,8 +207,8 @@ class Stage:
                     self._watchers.gate_restored(one.name)
         await self._release(self._links)
 
-    async def _assign(self, config: Config) -> None:
-        await self._vips.assign(config)
+    async def _assign(self, config: Config, *, since: Config | None = None) -> None:
+        await self._vips.assign(config, since=since)
         self._monitor.addresses_of = set(self._vips.holders)
 
     def configure_keys(self, send: int, keys: list[bpf_maps.Key]) -> None:
@@ -360,7 +361,8 @@ class Stage:
                 elif name in self._vips.vmacs:
                     self._doubt(self._vips.vmacs[name][0].interface)
             case monitor.AddressGone(address=gone):
-                for port in self._vips.holders.get(gone.interface, ()):
+                ports = self._vips.holders.get(gone.interface, ())
+                for port in ports if self._vips.is_missed(gone) else ():
                     self._doubt(port)
             case monitor.HookChanged(index=index):
                 for one in self.guarded.values():

@@ -25,8 +25,8 @@ from twinbeat.engine.types import Histogram as EngineHistogram
 from twinbeat.engine.types import Snapshot, Watch
 from twinbeat.engine.types import now_ns as clock_ns
 from twinbeat.net.vmac import vmac_address
+from twinbeat.observe.histogram import Histogram
 from twinbeat.observe.status import finish
-from twinbeat.runtime.histogram import Histogram
 from twinbeat.runtime.teller import Teller, role_name
 
 if TYPE_CHECKING:

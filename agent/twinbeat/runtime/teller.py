@@ -22,9 +22,9 @@ from twinbeat.core.events import EngineEvent
 from twinbeat.core.reasons import Code, Refusal
 from twinbeat.core.types import Cause, EngineEventKind, Role
 from twinbeat.core.types import Timeline as CoreTimeline
+from twinbeat.observe.histogram import Histogram
 from twinbeat.observe.history import History
 from twinbeat.runtime import happened
-from twinbeat.runtime.histogram import Histogram
 from twinbeat.runtime.notify import Notifier
 
 log = logging.getLogger("twinbeat")

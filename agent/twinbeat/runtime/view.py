@@ -105,5 +105,6 @@ class View:
             worker=dict(self.workers.counts),
             sync_requests=dict(report.requests) if report is not None else {},
             sync_connection=dict(report.counts) if report is not None else {},
+            sync_phases=dict(self.workers.took),
             sync_errors=report.errors if report is not None else 0,
         )

@@ -17,7 +17,7 @@ from twinbeat.engine import maps as bpf_maps
 from twinbeat.net import addresses, sysctls, vmac
 from twinbeat.net.errors import NetError
 from twinbeat.net.groups import Groups
-from twinbeat.net.interfaces import Address, Interface, interface, interfaces, mark
+from twinbeat.net.interfaces import Address, Assigned, Interface, interface, interfaces, mark
 from twinbeat.runtime import wiring
 from twinbeat.runtime.guarded import HOST, REFUSALS, Guarded
 
@@ -41,33 +41,43 @@ class Vips:
         """By name of a virtual MAC's interface: whose it is, and for which IP version."""
         self.holders: dict[int, set[str]] = {}
         """By index of an interface with virtual addresses: the ports that they are served on."""
-        self.sysctls: list[sysctls.Finding] = []
-        """Settings of our own interfaces that could not be set."""
+        self._host_index = 0
+        self._aim: dict[int, frozenset[Address]] = {}
+        """By index of an interface: the addresses that it is to have."""
+        self._put_on: set[int] = set()
+        """Indexes of those that have been given them."""
+        self._made: dict[str, tuple[int, list[sysctls.Finding]]] = {}
+        """By name of a virtual MAC's interface: its index, and settings that could not be set."""
 
     def close(self) -> None:
         """Let go without touching an address."""
         self._groups.close()
 
-    async def remove_others(self, config: Config) -> None:
+    @property
+    def sysctls(self) -> list[sysctls.Finding]:
+        """Settings of our own interfaces that could not be set."""
+        return [one for name in self.vmacs for one in self._made[name][1]]
+
+    async def remove_others(self, config: Config, *, since: Config | None = None) -> None:
         """Virtual MACs of this pair that the configuration doesn't ask for, away.
 
-        Raises NetError.
+        With `since` only those that this one asked for are looked for. Raises NetError.
         """
-        keep = {
-            vmac.vmac_name(section.id, version)
-            for section in config.vrids
-            for version in vmac.VERSIONS
-            if section.vmac and wiring.vips(section, version)
-        }
-        await vmac.remove_stale(self._ipr, pair=self._pair, keep=keep)
+        keep = _names(config)
+        if since is None or not _names(since) <= keep:
+            await vmac.remove_stale(self._ipr, pair=self._pair, keep=keep)
 
-    async def assign(self, config: Config) -> None:
+    async def assign(self, config: Config, *, since: Config | None = None) -> None:
         """Virtual MACs and addresses as the configuration asks for them, where gates stand.
 
-        Virtual MACs of VRIDs that it doesn't have stay. Raises one of REFUSALS.
+        Virtual MACs of VRIDs that it doesn't have stay. With `since` whatever is as that
+        configuration had it is left alone: the notices of the kernel tell who takes it away.
+        Raises one of REFUSALS.
         """
+        if since is None:
+            self._put_on.clear()
+        before = {section.id: section for section in since.vrids} if since is not None else {}
         vmacs: dict[str, tuple[VridSection, int]] = {}
-        unset: list[sysctls.Finding] = []
         plain: dict[str, list[Address]] = {}
         all_of: dict[str, list[Address]] = {}
         holders: dict[int, set[str]] = {}
@@ -83,33 +93,48 @@ class Vips:
                 wanted = wiring.vips(section, version)
                 name = vmac.vmac_name(section.id, version)
                 if not wanted:
-                    await self._remove_vmac(name)
+                    if since is None or name in self.vmacs:
+                        await self._remove_vmac(name)
                     continue
-                made, findings = await vmac.ensure_vmac(
-                    self._ipr,
-                    vrid=section.id,
-                    version=version,
-                    port=interface(one.name),
-                    pair=self._pair,
-                )
-                unset += findings
+                if one.doubted or not self._is_there(name, section, before.get(section.id)):
+                    made, unset = await vmac.ensure_vmac(
+                        self._ipr,
+                        vrid=section.id,
+                        version=version,
+                        port=interface(one.name),
+                        pair=self._pair,
+                    )
+                    self._made[name] = made.index, unset
+                    self._put_on.discard(made.index)
+                index = self._made[name][0]
                 self.vmacs[name] = vmacs[name] = section, version
-                holders[made.index] = {one.name}
-                await self._put(made.index, wanted, name=name, own=True)
+                holders[index] = {one.name}
+                await self._put(index, wanted, name=name, own=True)
         for one in self._guarded.values():
             if one.serves and one.standing:
+                if one.doubted:
+                    self._put_on.discard(one.index)
                 await self._put(one.index, plain.get(one.name, []), name=one.name, own=False)
                 if one.name in plain:
                     holders[one.index] = {one.name}
                 self._groups.hold(one.index, all_of.get(one.name, []))
         if await self._host(config):
-            holders[interface(HOST).index] = {
+            holders[self._host_index] = {
                 name
                 for section in config.vrids
                 if section.inject
                 for name in wiring.uplinks(section)
             }
-        self.vmacs, self.holders, self.sysctls = vmacs, holders, unset
+        self.vmacs, self.holders = vmacs, holders
+
+    def _is_there(self, name: str, section: VridSection, before: VridSection | None) -> bool:
+        """Whether a virtual MAC stands as it was put before: only its addresses may be others."""
+        return (
+            before is not None
+            and name in self._made
+            and self.vmacs.get(name, (None,))[0] == before
+            and (before.interface, before.vmac) == (section.interface, section.vmac)
+        )
 
     async def _host(self, config: Config, *, without: str = "") -> int:
         """Addresses reached through routers are on `lo`, as long as every way to them has a gate.
@@ -124,15 +149,27 @@ class Vips:
             and without not in wiring.uplinks(section)
             for vip in wiring.vips(section)
         ]
-        await self._put(interface(HOST).index, wanted, name=HOST, own=False)
+        if wanted or self._host_index not in self._put_on:
+            self._host_index = interface(HOST).index
+        await self._put(self._host_index, wanted, name=HOST, own=False)
         return len(wanted)
 
     def _all_stand(self, section: VridSection) -> bool:
         return all(self._guarded[name].standing for name in wiring.uplinks(section))
 
     async def _put(self, index: int, wanted: list[Address], *, name: str, own: bool) -> None:
+        aim = frozenset(wanted)
+        if index in self._put_on and self._aim[index] == aim:
+            return
+        self._put_on.discard(index)
+        self._aim[index] = aim
         # Thousands of addresses take a while; the loop goes on attesting meanwhile.
         await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+        self._put_on.add(index)
+
+    def is_missed(self, gone: Assigned) -> bool:
+        """Whether an address that went is one that its interface is to have."""
+        return gone.address in self._aim.get(gone.interface, (gone.address,))
 
     def missing(self, config: Config, port: str) -> str:
         """What of ours somebody took off this port, as a sentence; empty if all is there.
@@ -178,6 +215,7 @@ class Vips:
         Raises one of REFUSALS with the first refusal, after trying everything.
         """
         failed: NetError | BpfError | None = None
+        self._put_on.clear()
         for section in config.vrids:
             if section.interface != name:
                 continue
@@ -203,6 +241,16 @@ class Vips:
                 failed = failed or error
         if failed is not None:
             raise failed
+
+
+def _names(config: Config) -> set[str]:
+    """The interfaces of virtual MACs that a configuration asks for."""
+    return {
+        vmac.vmac_name(section.id, version)
+        for section in config.vrids
+        for version in vmac.VERSIONS
+        if section.vmac and wiring.vips(section, version)
+    }
 
 
 def fill_maps(maps: Maps, *configs: Config) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -232,8 +233,13 @@ def _announce(
 
 def vips(section: VridSection, version: int | None = None) -> list[Address]:
     """The addresses of a VRID, of one IP version or of both."""
-    addresses = [ipaddress.ip_address(text) for text in section.vips]
-    return [one for one in addresses if version is None or one.version == version]
+    return [one for one in _addresses(section.vips) if version is None or one.version == version]
+
+
+@lru_cache(maxsize=16)
+def _addresses(texts: tuple[str, ...]) -> tuple[Address, ...]:
+    """Thousands of them are asked for many times, in the loop that decides."""
+    return tuple(ipaddress.ip_address(text) for text in texts)
 
 
 def route(section: RouteSection) -> Route:

@@ -20,8 +20,8 @@ from twinbeat.core.events import Event, IsolationChanged, WitnessAnswered
 from twinbeat.core.types import SECOND
 from twinbeat.core.witness import Arbitration, Question, Verdict
 from twinbeat.health import answer as probes
+from twinbeat.observe.histogram import Histogram
 from twinbeat.runtime import wiring
-from twinbeat.runtime.histogram import Histogram
 from twinbeat.witness.base import Null, Witness
 from twinbeat.witness.keeping import Keeping
 from twinbeat.witness.reference import Reference, on_link

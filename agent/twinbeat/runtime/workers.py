@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from twinbeat.api.schema import Histogram
 from twinbeat.api.worker import (
     LINE_MAX,
     SILENT_S,
@@ -71,6 +72,8 @@ class WorkerDesk:
         self._report: Report | None = None
         self.counts: Counter[str] = Counter()
         """connected, hung_up, check, apply, refused: all only grow."""
+        self.took: dict[str, Histogram] = {}
+        """How long changes waited for what, as the worker says."""
         self._tasks: set[asyncio.Task[tuple[bool, tuple[Problem, ...]]]] = set()
 
     @property
@@ -169,6 +172,7 @@ class WorkerDesk:
         self._last_s = asyncio.get_running_loop().time()
         if beat.report is not None:
             self._report = beat.report
+        self.took = beat.took or self.took
         if self._told is None:
             welcome = self._welcome()
             self._told = self._standing()

@@ -35,6 +35,7 @@ SCHEMA: Final = 1
 BUSY_MS: Final = 2_000
 """So long another process that looks into the file may hold a transaction up."""
 GENERATIONS_MOST: Final = 1_000
+"""This bound and the others may be overstepped by a sixteenth (`_overflows`)."""
 BYTES_MOST: Final = 64 << 20
 """Of the documents in the history, as they are kept: packed. The current one stays in any case, and
 so do those that count as backups."""
@@ -412,6 +413,8 @@ class Store:
                 " VALUES (?, ?, ?, ?)",
                 (outcome.request, outcome.state is State.UNDECIDED, len(content), content),
             )
+        if not _overflows(database, "outcome", OUTCOMES_MOST, OUTCOME_BYTES_MOST):
+            return
         database.execute(
             "DELETE FROM outcome WHERE NOT undecided AND number IN (SELECT number FROM ("
             "SELECT number, row_number() OVER newest AS place, sum(bytes) OVER newest AS total"
@@ -430,6 +433,8 @@ class Store:
             " WHERE place > ? OR (place > 1 AND total > ?))",
             (BACKUPS_MOST, BACKUP_BYTES_MOST),
         )
+        if not _overflows(database, "document", self._generations_most, self._bytes_most):
+            return
         database.execute(
             "DELETE FROM document WHERE number IN (SELECT number FROM ("
             "SELECT number, row_number() OVER newest AS place, sum(bytes) OVER newest AS total"
@@ -604,6 +609,13 @@ def _examine(database: sqlite3.Connection, path: Path) -> None:
         if _primary_code(error) != sqlite3.SQLITE_ERROR:
             raise
         raise _BrokenError(str(error)) from error  # a table is missing
+
+
+def _overflows(database: sqlite3.Connection, table: str, count_most: int, bytes_most: int) -> bool:
+    """Whether to look for what is to be forgotten: only once there is a sixteenth too much, since
+    that is dearer than all the rest of a transaction."""
+    count, total = database.execute(f"SELECT count(*), total(bytes) FROM {table}").fetchone()
+    return bool(count > count_most + count_most // 16 or total > bytes_most + bytes_most // 16)
 
 
 def _packed(kept: msgspec.Struct) -> bytes:

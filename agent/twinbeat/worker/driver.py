@@ -22,6 +22,7 @@ from twinbeat.api.worker import Apply as AskApply
 from twinbeat.api.worker import Check as AskCheck
 from twinbeat.api.worker import Checked as CheckedTold
 from twinbeat.api.worker import Report, Standing, Welcome
+from twinbeat.observe.histogram import Histogram
 from twinbeat.sync.document import Document, Run, Tables, Version
 from twinbeat.sync.effects import (
     Answer,
@@ -63,6 +64,7 @@ from twinbeat.sync.events import (
 )
 from twinbeat.sync.messages import Forward, Message, Query
 from twinbeat.sync.operation import Outcome, Output, Problem, Request, State
+from twinbeat.sync.parts import Active, Phase, Serving
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import outcome, sentence
 from twinbeat.sync.session import Session
@@ -79,6 +81,16 @@ WAITING_MOST: Final = 256
 """Callers that wait for an outcome."""
 BEGIN_S: Final = 3.0
 """How long the first request waits for daemon and store."""
+PHASES: Final = {
+    Phase.CHECK: "check",
+    Phase.PREPARE: "journal",
+    Phase.PEER: "peer",
+    Phase.APPLY: "apply",
+    Phase.RUN: "run",
+    Phase.COMMIT: "commit",
+}
+"""What a change waits for on a node, by the names of the metric; "all" is from the request to its
+answer."""
 GRACE_S: Final = 2.0
 """Beyond its own deadline, so that the answer that is due then is heard."""
 LEVELS: Final = {
@@ -142,6 +154,11 @@ class Driver:
         self.ended: Counter[str] = Counter()
         """Requests of this node by the state they ended in."""
         self.errors = 0
+        self.took: dict[str, Histogram] = {}
+        """How long changes waited here for what."""
+        self._at: tuple[str, str] | None = None
+        """Request and phase of the operation under way."""
+        self._since_ns = 0
         self._why = ""
         """Why there is no beginning."""
         self.changed: Callable[[], None] = lambda: None
@@ -211,8 +228,23 @@ class Driver:
             return
         for effect in machine.step(event, now_ns()):
             self._carry_out(effect)
+        self._time(machine.active or machine.serving)
         self._set_timer(machine)
         self.changed()
+
+    def _time(self, under_way: Active | Serving | None) -> None:
+        at = None
+        if under_way is not None and under_way.phase in PHASES:
+            at = under_way.operation.request, PHASES[under_way.phase]
+        if at == self._at:
+            return
+        moment_ns = now_ns()
+        if self._at is not None:
+            self._took(self._at[1], moment_ns - self._since_ns)
+        self._at, self._since_ns = at, moment_ns
+
+    def _took(self, what: str, length_ns: int) -> None:
+        self.took.setdefault(what, Histogram()).add(length_ns)
 
     def _set_timer(self, machine: Propagation) -> None:
         if self._timer is not None:
@@ -311,6 +343,7 @@ class Driver:
             return self._ended(self._not_begun(request.request))
         if sum(map(len, self._waiting.values())) >= WAITING_MOST:
             return self._ended(outcome(request.request, State.REFUSED, "busy", count=WAITING_MOST))
+        begun_ns = now_ns()
         known = await self._ledger.outcome(request.request)
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(request.request, set())
@@ -318,7 +351,9 @@ class Driver:
         try:
             self.feed(Requested(request=request, wall_ns=time.time_ns(), known=known))
             async with asyncio.timeout(request.timeout_ns / 1e9 + GRACE_S):
-                return self._ended(await answer)
+                said = await answer
+                self._took("all", now_ns() - begun_ns)
+                return self._ended(said)
         except TimeoutError:
             return self._ended(outcome(request.request, State.UNDECIDED, "unfinished"))
         finally:

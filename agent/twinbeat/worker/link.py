@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from twinbeat import __version__
+from twinbeat.api.schema import Histogram
 from twinbeat.api.worker import (
     BEAT_S,
     LINE_MAX,
@@ -43,12 +44,19 @@ class DaemonLink:
     """Tells the daemon that the worker is there, asks, and hears."""
 
     def __init__(
-        self, path: str, *, hear: Callable[[Heard], None], report: Callable[[], Report | None]
+        self,
+        path: str,
+        *,
+        hear: Callable[[Heard], None],
+        report: Callable[[], Report | None],
+        took: Callable[[], dict[str, Histogram]],
     ) -> None:
-        """``hear`` is called in the loop, in the order of what is heard."""
+        """``hear`` is called in the loop, in the order of what is heard; ``took`` says how long
+        changes waited for what."""
         self._path = path
         self._hear = hear
         self._report = report
+        self._took = took
         self._writer: asyncio.StreamWriter | None = None
         self._told: Report | None = None
 
@@ -96,7 +104,8 @@ class DaemonLink:
     async def _beat(self) -> None:
         while True:
             self._told = self._report()
-            self._say(Beat(pid=os.getpid(), version=__version__, report=self._told))
+            beat = Beat(pid=os.getpid(), version=__version__, report=self._told, took=self._took())
+            self._say(beat)
             await asyncio.sleep(BEAT_S)
 
     def _say(self, message: FromWorker) -> None:

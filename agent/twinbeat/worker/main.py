@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twinbeat import __version__
+from twinbeat.api.schema import Histogram
 from twinbeat.api.worker import Apply, Check, Report
 from twinbeat.observe.log import set_up
 from twinbeat.sync.store import StoreError
@@ -34,6 +35,8 @@ STATE: Final = "/var/lib/twinbeat/worker"
 EXIT_FAILED: Final = 1
 RETRY_S: Final = 5.0
 """Between two attempts to open a store that refuses."""
+TELL_S: Final = 0.02
+"""The daemon hears of what has changed so much later: once for all steps of a change."""
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -56,7 +59,10 @@ class Worker:
         )
         self._keys = Keys(self._line, control=control, directory=self._keys_directory)
         self._door.routes["POST", "/v1/keys"] = self._keys.post
-        self._link = DaemonLink(str(socket), hear=self._driver.hear, report=self._report)
+        self._link = DaemonLink(
+            str(socket), hear=self._driver.hear, report=self._report, took=self._took
+        )
+        self._telling: asyncio.TimerHandle | None = None
         self._driver.changed = self._changed
 
     async def run(self, stopped: asyncio.Event) -> None:
@@ -116,10 +122,21 @@ class Worker:
 
     def _changed(self) -> None:
         self._gateway.look()
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
         self._link.tell()
 
     def _report(self) -> Report:
         return self._door.report()
+
+    def _took(self) -> dict[str, Histogram]:
+        return {
+            what: Histogram(counts=list(taken.counts), sum_ns=taken.sum_ns)
+            for what, taken in self._driver.took.items()
+        }
 
 
 async def _main(socket: Path, state: Path) -> None:
