@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from twinbeat.cli.main import run
+from twinbeat.config.keys import generate_key
+from twinbeat.config.problems import show
 
 
 @pytest.fixture
@@ -50,6 +52,21 @@ def test_on_the_machine_it_asks_for_interfaces_and_keys(
     generated.write_text(generated.read_text().replace('"ha0"', '"nosuch0"'))
     assert run(["config", "check", str(generated)]) == 2
     assert 'link[0].interface = "nosuch0": there is no such interface' in capsys.readouterr().out
+
+
+def test_a_key_that_others_can_read_ends_with_two_and_says_what_led_to_it(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys"
+    file = generate_key(keys, 1)
+    file.chmod(0o644)
+    text = generated.read_text()
+    before = '# directory = "/etc/twinbeat/keys"'
+    assert before in text
+    generated.write_text(text.replace(before, f'directory = "{keys}"'))
+    assert run(["config", "check", str(generated)]) == 2
+    said = f"error: {generated}: keys.directory = {show(str(keys))}: {file} can be read or changed"
+    assert said in capsys.readouterr().out
 
 
 def test_a_missing_file_ends_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

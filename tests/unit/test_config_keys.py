@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from twinbeat.config.keys import Key, check_keys, generate_key, new_key, store_key
-from twinbeat.config.problems import Findings
+from twinbeat.config.problems import Findings, show
 
 SECRET = "00112233445566778899aabbccddeeff"
 
@@ -39,7 +39,10 @@ def test_good_keys_are_read_that_to_send_under_first(tmp_path: Path) -> None:
 def test_a_key_that_others_can_touch_is_refused(tmp_path: Path, mode: int) -> None:
     file = written(tmp_path, mode=mode)
     (problem,) = said(tmp_path)
-    assert problem.startswith(f"{file}: others can read or change it (mode {mode:04o})")
+    assert problem.startswith(
+        f"twinbeat.toml: keys.directory = {show(str(tmp_path))}: {file} can be read or changed by "
+        f"others (mode {mode:04o})"
+    )
     assert f"chmod 0600 {file}" in problem
     assert check_keys(str(tmp_path), 1, Findings("f")) == ()
 
@@ -99,6 +102,17 @@ def test_one_key_under_two_ids_is_refused(tmp_path: Path) -> None:
 def test_a_missing_directory_says_how_to_make_it(tmp_path: Path) -> None:
     (problem,) = said(tmp_path / "none", send=5)
     assert "twinbeat keys generate --id 5" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("1.key", SECRET[:-1]), ("x.key", SECRET), ("1.key", "0" * 32)]
+)
+def test_whatever_is_wrong_with_a_file_the_key_of_the_configuration_is_named(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    file = written(tmp_path, name, content)
+    problem = said(tmp_path)[0]
+    assert problem.startswith(f"twinbeat.toml: keys.directory = {show(str(tmp_path))}: {file} ")
 
 
 def test_no_repr_shows_a_key() -> None:

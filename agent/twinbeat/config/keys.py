@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from twinbeat.config.model import KEYS_MAX, Config
-from twinbeat.config.problems import ConfigError, Findings
+from twinbeat.config.problems import AboutFile, ConfigError, Findings
 
 KEY_BYTES: Final = 16
 CHOSEN: Final = "send"
@@ -74,9 +74,10 @@ def check_keys(directory: str, send: int, findings: Findings) -> tuple[Key, ...]
         return ()
     found: dict[int, Key] = {}
     for file in files:
-        key = _check_key(file, findings)
+        about = findings.about("keys.directory", directory, str(file))
+        key = _check_key(file, about)
         if key is not None and key.id in found:
-            findings.add("", None, f"holds key {key.id} a second time. Remove one.", file=str(file))
+            about.add(f"holds key {key.id} a second time. Remove one.")
         elif key is not None:
             found[key.id] = key
     present = {int(file.stem) for file in files if file.stem.isdecimal()}
@@ -100,40 +101,35 @@ def check_keys(directory: str, send: int, findings: Findings) -> tuple[Key, ...]
     return tuple(sorted(found.values(), key=lambda key: (key.id != send, key.id)))
 
 
-def _check_key(file: Path, findings: Findings) -> Key | None:
+def _check_key(file: Path, about: AboutFile) -> Key | None:
     """One file. Its name is its id; its mode keeps it private; its content is 32 hex digits."""
-    name = str(file)
     id_ = int(file.stem) if file.stem.isdecimal() and len(file.stem) <= 3 else 0
     if not 1 <= id_ <= 255:
-        findings.add("", None, "a key's name is its id, 1.key to 255.key.", file=name)
+        about.add("is named wrong: a key's name is its id, 1.key to 255.key.")
         return None
-    content, good = read_private(file, 1024, "make a new key", findings)
+    content, good = read_private(file, 1024, "make a new key", about)
     if content is None:
         return None
     if _HEX.fullmatch(content.strip()) is None:
-        findings.add(
-            "",
-            None,
+        about.add(
             f"does not hold exactly 32 hexadecimal digits on one line ({len(content.strip())} "
-            f"characters found). `twinbeat keys generate --id {id_}` shows how.",
-            file=name,
+            f"characters found). `twinbeat keys generate --id {id_}` shows how."
         )
         return None
     secret = bytes.fromhex(content.strip().decode("ascii"))
     if len(set(secret)) < 4:
-        findings.add("", None, "holds no random key. Make one from random bytes.", file=name)
+        about.add("holds no random key. Make one from random bytes.")
         return None
     return Key(id_, secret) if good else None
 
 
 def read_private(
-    file: Path, size_max: int, if_seen: str, findings: Findings
+    file: Path, size_max: int, if_seen: str, about: AboutFile
 ) -> tuple[bytes | None, bool]:
     """What a file with a secret holds, and whether nobody else could have read or changed it.
 
     None: it can't be read, or is no file. `if_seen` says what to do if somebody has seen it.
     """
-    name = str(file)
     try:
         # Should it be a pipe, nobody is waited for.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -141,34 +137,28 @@ def read_private(
             state = os.fstat(descriptor)
             content = stream.read(size_max) if stat.S_ISREG(state.st_mode) else None
     except PermissionError:
-        findings.warn("", None, "this user can't read it, so it was not checked.", file=name)
+        about.warn("can't be read by this user, so it was not checked.")
         return None, False
     except OSError as error:
-        findings.add("", None, f"can't be read: {error.strerror}.", file=name)
+        about.add(f"can't be read: {error.strerror}.")
         return None, False
     if content is None:
-        findings.add("", None, "is not a regular file.", file=name)
+        about.add("is not a regular file.")
         return None, False
     good = True
     if state.st_mode & 0o077:
-        findings.add(
-            "",
-            None,
-            f"others can read or change it (mode {stat.S_IMODE(state.st_mode):04o}). "
-            f"Make it private (chmod 0600 {name}), and if anybody else could log in here, "
-            f"{if_seen}.",
-            file=name,
+        about.add(
+            f"can be read or changed by others (mode {stat.S_IMODE(state.st_mode):04o}). "
+            f"Make it private (chmod 0600 {file}), and if anybody else could log in here, "
+            f"{if_seen}."
         )
         good = False
     # The agent need not be root: whoever owns the directory holds the secrets anyway.
     keeper = file.parent.stat().st_uid
     if state.st_uid not in {0, os.geteuid(), keeper}:
-        findings.add(
-            "",
-            None,
+        about.add(
             f"belongs to user {state.st_uid}. It should belong to root or to the owner of its "
-            f"directory (chown --reference={file.parent} {name}).",
-            file=name,
+            f"directory (chown --reference={file.parent} {file})."
         )
         good = False
     return content, good
@@ -204,7 +194,8 @@ def store_key(directory: Path, id_: int, digits: str) -> Path:
 def read_key(directory: Path, id_: int) -> Key | None:
     """The key of that id, if there is one that can be used."""
     file = directory / f"{id_}.key"
-    return _check_key(file, Findings("")) if file.exists() else None
+    about = Findings("").about("keys.directory", str(directory), str(file))
+    return _check_key(file, about) if file.exists() else None
 
 
 def chosen(directory: str) -> int:

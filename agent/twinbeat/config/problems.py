@@ -58,6 +58,10 @@ class Findings:
         """Something is doubtful, yet allowed."""
         self._append(key, value, sentence, file, warning=True)
 
+    def about(self, key: str, value: str, file: str) -> "AboutFile":
+        """For what is wrong with a file that a key leads to: whoever reads it is told of both."""
+        return AboutFile(self, key, value, file)
+
     def _append(
         self, key: str, value: Any, sentence: str, file: str | None, *, warning: bool
     ) -> None:
@@ -72,6 +76,24 @@ class Findings:
                 warning=warning,
             )
         )
+
+
+class AboutFile:
+    """Collects problems of a file that the configuration names, or whose directory it names."""
+
+    def __init__(self, findings: Findings, key: str, value: str, file: str) -> None:
+        self._findings = findings
+        self._key = key
+        self._value = value
+        self._file = file
+
+    def add(self, sentence: str) -> None:
+        """Something is wrong. The sentence goes on after the file's name."""
+        self._findings.add(self._key, self._value, f"{self._file} {sentence}")
+
+    def warn(self, sentence: str) -> None:
+        """Something is doubtful, yet allowed."""
+        self._findings.warn(self._key, self._value, f"{self._file} {sentence}")
 
 
 def show(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from twinbeat.config.keys import read_private
 from twinbeat.config.model import FenceSection
-from twinbeat.config.problems import ConfigError, Findings
+from twinbeat.config.problems import AboutFile, ConfigError, Findings
 
 SECRETS_MAX: Final = 16 << 10
 OURS: Final = frozenset({"action", "option"})
@@ -51,7 +51,9 @@ def load_options(fence: FenceSection, path: str) -> Options:
 
 def check_options(fence: FenceSection, findings: Findings) -> Options:
     """Read the secrets as well, noting what is wrong."""
-    secrets = _secrets(Path(fence.secrets_file), findings) if fence.secrets_file else []
+    where = fence.secrets_file
+    about = findings.about("fence.secrets_file", where, where)
+    secrets = _secrets(Path(where), about) if where else []
     names = [line.partition("=")[0] for line in (*fence.options, *secrets)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         findings.add("fence.options", name, "is given twice.")
@@ -72,12 +74,12 @@ def check_written(options: tuple[str, ...], findings: Findings) -> None:
             findings.add(key, found[1], "looks like a secret, which belongs into secrets_file.")
 
 
-def _secrets(file: Path, findings: Findings) -> list[str]:
-    content, good = read_private(file, SECRETS_MAX + 1, "make new secrets", findings)
+def _secrets(file: Path, about: AboutFile) -> list[str]:
+    content, good = read_private(file, SECRETS_MAX + 1, "make new secrets", about)
     if content is None or not good:
         return []
     if len(content) > SECRETS_MAX:
-        findings.add("", None, f"is larger than {SECRETS_MAX} bytes.", file=str(file))
+        about.add(f"is larger than {SECRETS_MAX} bytes.")
         return []
     lines = []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
@@ -86,9 +88,9 @@ def _secrets(file: Path, findings: Findings) -> list[str]:
             continue
         found = _OPTION.fullmatch(text)
         if found is None:
-            findings.add(f"line {number}", None, "should be key=value.", file=str(file))
+            about.add(f"has a line {number} that should be key=value.")
         elif found[1] in OURS:
-            findings.add(f"line {number}", found[1], "is given by the agent.", file=str(file))
+            about.add(f"has a line {number} with {found[1]}, which is given by the agent.")
         else:
             lines.append(text)
     return lines
