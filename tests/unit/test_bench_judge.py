@@ -367,18 +367,20 @@ def lapse_behind(
         interruption(int(began_ms * MS), ended),
         judge.read_watch(lines).edges,
         settled_ns=int(settled_ms * MS),
+        lease_ns=10 * MS,
     )
     return found.node if found else None
 
 
 def test_a_lapse_of_the_only_owner_explains_what_stopped_at_it() -> None:
     assert lapse_behind(300.0, 305.0) == "a"
-    assert lapse_behind(299.5, 305.0) == "a", "probes on their way are lost as well"
+    assert lapse_behind(290.0, 305.0) == "a", "the owner was held up from the last renewal on"
+    assert lapse_behind(289.5, 305.0) == "a", "probes on their way are lost as well"
     assert lapse_behind(301.0, None) == "a"
 
 
 def test_what_began_long_before_a_lapse_or_after_it_was_over_is_not_explained_by_it() -> None:
-    assert lapse_behind(290.0, 305.0) is None
+    assert lapse_behind(287.5, 305.0) is None
     assert lapse_behind(298.5, 299.5) is None, "over before the lease was"
     assert lapse_behind(310.0, 312.0) is None, "b was open by then"
     assert lapse_behind(300.0, 305.0, settled_ms=301) is None
@@ -405,15 +407,53 @@ def test_anything_else_at_the_gates_explains_nothing_away(line: str, instead: st
     assert lapse_behind(300.0, 305.0, LAPSED.replace(line, instead)) is None
 
 
+SHUT_BY_ENGINE = LAPSED.replace(
+    "300100000 a shut 2 0 300000000 lease", "300100000 a shut 0 0 0 term"
+)
+UNSEEN = LAPSED[: LAPSED.index("300100000")]
+
+
+@pytest.mark.parametrize("lines", [SHUT_BY_ENGINE, UNSEEN])
+@pytest.mark.parametrize(
+    ("step", "explained"),
+    [
+        (("a", 300, "lease_expired"), True),
+        (("a", 300, "order_void"), False),
+        (("b", 300, "lease_expired"), False),
+        (("a", 200, "lease_expired"), False),
+    ],
+)
+def test_a_lapse_that_was_not_seen_is_told_by_the_owner(
+    lines: str, step: tuple[str, int, str], explained: bool
+) -> None:
+    node, at_ms, code = step
+    told = judge.StepDown(node=node, at_ns=at_ms * MS, code=code)
+    edges = judge.with_lapses(judge.read_watch(lines).edges, [told])
+    found = judge.lapse_behind(
+        interruption(299 * MS, 305 * MS), edges, settled_ns=140 * MS, lease_ns=10 * MS
+    )
+    assert (found is not None) is explained
+
+
+def test_a_lapse_that_was_seen_is_not_told_twice_and_a_fence_stays_one() -> None:
+    expired = judge.StepDown(node="a", at_ns=301 * MS, code="lease_expired")
+    seen = judge.read_watch(LAPSED).edges
+    assert judge.with_lapses(seen, [expired]) == seen
+    fenced = judge.read_watch(LAPSED.replace("300000000 lease", "900000000 fence")).edges
+    assert judge.with_lapses(fenced, [expired]) == fenced
+
+
 def test_an_interruption_long_after_the_heal_counts_unless_a_lapse_is_behind_it() -> None:
     # Probes each millisecond; 5 of them are lost from 300 ms on.
     seen = record([not 300 <= number + 1 < 305 for number in range(400)])
-    (lapse,) = measures_partition.later_interruptions(seen, judge.read_watch(LAPSED).edges, 40 * MS)
+    (lapse,) = measures_partition.later_interruptions(
+        seen, judge.read_watch(LAPSED).edges, 40 * MS, lease_ns=0
+    )
     assert (lapse.counts, lapse.lapsed, lapse.lost) == (False, "a", 5)
     assert "left out" in lapse.told()
     assert measures_partition.with_later(3 * MS, 1, [lapse]) == (3 * MS, 1)
 
-    (blind,) = measures_partition.later_interruptions(seen, (), 40 * MS)
+    (blind,) = measures_partition.later_interruptions(seen, (), 40 * MS, lease_ns=0)
     assert blind.counts
     assert "counts" in blind.told()
     assert measures_partition.with_later(3 * MS, 1, [lapse, blind]) == (265 * MS + 1000, 6)
@@ -422,7 +462,7 @@ def test_an_interruption_long_after_the_heal_counts_unless_a_lapse_is_behind_it(
 
 def test_a_later_interruption_that_never_ended_means_never_served() -> None:
     seen = record([number + 1 < 300 for number in range(400)])
-    later = measures_partition.later_interruptions(seen, (), 40 * MS)
+    later = measures_partition.later_interruptions(seen, (), 40 * MS, lease_ns=0)
     assert measures_partition.with_later(3 * MS, 0, later) == (None, 101)
 
 

@@ -223,6 +223,14 @@ def was_primary(node: str, at_ns: int) -> bool:
     return role == "primary"
 
 
+def lease_ns() -> int:
+    """The lease in force; LabError if nobody tells."""
+    said = agents.show(plan.NODES[0])
+    if said is None:
+        raise LabError(f"{plan.NODES[0]} does not say which timers are in force")
+    return 1000 * int(said["timers"]["lease_us"])
+
+
 def counters() -> dict[str, dict[str, Any]]:
     """Both nodes' counters; LabError if one doesn't answer."""
     found = {}

@@ -14,7 +14,7 @@ import enum
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twinlab.capture import Frame
@@ -468,24 +468,63 @@ def interruptions(record: Record, from_ns: int, until_ns: int) -> tuple[Interrup
 LOST_BEFORE_NS = 2_000_000
 """A probe sent so long before a gate shut may still have found it shut, or its answer may have."""
 
+NEAR_NS = 5_000_000
+"""An engine's word and an edge so near to each other are of the same shutting."""
+
+
+def with_lapses(edges: Sequence[Edge], steps: Sequence[StepDown]) -> tuple[Edge, ...]:
+    """The edges, and beside them the lapses that were not seen to be such.
+
+    The engine itself may shut an expired gate before anybody looks, and a stall that keeps it from
+    its lease may keep whoever watches the gates from them too, until the gate is open again.
+    """
+    found = list(edges)
+    for step in steps:
+        if step.code != "lease_expired":
+            continue
+        near = [
+            edge
+            for edge in found
+            if edge.node == step.node and not edge.open and abs(edge.at_ns - step.at_ns) <= NEAR_NS
+        ]
+        lapse = Edge(
+            at_ns=step.at_ns,
+            node=step.node,
+            open=False,
+            term=0,
+            fence_below=0,
+            open_until_ns=step.at_ns,
+            why="lease",
+        )
+        if not near and open_at(edges, step.node, step.at_ns):
+            # Open again by the time that somebody looked: how soon isn't known.
+            found += [lapse, replace(lapse, at_ns=step.at_ns + 1, open=True, why="-")]
+        elif len(near) == 1 and near[0].why == "term":
+            found[found.index(near[0])] = replace(
+                near[0], open_until_ns=min(near[0].at_ns, step.at_ns), why="lease"
+            )
+    return tuple(sorted(found, key=lambda edge: edge.at_ns))
+
 
 def lapse_behind(
-    interruption: Interruption, edges: Sequence[Edge], *, settled_ns: int
+    interruption: Interruption, edges: Sequence[Edge], *, settled_ns: int, lease_ns: int
 ) -> Edge | None:
     """The lapse of a lease that explains an interruption, if the gates' edges show one.
 
-    It has to be the only owner's, at the beginning of the interruption, by a lease that ran out and
-    by nothing else; and between the moment from which on all was settled and the lapse no gate may
-    have been shut by a claim or by a contest.
+    It has to be the only owner's, by a lease that ran out and by nothing else, and the interruption
+    may not have begun before that lease was renewed for the last time: from there on the owner is
+    known to have been held up, and what it held up with it need not have waited for the gate.
+    Between the moment from which on all was settled and the lapse no gate may have been shut by a
+    claim or by a contest.
     """
     for edge in edges:
         if edge.open or edge.why != "lease" or edge.at_ns < settled_ns:
             continue
-        lapsed = edge.open_until_ns  # Exactly; it was looked at a little later.
+        lapsed = edge.open_until_ns  # Exactly, if it was seen; it was looked at a little later.
         served_again = any(
             other.open and edge.at_ns <= other.at_ns <= interruption.began_ns for other in edges
         )
-        if interruption.began_ns < lapsed - LOST_BEFORE_NS or served_again:
+        if interruption.began_ns < lapsed - lease_ns - LOST_BEFORE_NS or served_again:
             continue
         if interruption.ended_ns is not None and interruption.ended_ns < lapsed:
             continue

@@ -91,15 +91,8 @@ def _under_load(effort: Effort, budget: Budget, options: plan.Options) -> list[F
     if busy < len(names):
         raise LabError(f"only {busy} of {len(names)} busy processes ran to the end")
     agents.wait_fit(timeout_s=FIT_AFTER_DEATH_S)
-    lease_ns = _lease_ns()
+    lease_ns = ground.lease_ns()
     return stretch_figures(options.profile, seen, watch, began, ended, lease_ns=lease_ns)
-
-
-def _lease_ns() -> int:
-    said = agents.show(plan.NODES[0])
-    if said is None:
-        raise LabError(f"{plan.NODES[0]} does not say which timers are in force")
-    return 1000 * int(said["timers"]["lease_us"])
 
 
 def _ask_history(seen: Seen) -> None:

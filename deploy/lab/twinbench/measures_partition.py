@@ -9,7 +9,8 @@ one case and has to yield in the other.
 
 Service may also stop later on, long after a contest.  Whatever does counts as part of the heal,
 unless the gates show that it was no part of it: that the lease of the only owner ran out, with no
-contest and no fence since all was settled.
+contest and no fence since all was settled.  A machine that is held up serves nobody from then on,
+not from the end of its lease on: such an interruption may begin up to a lease before the lapse.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
         raise LabError(f"nothing came from {node} after it was healed")
     served, lost = judge.served_after(record, through, within_ns=CONTEST_NS)
     edges = gates.now().edges if gates else ()
-    later = later_interruptions(record, edges, through)
+    later = later_interruptions(
+        record, _with_lapses(edges, through), through, lease_ns=ground.lease_ns() if gates else 0
+    )
     served, lost = with_later(served, lost, later)
     seen = judge.contest(edges, before)
     return Healed(
@@ -119,14 +122,22 @@ def _one(node: str, *, gates: ground.GateWatch | None) -> Healed:
     )
 
 
+def _with_lapses(edges: Sequence[judge.Edge], through: int) -> Sequence[judge.Edge]:
+    if not edges:
+        return edges
+    ended = edges[-1].at_ns + int(WATCHED_S * 1e9)
+    steps = judge.steps_down(ground.histories(), since_ns=through, until_ns=ended)
+    return judge.with_lapses(edges, steps)
+
+
 def later_interruptions(
-    record: probe.Record, edges: Sequence[judge.Edge], through: int
+    record: probe.Record, edges: Sequence[judge.Edge], through: int, *, lease_ns: int
 ) -> tuple[Later, ...]:
     """What stopped the service later on, and whether that was a lapse and nothing else."""
     settled = through + CONTEST_NS
     found = []
     for one in judge.interruptions(record, settled, through + int(WATCHED_S * 1e9)):
-        lapse = judge.lapse_behind(one, edges, settled_ns=settled)
+        lapse = judge.lapse_behind(one, edges, settled_ns=settled, lease_ns=lease_ns)
         found.append(
             Later(
                 after_ns=one.began_ns - through,
