@@ -388,6 +388,77 @@ def test_switch_over_on_the_primary(bench: Bench) -> None:
     assert bench.order.permits & Permit.MAY_CLAIM_DEAD, "the next failure is covered again"
 
 
+def test_a_yield_for_health_is_the_reason_on_the_node_that_gives_the_role_up(bench: Bench) -> None:
+    bench.primary()
+    bench.hear()
+    bench.feed(HealthChanged(health=TrackedHealth(score=0, failed=("wan0",))))
+    bench.hear(flags=WELL | Flag.CLAIMING, claim=3)
+    record = bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3).records[-1]
+    assert record.reason.code is Code.PEER_BETTER
+    assert record.reason.sentence == (
+        "b is healthier (1000 against 0): checks of a fail: wan0; b took over"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (ForceFailover(request_id="f", reason="new kernel"), Code.TOLD_TO_HAND_OVER),
+        (ForceYield(request_id="f", reason="new kernel"), Code.TOLD_TO_YIELD),
+        (
+            AdminCommand(request_id="f", status=Admin.STAY_SECONDARY, reason="new kernel"),
+            Code.STAY_SECONDARY,
+        ),
+    ],
+)
+def test_an_order_is_the_reason_on_the_node_that_gives_the_role_up(
+    bench: Bench, command: ForceFailover | ForceYield | AdminCommand, code: Code
+) -> None:
+    bench.primary()
+    bench.feed(command)
+    bench.hear(flags=WELL | Flag.CLAIMING, claim=3)
+    record = bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3).records[-1]
+    assert record.reason.code is code
+    assert record.reason.sentence.endswith('("new kernel"); b took over')
+    assert bench.outcome("f") in {Outcome.DONE, Outcome.ACCEPTED}
+
+
+def test_a_claim_that_nobody_here_asked_for_is_the_reason_itself(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(ForceFailover(request_id="f"))
+    bench.wait(SECOND)
+    assert bench.outcome("f") is Outcome.FAILED
+    record = bench.engine(Kind.CLOSED, Cause.FENCED, 2, 3).records[-1]
+    assert record.reason.code is Code.FENCED, "the order was withdrawn long before"
+
+
+def test_the_operators_words_are_kept_where_the_gate_is_shut_by_order(bench: Bench) -> None:
+    bench.primary()
+    bench.feed(ForceYield(request_id="y", reason="new\x1b[31m\nkernel " + "x" * 600))
+    bench.wait(SECOND)
+    sentence = bench.engine(Kind.CLOSED, Cause.RESIGNED, 2).records[-1].reason.sentence
+    assert '("new [31m kernel xxx' in sentence, "what isn't printable isn't there"
+    assert len(sentence) < 300
+
+
+def test_the_operators_words_are_kept_where_the_role_is_taken_by_order(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(ForceFailover(request_id="f", reason="new kernel"))
+    bench.engine(Kind.CLAIM, Cause.ORDERED, 4)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 4, Cause.ORDERED)
+    record = bench.engine(Kind.ANNOUNCED).records[-1]
+    assert record.reason.sentence == 'the operator ordered a to take over ("new kernel")'
+
+
+def test_who_was_asked_to_take_over_says_what_it_knows_of_the_other(bench: Bench) -> None:
+    bench.secondary(flags=Flag.HEARS_YOU | Flag.OPEN, health=0)
+    bench.engine(Kind.CLAIM, Cause.YIELDED, 4)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 4, Cause.YIELDED)
+    record = bench.engine(Kind.ANNOUNCED).records[-1]
+    assert record.reason.code is Code.PEER_YIELDED
+    assert record.reason.sentence == "b asked a to take over; its health is 0 against 1000"
+
+
 def test_switch_over_that_nobody_takes_up(bench: Bench) -> None:
     bench.primary()
     bench.feed(ForceFailover(request_id="f"))

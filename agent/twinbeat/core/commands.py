@@ -49,6 +49,8 @@ class Operation:
     """Taken on when the role is given up."""
     resigns_with: Code | None = None
     """Shut the gate at the deadline even if nobody took over, for this reason."""
+    words: str = ""
+    """Why the operator wants it, in his own words."""
 
 
 def refuse_command(

@@ -99,15 +99,15 @@ class Follower:
                 self._claim_cause = event.cause
                 if not office.serving:
                     office.term = event.a
-                self._turn(Turn.CLAIMED, because(CAUSES[event.cause]), event, now_ns)
+                self._turn(Turn.CLAIMED, self._claimed_for(event.cause), event, now_ns)
             case Kind.OPENED:
                 known.witness.opened(event.a)
                 known.ledger.see(event.a)
                 cause = Cause(event.b) if event.b else self._claim_cause
                 first = cause in news.FREE and not known.ledger.reigned
                 known.ledger.reigned = True
-                code = Code.FIRST if first else CAUSES[cause]
-                self._turn(Turn.OPENED, because(code), event, now_ns)
+                why = because(Code.FIRST) if first else self._claimed_for(cause)
+                self._turn(Turn.OPENED, why, event, now_ns)
             case Kind.ABANDONED:
                 known.witness.abandoned()
                 self._turn(Turn.ABANDONED, because(CAUSES[event.cause]), event, now_ns)
@@ -156,13 +156,30 @@ class Follower:
         self._late_logged_ns = event.at_ns
         return False
 
+    def _claimed_for(self, cause: Cause) -> Reason:
+        """Why a claim was begun, with what is known of it beyond the engine's word."""
+        why = self._voice.because(CAUSES[cause])
+        peer, health = self._known.peer, self._orders.facts.health
+        if cause is Cause.ORDERED:
+            return why.quoting(self._operations.words)
+        if cause is Cause.YIELDED and peer is not None:
+            if peer.flags & Flag.ISOLATED:
+                return why.then(f"{self._known.policy.peer_name} is cut off from the network")
+            if peer.health < health:
+                return why.then(f"its health is {peer.health} against {health}")
+        return why
+
     def _ended_by(self, cause: Cause) -> Reason:
-        """Why a reign ended; what the engine can't know is why it was told to resign."""
+        """Why a reign ended; what the engine can't know is why it was told to resign, or why the
+        peer was asked for the claim that ended it."""
         gates = self._known.gates_missing
         if gates and cause not in (Cause.FENCED, Cause.CONTEST_LOST):
             return self._voice.because(Code.GATE_LOST, interface=", ".join(gates))
         if cause is Cause.RESIGNED:
             return self._orders.resign_reason
+        asked_for = self._orders.yields_for
+        if cause is Cause.FENCED and asked_for is not None:
+            return asked_for.then(f"{self._known.policy.peer_name} took over")
         return self._voice.because(CAUSES[cause])
 
     def _withheld_by(self, cause: Cause) -> Refusal:
@@ -233,6 +250,7 @@ class Follower:
             draft.install_routes = before is not Role.PRIMARY
         if by is Turn.CLOSED:
             office.term = 0
+            office.fenced = event.cause is Cause.FENCED
             if before is Role.PRIMARY:
                 office.contested = False
                 draft.destroy_vip_sockets = draft.remove_routes = True
@@ -305,7 +323,8 @@ class Follower:
         role, engine, standing = self._office.role, self._known.engine, self._orders.standing
         disabled = self._known.memory.state.admin is Admin.DISABLED
         if role is Role.DISABLED and not disabled:
-            self._turn_by_itself(Turn.ADMITTED, self._voice.because(Code.ENABLED), now_ns)
+            why = self._voice.because(Code.ENABLED).quoting(self._operations.admin_words)
+            self._turn_by_itself(Turn.ADMITTED, why, now_ns)
         elif (
             disabled
             and role in (Role.INIT, Role.SECONDARY)
@@ -313,4 +332,5 @@ class Follower:
             and self._desk.confirmed >= standing.generation > 0
             and (engine is None or engine.phase is Phase.LISTENING)
         ):
-            self._turn_by_itself(Turn.WITHDRAWN, self._voice.because(Code.DISABLED), now_ns)
+            why = self._voice.because(Code.DISABLED).quoting(self._operations.admin_words)
+            self._turn_by_itself(Turn.WITHDRAWN, why, now_ns)

@@ -420,7 +420,7 @@ class Machine:
         return orders.derive(
             self._known.ledger.terms,
             taking=operations.taking_over,
-            handing=operations.handing_over,
+            handing=operations.why if operations.handing_over else None,
             restarting=self._leaving.restarting,
             # Only what the peer can understand is said to it.
             proposal=agreement.saying if self._known.peer_negotiates else None,

@@ -33,6 +33,8 @@ class Office:
         """Served or claimed; 0 = none."""
         self.contested = False
         """Another open gate was heard, and the kernel shut this one until that is decided."""
+        self.fenced = False
+        """The claim of the peer ended its last reign."""
         self.pending_until_ns = 0
         """So long a takeover waits to be recorded; 0 = none does."""
         self._pending: Transition | None = None

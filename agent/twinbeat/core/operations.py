@@ -66,6 +66,8 @@ class Operations:
         """So long the peer may go first; 0 = it need not."""
         self.hold_since_ns = 0
         """Since when this node could take the role back; 0 = it can't, or doesn't want to."""
+        self.admin_words = ""
+        """The operator's own words for what the node was last told to be."""
         self._abstain_since_ns = 0
         self._known = known
         self._office = office
@@ -86,6 +88,22 @@ class Operations:
     def handing_over(self) -> bool:
         """This node is to be primary no longer."""
         return self.under_way is not None and self.under_way.kind is Kind.HAND_OVER
+
+    @property
+    def why(self) -> Reason:
+        """For what reason a hand-over is under way."""
+        operation = self.under_way
+        assert operation is not None
+        assert operation.kind is Kind.HAND_OVER
+        code = operation.resigns_with or Code.TOLD_TO_HAND_OVER
+        if operation.then_admin is not None:
+            code = _ADMIN_CODES[operation.then_admin]
+        return self._voice.because(code).quoting(operation.words)
+
+    @property
+    def words(self) -> str:
+        """The operator's own words for what is under way."""
+        return self.under_way.words if self.under_way is not None else ""
 
     @property
     def deadline_ns(self) -> int:
@@ -127,7 +145,7 @@ class Operations:
             case ForceFailover():
                 self._accept(command.request_id)
                 kind = Kind.HAND_OVER if self._office.serving else Kind.TAKE_OVER
-                self.begin(kind, now_ns, request_id=command.request_id)
+                self.begin(kind, now_ns, request_id=command.request_id, words=command.reason)
             case ForceYield():
                 self._accept(command.request_id)
                 self.begin(
@@ -135,6 +153,7 @@ class Operations:
                     now_ns,
                     request_id=command.request_id,
                     resigns_with=Code.TOLD_TO_YIELD,
+                    words=command.reason,
                 )
                 if election.successor(self._gather(), even_if_unfit=True) is not None:
                     self._give_up_waiting(now_ns)
@@ -165,11 +184,14 @@ class Operations:
                 now_ns,
                 request_id=command.request_id,
                 then_admin=command.status,
+                words=command.reason,
             )
             return
         memory.state = replace(memory.state, admin=command.status)
+        self.admin_words = command.reason
         if leaving:
-            self.resign(self._voice.because(_ADMIN_CODES[command.status]), now_ns)
+            why = self._voice.because(_ADMIN_CODES[command.status])
+            self.resign(why.quoting(command.reason), now_ns)
         self.expect(command.request_id, Code.DONE, now_ns)
 
     def begin(
@@ -180,6 +202,7 @@ class Operations:
         request_id: str = "",
         then_admin: Admin | None = None,
         resigns_with: Code | None = None,
+        words: str = "",
     ) -> None:
         """Begin a planned change of role; without a request id nobody asked."""
         self.under_way = Operation(
@@ -189,6 +212,7 @@ class Operations:
             deadline_ns=now_ns + self.patience_ns,
             then_admin=then_admin,
             resigns_with=resigns_with,
+            words=words,
         )
 
     def cancel(self, why: Reason) -> None:
@@ -275,9 +299,10 @@ class Operations:
 
     def _handed_over(self, operation: Operation, now_ns: int) -> None:
         self.under_way = None
-        memory, fenced = self._known.memory, self._office.reason.code is Code.FENCED
+        memory, fenced = self._known.memory, self._office.fenced
         if operation.then_admin is not None:
             memory.state = replace(memory.state, admin=operation.then_admin)
+            self.admin_words = operation.words
             self.expect(operation.request_id, Code.DONE, now_ns)
         elif fenced:
             winner = self._known.policy.peer_name
@@ -293,7 +318,7 @@ class Operations:
         resigns_with = operation.resigns_with
         if resigns_with is not None and not self._orders.resigned(self._office.term):
             # Stays under way until the gate is shut.
-            self.resign(self._voice.because(resigns_with), now_ns)
+            self.resign(self.why, now_ns)
             deadline_ns = now_ns + self._patience.confirm_ns
             self.under_way = replace(operation, deadline_ns=deadline_ns)
             return

@@ -61,6 +61,8 @@ class Orders:
             generation=0, expires_ns=0, attested_until_ns=0, term_first=1, term_last=0
         )
         self.attestation = Attestation()
+        self.yields_for: Reason | None = None
+        """Why the peer was asked to take over, until it did or is asked no longer."""
         self._yielding_to_better = False
         """A healthier peer is asked to take over."""
         self.resign_reason = voice.because(Code.RESIGNED)
@@ -93,15 +95,15 @@ class Orders:
         terms: Terms,
         *,
         taking: bool,
-        handing: bool,
+        handing: Reason | None,
         restarting: bool,
         proposal: Proposal | None,
         proposal_every: int,
     ) -> Order | None:
         """The order that follows; None if it is the one that stands.
 
-        ``taking``: this node is to claim now. ``handing``: the peer is to. ``restarting``: the gate
-        stays open for the next run of this agent.
+        ``taking``: this node is to claim now. ``handing``: why the peer is to; None = it
+        isn't. ``restarting``: the gate stays open for the next run of this agent.
         """
         facts, block = self.facts, terms.ordered
         permits = self._permits(facts)
@@ -143,20 +145,44 @@ class Orders:
         self.standing = replace(self.standing, attested_until_ns=self.attestation.until_ns)
         return self.standing
 
-    def _yields(self, *, handing: bool, awaits_terms: bool) -> bool:
-        """Is the peer to claim?"""
+    def _yields(self, *, handing: Reason | None, awaits_terms: bool) -> bool:
+        """Is the peer to claim? Why is kept until its claim has ended the reign."""
         facts = self.facts
         serving = facts.role is Role.PRIMARY
         unwanted = serving and facts.admin.never_claims
         unwanted = unwanted and election.successor(facts, even_if_unfit=True) is None
         # A resumed reign isn't passed on for a first block that is just being written.
-        better = serving and not handing and not awaits_terms and election.better_peer(facts)
-        if better and not self._yielding_to_better:
-            assert facts.peer is not None
-            scores = {"peer_score": facts.peer.health, "score": facts.health}
-            self._voice.say(Level.WARNING, Code.PEER_BETTER, **scores)
+        better = serving and handing is None and not awaits_terms and election.better_peer(facts)
+        why = self._why_better() if better else None
+        if why is not None and not self._yielding_to_better:
+            self._voice.log(Level.WARNING, why)
         self._yielding_to_better = better
-        return serving and (handing or better or unwanted)
+        if unwanted:
+            code = Code.DISABLED if facts.admin is Admin.DISABLED else Code.STAY_SECONDARY
+            why = why or self._voice.because(code)
+        why = handing or why
+        answers = facts.peer is not None and bool(facts.peer.flags & (Flag.CLAIMING | Flag.OPEN))
+        if why is not None or not serving or not answers:
+            self.yields_for = why if serving else None
+        return serving and why is not None
+
+    def _why_better(self) -> Reason:
+        """In what a peer that is asked to take over is better."""
+        facts = self.facts
+        assert facts.peer is not None
+        scores = {"peer_score": facts.peer.health, "score": facts.health}
+        why = self._voice.because(Code.PEER_BETTER, **scores)
+        faults = (
+            (bool(facts.checks), Code.CHECKS_FAIL),
+            (facts.isolated, Code.ISOLATED),
+            (bool(facts.gates_missing), Code.GATE_MISSING),
+            (bool(facts.terms_spent), Code.NO_TERMS),
+        )
+        for holds, code in faults:
+            if holds:
+                said = self._voice.because(code, why=facts.terms_spent).sentence
+                return Reason(why.code, f"{why.sentence}: {said}")
+        return why
 
     def _permits(self, facts: Facts) -> Permit:
         """What the facts permit; worked out only when they changed."""

@@ -38,6 +38,7 @@ class Code(enum.Enum):
     CONTEST_LOST = "contest_lost"
     RESIGNED = "resigned"
     TOLD_TO_YIELD = "told_to_yield"
+    TOLD_TO_HAND_OVER = "told_to_hand_over"
     STRANDED = "stranded"
     ORDER_VOID = "order_void"
     GATE_LOST = "gate_lost"
@@ -178,6 +179,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.CONTEST_LOST: "both gates were open, and {node}, which heard of it first, gave way",
     Code.RESIGNED: "{node} gave up the role",
     Code.TOLD_TO_YIELD: "the operator told {node} to give up the role",
+    Code.TOLD_TO_HAND_OVER: "the operator ordered {node} to hand the role over",
     Code.STRANDED: "{node} took over while it was itself cut off from the network",
     Code.ORDER_VOID: "the standing order of {node} ran out: its Python was held up",
     Code.GATE_LOST: "{interface} lost a gate program, or an address that can't be put back",
@@ -303,12 +305,27 @@ SENTENCES: Final[dict[Code, str]] = {
 }
 
 
+WORDS_MOST: Final = 200
+"""So much of an operator's own words is part of a reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a transition happened: a code for machines, a sentence for people."""
 
     code: Code
     sentence: str
+
+    def quoting(self, words: str) -> Reason:
+        """The same with the operator's own words, if he gave any: printable, and not too many."""
+        said = " ".join("".join(one if one.isprintable() else " " for one in words).split())
+        if len(said) > WORDS_MOST:
+            said = said[: WORDS_MOST - 1] + "…"
+        return Reason(self.code, f'{self.sentence} ("{said}")') if said else self
+
+    def then(self, consequence: str) -> Reason:
+        """The same with what came of it."""
+        return Reason(self.code, f"{self.sentence}; {consequence}")
 
     def __str__(self) -> str:
         return self.sentence
