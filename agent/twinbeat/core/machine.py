@@ -63,6 +63,7 @@ from twinbeat.core.types import (
     DEFAULT_PATIENCE,
     FOREVER,
     Durable,
+    EngineView,
     Flag,
     Order,
     Patience,
@@ -218,6 +219,11 @@ class Machine:
     def role(self) -> Role:
         """The role."""
         return self._office.role
+
+    @property
+    def engine(self) -> EngineView | None:
+        """The engine as last seen."""
+        return self._known.engine
 
     @property
     def timers(self) -> Timers:

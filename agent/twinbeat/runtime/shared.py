@@ -62,9 +62,10 @@ class Shared:
         )
 
     def standing(self) -> Standing:
-        """How the node stands."""
-        core, document = self._machine.status, self._current.document
-        engine, primary = core.engine, self._machine.role is Role.PRIMARY
+        """How the node stands. Asked for each second: all that the core knows would cost more than
+        the rest of that second's duties."""
+        engine, document = self._machine.engine, self._current.document
+        primary = self._machine.role is Role.PRIMARY
         term = 0
         if engine is not None:
             term = engine.term if primary else engine.highest
