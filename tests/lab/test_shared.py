@@ -93,7 +93,7 @@ def test_keys_and_certificates_change_without_a_missed_heartbeat(paired: str) ->
 
 
 def test_whatever_dies_both_nodes_have_what_was_acknowledged(paired: str) -> None:
-    done = storm.storm(DEATHS, SEED)
+    done = storm.storm(range(DEATHS), SEED)
     took_s = done.settle()
     assert done.faults() == []
     assert sum(done.deaths.values()) == DEATHS

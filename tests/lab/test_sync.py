@@ -6,19 +6,17 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import time
 from typing import Any
 
 import msgspec
 import pytest
-from twinlab import agents, netns, plan, processes
+from twinlab import agents, netns, plan, processes, storm
 from twinlab.shell import run, wait_for
 
 from lab import watching
 from twinbeat.api.client import Client, ClientError
 from twinbeat.api.sync import SyncView
 from twinbeat.sync.document import Document, Put
-from twinbeat.sync.identity import Folder
 from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
 
 LAB_OPTIONS = plan.Options(profile="balanced", settings=watching.STEADY)
@@ -28,20 +26,6 @@ _numbers = itertools.count(1)
 def client(node: str) -> Client:
     """The worker's own socket of a node."""
     return Client(str(netns.node_dir(node, "/run") / "twinbeat" / "sync.sock"), 20.0)
-
-
-def acquaint() -> None:
-    """What a pairing leaves behind on both nodes."""
-    folders = []
-    for node in plan.NODES:
-        folder = Folder(netns.node_dir(node, "/var/lib") / "twinbeat" / "worker" / "identity")
-        if folder.own() is None:
-            folder.make_own(node, time.time())
-        folders.append(folder)
-    for folder, peer in (folders, folders[::-1]):
-        found = peer.own()
-        assert found is not None
-        folder.trust(found.certificate)
 
 
 def view(node: str) -> SyncView | None:
@@ -83,7 +67,7 @@ def said(node: str) -> dict[str, Any]:
 
 @pytest.fixture
 def synchronized(primary: str) -> str:
-    acquaint()
+    storm.acquaint()
     for node in plan.NODES:
         if processes.pid_of(f"worker-{node}") is None:
             agents.start_worker(node)

@@ -23,13 +23,15 @@ FULL_SECONDS = {
     "many_vips": 130.0,
     "routed": 120.0,
     "cost_balanced": 45.0,
+    "sync": 60.0,
+    "storm": 400.0,
     "load_balanced": 700.0,
 }
 QUICK_SECONDS = {
     "xdp": 4.0,
-    "death": 27.0,
+    "death": 25.0,
     "bfd": 4.0,
-    "partition": 27.0,
+    "partition": 25.0,
     "planned": 6.0,
     "reload": 6.0,
     "sigstop": 7.0,
@@ -39,9 +41,11 @@ QUICK_SECONDS = {
     "hog": 4.0,
     "cost_fast": 10.0,
     "load_fast": 16.0,
-    "many_vips": 28.0,
+    "many_vips": 25.0,
     "routed": 15.0,
     "cost_balanced": 12.0,
+    "sync": 9.0,
+    "storm": 6.0,
     "load_balanced": 16.0,
 }
 
@@ -82,6 +86,13 @@ class Effort:
     flood_rate: int = 230_000
     """Sent; what reaches the node is measured there and is what counts."""
     flood_deaths: int = 4
+    changes: int = 60
+    """Of the shared configuration, one after the other."""
+    commands: int = 12
+    full_syncs: int = 2
+    storm_deaths: int = 200
+    storm_pause_s: float = 0.6
+    """The longest pause between two commands of the stream."""
     cost_s: float = 12.0
     bare_s: float = 4.0
     """Of each of the bare loops beside the agents' cost."""
@@ -112,6 +123,10 @@ class Effort:
             reloads=runs,
             hogs=runs,
             flood_deaths=runs,
+            changes=runs,
+            commands=runs,
+            full_syncs=runs,
+            storm_deaths=runs,
         )
 
     def with_load(self, seconds: float) -> Effort:
@@ -124,8 +139,8 @@ FULL = Effort()
 QUICK = Effort(
     quick=True,
     seconds=QUICK_SECONDS,
-    soft_s=205.0,
-    hard_s=222.0,
+    soft_s=213.0,
+    hard_s=225.0,
     deaths=4,
     bfd=2,
     many_vips_blocks=1,
@@ -144,6 +159,11 @@ QUICK = Effort(
     hog_s=2,
     flood_s=2,
     flood_deaths=1,
+    changes=10,
+    commands=2,
+    full_syncs=1,
+    storm_deaths=2,
+    storm_pause_s=0.15,
     cost_s=2.5,
     bare_s=0.6,
     noise_s=0.4,

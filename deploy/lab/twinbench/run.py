@@ -30,6 +30,7 @@ from twinbench import (
     measures_partition,
     measures_reload,
     measures_routed,
+    measures_sync,
     measures_xdp,
 )
 from twinbench.budget import Budget, allowance
@@ -117,6 +118,19 @@ GROUPS = (
         "cost_balanced",
         measures_cost.balanced,
         ("agent_cpu_balanced", *_bare_names("balanced")),
+    ),
+    Group(
+        "sync",
+        measures_sync.sync,
+        (
+            *("propagation", "propagation_command", "full_sync", "full_sync_transitions"),
+            *("full_sync_missed", "full_sync_suspicions", "full_sync_quiet_suspicions"),
+        ),
+    ),
+    Group(
+        "storm",
+        measures_sync.deaths,
+        ("storm_lost", "storm_twice", "storm_faults", "storm_agree"),
     ),
     Group("load_balanced", measures_load.balanced, _load_names("balanced")),
     Group(

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import msgspec
 from twinbeat.api.client import Client, ClientError
 from twinbeat.api.sync import SyncView
 from twinbeat.sync.document import Document, Expect, Put
+from twinbeat.sync.identity import Folder
 from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
 from twinlab import agents, netns, plan, processes
 from twinlab.shell import wait_for
@@ -58,11 +60,26 @@ def document(node: str) -> Document:
     return msgspec.json.decode(worker(node).get("/v1/document").body, type=Document)
 
 
+def acquaint() -> None:
+    """What a pairing leaves behind on both nodes."""
+    folders = []
+    for node in plan.NODES:
+        folder = Folder(netns.node_dir(node, "/var/lib") / "twinbeat" / "worker" / "identity")
+        if folder.own() is None:
+            folder.make_own(node, time.time())
+        folders.append(folder)
+    for folder, peer in (folders, folders[::-1]):
+        found = peer.own()
+        assert found is not None
+        folder.trust(found.certificate)
+
+
 @dataclass
 class Storm:
     """What was asked for and what was answered."""
 
     seed: int
+    pause_s: float = PAUSE_S
     answers: dict[str, Outcome] = field(default_factory=dict)
     """The last of each request."""
     deaths: Counter[str] = field(default_factory=Counter)
@@ -93,14 +110,14 @@ class Storm:
                 return
             policy = rng.choice([Policy.STRICT, Policy.AVAILABLE])
             self.ask(rng.choice(plan.NODES), f"s{self.seed}-{number}", policy)
-            self.over.wait(rng.uniform(0, PAUSE_S))
+            self.over.wait(rng.uniform(0, self.pause_s))
 
     # -- deaths ------------------------------------------------------------------------------------
 
-    def kill(self, deaths: int) -> None:
-        """So many, one after the other: who died is back before the next one dies."""
+    def kill(self, deaths: Iterable[int]) -> None:
+        """One after the other: who died is back before the next one dies."""
         rng = random.Random(self.seed + 1)
-        for _ in range(deaths):
+        for _ in deaths:
             time.sleep(rng.uniform(0, DEATH_S))
             node, what = rng.choice(plan.NODES), rng.choice(["worker", "agent"])
             name = f"worker-{node}" if what == "worker" else agents.process_name(node)
@@ -128,19 +145,33 @@ class Storm:
         wait_for(in_step, "both workers to be in step", timeout_s=BACK_S)
         return took
 
+    def twice(self) -> list[str]:
+        """Commands that a document names more than once."""
+        found: set[str] = set()
+        for node in plan.NODES:
+            made = Counter(done.request for done in document(node).recent)
+            found |= {f"{name} was done twice" for name, times in made.items() if times > 1}
+        return sorted(found)
+
+    def lost(self) -> list[str]:
+        """Commands that were acknowledged as done on both nodes, and that one of them hasn't."""
+        rows = [document(node).tables.get(SECTION, {}) for node in plan.NODES]
+        return [
+            f"{name} was acknowledged ({said.code}) and isn't there"
+            for name, said in self.answers.items()
+            if said.state is State.DONE and not all(name in one for one in rows)
+        ]
+
     def faults(self) -> list[str]:
         """What is otherwise than it was answered, by command."""
         found = []
         there = [document(node) for node in plan.NODES]
         if there[0] != there[1]:
             found.append(f"the documents differ: {there[0].version} and {there[1].version}")
-        made = [done.request for done in there[0].recent]
-        found += [f"{name} was done twice" for name, times in Counter(made).items() if times > 1]
+        found += self.twice() + self.lost()
         rows = there[0].tables.get(SECTION, {})
         for name, said in self.answers.items():
-            if said.state is State.DONE and name not in rows:
-                found.append(f"{name} was acknowledged ({said.code}) and isn't there")
-            elif said.state in {State.REFUSED, State.SUPERSEDED} and name in rows:
+            if said.state in {State.REFUSED, State.SUPERSEDED} and name in rows:
                 found.append(f"{name} was {said.state.value} ({said.code}) and is there")
             elif said.state not in DEFINITE:
                 found.append(f"nobody knows of {name}: {said.state.value} ({said.code})")
@@ -151,9 +182,9 @@ def _wait_gone(name: str) -> None:
     wait_for(lambda: processes.pid_of(name) is None, f"{name} to end", timeout_s=5)
 
 
-def storm(deaths: int, seed: int) -> Storm:
-    """Carry it out on a pair that is in step, and leave it so."""
-    made = Storm(seed=seed)
+def storm(deaths: Iterable[int], seed: int, *, pause_s: float = PAUSE_S) -> Storm:
+    """Carry it out on a pair that is in step, and leave it so; one death for each number."""
+    made = Storm(seed=seed, pause_s=pause_s)
     streaming = threading.Thread(target=made.stream)
     streaming.start()
     try:
