@@ -79,7 +79,12 @@ def test_a_disk_that_is_back_takes_what_is_asked_then(
             await hanging.hands.reserve(REQUEST)
         hanging.wake()
         await until(lambda: "answers again" in caplog.text)
-        return await hanging.hands.reserve(REQUEST)
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    return await hanging.hands.reserve(REQUEST)
+                except EffectError:  # A disk that works may take longer than the patience here.
+                    await until(lambda: not writers())
 
     assert asyncio.run(inside()) == TermBlock(first=1, last=64)
     assert hanging.store.terms_reserved_to() == 64
