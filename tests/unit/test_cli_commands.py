@@ -407,6 +407,7 @@ def test_a_link_that_is_switched_off_is_none_of_those_that_could_be_up(
         (status(links=[link("ha0", 0), link("lan0", 1, up=False)]), 1, "WARNING"),
         (status(peer=peer(watch=schema.Watch.DEAD)), 2, "CRITICAL"),
         (status(gate=gate_of(open=False, contested=True)), 2, "CRITICAL"),
+        (status(vrids=[schema.Vrid(id=9, interface="lan0", vips_total=1)]), 0, "OK"),
         # As check_netscaler rates what the reference product says.
         (status(node=node(admin=schema.Admin.STAY_SECONDARY)), 1, "WARNING"),
         (status(node=node(admin=schema.Admin.DISABLED)), 1, "WARNING"),

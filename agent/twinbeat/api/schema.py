@@ -84,6 +84,8 @@ class NodeState(enum.StrEnum):
 class Severity(enum.StrEnum):
     """How much a warning matters."""
 
+    NOTICE = "notice"
+    """What the configuration brings with it for good: nothing is wrong."""
     WARNING = "warning"
     CRITICAL = "critical"
 

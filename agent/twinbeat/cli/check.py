@@ -60,6 +60,8 @@ def _wrong(status: Status) -> Iterator[tuple[int, str]]:
     if node.role in _PASSING:
         yield 1, f"{node.name} is {node.role.value}"
     for warning in status.warnings:
+        if warning.severity is Severity.NOTICE:
+            continue
         yield 2 if warning.severity is Severity.CRITICAL else 1, warning.sentence
 
 

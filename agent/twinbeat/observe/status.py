@@ -270,6 +270,7 @@ def _about_redundancy(status: Status) -> Iterator[Warn]:
         if vrid.vmac is None and vrid.vips_total and not vrid.inject:
             yield Warn(
                 code=f"ungated_{vrid.id}",
+                severity=Severity.NOTICE,
                 sentence=f"VRID {vrid.id} has no virtual MAC: traffic to its addresses is gated, "
                 "forwarding through this node is not",
             )
