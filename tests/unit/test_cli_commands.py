@@ -556,6 +556,12 @@ def test_what_is_no_timer_is_a_matter_of_usage(served: Served, twinbeat: Shell, 
     assert not served.agent.commands
 
 
+def test_keys_that_would_be_refused_are_not_offered(served: Served, twinbeat: Shell) -> None:
+    assert twinbeat("set timers") == 2
+    assert "hello_us, dead_us, verify_us, stall_us, lease_us" in twinbeat.err
+    assert "attest_ms" not in twinbeat.err
+
+
 def test_config_show_names_what_was_set_over_the_file(
     served: Served, twinbeat: Shell, tmp_path: Path
 ) -> None:

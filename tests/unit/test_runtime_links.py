@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from twinbeat.config.model import LinkSection
 from twinbeat.engine.types import LinkWords
 from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
-from twinbeat.runtime.links import refusal, staying
+from twinbeat.runtime.links import refusal, silent_since, staying
 from twinbeat.runtime.status import link_state, send_errors
 
 SECOND = 1_000_000_000
@@ -174,6 +174,12 @@ class TestPercentiles:
 
     def test_of_the_longest_gaps(self) -> None:
         assert percentile([0] * 31 + [1], 0.5) == pytest.approx(1.5 * 2**30 * 1000)
+
+
+def test_a_link_is_silent_since_it_was_last_heard_not_since_that_was_seen() -> None:
+    assert silent_since(NOW - SECOND + DEAD, NOW) == NOW - SECOND + DEAD
+    assert silent_since(0, NOW) == NOW, "never heard"
+    assert silent_since(NOW + 1, NOW) == NOW, "heard again meanwhile"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def set_(what: str, words: tuple[str, ...], even_so: bool, how: How) -> int:
     except words_of.EditError as error:
         raise Stop(Exit.USAGE, f"{error}") from error
     if not wanted:
-        raise Stop(Exit.USAGE, f"say what is to be set: {', '.join(words_of.settable('timers'))}")
+        keys = words_of.settable("timers") if _is_shared() else OVERRIDES
+        raise Stop(Exit.USAGE, f"say what is to be set: {', '.join(keys)}")
     if not _is_shared():
         return _override(wanted, even_so, how)
     if even_so:

@@ -64,6 +64,14 @@ def same_path(one: LinkSection, other: LinkSection) -> bool:
     )
 
 
+def silent_since(hello_ns: int, at_ns: int) -> int:
+    """Since when a link that is now found silent has been so; ``hello_ns``: when it was last heard.
+
+    It is looked at each second, and was heard shortly before, or it was found silent then.
+    """
+    return hello_ns if 0 < hello_ns < at_ns else at_ns
+
+
 def staying(before: Sequence[LinkSection], after: Sequence[LinkSection]) -> list[LinkSection]:
     """The links that are in both with the same path, as they will be."""
     kept = {link_number(link): link for link in before}
@@ -258,7 +266,8 @@ class Links:
             # Nobody is heard anywhere: that is another matter, and told of elsewhere.
             one.since_ns, one.alarm = at_ns, False
             return
-        one.since_ns = one.since_ns or at_ns
+        if not one.since_ns:
+            one.since_ns = silent_since(self._maps.link(number).hello_ns, at_ns)
         patience_ns = max(ALARM_AFTER_NS, 3 * self._config.timers.ns.dead_ns)
         if one.alarm or at_ns - one.since_ns < patience_ns:
             return
