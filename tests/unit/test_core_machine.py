@@ -459,6 +459,19 @@ def test_who_was_asked_to_take_over_says_what_it_knows_of_the_other(bench: Bench
     assert record.reason.sentence == "b asked a to take over; its health is 0 against 1000"
 
 
+def test_a_pause_has_its_reason_as_long_as_it_lasts(bench: Bench) -> None:
+    bench.secondary()
+    began_ns = bench.now + 1000
+    bench.feed(Pause(request_id="p", for_ns=5 * SECOND, reason="new switch"), after_ns=1000)
+    saved = [effects.save for effects in bench.effects if effects.save is not None][-1]
+    assert saved.pause_reason == "new switch"
+    again = Bench(durable=saved).machine.status
+    assert (again.pause_reason, again.pause_since_ns) == ("new switch", began_ns)
+    bench.wait(6 * SECOND)
+    over = bench.machine.status
+    assert (over.paused_until_ns, over.pause_reason, over.pause_since_ns) == (0, "", 0)
+
+
 def test_switch_over_that_nobody_takes_up(bench: Bench) -> None:
     bench.primary()
     bench.feed(ForceFailover(request_id="f"))

@@ -133,6 +133,8 @@ class TestDurable:
         peer_known=True,
         peer_paused=True,
         paused_until_ns=NOW + 100 * SECOND,
+        pause_reason="new switch",
+        pause_since_ns=NOW - SECOND,
     )
 
     def test_survives_a_restart_of_the_agent(self, tmp_path: Path) -> None:
@@ -142,17 +144,19 @@ class TestDurable:
     def test_what_is_left_of_a_pause_survives_a_reboot(self, tmp_path: Path) -> None:
         at(tmp_path, wall_s=1_000).save(self.WILL, now_ns=self.NOW)
         after = at(tmp_path, boot="second", wall_s=1_040).durable(now_ns=7 * SECOND)
-        assert after == replace(self.WILL, paused_until_ns=(7 + 60) * SECOND)
+        assert after == replace(self.WILL, paused_until_ns=(7 + 60) * SECOND, pause_since_ns=0)
 
     def test_a_pause_that_ran_out_while_rebooting_is_over(self, tmp_path: Path) -> None:
         at(tmp_path, wall_s=1_000).save(self.WILL, now_ns=self.NOW)
         after = at(tmp_path, boot="second", wall_s=1_101).durable(now_ns=7 * SECOND)
-        assert after == replace(self.WILL, paused_until_ns=0)
+        assert after == replace(self.WILL, paused_until_ns=0, pause_reason="", pause_since_ns=0)
 
     def test_a_pause_without_end_has_none(self, tmp_path: Path) -> None:
         will = replace(self.WILL, paused_until_ns=FOREVER)
         at(tmp_path).save(will, now_ns=self.NOW)
-        assert at(tmp_path, boot="second").durable(now_ns=self.NOW) == will
+        assert at(tmp_path, boot="second").durable(now_ns=self.NOW) == replace(
+            will, pause_since_ns=0
+        )
 
     @pytest.mark.parametrize(
         "wish",

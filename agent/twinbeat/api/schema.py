@@ -492,6 +492,7 @@ class Pause(Struct, frozen=True, kw_only=True):
 
     reason: str
     since_ns: int
+    """0 = since before this boot."""
     until_ns: int | None = None
     expires: str | None = None
     both: bool = False

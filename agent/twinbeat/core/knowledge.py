@@ -59,6 +59,11 @@ Fact = (
 """Events that change what is known, and nothing by themselves."""
 
 
+def unpaused(state: Durable) -> Durable:
+    """The same, and no pause."""
+    return replace(state, paused_until_ns=0, pause_reason="", pause_since_ns=0)
+
+
 class Knowledge:
     """Everything one node knows."""
 
@@ -189,7 +194,7 @@ class Knowledge:
         if state.peer_paused and not self.peer_heard:
             self._peer_pause_overridden = True
             state = replace(state, peer_paused=False)
-        self.memory.state = replace(state, paused_until_ns=0)
+        self.memory.state = unpaused(state)
 
     def configure(self, policy: Policy) -> None:
         """A reload."""
@@ -204,7 +209,7 @@ class Knowledge:
         """A pause ends by itself."""
         until_ns = self.memory.state.paused_until_ns
         if until_ns and now_ns >= until_ns:
-            self.memory.state = replace(self.memory.state, paused_until_ns=0)
+            self.memory.state = unpaused(self.memory.state)
             self._voice.say(Level.WARNING, Code.PAUSE_EXPIRED)
 
     def settle_past(self) -> None:

@@ -280,6 +280,8 @@ class Machine:
             peer_heard=facts.peer_heard,
             isolated=known.isolated,
             paused_until_ns=state.paused_until_ns,
+            pause_reason=state.pause_reason,
+            pause_since_ns=state.pause_since_ns,
             paused_both=bool(state.paused_until_ns and peer and peer.flags & Flag.PAUSE_ACK),
             peer_paused=facts.peer_paused,
             waiting=waiting,

@@ -158,8 +158,12 @@ class Operations:
                 if election.successor(self._gather(), even_if_unfit=True) is not None:
                     self._give_up_waiting(now_ns)
             case Pause(for_ns=for_ns):
-                until_ns = now_ns + for_ns if for_ns else FOREVER
-                memory.state = replace(memory.state, paused_until_ns=until_ns)
+                memory.state = replace(
+                    memory.state,
+                    paused_until_ns=now_ns + for_ns if for_ns else FOREVER,
+                    pause_reason=command.reason,
+                    pause_since_ns=now_ns,
+                )
                 self.expect(command.request_id, Code.PAUSED_BOTH, now_ns, needs_peer=True)
             case Resume():
                 self._known.resume()

@@ -68,6 +68,8 @@ class Status:
     peer_heard: bool
     isolated: bool
     paused_until_ns: int
+    pause_reason: str
+    pause_since_ns: int
     """0 = not paused."""
     paused_both: bool
     """The peer has said that it knows."""

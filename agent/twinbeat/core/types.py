@@ -480,6 +480,10 @@ class Durable:
     paused_until_ns: int = 0
     """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
     runtime sets it to `FOREVER` or to what is left."""
+    pause_reason: str = ""
+    """In the operator's words."""
+    pause_since_ns: int = 0
+    """0 = not paused, or since before this boot."""
     wish: Wish = field(default_factory=Wish)
     """The intervals that an operator set while the pair ran."""
 

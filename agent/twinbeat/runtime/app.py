@@ -387,7 +387,6 @@ class App:
             counters=view.counters,
             feed=self._feed,
             reload=self._reloader.reload,
-            paused=self._paused,
             measure=self._measure,
         )
         self._interface = Interface(node, workers)
@@ -497,9 +496,6 @@ class App:
     def _gate_restored(self, name: str) -> None:
         self._presence.port_restored()
         self._feed(GateRestored(interface=name))
-
-    def _paused(self, reason: str) -> None:
-        self._facts.pause_reason, self._facts.pause_since_ns = reason, now_ns()
 
     # -- reload ----------------------------------------------------------------------------------
 

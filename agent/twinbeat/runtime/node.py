@@ -43,7 +43,6 @@ class Node:
         counters: Callable[[], schema.Counters],
         feed: Callable[[core.Event], None],
         reload: Callable[[], Awaitable[schema.Outcome | schema.Refusal]],
-        paused: Callable[[str], None],
         measure: Callable[[], Awaitable[None]],
     ) -> None:
         """``measure`` finds out anew how late this host wakes up, and tells the core."""
@@ -54,7 +53,6 @@ class Node:
         self._counters = counters
         self._feed = feed
         self._reload = reload
-        self._paused = paused
         self._measure = measure
 
     @property
@@ -101,9 +99,6 @@ class Node:
         self._teller.expect(command.request_id)
         self._feed(event)
         reply = await self._teller.answer(command.request_id, patience_s=PATIENCE_S)
-        done = reply is not None and reply.outcome is Outcome.DONE
-        if done and isinstance(command, schema.PauseFor):
-            self._paused(command.reason)
         return self._answer(command, reply)
 
     def _answer(

@@ -64,8 +64,6 @@ class Facts:
     """Ids of the keys that are accepted."""
     raised: list[schema.Reason] = field(default_factory=list)
     warnings: list[schema.Warn] = field(default_factory=list)
-    pause_reason: str = ""
-    pause_since_ns: int = 0
     worker: bool = False
     sync: schema.Sync | None = None
     attested_until_ns: int = 0
@@ -129,7 +127,7 @@ def status(
             ),
             process=_process(facts),
             waiting=_waiting(core, now_ns),
-            pause=_pause(core, facts, offset_ns),
+            pause=_pause(core, offset_ns),
             watchdog=facts.watchdog,
             fence=facts.fence,
             witness=facts.witness,
@@ -477,14 +475,14 @@ def _waiting(core: CoreStatus, now_ns: int) -> schema.Waiting | None:
     )
 
 
-def _pause(core: CoreStatus, facts: Facts, offset_ns: int) -> schema.Pause | None:
+def _pause(core: CoreStatus, offset_ns: int) -> schema.Pause | None:
     until_ns = core.paused_until_ns
     if not until_ns:
         return None
     ends = until_ns < FOREVER
     return schema.Pause(
-        reason=facts.pause_reason,
-        since_ns=facts.pause_since_ns,
+        reason=core.pause_reason,
+        since_ns=core.pause_since_ns,
         until_ns=until_ns if ends else None,
         expires=moment(until_ns + offset_ns) if ends else None,
         both=core.paused_both,

@@ -78,6 +78,10 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     """Of the boot-time clock; 0 = not paused, FOREVER = until resumed."""
     paused_until_wall_ns: int = 0
     """The same moment by the wall clock, for the time after a reboot."""
+    pause_reason: str = ""
+    """In the operator's words."""
+    pause_since_ns: int = 0
+    """Of the boot-time clock."""
     boot: str = ""
     wish_number: int = 0
     """Of the intervals that an operator set while the pair ran."""
@@ -212,7 +216,9 @@ class Store:
         file = self._read("operator.json", DurableFile)
         if file is None:
             return Durable()
-        until_ns = file.paused_until_ns
+        until_ns, since_ns = file.paused_until_ns, file.pause_since_ns
+        if file.boot != self._boot():
+            since_ns = 0
         if 0 < until_ns < FOREVER and file.boot != self._boot():
             left_ns = file.paused_until_wall_ns - self._wall_s() * SECOND
             until_ns = now_ns + left_ns if left_ns > 0 else 0
@@ -222,6 +228,8 @@ class Store:
             peer_known=file.peer_known,
             peer_paused=file.peer_paused,
             paused_until_ns=until_ns,
+            pause_reason=file.pause_reason if until_ns else "",
+            pause_since_ns=since_ns if until_ns else 0,
             wish=Wish(
                 number=file.wish_number,
                 intervals=Intervals(**msgspec.structs.asdict(file.wish)) if file.wish else None,
@@ -240,6 +248,8 @@ class Store:
             peer_paused=durable.peer_paused,
             paused_until_ns=until_ns,
             paused_until_wall_ns=self._wall_s() * SECOND + until_ns - now_ns if ends else 0,
+            pause_reason=durable.pause_reason,
+            pause_since_ns=durable.pause_since_ns,
             boot=self._boot(),
             wish_number=durable.wish.number,
             wish=IntervalsFile(**dataclasses.asdict(kept)) if kept is not None else None,
