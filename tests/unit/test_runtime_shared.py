@@ -81,6 +81,8 @@ def test_a_command_takes_effect_and_outlives_worker_and_agent(agent: Agent, work
     after = agent.until(lambda status: status["configuration"]["generation"] == 2)
     assert configuration(after)["document"]
     assert configuration(after)["ignored"] == ["vrid 51"]
+    in_vain = "says otherwise than the shared document, which counts: vrid 51"
+    agent.until_logged(in_vain)
     assert after["node"]["term"] == before["node"]["term"]
     assert after["gate"]["open"]
     worker.end(signal.SIGKILL)
@@ -88,6 +90,7 @@ def test_a_command_takes_effect_and_outlives_worker_and_agent(agent: Agent, work
     agent.start()
     again = agent.until_primary()
     assert configuration(again)["generation"] == 2
+    assert agent.log.read_text().count(in_vain) == 2, "once by each agent"
     assert "10.77.0.12/32" in ip("addr show tbv51")
     worker.start()
     assert worker.vips("10.77.0.10", "10.77.0.12").version == said.version  # the same request

@@ -2,17 +2,26 @@
 """Two workers over real TLS, sockets and stores: what an operator asks for is on both nodes."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 
 from twinbeat.api.sync import ForceSync, Said, Views
-from twinbeat.sync.document import Document, Put, Run
+from twinbeat.sync.document import Document, Put, Run, Tables
+from twinbeat.sync.identity import Certificate, Folder
 from twinbeat.sync.operation import Edit, State
 from twinbeat.worker.main import Worker
+from unit.sync_pair import introduce
 from unit.worker_pair import SEED, in_step, looped, pair, until, working
 
 A, B, C = "10.77.0.11", "10.77.0.12", "10.77.0.13"
+
+
+def certificate(folder: Folder) -> Certificate:
+    own = folder.own()
+    assert own is not None
+    return own.certificate
 
 
 @looped
@@ -228,6 +237,44 @@ async def test_settings_of_a_node_take_effect_at_once(tmp_path: Path) -> None:
         b.desk.introduce()
         await in_step(a, b)
         assert b.vips == [A]
+
+
+@looped
+async def test_a_certificate_that_is_due_is_renewed_by_itself(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, b):
+        for site in (a, b):
+            site.folder.distrust()
+            site.folder.remove_own()
+        a.folder.make_own("a", time.time() - 800 * 86400)
+        b.folder.make_own("b", time.time())
+        introduce(a.folder, b.folder)
+        old, kept = certificate(a.folder), certificate(b.folder)
+        a.start()
+        b.start()
+        await until(lambda: certificate(a.folder) != old, "it has another one")
+        await in_step(a, b)
+        now = certificate(a.folder)
+        assert not now.is_due(time.time())
+        assert now in b.folder.trusted()
+        assert certificate(b.folder) == kept, "that one isn't due"
+
+
+@looped
+async def test_a_fault_of_the_agent_is_a_refusal_and_counted(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+
+        def fault(_: Tables) -> str:
+            raise TypeError("a fault of ours")
+
+        a.refuse = fault
+        said = await a.change([A])
+        assert (said.state, said.code) == (State.REFUSED, "invalid")
+        assert "failed unexpectedly (TypeError)" in said.problems[0].right
+        assert a.desk.counts["failed"] == 1
+        assert a.vips == b.vips == SEED["vrid"]["51"]["vips"]
+        a.refuse = lambda _: ""
+        assert (await a.change([A])).state is State.DONE
+        assert a.desk.counts["hung_up"] == 0
 
 
 @looped

@@ -906,7 +906,7 @@ class Counters(Struct, frozen=True, kw_only=True):
     sync_errors: int = 0
     """Times that the store or the agent refused what the worker had to do."""
     worker: dict[str, int] = {}
-    """connected, hung_up, check, apply, refused."""
+    """connected, hung_up, check, apply, refused, failed (for a fault of the agent's own)."""
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""

@@ -23,7 +23,7 @@ STATES: Final = (
 )
 """Of synchronization, in the words of `twinbeat show sync`; away = no worker tells."""
 REQUESTS: Final = ("alone", "done", "partly", "refused", "superseded", "undecided")
-WORKER_EVENTS: Final = ("apply", "check", "connected", "hung_up", "refused")
+WORKER_EVENTS: Final = ("apply", "check", "connected", "failed", "hung_up", "refused")
 
 
 def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]:

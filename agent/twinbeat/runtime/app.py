@@ -58,7 +58,7 @@ from twinbeat.runtime.notify import Notifier
 from twinbeat.runtime.outside import Outside
 from twinbeat.runtime.presence import Presence
 from twinbeat.runtime.reloader import Reloader
-from twinbeat.runtime.shared import Shared
+from twinbeat.runtime.shared import Shared, tell_ignored
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.store import Store, StoreError, boot_id
 from twinbeat.runtime.teller import Teller
@@ -132,6 +132,7 @@ class App:
         """What needs no network: disk, host, kernel programs."""
         self._lock = ground.be_alone(self._paths.run)
         current = self._current
+        tell_ignored(current)
         try:
             self._store.prepare()
             current.keys = load_keys(current.file)

@@ -34,6 +34,7 @@ from twinbeat.runtime.links import Links
 from twinbeat.runtime.outside import Outside
 from twinbeat.runtime.reload import Plan, plan
 from twinbeat.runtime.rotation import check_rotation
+from twinbeat.runtime.shared import tell_ignored
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.status import Facts
 from twinbeat.sync.document import Document
@@ -225,6 +226,7 @@ class Reloader:
         """Say from now on what was read, and when."""
         self.facts.digest = self.current.digest
         self.facts.generation = self.current.generation
+        tell_ignored(self.current, self.facts.ignored)
         self.facts.ignored = list(self.current.ignored)
         self.facts.needs_restart = list(needs_restart)
         self.facts.loaded = moment(now_ns() + realtime_offset_ns())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from twinbeat import __version__
@@ -95,6 +95,10 @@ class Shared:
             if isinstance(error, ConfigError):
                 return False, told(error.problems)
             return False, (Problem(where="this node", right=f"{error}"[:4096]),)
+        except Exception:
+            # A fault of ours, for whoever asked to tell: the next start finds what is in force.
+            await asyncio.to_thread(self._restore, before)
+            raise
         if before is None or before.version != document.version:
             log.info("the shared configuration is %s now", document.version)
         later = "takes effect with a restart of the agent"
@@ -105,6 +109,16 @@ class Shared:
             self._store.keep_document(before)
         except StoreError as error:
             log.error("%s", error)
+
+
+def tell_ignored(current: Current, before: Sequence[str] = ()) -> None:
+    """Say in the log, as often as it is news, what the file says in vain."""
+    if current.ignored and list(current.ignored) != list(before):
+        log.warning(
+            "%s says otherwise than the shared document, which counts: %s",
+            current.file.path,
+            ", ".join(current.ignored),
+        )
 
 
 def settings(config: Config) -> SyncSettings:

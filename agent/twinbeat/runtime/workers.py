@@ -59,7 +59,8 @@ class WorkerDesk:
         check: Callable[[Tables], Awaitable[tuple[Problem, ...]]],
         apply: Callable[[Document], Coroutine[Any, Any, tuple[bool, tuple[Problem, ...]]]],
     ) -> None:
-        """``check`` and ``apply`` are what a document has to pass; they raise nothing."""
+        """``check`` and ``apply`` are what a document has to pass. What they raise is a fault of
+        ours: it is logged and counted, and the document is refused."""
         self._path = path
         self._welcome = welcome
         self._standing = standing
@@ -71,7 +72,7 @@ class WorkerDesk:
         self._last_s = 0.0
         self._report: Report | None = None
         self.counts: Counter[str] = Counter()
-        """connected, hung_up, check, apply, refused: all only grow."""
+        """connected, hung_up, check, apply, refused, failed: all only grow."""
         self.took: dict[str, Histogram] = {}
         """How long changes waited for what, as the worker says."""
         self._tasks: set[asyncio.Task[tuple[bool, tuple[Problem, ...]]]] = set()
@@ -187,7 +188,7 @@ class WorkerDesk:
             match await questions.get():
                 case Check(id=number, tables=tables):
                     self.counts["check"] += 1
-                    problems = await self._check(tables)
+                    problems = await self._found(tables)
                     self.counts["refused"] += bool(problems)
                     self._say(writer, Checked(id=number, problems=problems))
                 case Apply(id=number, document=document):
@@ -204,7 +205,24 @@ class WorkerDesk:
         task = asyncio.get_running_loop().create_task(applying)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except Exception as error:  # noqa: BLE001 - else nobody would hear what became of it
+            return False, (self._fault("putting a document in force", error),)
+
+    async def _found(self, tables: Tables) -> tuple[Problem, ...]:
+        try:
+            return await self._check(tables)
+        except Exception as error:  # noqa: BLE001 - as above
+            return (self._fault("examining a document", error),)
+
+    def _fault(self, doing: str, error: Exception) -> Problem:
+        self.counts["failed"] += 1
+        log.error("%s failed: %s", doing, error, exc_info=error)
+        name = type(error).__name__
+        return Problem(
+            where="the agent", right=f"{doing} failed unexpectedly ({name}); its log has more"
+        )
 
     def _say(self, writer: asyncio.StreamWriter, message: FromDaemon) -> None:
         if writer.is_closing():

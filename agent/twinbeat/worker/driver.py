@@ -109,6 +109,9 @@ class Commands(Protocol):
     async def carry_out(self, tables: Tables, run: Run, request: str) -> tuple[Output, bool]:
         """Run one; what it said, and whether it can be taken back."""
 
+    def rescan(self) -> None:
+        """Read the listed files anew."""
+
 
 def now_ns() -> int:
     """The clock of deadlines."""
@@ -381,6 +384,7 @@ class Driver:
             return "sync_unreachable", sentence("sync_unreachable")
         refused = self._machine.force_refused(adopt=adopt)
         if refused is None:
+            self._commands.rescan()
             self.feed(SyncForced(adopt=adopt))
         return refused
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -24,8 +25,12 @@ from twinbeat.sync.session import Session
 from twinbeat.sync.wire import Hello, Read, ReadAnswer, Traffic
 from twinbeat.worker.driver import Driver
 
+log = logging.getLogger("twinbeat.worker")
+
 LOOK_S: Final = 1.0
 """How often a node that has no document looks whether it was paired."""
+RENEW_LOOK_S: Final = 600.0
+"""How often it is looked whether the own certificate is due for a successor."""
 READS_MOST: Final = 8
 READ_S: Final = 5.0
 
@@ -66,6 +71,13 @@ class Line:
         finally:
             looking.cancel()
         self._driver.on_standing.append(self._standing)
+        renewing = asyncio.create_task(self._renew_in_time())
+        try:
+            await self._keep_always()
+        finally:
+            renewing.cancel()
+
+    async def _keep_always(self) -> None:
         while True:
             self._restart.clear()
             keeping = asyncio.create_task(self._keep(self._wanted()))
@@ -89,6 +101,20 @@ class Line:
     def session(self) -> Session | None:
         """With the other node's worker; None while it can't be reached."""
         return self._session
+
+    async def _renew_in_time(self) -> None:
+        """A certificate that is due gets a successor while there is somebody to tell."""
+        while True:
+            try:
+                own = await asyncio.to_thread(Folder(Path(self._wanted().identity)).own)
+                if self._session is not None and own and own.certificate.is_due(time.time()):
+                    await self.renew()
+                    log.info("the certificate of this node was renewed")
+                    self.reconnect()
+            except IdentityError as error:
+                log.warning("the certificate of this node is due: %s", error.sentence)
+            known = self._session is not None
+            await asyncio.sleep(RENEW_LOOK_S if known else LOOK_S)
 
     async def renew(self) -> Certificate:
         """Show another certificate from the next connection on.
