@@ -132,7 +132,6 @@ def test_the_stream_says_who_asked_for_what(
             counters=lambda: pytest.fail("nobody asks"),
             feed=feed,
             reload=reload,
-            paused=pytest.fail,
             measure=measured,
         )
         await node.command(command, schema.Caller(pid=1, uid=7, gid=7))
