@@ -15,7 +15,8 @@ import pytest
 from sim.network import MS, US
 from sim.node import Setting, SimNode
 from sim.world import World
-from twinbeat.core.events import AdminCommand, HealthChanged
+from twinbeat.core.effects import Effects
+from twinbeat.core.events import AdminCommand, EngineEvent, HealthChanged
 from twinbeat.core.reasons import Code
 from twinbeat.core.types import Admin, Damping, FlipLimit, Role, TrackedHealth
 
@@ -257,6 +258,44 @@ def test_both_told_to_stay_primary_is_refused_or_named() -> None:
     assert roles(world) == before, "a conflict moves nothing"
     stay(world.b, Admin.ENABLED)
     assert not world.a.agent.machine.status.conflict
+
+
+class Ear:
+    """Notes what both nodes say of a conflict."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def engine(self, node: SimNode, event: EngineEvent) -> None:
+        """Only Python says it."""
+
+    def core(self, node: SimNode, effects: Effects) -> None:
+        for line in effects.logs:
+            if line.reason.code is Code.CONFLICT:
+                self.said.append((node.name, line.reason.sentence.partition(": ")[2]))
+
+
+@pytest.mark.parametrize("first", [None, 0, 1])
+def test_after_a_partition_both_name_the_same_one_once(first: int | None) -> None:
+    world = pair()
+    ear = world.narrator = Ear()
+    for link in (0, 1):
+        for end in (0, 1):
+            world.cut(link, end)
+    world.run(10 * MS)
+    assert world.a.gate_open()
+    assert world.b.gate_open()
+    stay(world.a, Admin.STAY_PRIMARY)
+    stay(world.b, Admin.STAY_PRIMARY)
+    assert not ear.said
+    if first is not None:  # One direction heals before the other: that decides who goes on.
+        for link in world.links:
+            link.path[first].mend(world.now_ns)
+        world.run(5 * MS)
+    world.heal_wires()
+    world.run(40 * MS)
+    winner = "a" if world.a.gate_open() else "b"
+    assert sorted(ear.said) == [(name, f"{winner} goes first") for name in "ab"]
 
 
 def test_every_row_has_a_reason() -> None:

@@ -8,6 +8,7 @@ they move without a deadline.
 
 from __future__ import annotations
 
+from twinbeat.core.conflict import Conflict
 from twinbeat.core.desk import Desk
 from twinbeat.core.follower import Follower
 from twinbeat.core.knowledge import Knowledge
@@ -33,6 +34,7 @@ class Calm:
         follower: Follower,
         desk: Desk,
         pacing: Pacing,
+        conflict: Conflict,
         patience: Patience,
     ) -> None:
         self._known = known
@@ -43,6 +45,7 @@ class Calm:
         self._follower = follower
         self._desk = desk
         self._pacing = pacing
+        self._conflict = conflict
         self._patience = patience
         self._until_ns = 0
 
@@ -92,6 +95,7 @@ class Calm:
             operations.abstain_until_ns,
             operations.hold_until_ns,
             self._pacing.deadline_ns,
+            self._conflict.deadline_ns,
             fitness.damper.holding_until_ns,
             passing_ns if passing_ns > now_ns else 0,
             self._follower.resync_ns,

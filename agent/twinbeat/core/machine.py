@@ -32,6 +32,7 @@ from dataclasses import replace
 
 from twinbeat.core import election
 from twinbeat.core.calm import Calm
+from twinbeat.core.conflict import Conflict
 from twinbeat.core.desk import Desk, Held
 from twinbeat.core.effects import Draft, Effects, Level, Notify
 from twinbeat.core.events import (
@@ -99,9 +100,9 @@ class Machine:
         self._patience = patience
         self._now = now_ns
         self._started = False
-        self._conflict = ""
         self._witness_words = Words()
         self._voice = voice = Voice(self._names)
+        self._conflict = Conflict(voice)
         self._draft = draft = Draft()
         self._office = office = Office(
             because(Code.STARTED, node=policy.name, peer=policy.peer_name),
@@ -169,6 +170,7 @@ class Machine:
             follower=self._follower,
             desk=self._desk,
             pacing=self._pacing,
+            conflict=self._conflict,
             patience=patience,
         )
 
@@ -265,7 +267,7 @@ class Machine:
             relapses=fitness.damper.relapses,
             flips=fitness.flips.count,
             sticky=fitness.sticky,
-            conflict=self._conflict,
+            conflict=self._conflict.winner,
             timers=known.timers,
             wish=state.wish,
             timers_refused=self._pacing.standing_refusal,
@@ -382,7 +384,8 @@ class Machine:
         known.settle_fencing()
         known.settle_witness(now)
         self._orders.facts = self._gather()
-        self._settle_conflict()
+        contested = self._office.contested
+        self._conflict.settle(self._orders.facts, known.timers, contested=contested, now_ns=now)
         order = self._settle_order()
         attest = self._orders.attestation.renew(known.timers, now)
         if order is not None:
@@ -407,15 +410,6 @@ class Machine:
         if answer is not None:
             self._operations.expect(*answer, self._now)
         return news
-
-    def _settle_conflict(self) -> None:
-        """Two nodes that are both told to stay primary: said once, and moves nothing."""
-        winner = election.conflict(self._orders.facts)
-        if bool(winner) is not bool(self._conflict):
-            code = Code.CONFLICT if winner else Code.CONFLICT_OVER
-            level = Level.WARNING if winner else Level.INFO
-            self._voice.say(level, code, winner=winner)
-        self._conflict = winner
 
     def _settle_order(self) -> Order | None:
         """The standing order that follows from the facts; None if it is the one that stands."""
