@@ -226,6 +226,18 @@ def test_a_resumed_reign_is_not_passed_on_while_its_first_block_is_written() -> 
     assert bench.order.permits & Permit.YIELD, "now it is a fault, and the peer is better"
 
 
+def test_a_reign_is_not_passed_on_because_the_peer_s_terms_lie_above_all_of_its_own(
+    bench: Bench,
+) -> None:
+    bench.primary()
+    bench.disk_works = False
+    bench.hear(flags=WELL, highest=1_000_001)
+    assert bench.machine.facts.terms_spent
+    assert not bench.order.permits & Permit.YIELD, "the next block is on its way"
+    bench.feed(HealthChanged(health=TrackedHealth(score=0, failed=("wan0",))))
+    assert bench.order.permits & Permit.YIELD, "this is a fault, whatever the disk does"
+
+
 # -- takeover ------------------------------------------------------------------------------------
 
 

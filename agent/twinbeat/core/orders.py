@@ -151,8 +151,10 @@ class Orders:
         serving = facts.role is Role.PRIMARY
         unwanted = serving and facts.admin.never_claims
         unwanted = unwanted and election.successor(facts, even_if_unfit=True) is None
-        # A resumed reign isn't passed on for a first block that is just being written.
-        better = serving and handing is None and not awaits_terms and election.better_peer(facts)
+        # A reign isn't passed on for a block that is just being written: the first one after it
+        # was resumed, or the next one where the peer's terms turn out to lie above the last.
+        judged = replace(facts, terms_spent="") if awaits_terms and facts.terms_spent else facts
+        better = serving and handing is None and election.better_peer(judged)
         why = self._why_better() if better else None
         if why is not None and not self._yielding_to_better:
             self._voice.log(Level.WARNING, why)

@@ -110,8 +110,8 @@ class Terms:
 
     @property
     def awaited(self) -> bool:
-        """This run's first block is still being written: no fault of this node yet."""
-        return self.block == NO_BLOCK and self.asked is not None and not self.failed
+        """What is missing is being written, or about to be: no fault of this node yet."""
+        return not self.failed
 
     def spent(self, highest: int) -> bool:
         """Too few are left to claim with. A disk that refuses counts as spent before the end."""
