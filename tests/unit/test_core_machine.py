@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from twinbeat.core.effects import Outcome
+from twinbeat.core.effects import Level, Outcome
 from twinbeat.core.election import CLAIMS
 from twinbeat.core.events import (
     AdminCommand,
@@ -266,6 +266,16 @@ def test_the_timeline_of_a_takeover(bench: Bench) -> None:
         "announce": 7,
         "total": 1010,
     }
+
+
+def test_a_takeover_by_receipt_has_its_reason_in_the_log_once(bench: Bench) -> None:
+    bench.secondary()
+    bench.effects.clear()
+    bench.engine(Kind.CLAIM, Cause.YIELDED, 4)
+    bench.engine(Kind.OPENED, Cause.RECEIPT, 4, Cause.YIELDED)
+    lines = [line for effects in bench.effects for line in effects.logs]
+    told = [line.reason.code for line in lines if line.level is not Level.DEBUG]
+    assert told == [Code.PEER_YIELDED]
 
 
 def test_a_takeover_without_announcement_is_recorded_all_the_same(bench: Bench) -> None:

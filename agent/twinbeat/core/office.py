@@ -88,7 +88,9 @@ class Office:
             self._draft.records.append(record)
             if ended or role is Role.DISABLED:
                 self._line = Timeline()
-        self._voice.log(Level.WARNING if ended or role is Role.PRIMARY else Level.INFO, reason)
+        level = Level.WARNING if ended or role is Role.PRIMARY else Level.INFO
+        # Of a claim either end is told with the same reason.
+        self._voice.log(Level.DEBUG if role is Role.CLAIMING else level, reason)
 
     def announced(self, at_ns: int) -> None:
         """The last step of a takeover has taken place."""
