@@ -17,7 +17,6 @@ given a shared address by mistake keeps quiet until it is asked.
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import logging
 from collections import Counter
@@ -32,6 +31,7 @@ from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Address, Interface
 from twinbeat.net.rivals import Ears, Heard, Router, Speaker
 from twinbeat.net.vmac import vmac_address
+from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
     from twinbeat.config.model import Config, VridSection
@@ -92,7 +92,7 @@ class Rivals:
     def _learn(self, config: Config) -> None:
         self._sections = config.vrids
         self._owners: dict[Address, VridSection] = {
-            ipaddress.ip_address(text): section for section in config.vrids for text in section.vips
+            vip: section for section in config.vrids for vip in wiring.vips(section)
         }
         self._vrids = {
             (section.interface, section.id): section for section in config.vrids if section.vmac
@@ -113,12 +113,14 @@ class Rivals:
 
     def apply(self, config: Config) -> None:
         """Other addresses."""
-        same = config.vrids == self._sections and self._indexes() == set(self._ports)
-        if same and not self._refused:
+        same_ports = self._indexes() == set(self._ports) and not self._refused
+        if config.vrids == self._sections and same_ports:
             return
         before = self._ports
         self._learn(config)
-        if not self._listening:
+        if same_ports:
+            self._ports = before
+        if not self._listening or same_ports:
             return
         # Closing a packet socket waits for all processors: 15 ms of the loop that decides.
         if self._look_for_ports().keys() != before.keys() or self._refused:
