@@ -9,10 +9,12 @@ class _Lib:
     TB_MAGIC: int
     TB_VERSION: int
     TB_PORT: int
+    TB_SIEVE_FACTOR: int
     TB_LINKS: int
     TB_CPUS: int
     TB_KEYS: int
     TB_VIPS: int
+    TB_SIEVE_WORDS: int
     TB_BUCKETS: int
     TB_FRAME_SIZE: int
     TB_MAC_COVERS: int
