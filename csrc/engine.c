@@ -513,11 +513,18 @@ static bool stranger_served(const struct round *r, const struct tb_link *link)
 
 static bool stranger_serves(const struct round *r, const struct tb_link *link)
 {
-	return link->stranger_open_ns > r->e->opened_ns &&
-	       since(r->now, link->stranger_open_ns) <= r->s->timers.dead;
+	return link->stranger_open_ns > r->e->opened_ns && stranger_served(r, link);
 }
 
-/* Such a stranger beside our open gate can't be fenced, as he doesn't hear us: the node that hears yields. */
+static bool stranger_spoke(const struct round *r, const struct tb_link *link)
+{
+	return stranger_serves(r, link) && since(r->now, link->stranger_open_ns) <= r->s->timers.dead;
+}
+
+/*
+ * Such a stranger beside our open gate can't be fenced, as he doesn't hear us: the node that hears yields. His
+ * intervals may be longer than ours, as nobody could agree on them: he is waited for no less than a lease.
+ */
 static bool lost_to_stranger(struct round *r)
 {
 	struct tb_engine *e = r->e;
@@ -528,6 +535,8 @@ static bool lost_to_stranger(struct round *r)
 	}
 	if (e->stranger_since_ns == 0)
 		e->stranger_since_ns = r->now;
+	if (!any_link(r, stranger_spoke))
+		return false;
 	/* Where both directions work he is adopted meanwhile, and the contest is decided by R5. */
 	return since(r->now, e->stranger_since_ns) > 2 * r->s->timers.verify;
 }

@@ -7,14 +7,16 @@ A seed is a history only as long as nothing about the simulator changes; these s
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
+from sim import faults
 from sim.network import MS, US
 from sim.node import Setting, SimNode
 from sim.world import World
 from twinbeat.core.events import ForceFailover
-from twinbeat.core.types import EngineEventKind, Role
+from twinbeat.core.types import EngineEventKind, Intervals, Role
 
 
 def pair(setting: Setting | None = None, seed: int = 1) -> World:
@@ -92,6 +94,27 @@ def test_a_success_of_fencing_that_comes_late_is_of_the_boot_before() -> None:
     world.run(40 * MS)
     assert world.a.gate_open()
     assert not world.b.gate_open()
+
+
+def test_who_is_heard_by_frames_further_apart_than_the_own_dead_interval_is_yielded_to() -> None:
+    """b was given longer intervals alone, and hears nobody: a, whom it doesn't hear, yields."""
+    world = pair()
+    slow = Intervals(hello_us=1000, dead_us=3000, verify_us=600, stall_us=3000, lease_us=8000)
+    for node in world.nodes:
+        node.power_off()
+    durable = world.b.disk.durable
+    world.b.disk.durable = replace(durable, wish=replace(durable.wish, intervals=slow))
+    world.slowest = faults.slower(world.setting, slow)
+    for link in world.links:
+        link.path[world.a.index].loss = 1.0
+    world.a.boot()
+    assert world.run_until(world.a.gate_open, 40 * MS)
+    world.b.boot()
+    assert world.run_until(world.b.gate_open, 60 * MS)
+    assert world.run_until(lambda: not world.a.gate_open(), 3 * MS)
+    world.run(20 * MS)
+    assert not world.a.gate_open()
+    assert world.b.gate_open()
 
 
 def silent(world: World) -> None:
