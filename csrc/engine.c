@@ -518,7 +518,8 @@ static bool stranger_serves(const struct round *r, const struct tb_link *link)
 
 static bool stranger_spoke(const struct round *r, const struct tb_link *link)
 {
-	return stranger_serves(r, link) && since(r->now, link->stranger_open_ns) <= r->s->timers.dead;
+	return stranger_serves(r, link) &&
+	       since(r->now, link->stranger_open_ns) <= r->s->timers.dead;
 }
 
 /*
