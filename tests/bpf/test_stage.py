@@ -16,14 +16,9 @@ from msgspec.structs import replace
 
 from bpf.packets import PAIR
 from bpf.world import VIP, VIP6, VIP_PLAIN, VRID, World
-from twinbeat.config.model import (
-    Config,
-    LinkSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    VridSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import LinkSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.service import VridSection
 from twinbeat.net import AsyncIPRoute, addresses, netlink, xdp
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import interface, interfaces, parse_address, parse_link

@@ -16,17 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sim.network import MS, US
 from sim.python import SimFencing, SimLoop
-from twinbeat.config.model import (
-    Config,
-    KeysSection,
-    LinkSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    PolicySection,
-    TimersSection,
-    WitnessSection,
-)
+from twinbeat.config.arbiters import WitnessSection
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import KeysSection, LinkSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.timers import TimersSection
+from twinbeat.config.watching import PolicySection
 from twinbeat.core import pace
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import (

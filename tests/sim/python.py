@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sim.network import MS, US
 from twinbeat.api import schema
-from twinbeat.config.model import FenceSection
+from twinbeat.config.arbiters import FenceSection
 from twinbeat.config.secrets import Options
 from twinbeat.core.effects import Effects
 from twinbeat.core.events import EngineEvent, Event, PeerFenced

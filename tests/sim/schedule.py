@@ -20,7 +20,7 @@ from sim.network import MS, US
 from sim.node import Setting
 from sim.witness import WEIGHTS as WITNESS_WEIGHTS
 from sim.world import World
-from twinbeat.config.model import PROFILES
+from twinbeat.config.timers import PROFILES
 from twinbeat.core.table import StateError
 from twinbeat.core.types import Damping, FlipLimit
 

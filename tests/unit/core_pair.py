@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from twinbeat.config.model import PROFILES
+from twinbeat.config.timers import PROFILES
 from twinbeat.core.effects import Effects, Outcome, Reply
 from twinbeat.core.election import Facts
 from twinbeat.core.events import (

@@ -8,7 +8,7 @@ whether the node's frames reach it. Time stands still but where `run` lets it pa
 
 from dataclasses import dataclass, field, replace
 
-from twinbeat.config.model import PROFILES
+from twinbeat.config.timers import PROFILES
 from twinbeat.engine._engine import ffi
 from twinbeat.engine.step import Kernel, Node, Round
 from twinbeat.engine.types import (

@@ -7,17 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from twinbeat.config.compare import compare, digest
-from twinbeat.config.model import (
-    Config,
-    LinkSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    RouteSection,
-    RuleSection,
-    TimersSection,
-    VridSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import LinkSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.service import RouteSection, RuleSection, VridSection
+from twinbeat.config.timers import TimersSection
 
 A = Config(
     node=NodeSection(name="a", index=0),

@@ -10,9 +10,10 @@ import pytest
 from twinbeat.config import document, edit
 from twinbeat.config.contrast import lines
 from twinbeat.config.edit import EditError
-from twinbeat.config.model import SECTIONS, TIMER_KEYS
+from twinbeat.config.model import SECTIONS
 from twinbeat.config.scopes import LOCAL_KEYS, SHARED
 from twinbeat.config.shared import identity, split
+from twinbeat.config.timers import TIMER_KEYS
 from twinbeat.sync.document import Change, ChangeRefused, Expect, Put, Tables, applied, difference
 from unit.test_config_shared import EVERYTHING
 
@@ -352,7 +353,7 @@ def test_the_command_line_knows_the_sections_of_the_model() -> None:
 @pytest.mark.parametrize("section", edit.KINDS)
 def test_every_key_of_every_section_can_be_typed(section: str) -> None:
     """Its default, or its example, written as text, is read as what it was."""
-    from twinbeat.config.model import fields_of
+    from twinbeat.config.fields import fields_of
 
     own = LOCAL_KEYS.get(section, frozenset())
     for field in fields_of(SECTIONS[section][1]):

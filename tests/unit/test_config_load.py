@@ -8,26 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinbeat.config import document
+from twinbeat.config.fields import ANY_NAME
 from twinbeat.config.load import ConfigError, examine, load
-from twinbeat.config.model import (
-    ANY_NAME,
-    PROFILES,
-    SECTIONS,
-    TIMER_KEYS,
-    AnnounceSection,
-    Config,
-    KeysSection,
-    LinkSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    PolicySection,
-    RouteSection,
-    TimersSection,
-    VridSection,
-)
+from twinbeat.config.model import SECTIONS, Config
+from twinbeat.config.nodes import KeysSection, LinkSection, NodeSection, PairSection, PeerSection
 from twinbeat.config.problems import Problem
+from twinbeat.config.service import AnnounceSection, RouteSection, VridSection
 from twinbeat.config.system import Address, Device, Host
+from twinbeat.config.timers import PROFILES, TIMER_KEYS, TimersSection
+from twinbeat.config.watching import PolicySection
 
 GOOD = """
 [node]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.model import FenceSection
+from twinbeat.config.arbiters import FenceSection
 from twinbeat.config.problems import ConfigError, Findings
 from twinbeat.config.secrets import Options, check_written, load_options
 

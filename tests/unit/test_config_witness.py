@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from twinbeat.config.arbiters import WitnessSection
 from twinbeat.config.compare import digest
 from twinbeat.config.load import examine
-from twinbeat.config.model import WitnessSection
 from unit.test_config_compare import A
 
 BASE = """

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.model import Config, FenceSection, NodeSection, PairSection, PeerSection
-from twinbeat.config.model import WatchdogSection as Watchdog
+from twinbeat.config.arbiters import FenceSection
+from twinbeat.config.arbiters import WatchdogSection as Watchdog
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
 from twinbeat.engine.bpf import BpfError
 from twinbeat.engine.loader import failure
 from twinbeat.runtime.doctor import KERNEL_LEAST, kernel, last_resorts

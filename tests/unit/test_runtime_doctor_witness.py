@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from twinbeat.config.model import WitnessSection
+from twinbeat.config.arbiters import WitnessSection
 from twinbeat.runtime.doctor import third_parties
 from unit.test_config_compare import A
 from unit.test_witness_etcd import hang

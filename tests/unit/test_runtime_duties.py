@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.model import Config, NodeSection, PairSection, PeerSection, VridSection
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
+from twinbeat.config.service import VridSection
 from twinbeat.net.interfaces import Address, Interface
 from twinbeat.runtime.hands import DiskHands
 from twinbeat.runtime.rivals import ASKED_PER_S, ROUND_S, TICK_NS, Rivals

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.model import FenceSection
+from twinbeat.config.arbiters import FenceSection
 from twinbeat.config.secrets import Options
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.types import Cause, EngineEventKind

@@ -12,13 +12,9 @@ import pytest
 
 from twinbeat import programs
 from twinbeat.api import schema
-from twinbeat.config.model import (
-    Config,
-    HookSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
+from twinbeat.config.service import HookSection
 from twinbeat.programs import Program
 from twinbeat.runtime.hooks import Hooks
 

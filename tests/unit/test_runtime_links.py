@@ -4,7 +4,7 @@
 import pytest
 from msgspec.structs import replace
 
-from twinbeat.config.model import LinkSection
+from twinbeat.config.nodes import LinkSection
 from twinbeat.engine.types import LinkWords
 from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
 from twinbeat.runtime.links import refusal, silent_since, staying

@@ -14,16 +14,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from twinbeat.config.model import (
-    Config,
-    LinkSection,
-    LinksetSection,
-    MonitorSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    VridSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import LinkSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.service import VridSection
+from twinbeat.config.watching import LinksetSection, MonitorSection
 from twinbeat.core.events import Event, HealthChanged
 from twinbeat.core.types import MILLISECOND, SECOND, NodeState, Role, TrackedHealth
 from twinbeat.engine.types import now_ns

@@ -3,15 +3,10 @@
 
 from msgspec.structs import replace
 
-from twinbeat.config.model import (
-    Config,
-    LinkSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    TimersSection,
-    VridSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import LinkSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.service import VridSection
+from twinbeat.config.timers import TimersSection
 from twinbeat.runtime.host import Lateness, fit
 from twinbeat.runtime.reload import plan
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from twinbeat.config.model import Config, NodeSection, PairSection, PeerSection, VridSection
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
+from twinbeat.config.service import VridSection
 from twinbeat.net.interfaces import Interface
 from twinbeat.net.rivals import Router, Speaker
 from twinbeat.runtime import rivals

@@ -5,7 +5,8 @@ import pytest
 from msgspec.structs import replace
 
 from twinbeat.config.keys import Key
-from twinbeat.config.model import Config, KeysSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import KeysSection, NodeSection, PairSection, PeerSection
 from twinbeat.config.problems import Findings
 from twinbeat.engine._engine import ffi
 from twinbeat.engine.convert import peer_words

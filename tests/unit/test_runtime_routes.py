@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from twinbeat.api import schema
-from twinbeat.config.model import (
-    Config,
-    InjectSection,
-    NodeSection,
-    PairSection,
-    PeerSection,
-    RouteSection,
-    RuleSection,
-    VridSection,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
+from twinbeat.config.service import InjectSection, RouteSection, RuleSection, VridSection
 from twinbeat.runtime.executor import EffectError
 from twinbeat.runtime.routes import RoleRoutes, injected
 from unit.namespace import fresh_namespace, ip, veth

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from twinbeat.config.model import WatchdogSection
+from twinbeat.config.arbiters import WatchdogSection
 from twinbeat.engine._engine import ffi
 from twinbeat.engine.watchdog import Device, WatchdogError
 from twinbeat.runtime.watchdog import Watchdog

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from twinbeat.config.model import IsolationSection, WitnessSection
+from twinbeat.config.arbiters import IsolationSection, WitnessSection
 from twinbeat.core.events import Event, IsolationChanged, WitnessAnswered
 from twinbeat.core.witness import Answer, Arbitration, Kind, Question, Verdict
 from twinbeat.runtime import witness as runtime

@@ -16,7 +16,8 @@ from twinbeat.api import schema
 from twinbeat.api.sync import Rotated
 from twinbeat.cli.main import run
 from twinbeat.config.keys import check_keys, choose, chosen, store_key
-from twinbeat.config.model import Config, KeysSection, NodeSection, PairSection, PeerSection
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import KeysSection, NodeSection, PairSection, PeerSection
 from twinbeat.config.problems import Findings
 from twinbeat.engine._engine import ffi
 from twinbeat.engine.convert import peer_words

@@ -208,7 +208,7 @@ def generate_(id_: int, directory: Path | None, print_: bool) -> None:
     Copy it to the other node over a channel that nobody else reads, such as scp.
     """
     from twinbeat.config.keys import generate_key, new_key
-    from twinbeat.config.model import KEYS_DIRECTORY
+    from twinbeat.config.nodes import KEYS_DIRECTORY
 
     if print_:
         say(new_key())

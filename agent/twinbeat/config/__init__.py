@@ -4,6 +4,7 @@
 `load` gives a `Config` or raises `ConfigError` with every problem found.
 """
 
-from twinbeat.config.model import CONFIG_PATH, Config, Durations, Timers
+from twinbeat.config.model import CONFIG_PATH, Config
+from twinbeat.config.timers import Durations, Timers
 
 __all__ = ["CONFIG_PATH", "Config", "Durations", "Timers"]

@@ -15,34 +15,30 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from twinbeat.config.arbiters import FenceSection, IsolationSection, WatchdogSection, WitnessSection
 from twinbeat.config.devices import check_names, resolve
 from twinbeat.config.keys import check_keys, chosen
-from twinbeat.config.model import (
+from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
+from twinbeat.config.nodes import (
     LINKS_MAX,
-    VIPS_MAX,
-    AnnounceSection,
-    FenceSection,
-    HookSection,
-    InjectSection,
-    IsolationSection,
     KeysSection,
     LinkSection,
     MetricsSection,
     NodeSection,
     PeerSection,
-    PolicySection,
-    RouteSection,
-    RuleSection,
-    TimersSection,
-    VridSection,
-    WatchdogSection,
-    WitnessSection,
-    resolve_timers,
-    route_destination,
 )
-from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
 from twinbeat.config.problems import Findings, did_you_mean
 from twinbeat.config.secrets import check_options, check_written
+from twinbeat.config.service import (
+    VIPS_MAX,
+    AnnounceSection,
+    HookSection,
+    InjectSection,
+    RouteSection,
+    RuleSection,
+    VridSection,
+    route_destination,
+)
 from twinbeat.config.syncing import (
     check_commands,
     check_files,
@@ -51,6 +47,8 @@ from twinbeat.config.syncing import (
     check_sync_here,
 )
 from twinbeat.config.system import IpAddress, System, parse_address
+from twinbeat.config.timers import TimersSection, resolve_timers
+from twinbeat.config.watching import PolicySection
 
 Sections = dict[str, Any]
 

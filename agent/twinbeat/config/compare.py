@@ -12,16 +12,11 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from twinbeat.config.model import (
-    SECTIONS,
-    Config,
-    RouteSection,
-    RuleSection,
-    fields_of,
-    route_destination,
-)
+from twinbeat.config.fields import fields_of
+from twinbeat.config.model import SECTIONS, Config
 from twinbeat.config.problems import show
 from twinbeat.config.scopes import DEVICE_KEYS, FILE_KEYS, LOCAL_KEYS, SHARED
+from twinbeat.config.service import RouteSection, RuleSection, route_destination
 
 _Flat = dict[str, tuple[str, bool]]
 """Path of a key -> its value as shown, and whether it needs a restart."""

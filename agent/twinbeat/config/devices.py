@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from twinbeat.config.model import SECTIONS, InterfacesSection
+from twinbeat.config.model import SECTIONS
+from twinbeat.config.nodes import InterfacesSection
 from twinbeat.config.problems import Findings
 from twinbeat.config.scopes import DEVICE_KEYS
 

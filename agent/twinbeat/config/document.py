@@ -10,18 +10,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
 from twinbeat.config.compare import needs_restart
+from twinbeat.config.fields import ANY_NAME, fields_of
 from twinbeat.config.load import right
-from twinbeat.config.model import (
-    ANY_NAME,
-    CONFIG_PATH,
-    PROFILES,
-    SECTIONS,
-    TIMER_KEYS,
-    Config,
-    fields_of,
-)
+from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import show
 from twinbeat.config.shared import join
+from twinbeat.config.timers import PROFILES, TIMER_KEYS
 from twinbeat.sync.document import Tables
 
 _EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {

@@ -16,11 +16,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo
 
+from twinbeat.config.fields import fields_of
 from twinbeat.config.load import right
-from twinbeat.config.model import SECTIONS, TIMER_KEYS, fields_of
+from twinbeat.config.model import SECTIONS
 from twinbeat.config.problems import did_you_mean, show
 from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
 from twinbeat.config.shared import ONLY, identity, where_of
+from twinbeat.config.timers import TIMER_KEYS
 from twinbeat.sync.document import Change, Expect, Put, Remove, Row, Tables
 
 KINDS: Final = tuple(section for section in SECTIONS if section in SHARED)

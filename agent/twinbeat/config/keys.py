@@ -11,7 +11,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from twinbeat.config.model import KEYS_MAX, Config
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import KEYS_MAX
 from twinbeat.config.problems import AboutFile, ConfigError, Findings
 
 KEY_BYTES: Final = 16

@@ -16,14 +16,9 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
 from twinbeat.config import check
-from twinbeat.config.model import (
-    ANY_NAME,
-    SECTIONS,
-    Config,
-    InterfacesSection,
-    fields_of,
-    free_key,
-)
+from twinbeat.config.fields import ANY_NAME, fields_of, free_key
+from twinbeat.config.model import SECTIONS, Config
+from twinbeat.config.nodes import InterfacesSection
 from twinbeat.config.problems import ConfigError, Findings, Problem, did_you_mean
 from twinbeat.config.system import Host, System
 

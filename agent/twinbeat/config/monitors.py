@@ -8,9 +8,11 @@ from typing import Final
 
 from msgspec.structs import fields
 
-from twinbeat.config.model import LinkSection, LinksetSection, MonitorSection, VridSection
+from twinbeat.config.nodes import LinkSection
 from twinbeat.config.problems import Findings, did_you_mean
+from twinbeat.config.service import VridSection
 from twinbeat.config.system import System
+from twinbeat.config.watching import LinksetSection, MonitorSection
 
 MONITORS_MAX: Final = 128
 """Each is a task of its own; nobody oversees more."""

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from twinbeat.config.arbiters import FenceSection
 from twinbeat.config.keys import read_private
-from twinbeat.config.model import FenceSection
 from twinbeat.config.problems import AboutFile, ConfigError, Findings
 
 SECRETS_MAX: Final = 16 << 10

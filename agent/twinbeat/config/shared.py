@@ -19,16 +19,10 @@ from msgspec.structs import replace
 
 from twinbeat.config.check import read_addresses
 from twinbeat.config.load import examine_tables, read_section, refuse_unknown_sections
-from twinbeat.config.model import (
-    CONFIG_PATH,
-    SECTIONS,
-    Config,
-    RouteSection,
-    RuleSection,
-    VridSection,
-)
+from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Findings, Problem
 from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
+from twinbeat.config.service import RouteSection, RuleSection, VridSection
 from twinbeat.config.system import System
 
 ONLY: Final = ""

@@ -4,7 +4,8 @@
 import stat
 from pathlib import Path
 
-from twinbeat.config.model import CommandSection, FileSection, LinkSection, SyncSection
+from twinbeat.config.alike import CommandSection, FileSection, SyncSection
+from twinbeat.config.nodes import LinkSection
 from twinbeat.config.problems import Findings
 from twinbeat.config.system import System, parse_address
 from twinbeat.sync import lists, templates

@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.api.text import length, moment, realtime_offset_ns
-from twinbeat.config.model import FenceSection
+from twinbeat.config.arbiters import FenceSection
 from twinbeat.config.secrets import Options
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.types import Cause, EngineEventKind

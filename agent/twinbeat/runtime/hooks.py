@@ -17,7 +17,8 @@ from typing import Final
 
 from twinbeat.api import schema
 from twinbeat.api.text import length, moment, realtime_offset_ns
-from twinbeat.config.model import Config, HookSection
+from twinbeat.config.model import Config
+from twinbeat.config.service import HookSection
 from twinbeat.engine.types import now_ns
 from twinbeat.programs import Finished, Program
 

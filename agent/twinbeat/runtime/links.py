@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from twinbeat.api import schema
 from twinbeat.api.text import length
-from twinbeat.config.model import link_number
+from twinbeat.config.nodes import link_number
 from twinbeat.engine import abi
 from twinbeat.engine.engine import EngineError
 from twinbeat.engine.look import Look
@@ -32,7 +32,8 @@ from twinbeat.runtime import wiring
 from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, LinkSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.nodes import LinkSection
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.maps import Maps
     from twinbeat.runtime.neighbours import Neighbours

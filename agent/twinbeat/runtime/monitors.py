@@ -12,7 +12,8 @@ from twinbeat.core.types import MILLISECOND, SECOND
 from twinbeat.health.board import Kind, LinkSet, Spec, When
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, MonitorSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.watching import MonitorSection
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

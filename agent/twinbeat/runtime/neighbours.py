@@ -13,14 +13,15 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from twinbeat.config.model import link_number
+from twinbeat.config.nodes import link_number
 from twinbeat.net import neighbours
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import Interface, interface
 from twinbeat.runtime.wiring import mac_bytes
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, LinkSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.nodes import LinkSection
     from twinbeat.net import AsyncIPRoute
 
 log = logging.getLogger("twinbeat.links")

@@ -34,7 +34,8 @@ from twinbeat.net.vmac import vmac_address
 from twinbeat.runtime import wiring
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, VridSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.service import VridSection
 
 log = logging.getLogger("twinbeat.rivals")
 

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
-from twinbeat.config.model import link_number
+from twinbeat.config.nodes import link_number
 from twinbeat.engine import abi
 from twinbeat.engine import maps as bpf_maps
 from twinbeat.engine.maps import Maps
@@ -30,7 +30,8 @@ from twinbeat.runtime.guarded import REFUSALS, Guarded, Watchers
 from twinbeat.runtime.vips import Vips, fill_maps
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, LinkSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.nodes import LinkSection
     from twinbeat.engine.bpf import BpfError
     from twinbeat.net import AsyncIPRoute
     from twinbeat.net.sysctls import Finding

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from twinbeat import __version__
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
-from twinbeat.config.model import link_number
+from twinbeat.config.nodes import link_number
 from twinbeat.core.reasons import Reason, Refusal
 from twinbeat.core.types import FOREVER, Admin, Flag
 from twinbeat.engine.types import Histogram as EngineHistogram
@@ -30,7 +30,9 @@ from twinbeat.observe.status import finish
 from twinbeat.runtime.teller import Teller, role_name
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, LinkSection, VridSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.nodes import LinkSection
+    from twinbeat.config.service import VridSection
     from twinbeat.core.machine import Status as CoreStatus
     from twinbeat.engine.engine import Engine
     from twinbeat.engine.maps import Maps

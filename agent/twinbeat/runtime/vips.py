@@ -22,7 +22,8 @@ from twinbeat.runtime import wiring
 from twinbeat.runtime.guarded import HOST, REFUSALS, Guarded
 
 if TYPE_CHECKING:
-    from twinbeat.config.model import Config, VridSection
+    from twinbeat.config.model import Config
+    from twinbeat.config.service import VridSection
     from twinbeat.engine.bpf import BpfError
     from twinbeat.engine.maps import Maps
     from twinbeat.net import AsyncIPRoute

@@ -16,7 +16,7 @@ import logging
 from typing import Final, Protocol
 
 from twinbeat.api import schema
-from twinbeat.config.model import WatchdogSection
+from twinbeat.config.arbiters import WatchdogSection
 from twinbeat.core.types import SECOND
 from twinbeat.engine.watchdog import WatchdogError
 

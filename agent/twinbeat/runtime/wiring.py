@@ -16,17 +16,10 @@ from typing import Final
 import msgspec
 
 from twinbeat.config.keys import Key
-from twinbeat.config.model import (
-    NS_PER_MS,
-    NS_PER_US,
-    Config,
-    LinkSection,
-    RouteSection,
-    RuleSection,
-    VridSection,
-    link_number,
-    route_destination,
-)
+from twinbeat.config.model import Config
+from twinbeat.config.nodes import LinkSection, link_number
+from twinbeat.config.service import RouteSection, RuleSection, VridSection, route_destination
+from twinbeat.config.timers import NS_PER_MS, NS_PER_US
 from twinbeat.core import types as core
 from twinbeat.core.events import EngineEvent
 from twinbeat.core.witness import Words

@@ -62,7 +62,7 @@ LAN_VIP6 = "fd77::10"
 WAN_VIP6 = "fd88::10"
 MORE_VIPS_NET = "10.78.0.0/16"
 VIPS_MAX = 16_384
-"""What Twinbeat takes of each address family: VIPS_MAX of twinbeat.config.model."""
+"""What Twinbeat takes of each address family: VIPS_MAX of twinbeat.config.service."""
 
 
 def namespace(name: str) -> str:
