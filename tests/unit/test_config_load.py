@@ -530,7 +530,7 @@ def _toml(value: object) -> str:
 
 @pytest.mark.parametrize(
     ("agent", "said"),
-    [("/nowhere/fence_x", "no such program"), ("/etc/services", "can't run it")],
+    [("/nowhere/fence_x", "no such program"), ("/etc/passwd", "can't run it")],
 )
 def test_a_fence_agent_has_to_be_a_program(good: Path, agent: str, said: str) -> None:
     edited(good, "[policy]", f'[fence]\nagent = "{agent}"\n[policy]')

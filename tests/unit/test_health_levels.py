@@ -22,6 +22,7 @@ from twinbeat.net.statistics import transmitted
 from twinbeat.runtime.levels import Interfaces, RouteProber, route_finding
 from twinbeat.runtime.monitors import Target
 from unit.namespace import fresh_namespace, ip, veth
+from unit.reach import as_nobody
 
 pytestmark = pytest.mark.privileged
 
@@ -363,10 +364,9 @@ def test_what_the_unit_leaves_is_enough() -> None:
     ip(f"route add {PREFIX} via 10.0.0.9")
     capabilities = unit_capabilities()
     sets = [f"--{kind}={capabilities}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
-    who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]
     with somebody("10.0.0.9/24", "fd00::9/64"):
         done = subprocess.run(
-            [*who, *sets, sys.executable, "-c", LOOKS],
+            [*as_nobody("--no-new-privs", *sets), sys.executable, "-c", LOOKS],
             capture_output=True,
             text=True,
             timeout=30,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from twinbeat.runtime import host
+from unit.reach import as_nobody
 
 ASK = """
 import json, os, sys
@@ -23,14 +24,13 @@ print(json.dumps({"nice": os.getpriority(os.PRIO_PROCESS, 0), "refused": refused
 """
 
 
-def ask(autogroup: Path, *, own_session: bool, user: int | None = None) -> dict[str, object]:
+def ask(autogroup: Path, *who: str, own_session: bool) -> dict[str, object]:
     done = subprocess.run(
-        [sys.executable, "-c", ASK, str(autogroup)],
+        [*who, sys.executable, "-c", ASK, str(autogroup)],
         capture_output=True,
         text=True,
         check=True,
         start_new_session=own_session,
-        user=user,
     )
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
@@ -54,7 +54,7 @@ def test_a_session_shared_with_others_is_not_lifted_with_it(tmp_path: Path) -> N
 
 @pytest.mark.privileged
 def test_a_refusal_is_told_and_harms_nothing() -> None:
-    answer = ask(Path("/nonexistent"), own_session=True, user=65534)
+    answer = ask(Path("/nonexistent"), *as_nobody(), own_session=True)
     assert answer["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
     assert answer["refused"] == [
         "nice -15 was refused (Permission denied): give the agent CAP_SYS_NICE"
