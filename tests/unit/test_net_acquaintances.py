@@ -60,7 +60,7 @@ def test_newcomers_are_let_in_at_a_bounded_rate() -> None:
 def test_a_scan_pushes_out_nobody_who_answered() -> None:
     kept, tally = fresh()
     kept.hear(CLIENT, 0.0)
-    kept.look({CLIENT: True})
+    kept.look({CLIENT: True}, 0.0)
     crowd(kept, 4 * KEPT_MAX)
     assert len(kept) == KEPT_MAX
     assert CLIENT in kept
@@ -70,7 +70,7 @@ def test_a_scan_pushes_out_nobody_who_answered() -> None:
 def test_a_full_set_turns_newcomers_away_until_somebody_is_forgotten() -> None:
     kept, tally = fresh()
     now = crowd(kept, KEPT_MAX)
-    kept.look({FIRST + number: True for number in range(KEPT_MAX)})
+    kept.look({FIRST + number: True for number in range(KEPT_MAX)}, 0.0)
     kept.hear(CLIENT, now + 1)
     assert CLIENT not in kept
     assert tally.turned_away == 1
@@ -97,23 +97,23 @@ def test_fixed_neighbours_are_beyond_the_limit_and_never_given_up() -> None:
     for _ in range(10):
         now += REFRESH_S
         assert GATEWAY in kept.due(now, 10_000)
-        kept.look({GATEWAY: False})
+        kept.look({GATEWAY: False}, 0.0)
     assert GATEWAY in kept
     kept.fix((), now)
     kept.due(now + REFRESH_S, 10_000)
-    kept.look({GATEWAY: False})
+    kept.look({GATEWAY: False}, 0.0)
     assert GATEWAY not in kept, "no longer fixed, it is like any other"
 
 
 def test_who_never_answered_is_given_up_at_once() -> None:
     kept, tally = fresh()
     kept.hear(CLIENT, 0.0)
-    kept.look({CLIENT: False})
+    kept.look({CLIENT: False}, 0.0)
     assert CLIENT in kept, "an old failure: it was not asked for yet"
     kept.due(0.0, 32)
-    kept.look({CLIENT: None})
+    kept.look({CLIENT: None}, 0.0)
     assert CLIENT in kept
-    kept.look({CLIENT: False})
+    kept.look({CLIENT: False}, 0.0)
     assert CLIENT not in kept
     assert tally.given_up == 1
 
@@ -121,13 +121,13 @@ def test_who_never_answered_is_given_up_at_once() -> None:
 def test_who_answered_once_is_given_up_after_some_rounds() -> None:
     kept, _ = fresh()
     kept.hear(CLIENT, 0.0)
-    kept.look({CLIENT: True})
+    kept.look({CLIENT: True}, 0.0)
     assert kept.warm == 1
     for number in range(PATIENCE):
         assert CLIENT in kept
         kept.due(number * REFRESH_S, 32)
         for _ in range(4):
-            kept.look({CLIENT: False})
+            kept.look({CLIENT: False}, 0.0)
         assert kept.warm == 0
     assert CLIENT not in kept
 
@@ -135,11 +135,33 @@ def test_who_answered_once_is_given_up_after_some_rounds() -> None:
 def test_a_flushed_table_says_nothing_of_the_neighbours() -> None:
     kept, _ = fresh()
     kept.hear(CLIENT, 0.0)
-    kept.look({CLIENT: True})
+    kept.look({CLIENT: True}, 0.0)
     for number in range(10):
         kept.due(number * REFRESH_S, 32)
-        kept.look({})
+        kept.look({}, 0.0)
     assert CLIENT in kept
+
+
+def test_who_lost_its_mac_is_asked_for_after_each_look_until_it_has_one() -> None:
+    kept, _ = fresh()
+    kept.hear(CLIENT, 0.0)
+    kept.look({CLIENT: True}, 0.0)
+    assert kept.due(0.0, 32) == [CLIENT]
+    for now, known in ((5.0, {}), (10.0, {CLIENT: None}), (15.0, {CLIENT: False})):
+        kept.look(known, now)
+        assert kept.due(now, 32) == [CLIENT]
+    kept.look({CLIENT: True}, 20.0)
+    assert kept.due(20.0, 32) == []
+
+
+def test_who_was_flushed_before_it_was_seen_is_asked_for_again() -> None:
+    kept, _ = fresh()
+    kept.hear(CLIENT, 0.0)
+    assert kept.due(0.0, 32) == [CLIENT]
+    kept.look({}, 5.0)
+    assert kept.due(5.0, 32) == [CLIENT]
+    kept.look({CLIENT: None}, 10.0)
+    assert kept.due(10.0, 32) == [], "it is being asked for"
 
 
 def test_the_newest_are_those_heard_of_last() -> None:

@@ -25,8 +25,8 @@ KEPT_MAX: Final = 256
 NEWCOMERS_PER_S: Final = 32
 FORGOTTEN_S: Final = 600.0
 """Not heard of for so long, a neighbour makes room for a newcomer."""
-PATIENCE: Final = 3
-"""Fruitless rounds after which a neighbour that once answered is given up."""
+PATIENCE: Final = 12
+"""Fruitless rounds after which a neighbour that once answered is given up: a minute of them."""
 REFRESH_S: Final = 20.0
 """How often the kernel is reminded of each; well below its gc_stale_time of 60 s."""
 
@@ -146,13 +146,16 @@ class Acquaintances:
             self._all[address].asked = True
         return found
 
-    def look(self, known: Mapping[Address, bool | None]) -> None:
+    def look(self, known: Mapping[Address, bool | None], now: float) -> None:
         """Compare with the kernel's table: True = has a MAC, False = nobody answered, None = asked.
 
-        Who isn't in the table was flushed, which says nothing of the neighbour.
+        Who isn't in the table was flushed, as with the carrier of its port, which says nothing of
+        the neighbour. Of these and of who once answered and has no MAC the kernel is reminded anew.
         """
         for address, one in list(self._all.items()):
             state = known.get(address)
+            if address not in known or (one.answered and not state):
+                one.due = now
             one.warm = state is True
             if state is True:
                 one.answered, one.asked, one.fruitless = True, False, 0

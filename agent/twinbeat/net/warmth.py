@@ -264,7 +264,7 @@ class Warmth:
         for address, state in seen.known.items():
             if state and self._may_be(port, address):
                 port.kept.find(address, now)
-        port.kept.look(seen.known)
+        port.kept.look(seen.known, now)
 
     def _ask(self, port: _Port) -> None:
         """Some of the hints, as the kernel would ask if it did not know."""
