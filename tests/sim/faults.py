@@ -511,10 +511,25 @@ def mend(world: World) -> None:
         start(world, node)
         node.tell(GateRestored(interface="lan0"))
         node.tell(IsolationChanged(isolated=False))
-        node.tell(Resume(request_id=f"well-r-{node.name}-{world.now_ns}"))
-        node.tell(
-            AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED)
-        )
+        let_go(world, node)
+
+
+INSISTS_NS: Final = 4 * MS
+"""An operator who isn't answered asks again after so long."""
+
+
+def let_go(world: World, node: SimNode) -> None:
+    """The operator takes back all that he told a node, and again until its disk has that: the node
+    may lose its power first."""
+    node.tell(Resume(request_id=f"well-r-{node.name}-{world.now_ns}"))
+    node.tell(AdminCommand(request_id=f"well-a-{node.name}-{world.now_ns}", status=Admin.ENABLED))
+
+    def insist() -> None:
+        kept = node.disk.durable
+        if kept.admin is not Admin.ENABLED or kept.paused_until_ns:
+            let_go(world, node)
+
+    world.at(world.now_ns + INSISTS_NS, insist)
 
 
 def make_well(world: World) -> None:

@@ -302,10 +302,23 @@ def check_one_owner(checks: Checks, now_open: list[bool]) -> None:
 def check_silence_was_real(checks: Checks, opener: int) -> None:
     """Who opens beside an open gate must not have been able to hear of it."""
     world = checks.world
-    other = world.nodes[1 - opener]
     since = world.now_ns - stretched(world.nodes[opener].timers.verify_ns)
-    if other.powered and world.clean_loop(since):
+    if could_be_answered(checks, opener, since) and world.clean_loop(since):
         raise Violation("ONE_OWNER", f"{'ab'[opener]} opened though its probes were answerable")
+
+
+def could_be_answered(checks: Checks, asker: int, since_ns: int) -> bool:
+    """Can answers to a node's probes have been told from recordings since a moment?
+
+    They can't where the other one counts from below what is known of it, since its disk was lost
+    and its clock set back, and not before its engine was told and jumped above that.
+    """
+    other = checks.world.nodes[1 - asker]
+    return (
+        other.powered
+        and other.plain.gate.counter > checks.world.nodes[asker].plain.peer.known
+        and checks.jumped_ns[other.index] < since_ns
+    )
 
 
 def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
@@ -347,10 +360,8 @@ def check_no_false_death(checks: Checks, node: SimNode) -> None:
     other = world.nodes[1 - node.index]
     since = world.now_ns - stretched(node.timers.verify_ns)
     if (
-        other.powered
-        and other.plain.gate.counter > node.plain.peer.known  # Else its answers are recordings.
+        could_be_answered(checks, node.index, since)
         and checks.powered_ns[other.index] < since
-        and checks.jumped_ns[other.index] < since  # Nor before it was taught its own count.
         and world.clean_loop(since - stretched(node.timers.dead_ns))
     ):
         raise Violation("ONE_OWNER", f"{node.name} says dead of a node whose kernel could answer")
@@ -422,7 +433,7 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
         raise Violation("NO_SURPRISE", f"{node.name} claims without a valid order")
     if event.cause is Cause.RENEW:
         return  # A reign that goes on isn't a takeover.
-    if agent.machine.facts.isolated:
+    if agent.decided_isolated:
         raise Violation("ISOLATED", f"{node.name} claims though it reaches none of its references")
     bound = checks.bound[node.index]
     if bound is not None:

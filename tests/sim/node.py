@@ -193,6 +193,9 @@ class Agent:
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
         self.decided_lease_ns = 0
+        self.decided_isolated = False
+        """What the core said when the engine decided on its round: it may say otherwise before that
+        is carried out."""
         self.timers = pace.over(setting.timers(), node.disk.durable.wish.intervals)
         lib.tb_engine_init(self.engine, node.c_settings(self.timers), now)
         self.machine = Machine(
@@ -444,7 +447,8 @@ class SimNode:
         inputs.link_carrier = self._link_carrier()
         inputs.port_carrier = 1 if world.links[1].plugged[self.index] else 0
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
-        # As decided: the intervals may change before a round that is held up is carried out.
+        # As decided: all of it may change before a round that is held up is carried out.
+        agent.decided_isolated = agent.machine.facts.isolated
         agent.decided_lease_ns = max(agent.engine.settings.timers.lease, inputs.order.lease_ns)
         if self.pause_in_round_ns:
             held, self.pause_in_round_ns = self.pause_in_round_ns, 0

@@ -13,10 +13,10 @@ import pytest
 
 from sim import faults
 from sim.network import MS, US
-from sim.node import Setting, SimNode
+from sim.node import Disk, Setting, SimNode
 from sim.world import World
-from twinbeat.core.events import ForceFailover
-from twinbeat.core.types import EngineEventKind, Intervals, Role
+from twinbeat.core.events import AdminCommand, ForceFailover, ForceYield, IsolationChanged
+from twinbeat.core.types import Admin, EngineEventKind, Flag, Intervals, Role
 
 
 def pair(setting: Setting | None = None, seed: int = 1) -> World:
@@ -161,3 +161,59 @@ def test_a_peer_that_was_heard_untold_is_fenced_again() -> None:
     assert world.run_until(world.a.gate_open, 2 * MS)
     silent(world)
     assert world.run_until(world.b.gate_open, 40 * MS), "a is fenced again"
+
+
+def test_answers_that_count_from_below_what_is_known_are_recordings_to_who_claims() -> None:
+    """b lost its disk and its clock was set back, it serves unheard, and its agent is held up."""
+    world = pair(Setting(claim_alone=True))
+    silent(world)
+    for node in world.nodes:
+        node.power_off()
+    world.b.disk, world.b.wall_clock = Disk(), 1
+    world.checks.wiped(world.b)
+    world.b.boot()
+    assert world.run_until(world.b.gate_open, 40 * MS)
+    world.a.boot()
+    assert world.run_until(lambda: role(world.a) is Role.SECONDARY, 20 * MS)
+    world.b.stop()
+    world.heal_wires()
+    assert world.run_until(world.a.gate_open, 2 * MS)
+    assert world.b.gate_open(), "nothing that a accepts could have said so"
+    assert world.b.plain.gate.counter <= world.a.plain.peer.known
+    world.run(20 * MS)
+    world.b.cont()
+    world.run(20 * MS)
+    assert [node.gate_open() for node in world.nodes] == [True, False]
+
+
+def test_a_claim_that_was_decided_before_the_order_that_forbids_it_came_first() -> None:
+    """b's round is held up with a claim in it, and meanwhile b reaches none of its references."""
+    world = pair()
+    world.a.tell(ForceYield(request_id="y"))
+    assert world.run_until(lambda: bool(world.b.plain.peer.flags & Flag.YIELD), 2 * MS)
+    world.b.pause_in_round_ns = 400 * US
+    agent = world.b.agent
+    assert agent is not None
+    assert world.run_until(lambda: agent.engine.claim != 0, 1 * MS)
+    world.b.tell(IsolationChanged(isolated=True))
+    world.run(200 * US)
+    assert agent.machine.facts.isolated
+    assert "claim yielded" not in world.checks.covered, "it isn't carried out yet"
+    world.run(20 * MS)
+    assert "claim yielded" in world.checks.covered
+    assert not world.b.gate_open(), "it is carried no further"
+
+
+def test_the_operator_repeats_what_a_power_cut_may_have_lost() -> None:
+    """b is cut off its power after it was enabled, and before that was on its disk."""
+    world = pair()
+    world.b.tell(AdminCommand(request_id="d", status=Admin.DISABLED))
+    world.run(5 * MS)
+    assert role(world.b) is Role.DISABLED
+    faults.mend(world)
+    assert world.run_until(lambda: role(world.b) is Role.SECONDARY, 1 * MS)
+    assert world.b.disk.durable.admin is Admin.DISABLED
+    world.b.power_off()
+    world.b.boot()
+    assert world.run_until(lambda: role(world.b) is Role.DISABLED, 5 * MS)
+    assert world.run_until(lambda: role(world.b) is Role.SECONDARY, 20 * MS)
