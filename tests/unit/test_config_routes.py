@@ -134,6 +134,13 @@ def test_an_injected_address_has_no_virtual_mac(tmp_path: Path) -> None:
     assert not config.vrids[0].vmac
 
 
+def test_an_uplink_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> None:
+    _, problems = examined(tmp_path, "", vrid='inject = true\nuplinks = ["gone0"]\n', offline=False)
+    assert [(problem.key, problem.value) for problem in problems] == [
+        ("vrid[0].uplinks", '"gone0"')
+    ]
+
+
 def test_a_route_over_an_interface_that_comes_later_is_only_warned_of(tmp_path: Path) -> None:
     tables = route(destination="10.0.0.0/8", interface="tun0")
     config, problems = examined(tmp_path, tables, offline=False)

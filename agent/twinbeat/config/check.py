@@ -766,19 +766,23 @@ def _interfaces(
     system: System,
 ) -> None:
     present = system.interfaces()
-    used = [(f"link[{number}]", link.interface) for number, link in enumerate(links)]
-    used += [(f"vrid[{number}]", vrid.interface) for number, vrid in enumerate(vrids)]
+    used = [(f"link[{number}].interface", link.interface) for number, link in enumerate(links)]
+    used += [(f"vrid[{number}].interface", vrid.interface) for number, vrid in enumerate(vrids)]
     used += [
-        (f"vrid[{number}]", name) for number, vrid in enumerate(vrids) for name in vrid.uplinks
+        (f"vrid[{number}].uplinks", name)
+        for number, vrid in enumerate(vrids)
+        for name in vrid.uplinks
     ]
-    optional = [(f"route[{number}]", route.interface) for number, route in enumerate(routes)]
-    for path, name in used + optional:
+    optional = [
+        (f"route[{number}].interface", route.interface) for number, route in enumerate(routes)
+    ]
+    for key, name in used + optional:
         if name and name not in present:
             others = [other for other in present if not other.startswith(OWN_INTERFACES)]
             hint = did_you_mean(name, others) or f" There are: {', '.join(others)}."
             # A tunnel may come later than the agent; its routes then come with it.
-            tell = findings.add if (path, name) in used else findings.warn
-            tell(f"{path}.interface", name, f"there is no such interface here.{hint}")
+            tell = findings.add if (key, name) in used else findings.warn
+            tell(key, name, f"there is no such interface here.{hint}")
     macs: dict[str, tuple[int, str]] = {}
     for number, link in enumerate(links):
         mac = present.get(link.interface, "")
