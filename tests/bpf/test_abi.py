@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from twinbeat.api.schema import REFUSED
 from twinbeat.engine import abi
 from twinbeat.engine import compile as compiler
 from twinbeat.engine.maps import SPECS
@@ -88,6 +89,11 @@ def test_nothing_of_the_header_is_missing() -> None:
         text = re.sub(r"/\*.*?\*/", "", body[1], flags=re.DOTALL)
         fields = re.findall(r"(\w+)(?:\[\w+\])?\s*[,;]", text)
         assert fields == [field[0] for field in kind._fields_], name
+
+
+def test_what_refuses_a_heartbeat_is_what_the_header_says_so_of() -> None:
+    refused = re.findall(r"^\tTB_R_(\w+),\s*/\* (?:refused:|not counted)", HEADER, re.MULTILINE)
+    assert [name.lower() for name in refused] == list(REFUSED)
 
 
 @pytest.mark.parametrize("name", ["tb_frame", "tb_gate"])

@@ -19,10 +19,8 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.cli.main import COMMANDS, run
-from twinbeat.cli.stat import REFUSED
 from twinbeat.config import document
 from twinbeat.core.reasons import Code
-from twinbeat.observe.network import REJECTED
 from unit.memory_agent import (
     Served,
     counters,
@@ -300,14 +298,13 @@ def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
 
 
 def test_stat_of_a_link_leaves_nothing_out(served: Served, twinbeat: Shell) -> None:
-    refused = dict.fromkeys(REJECTED, 1)
+    refused = dict.fromkeys(schema.REFUSED, 1)
     counted = schema.LinkCounters(name="ha0", lost=7, alarms=2, reasons=refused)
     served.agent.counted = counters(links=[counted], witness={"granted": 5}, fencings={"failed": 1})
     assert twinbeat("stat") == 0
     (said,) = [line for line in twinbeat.out.splitlines() if line.startswith("link ha0")]
     assert "lost 7, alarms 2" in said
-    assert all(f"{reason} 1" in said for reason in REJECTED)
-    assert set(REFUSED) == set(REJECTED)
+    assert all(f"{reason} 1" in said for reason in schema.REFUSED)
     assert "requests to the witness: granted 5\n" in twinbeat.out
     assert "attempts to fence: failed 1\n" in twinbeat.out
 

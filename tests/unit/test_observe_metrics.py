@@ -20,7 +20,7 @@ from twinbeat.observe.exposition import text
 from twinbeat.observe.family import bucket_bounds, cumulative
 from twinbeat.observe.happenings import KERNEL_EVENTS
 from twinbeat.observe.metrics import METRIC_NAMES, TwinbeatCollector, exposition
-from twinbeat.observe.network import GATE_VERDICTS, REJECTED
+from twinbeat.observe.network import GATE_VERDICTS
 from unit.memory_agent import (
     counters,
     fence,
@@ -140,7 +140,7 @@ def test_reasons_are_those_of_the_kernel() -> None:
     enum = header[header.index("enum tb_reason {") :].partition("};")[0]
     known = {name.lower() for name in re.findall(r"\bTB_R_([A-Z_0-9]+)", enum)}
     used = {
-        *REJECTED,
+        *schema.REFUSED,
         *KERNEL_EVENTS,
         *(name for names in GATE_VERDICTS.values() for name in names),
     }

@@ -33,7 +33,6 @@ HISTOGRAM_BUCKETS: Final = 32
 LISTED_VIPS: Final = 64
 """A status names at most so many addresses of a VRID; `vips_total` counts them all."""
 
-
 LISTED_PROBLEMS: Final = 64
 """A status names at most so many routes that aren't as they should be."""
 
@@ -797,6 +796,25 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 # ------------------------------------------------------------------------------ counters ---------
+
+
+REFUSED: Final = (
+    "length",
+    "malformed",
+    "version",
+    "pair",
+    "ttl",
+    "own",
+    "key",
+    "auth",
+    "replay",
+    "stranger",
+    "window",
+    "link",
+    "bad_link",
+    "bad_cpu",
+)
+"""Verdicts of the kernel that refuse a heartbeat, by their names in `reasons`."""
 
 
 class Histogram(Struct, frozen=True, kw_only=True):

@@ -8,18 +8,13 @@ from typing import Final
 import click
 import msgspec
 
-from twinbeat.api.schema import Counters, Histogram, Status
+from twinbeat.api.schema import REFUSED, Counters, Histogram, Status
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import read, remote, say, say_json, settings
 
 _QUANTILES: Final = (0.5, 0.99, 1.0)
 _TRAFFIC: Final = ("sent", "received")
 _HEADER_EVERY: Final = 20
-REFUSED: Final = (
-    *("length", "malformed", "version", "pair", "ttl", "own", "key", "auth", "replay"),
-    *("stranger", "window", "link", "bad_link", "bad_cpu"),
-)
-"""Verdicts of the kernel that refuse a heartbeat."""
 _DROPPED_IN: Final = ("in_vmac", "in_vip", "in_arp", "in_nd")
 _DROPPED_OUT: Final = ("out_vmac", "out_vip", "out_arp", "out_nd", "out_leak")
 

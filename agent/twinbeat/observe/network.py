@@ -6,26 +6,8 @@ from typing import Final
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from twinbeat.api.schema import Counters, Status
+from twinbeat.api.schema import REFUSED, Counters, Status
 from twinbeat.observe.family import Family
-
-REJECTED: Final = (
-    "length",
-    "malformed",
-    "version",
-    "pair",
-    "ttl",
-    "own",
-    "key",
-    "auth",
-    "replay",
-    "stranger",
-    "window",
-    "link",
-    "bad_link",
-    "bad_cpu",
-)
-"""Verdicts of the kernel that refuse a heartbeat (`enum tb_reason`)."""
 
 GATE_VERDICTS: Final = {
     direction: tuple(f"{direction}_{verdict}" for verdict in verdicts)
@@ -113,9 +95,9 @@ def links(status: Status, counters: Counters) -> Iterator[Metric]:
             *(
                 ([link.name, reason], link.reasons.get(reason, 0))
                 for link in counters.links
-                for reason in REJECTED
+                for reason in REFUSED
             ),
-            *((["", reason], _on_no_link(counters, reason)) for reason in REJECTED),
+            *((["", reason], _on_no_link(counters, reason)) for reason in REFUSED),
         ],
     )
 
