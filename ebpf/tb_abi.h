@@ -10,10 +10,10 @@
  * the machine is suspended. Times of the other node are opaque numbers that are only ever echoed.
  */
 #ifndef TB_ABI_H
+#define TB_ABI_H
 
 /* Tables of fields and numbers, one to a line with what it means. */
 /* clang-format off */
-#define TB_ABI_H
 
 #ifdef TB_BPF
 typedef unsigned char tb_u8;

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`twinbeatd`: the daemon's command line and its exit codes.
 
-    twinbeatd [--config PATH] [--foreground]   run twinbeatd --close-gate                     shut
-    every gate of this node, running or not, and exit
+    twinbeatd [--config PATH] [--foreground]   run
+    twinbeatd --close-gate                     shut every gate of this node and exit, whether or
+                                               not an agent runs
 
 0 it ended in good order, 1 it could not start, 2 the configuration can't be used, 70 an invariant
 was broken, 75 it ended for a planned restart (SIGUSR2).  Signals: TERM stops after handing the role
