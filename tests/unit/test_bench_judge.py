@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from twinbeat.core.election import WITHHOLDS
+from twinbeat.core.reasons import CAUSES, Code
+from twinbeat.core.types import Cause, Permit
 from unit.bench_material import (
     MS,
     figures,
@@ -207,6 +210,55 @@ def test_a_gate_shut_by_its_engine_was_open_if_the_engine_says_it_was_fenced(
     assert moved(SHUT_BY_ITSELF, *steps).kind is kind
 
 
+ENDS = {
+    *(CAUSES[cause] for cause in Cause if Cause.FENCED <= cause <= Cause.GATE_LOST),
+    CAUSES[Cause.NO_WITNESS],
+    # Why a gate was to be shut at once, or the peer asked for its claim.
+    *(row.code for row in WITHHOLDS if Permit.MAY_SERVE in row.takes),
+    Code.PEER_BETTER,
+    Code.TOLD_TO_HAND_OVER,
+    Code.TOLD_TO_YIELD,
+    Code.STAY_SECONDARY,
+    Code.DISABLED,
+    Code.STOPPED,
+    # Nobody knows any more.
+    Code.RESYNCED,
+}
+"""With what codes a reign ends."""
+
+
+def test_the_judge_knows_every_code_with_which_a_reign_ends() -> None:
+    assert set(judge.END_OF_REIGN) == {code.value for code in ENDS}
+
+
+FENCED = "1 a open 2 0 900 -\n48 a shut 2 3 900 fence\n50 b open 3 0 900 -\n"
+NEVER_SHUT = "1 a open 2 0 900 -\n50 b open 3 0 900 -\n"
+
+
+@pytest.mark.parametrize("lines", [SHUT_BY_ITSELF, FENCED, NEVER_SHUT])
+@pytest.mark.parametrize(
+    ("code", "false"),
+    [
+        *((code, 1) for code in ("fenced", "contest_lost", "a_code_of_tomorrow")),
+        *((code, 0) for code in ("peer_better", "told_to_hand_over", "disabled", "stopped")),
+    ],
+)
+def test_who_asked_for_the_claim_that_took_an_open_gate_away_was_no_victim(
+    lines: str, code: str, false: int
+) -> None:
+    found = moved(lines, ("a", 49, code))
+    assert found.kind is (judge.Kind.FALSE if false else judge.Kind.HANDED)
+    steps = [judge.StepDown(node="a", at_ns=49, code=code)]
+    assert judge.false_failovers(0, [found], steps) == false
+    assert judge.false_failovers(1, [found], steps) == 1, "a verdict of death is one anyway"
+
+
+@pytest.mark.parametrize("code", ["lease_expired", "order_void", "gate_lost", "resynced"])
+def test_what_else_it_says_takes_no_fence_back(code: str) -> None:
+    for lines in (FENCED, NEVER_SHUT):
+        assert moved(lines, ("a", 49, code)).kind is judge.Kind.FALSE
+
+
 def test_a_fence_that_was_looked_at_after_the_end_of_the_lease_is_false_all_the_same() -> None:
     late = "1 a open 2 0 40 -\n49 a shut 2 3 40 lease\n50 b open 3 0 900 -\n"
     assert moved(late).kind is judge.Kind.LAPSE
@@ -292,8 +344,9 @@ def test_steps_down_are_the_ends_of_reigns_that_nobody_provoked() -> None:
     def end(at_ns: int, code: str, from_role: str = "primary") -> dict[str, object]:
         return {"from_role": from_role, "to_role": "secondary", "at_ns": at_ns, "reason": code}
 
+    renewed = {**end(55, "term_renewed"), "to_role": "primary"}
     told = {
-        "a": [end(50, "fenced"), end(10, "fenced"), end(60, "peer_found", "init")],
+        "a": [end(50, "fenced"), renewed, end(10, "fenced"), end(60, "peer_found", "init")],
         "b": [end(20, "lease_expired"), end(35, "fenced"), end(900, "fenced")],
     }
     found = judge.steps_down(told, [(30, 40)], since_ns=15, until_ns=800)

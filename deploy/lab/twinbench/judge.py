@@ -145,6 +145,8 @@ class Kind(enum.Enum):
     """The primary's lease had really run out."""
     RESIGNED = "resigned"
     """The primary had shut its gate itself (a void order, a lost gate program)."""
+    HANDED = "handed"
+    """The primary had asked the other node to take over, or was told to leave the role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,21 +165,53 @@ def steps_down(
     since_ns: int,
     until_ns: int,
 ) -> list[StepDown]:
-    """Every end of a reign within a time that falls into none of the provoked times, in order."""
+    """Every end of a reign within a time that falls into none of the provoked times, in order.
+
+    A primary that took a newer term goes on: it is recorded as a change from primary to primary.
+    """
     found = [
         StepDown(node=node, at_ns=transition["at_ns"], code=str(transition["reason"]))
         for node, transitions in histories.items()
         for transition in transitions
-        if transition["from_role"] == "primary"
+        if transition["from_role"] == "primary" != transition["to_role"]
         and since_ns <= transition["at_ns"] <= until_ns
         and not any(begin <= transition["at_ns"] <= end for begin, end in provoked)
     ]
     return sorted(found, key=lambda step: step.at_ns)
 
 
-TAKEN_AWAY = ("fenced", "contest_lost")
-"""Reasons of a step down by which the gate was open when the other node took over: the engine says
-`fenced` only while the lease that the claim ended had not run out."""
+END_OF_REIGN: Mapping[str, Kind] = {
+    # The gate was open when the other node took over: the engine says `fenced` only while the lease
+    # that the claim ended had not run out.
+    "fenced": Kind.FALSE,
+    "contest_lost": Kind.FALSE,
+    "lease_expired": Kind.LAPSE,
+    # Its Python, its host or its witness failed it, or it was cut off.
+    "order_void": Kind.RESIGNED,
+    "gate_lost": Kind.RESIGNED,
+    "gate_missing": Kind.RESIGNED,
+    "stranded": Kind.RESIGNED,
+    "no_witness": Kind.RESIGNED,
+    "unhealthy": Kind.RESIGNED,
+    "resigned": Kind.RESIGNED,
+    # Events were lost: how it came about isn't known, and only what was seen counts.
+    "resynced": Kind.RESIGNED,
+    # Why it wanted the other node's claim, which then ended its reign.
+    "peer_better": Kind.HANDED,
+    "told_to_hand_over": Kind.HANDED,
+    "told_to_yield": Kind.HANDED,
+    "stay_secondary": Kind.HANDED,
+    "disabled": Kind.HANDED,
+    "stopped": Kind.HANDED,
+}
+"""What a primary says of the end of its reign, every code of it, and what that makes of a takeover.
+A code that isn't known here is taken for the worst."""
+
+
+def by_own_account(said: StepDown | None) -> Kind | None:
+    """What a takeover was by the loser's word; None if it tells of none."""
+    return None if said is None else END_OF_REIGN.get(said.code, Kind.FALSE)
+
 
 OWN_ACCOUNT_WITHIN_NS = 1_000_000_000
 """A step down further away than this from the shutting of a gate is another one."""
@@ -202,16 +236,20 @@ def last_shut(takeover_ns: int, taker: str, edges: Sequence[Edge]) -> Edge | Non
     return shut
 
 
-def own_account(shut: Edge | None, loser: str, steps: Sequence[StepDown]) -> StepDown | None:
-    """What the loser says of the moment its gate shut: its step down nearest in time to it."""
-    if shut is None:
-        return None
+def own_account(
+    takeover_ns: int, taker: str, shut: Edge | None, steps: Sequence[StepDown]
+) -> StepDown | None:
+    """What the loser says of the moment its gate shut: its step down nearest in time to it.
+
+    To that of the takeover, where it wasn't seen to shut before.
+    """
+    at_ns = takeover_ns if shut is None or shut.open else shut.at_ns
     near = [
         step
         for step in steps
-        if step.node == loser and abs(step.at_ns - shut.at_ns) <= OWN_ACCOUNT_WITHIN_NS
+        if step.node != taker and abs(step.at_ns - at_ns) <= OWN_ACCOUNT_WITHIN_NS
     ]
-    return min(near, key=lambda step: abs(step.at_ns - shut.at_ns), default=None)
+    return min(near, key=lambda step: abs(step.at_ns - at_ns), default=None)
 
 
 Claims = Mapping[tuple[str, int], int]
@@ -237,7 +275,7 @@ def begun_after_lease(shut: Edge, said: StepDown | None, claim_ns: int | None) -
     """
     if claim_ns is None or not shut.open_until_ns or shut.why not in ("lease", "fence"):
         return False
-    if said is not None and said.code in TAKEN_AWAY:
+    if said is not None and by_own_account(said) is Kind.FALSE:
         of_this_reign = said.code == "fenced" and said.at_ns < shut.open_until_ns
         return of_this_reign and claim_ns >= shut.open_until_ns
     return claim_ns >= shut.open_until_ns
@@ -259,26 +297,29 @@ def kind_of(
     engine shuts the gate itself, and whoever looks after that can't see the fence any more; whoever
     looks after the end of the lease can't either.  So the loser's own word that it was fenced makes
     a takeover false, whatever was seen; that its lease ran out makes it a lapse only where it is
-    seen that the gate was shut by itself.
+    seen that the gate was shut by itself.  A primary that had asked for the claim says why instead
+    of that it was fenced: its gate was open, and nobody cried wolf.
 
     claim_ns: when the taker began its claim, where it is known.  A loser that was held up between
     its clock and its gate's words takes a fence for one that came in time; a claim that was begun
     after the end of the lease, which is seen from outside, didn't.
     """
     shut = last_shut(takeover_ns, taker, edges)
+    said = own_account(takeover_ns, taker, shut, steps)
+    told = by_own_account(said)
+    if told is Kind.HANDED:
+        return told
     if shut is None or shut.open:
         return Kind.FALSE
-    said = own_account(shut, shut.node, steps)
     if begun_after_lease(shut, said, claim_ns):
         return Kind.LAPSE
-    if said is not None and said.code in TAKEN_AWAY:
-        return Kind.FALSE
+    if told is Kind.FALSE:
+        return told
     match shut.why:
         case "lease":
             return Kind.LAPSE
         case "term":
-            lapsed = said is not None and said.code == "lease_expired"
-            return Kind.LAPSE if lapsed else Kind.RESIGNED
+            return told or Kind.RESIGNED
         case _:
             return Kind.FALSE
 
@@ -308,6 +349,8 @@ class Moved:
         None where the end of its lease was not seen, or it tells of no step down.
         """
         if self.shut is None or self.said is None or not self.shut.open_until_ns:
+            return None
+        if self.shut.open:
             return None
         return self.said.at_ns - (self.shut.open_until_ns - lease_ns)
 
@@ -344,7 +387,7 @@ def unprovoked(
                 claim_ns=claim_ns,
                 kind=kind_of(edge.at_ns, edge.node, edges, steps, claim_ns),
                 shut=shut,
-                said=own_account(shut, before, steps),
+                said=own_account(edge.at_ns, edge.node, shut, steps),
             )
         )
     return found
@@ -354,12 +397,13 @@ def false_failovers(verdicts: int, moved: Sequence[Moved], steps: Sequence[StepD
     """How often the pair cried wolf, by whichever of three witnesses saw most of it.
 
     They see the same failovers, so they are not added up: verdicts of DEAD on a living peer,
-    takeovers from an open gate as seen from outside, and primaries that say they were fenced.  Of
-    these last those are left out whose lease had run out when the claim that fenced them was begun.
+    takeovers from an open gate as seen from outside, and primaries that say they were fenced, or
+    give a reason that nobody here knows.  Of these last those are left out whose lease had run out
+    when the claim that fenced them was begun.
     """
     seen = sum(1 for takeover in moved if takeover.kind is Kind.FALSE)
     lapsed = [takeover.said for takeover in moved if takeover.kind is Kind.LAPSE]
-    told = sum(1 for step in steps if step.code in TAKEN_AWAY and step not in lapsed)
+    told = sum(1 for step in steps if by_own_account(step) is Kind.FALSE and step not in lapsed)
     return max(verdicts, seen, told)
 
 

@@ -183,7 +183,7 @@ def stretch_figures(
     }
     note = f"{raised} suspicions, {by_kernel} of them cleared by the peer's kernel"
     minutes = seen.quiet_s / 60
-    resigned = kinds.count(judge.Kind.RESIGNED)
+    resigned, handed = (kinds.count(kind) for kind in (judge.Kind.RESIGNED, judge.Kind.HANDED))
     return [
         figures.measured(
             f"false_failovers_{profile}", [false], seconds=seen.quiet_s, note=note, details=details
@@ -193,8 +193,8 @@ def stretch_figures(
             f"lapses_{profile}",
             [kinds.count(judge.Kind.LAPSE)],
             seconds=seen.quiet_s,
-            note=f"{resigned} more after the primary had shut its gate itself; primaries that "
-            f"stepped down, as they say: {reasons or 'none'}",
+            note=f"{resigned} more after the primary had shut its gate itself, {handed} that it "
+            f"had asked for; primaries that stepped down, as they say: {reasons or 'none'}",
         ),
         figures.measured(
             f"suspicions_{profile}",
