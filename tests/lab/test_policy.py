@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import re
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from twinlab import agents, lab, plan, probe, processes
+import pytest
+from twinlab import agents, lab, plan, probe, processes, services
 from twinlab.shell import wait_for
 
 from lab import watching
@@ -28,6 +34,13 @@ BOUND_MS = 200.0
 """What a shared machine may add to the round trip that a change of roles on purpose costs."""
 NOISE_S = 2.0
 """For so long it is watched what the machine itself does to the shortest of these intervals."""
+
+TURN_MS = 8
+HOGGING = (
+    *("--seconds", "60", "--fifo", "98"),
+    *("--busy-us", str(1000 * TURN_MS), "--idle-us", "1000", "--cpu"),
+)
+HOG = "hog"
 
 
 def tell(node: str, *words: str) -> str:
@@ -81,6 +94,108 @@ def test_what_was_set_is_kept_by_both_and_outlives_an_agent(primary: str) -> Non
     for node in plan.NODES:
         wait_for(partial(configured, node), f"{node} goes back to its file", timeout_s=5)
         assert said(node)["timers"]["hello_us"] == 10_000
+
+
+@pytest.fixture
+def late(primary: str) -> Iterator[str]:
+    """A secondary confined to one processor, on which something real-time runs most of the time.
+
+    In turns, so that whoever waits for that processor is late by a turn and gets it all the same.
+    """
+    node = plan.peer(primary)
+    processor = max(os.sched_getaffinity(0))
+    with _confined(agents.pid(node), processor):
+        processes.spawn(HOG, plan.CLIENT_NS, [services.tool("tb-hog"), *HOGGING, str(processor)])
+        try:
+            yield node
+        finally:
+            processes.end(HOG)
+    tell(node, "unset", "timers")
+    for each in plan.NODES:
+        wait_for(partial(configured, each), f"{each} goes back to its file", timeout_s=5)
+
+
+@contextlib.contextmanager
+def _confined(pid: int, processor: int) -> Iterator[None]:
+    """Keep a process on one processor, whatever threads it begins meanwhile."""
+    threads = Path(f"/proc/{pid}/task")
+    before = {int(one.name): os.sched_getaffinity(int(one.name)) for one in threads.iterdir()}
+    for thread in before:
+        os.sched_setaffinity(thread, {processor})
+    yield
+    for thread, allowed in before.items():
+        os.sched_setaffinity(thread, allowed)
+
+
+def test_intervals_that_a_late_host_can_t_hold_are_refused_on_both_nodes(late: str) -> None:
+    other = plan.peer(late)
+    reign, before = watching.term(other), transitions()
+    wanted = ("set", "timers", f"hello={TURN_MS // 4}ms", "dead=200ms")
+    told = agents.cli(late, *wanted)
+    assert (told.returncode, told.stdout) == (4, "")
+    assert_refused(told.stderr, "host_late", f"{late} can't hold a heartbeat every")
+    assert "(--even-so does it all the same)" in told.stderr
+    assert all(configured(node) for node in plan.NODES)
+    log = processes.log_tail(agents.process_name(late), 20)
+    assert f"{late} can't hold a heartbeat every" in log
+    # Its peer could, and asks it.
+    told = agents.cli(other, *wanted)
+    assert told.returncode == 4
+    assert_refused(told.stderr, "peer_late", f"{late} can't hold these intervals")
+    assert all(configured(node) for node in plan.NODES)
+    log = processes.log_tail(agents.process_name(late), 20)
+    assert f"{late} doesn't keep what the operator of {other} wants" in log
+    # Slower ones than the host is late it can hold, even now.
+    tell(late, "set", "timers", f"hello={8 * TURN_MS}ms", "dead=300ms")
+    wait_for(partial(both_keep, 8000 * TURN_MS, 300_000), "both keep them", timeout_s=10)
+    assert (watching.term(other), transitions()) == (reign, before), "nobody noticed"
+
+
+def test_even_so_overrides_what_was_measured_on_both_nodes(late: str) -> None:
+    other = plan.peer(late)
+    reign, before = watching.term(other), transitions()
+    hello_us = 1000 * TURN_MS // 4
+    wanted = ("set", "timers", f"hello_us={hello_us}", "dead=200ms")
+    assert agents.cli(late, *wanted).returncode == 4
+    tell(late, *wanted, "--even-so", "--reason", "the other one is busy")
+    wait_for(partial(both_keep, hello_us, 200_000), "both nodes keep them", timeout_s=10)
+    for node in plan.NODES:
+        assert said(node)["timers"]["even_so"], "it went with the wish"
+        assert "though a host can't hold them" in agents.cli(node, "show", "node").stdout
+    assert (watching.term(other), transitions()) == (reign, before), "nobody noticed"
+
+
+def test_what_a_host_can_hold_is_measured_anew_for_each_command(late: str) -> None:
+    wanted = ("set", "timers", f"hello={TURN_MS // 4}ms", "dead=200ms")
+    assert agents.cli(late, *wanted).returncode == 4
+    processes.end(HOG)
+    tell(late, *wanted)
+    wait_for(partial(both_keep, 250 * TURN_MS, 200_000), "both nodes keep them", timeout_s=10)
+    assert not any(said(node)["timers"]["even_so"] for node in plan.NODES)
+
+
+def test_a_file_with_intervals_far_below_its_lateness_is_refused(late: str) -> None:
+    """By a reload, which then changes nothing."""
+    before = agents.file_of(late).read_text()
+    hello = "hello_us = "
+    assert hello in before
+    try:
+        told = agents.reconfigure(late, re.sub(f"{hello}[0-9]+", f"{hello}100", before))
+    finally:
+        agents.file_of(late).write_text(before)
+    assert "on this host, and heartbeats are due every 100 µs" in told
+    assert "timers.accept_host = true to run all the same" in told
+    assert configured(late)
+    assert said(late)["timers"]["hello_us"] == 10_000
+
+
+def assert_refused(told: str, code: str, sentence: str) -> None:
+    """With how late the host is: a turn of what holds it up, or a good part of it."""
+    assert code in told, told
+    assert sentence in told, told
+    found = re.search(r"one wake-up in ten comes ([0-9.]+) ms late or later on its host", told)
+    assert found is not None, told
+    assert TURN_MS / 2 < float(found[1]) < 4 * TURN_MS, told
 
 
 def test_what_contradicts_itself_is_refused_with_its_reason(primary: str) -> None:
