@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -277,7 +278,7 @@ def limited(healthy: str) -> Iterator[str]:
     """The primary of a pair that may flip twice."""
     before = {node: agents.file_of(node).read_text() for node in plan.NODES}
     for node, text in before.items():
-        more = text.replace("[policy]\n", "[policy]\nmax_flips = 2\n")
+        more = text.replace("[policy]\n", "[policy]\nmax_flips = 2\nflip_window_s = 600\n")
         assert "was reloaded" in agents.reconfigure(node, more)
     yield healthy
     for node, text in before.items():
@@ -289,6 +290,10 @@ def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> Non
     other, begin = plan.peer(limited), agents.boot_ns()
     falls_ill(limited)
     wait_for(partial(watching.serves, other), f"{limited} passes it on", timeout_s=5)
+    for node in plan.NODES:
+        flips_are_counted(node, 1, "recovery", "the first counts for another 9m 5")
+        ends_s = value_of(node, "twinbeat_flip_window_ends_timestamp_seconds")
+        assert 580 < ends_s - time.time() <= 600
     falls_ill(other)
     recovers(limited)
     wait_for(partial(watching.serves, limited), f"{other} passes it back", timeout_s=5)
@@ -303,14 +308,33 @@ def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> Non
     assert 'twinbeat_sticky_primary{pair="1"} 1.0' in agents.metrics(limited)
     shown = agents.cli(limited, "show", "node").stdout
     assert "the role moved 2 times for the sake of health (sticky)" in shown
+    flips_are_counted(limited, 2, "recovery", "  a new count begins with the first failure")
+    assert "twinbeat_flip_window_ends" not in agents.metrics(limited), "no time ends it"
     log = processes.log_tail(agents.process_name(limited), 10)
     assert f"{limited} keeps it now, whatever its health" in log
     assert watching.serves(limited)
     assert {node: watching.transitions(node) for node in plan.NODES} == before
     recovers(limited)
     assert not is_sticky(limited)
+    flips_are_counted(limited, 2, "next-failure", "the next failure begins a new count")
+    assert value_of(limited, "twinbeat_flips_end_with_next_failure") == 1
     falls_ill(limited)
     wait_for(partial(watching.serves, other), f"{limited} passes it on again", timeout_s=5)
+
+
+def flips_are_counted(node: str, count: int, reset: str, shown: str) -> None:
+    said = agents.show(node)
+    assert said is not None
+    assert (said["node"]["flips"], said["node"]["flips_reset"]) == (count, reset)
+    assert 0 < said["node"]["flips_since_ns"] < said["now_ns"]
+    for command in (("show", "node"), ("stat",)):
+        assert shown in agents.cli(node, *command).stdout
+
+
+def value_of(node: str, metric: str) -> float:
+    """Of a metric without labels of its own."""
+    samples = (line.split() for line in agents.metrics(node).splitlines())
+    return next(float(one[1]) for one in samples if one[0] == metric + '{pair="1"}')
 
 
 def falls_ill(node: str) -> None:

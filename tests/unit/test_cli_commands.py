@@ -166,6 +166,25 @@ def test_a_clock_that_is_set_makes_nothing_older(
             "better health counts after 2 s; 3 flips within 600 s at most",
         ),
         (status(node=node(flips=1)), "the role moved 1 time for the sake of health"),
+        (
+            status(
+                node=node(
+                    flips=2,
+                    flips_since_ns=status().now_ns - 250_000_000_000,
+                    flips_window_left_ns=350_000_000_000,
+                    flips_reset=schema.FlipsReset.RECOVERY,
+                )
+            ),
+            "the role moved 2 times for the sake of health, first 4m 10s ago\n"
+            "         the first counts for another 5m 50s; a new count begins with the first "
+            "failure after all of both nodes held",
+        ),
+        (
+            status(
+                node=node(flips=3, sticky=True, flips_reset=schema.FlipsReset.NEXT_FAILURE),
+            ),
+            "(sticky)\n         the next failure begins a new count\n",
+        ),
         (status(routes=schema.Routes(settled_in_ns=1)), "routes none configured"),
         (
             status(routes=schema.Routes(settled_in_ns=1), node=node(role=schema.Role.SECONDARY)),

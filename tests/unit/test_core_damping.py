@@ -119,22 +119,42 @@ def flipped(limit: FlipLimit, *at_s: int) -> Flips:
 
 
 def test_without_a_limit_nothing_sticks() -> None:
-    assert not flipped(FlipLimit(), *range(100)).sticky(0)
+    assert not flipped(FlipLimit(), *range(100)).limited
 
 
 def test_at_the_limit_it_sticks() -> None:
     limit = FlipLimit(flips=3)
-    assert not flipped(limit, 1, 2).sticky(99 * SECOND)
-    assert flipped(limit, 1, 2, 3).sticky(99 * SECOND)
+    assert not flipped(limit, 1, 2).limited
+    assert flipped(limit, 1, 2, 3).limited
 
 
 def test_flips_leave_the_window_but_not_the_limit() -> None:
     limit = FlipLimit(flips=3, window_ns=60 * SECOND)
     slow = flipped(limit, 1, 2)
-    assert not slow.sticky(63 * SECOND)
-    assert slow.count == 0
+    assert (slow.since_ns, slow.window_ends_ns) == (SECOND, 61 * SECOND)
+    slow.pass_time(61 * SECOND)
+    assert slow.count == 2
+    slow.pass_time(61 * SECOND + 1)
+    assert (slow.count, slow.since_ns, slow.window_ends_ns) == (1, 2 * SECOND, 62 * SECOND)
+    slow.pass_time(63 * SECOND)
+    assert (slow.count, slow.since_ns, slow.window_ends_ns) == (0, 0, 0)
     stuck = flipped(limit, 1, 2, 3)
-    assert stuck.sticky(9999 * SECOND)
+    assert (stuck.since_ns, stuck.window_ends_ns) == (SECOND, 0), "no time ends it"
+    stuck.pass_time(9999 * SECOND)
+    assert stuck.limited
+
+
+def test_flips_further_apart_than_the_window_are_not_added_up() -> None:
+    """Whether anybody asked in between or not."""
+    limit = FlipLimit(flips=3, window_ns=60 * SECOND)
+    assert not flipped(limit, 1, 62, 123, 184).limited
+    assert flipped(limit, 1, 50, 61).limited
+
+
+def test_without_a_window_no_time_ends_a_flip() -> None:
+    flips = flipped(FlipLimit(flips=3), 1)
+    flips.pass_time(9999 * SECOND)
+    assert (flips.count, flips.since_ns, flips.window_ends_ns) == (1, SECOND, 0)
 
 
 def test_a_flip_is_of_the_failure_that_caused_it() -> None:
@@ -149,8 +169,8 @@ def test_a_flip_is_of_the_failure_that_caused_it() -> None:
 def test_the_next_failure_after_all_recovered_begins_a_new_count() -> None:
     flips = flipped(FlipLimit(flips=2), 1, 2)
     flips.see(well=False)
-    assert flips.sticky(3 * SECOND)
+    assert (flips.limited, flips.recovered) == (True, False)
     flips.see(well=True)
-    assert flips.sticky(3 * SECOND)
+    assert (flips.limited, flips.recovered) == (True, True)
     flips.see(well=False)
-    assert not flips.sticky(3 * SECOND)
+    assert (flips.limited, flips.recovered, flips.since_ns) == (False, False, 0)

@@ -57,7 +57,12 @@ def scrape(
 def full() -> schema.Status:
     """A status with every optional part."""
     return status(
-        node=node(components=[schema.Component(name="lan0", healthy=True)]),
+        node=node(
+            components=[schema.Component(name="lan0", healthy=True)],
+            flips=1,
+            flips_since_ns=1,
+            flips_window_left_ns=1,
+        ),
         pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * 10**9),
         last_transition=transition(),
         watchdog=watchdog(),
@@ -203,6 +208,32 @@ def test_values_are_in_base_units() -> None:
         1_700_005_000.00105
     )
     assert value(samples, "twinbeat_silence_seconds_sum") == 0.000025
+
+
+def test_when_flips_are_forgotten() -> None:
+    since, ends = (
+        "twinbeat_flips_since_timestamp_seconds",
+        "twinbeat_flip_window_ends_timestamp_seconds",
+    )
+    reset = "twinbeat_flips_end_with_next_failure"
+    state = status()
+    boot_s = (state.now_ns + state.realtime_offset_ns) / 1e9
+    samples = scrape(
+        status(
+            node=node(
+                flips=1,
+                flips_since_ns=state.now_ns - 2_000_000_000,
+                flips_window_left_ns=3_000_000_000,
+                flips_reset=schema.FlipsReset.RECOVERY,
+            )
+        )
+    )
+    assert value(samples, since) == pytest.approx(boot_s - 2)
+    assert value(samples, ends) == pytest.approx(boot_s + 3)
+    assert value(samples, reset) == 0
+    held = scrape(status(node=node(flips=3, flips_reset=schema.FlipsReset.NEXT_FAILURE)))
+    assert value(held, reset) == 1
+    assert not {since, ends} & {name for name, _ in held}
 
 
 def test_counters_carry_their_labels() -> None:

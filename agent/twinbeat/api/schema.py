@@ -171,6 +171,15 @@ class Component(Struct, frozen=True, kw_only=True):
     sentence: str = ""
 
 
+class FlipsReset(enum.Enum):
+    """What is still to come before flips are counted anew."""
+
+    RECOVERY = "recovery"
+    """Every check of both nodes has to hold, and then one to fail."""
+    NEXT_FAILURE = "next-failure"
+    """All has held: one has to fail."""
+
+
 class Node(Struct, frozen=True, kw_only=True):
     """This node."""
 
@@ -192,6 +201,13 @@ class Node(Struct, frozen=True, kw_only=True):
     """How many failures lengthen that wait."""
     flips: int = 0
     """How often the role moved for the sake of health since the last reset."""
+    flips_since_ns: int | None = None
+    """When the first of them was."""
+    flips_window_left_ns: int | None = None
+    """After which the first of them counts no more; null = time doesn't end it: there is none, no
+    window is configured, or the limit is reached."""
+    flips_reset: FlipsReset | None = None
+    """What is still to come before a new count begins. null = there is nothing to forget."""
     sticky: bool = False
     """It moved as often as it may: this node stays primary, whatever its health."""
     conflict: str = ""

@@ -21,6 +21,7 @@ from twinbeat.api.schema import (
 )
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import Exit, Stop, paint, read, remote, say, say_json, settings
+from twinbeat.cli.flips import flips, times
 
 _ROLE_COLOR: Final = {
     Role.PRIMARY: "green",
@@ -227,9 +228,7 @@ def _health_history(status: Status) -> Iterator[str]:
     if node.health_counts_in_ns is not None:
         left = length(node.health_counts_in_ns)
         yield f"health counts as {node.health}, and as {node.health_seen} in {left}"
-    if node.flips:
-        sticky = paint(" (sticky)", "red") if node.sticky else ""
-        yield f"the role moved {_times(node.flips, 'time')} for the sake of health{sticky}"
+    yield from flips(node, status.now_ns)
     if node.conflict:
         yield paint(f"both nodes were told to stay primary: {node.conflict} goes first", "yellow")
 
@@ -253,11 +252,7 @@ def _patience(policy: Policy) -> str:
     if not policy.max_flips:
         return f"{held}; flips aren't limited"
     window = f" within {policy.flip_window_s} s" if policy.flip_window_s else ""
-    return f"{held}; {_times(policy.max_flips, 'flip')}{window} at most"
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{held}; {times(policy.max_flips, 'flip')}{window} at most"
 
 
 def _last_resorts(status: Status) -> Iterator[str]:
@@ -470,7 +465,7 @@ def _hooks(status: Status) -> Iterator[str]:
             ended = f"{hook.last_event}: {hook.last_sentence}{took}"
             state = ended if hook.last_good else paint(ended, "red")
         bad = hook.runs - hook.outcomes.get("ok", 0)
-        counts = _times(hook.runs, "run") + (f", {bad} not good" if bad else "")
+        counts = times(hook.runs, "run") + (f", {bad} not good" if bad else "")
         skipped = f", {hook.skipped} skipped" if hook.skipped else ""
         yield f"{hook.name} ({', '.join(hook.events)}): {state}; {counts}{skipped}"
 

@@ -11,6 +11,7 @@ import msgspec
 from twinbeat.api.schema import REFUSED, Counters, Histogram, Status
 from twinbeat.api.text import age, length
 from twinbeat.cli.base import read, remote, say, say_json, settings
+from twinbeat.cli.flips import flips
 
 _QUANTILES: Final = (0.5, 0.99, 1.0)
 _TRAFFIC: Final = ("sent", "received")
@@ -92,6 +93,7 @@ def _standing(status: Status) -> Iterator[str]:
             f"last transition #{last.number}, {last.time}: {last.from_role.value} -> "
             f"{last.to_role.value}, {last.sentence} ({last.reason})"
         )
+    yield from flips(node, status.now_ns)
 
 
 def _table(counters: Counters) -> Iterator[str]:

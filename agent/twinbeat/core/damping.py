@@ -116,9 +116,39 @@ class Flips:
         """Flips since the last reset, those that left the window aside."""
         return len(self._at_ns)
 
+    @property
+    def since_ns(self) -> int:
+        """When the first of them was; 0 = there is none."""
+        return self._at_ns[0] if self._at_ns else 0
+
+    @property
+    def window_ends_ns(self) -> int:
+        """When the first of them counts no more; 0 = no time ends it.
+
+        At the limit it doesn't: only the reset does.
+        """
+        windowed = self.limit.window_ns and self._at_ns and not self.limited
+        return self._at_ns[0] + self.limit.window_ns if windowed else 0
+
+    @property
+    def limited(self) -> bool:
+        """True if the limit is reached: the role doesn't move for health's sake any more."""
+        return 0 < self.limit.flips <= len(self._at_ns)
+
+    @property
+    def recovered(self) -> bool:
+        """Every check of both nodes has held since: the next failure begins a new count."""
+        return self._recovered
+
+    def pass_time(self, now_ns: int) -> None:
+        """Let flips leave the window."""
+        while self.window_ends_ns and now_ns > self.window_ends_ns:
+            self._at_ns.popleft()
+
     def flipped(self, now_ns: int) -> None:
         """The role moved to or from this node for the sake of health."""
         self.see(well=False)  # Or the failure that moved it would be seen after its flip.
+        self.pass_time(now_ns)
         self._at_ns.append(now_ns)
 
     def see(self, *, well: bool) -> None:
@@ -128,12 +158,3 @@ class Flips:
         elif self._recovered:
             self._recovered = False
             self._at_ns.clear()
-
-    def sticky(self, now_ns: int) -> bool:
-        """True if the limit is reached: the role doesn't move for health's sake any more."""
-        if not self.limit.flips:
-            return False
-        if self.limit.window_ns and len(self._at_ns) < self.limit.flips:
-            while self._at_ns and now_ns - self._at_ns[0] > self.limit.window_ns:
-                self._at_ns.popleft()
-        return len(self._at_ns) >= self.limit.flips

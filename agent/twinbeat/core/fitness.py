@@ -70,10 +70,11 @@ class Fitness:
         if self.damper.health != self.health:
             self.health = self.damper.health
             self._voice.say(Level.INFO, Code.HEALTH_COUNTS, score=self.health.score)
+        self.flips.pass_time(now_ns)
         well = self.health.score == SCORE_MAX
         if not well or peer_score is not None:
             self.flips.see(well=well and peer_score == SCORE_MAX)
-        sticky = serving and not well and self.flips.sticky(now_ns)
+        sticky = serving and not well and self.flips.limited
         if sticky is not self.sticky:
             self.sticky = sticky
             code = Code.STICKY_PRIMARY if sticky else Code.STICKY_OVER

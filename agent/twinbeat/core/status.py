@@ -44,6 +44,12 @@ class Status:
     """How many failures lengthen that wait."""
     flips: int
     """How often the role moved for the sake of health since the last reset."""
+    flips_since_ns: int
+    """When the first of them was; 0 = there is none."""
+    flips_window_ends_ns: int
+    """When the first of them counts no more; 0 = time doesn't end it."""
+    flips_recovered: bool
+    """Every check of both nodes has held since: the next failure begins a new count."""
     sticky: bool
     """It moved as often as it may: this node keeps it, whatever its health."""
     conflict: str

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from twinbeat.api.schema import Admin, Counters, NodeState, Role, Status, Watch
+from twinbeat.api.schema import Admin, Counters, FlipsReset, NodeState, Role, Status, Watch
 from twinbeat.observe.family import Family
 
 PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Role))
@@ -115,6 +115,25 @@ def node(status: Status) -> Iterator[Metric]:
     )
     yield from family.gauge(
         "twinbeat_flips", "Changes of role for the sake of health since the last reset.", node.flips
+    )
+    wall_ns = status.realtime_offset_ns
+    if node.flips_since_ns is not None:
+        yield from family.gauge(
+            "twinbeat_flips_since_timestamp_seconds",
+            "When the first of the changes of role that are counted was.",
+            (node.flips_since_ns + wall_ns) / 1e9,
+        )
+    if node.flips_window_left_ns is not None:
+        yield from family.gauge(
+            "twinbeat_flip_window_ends_timestamp_seconds",
+            "When the first of the changes of role that are counted counts no more.",
+            (status.now_ns + node.flips_window_left_ns + wall_ns) / 1e9,
+        )
+    yield from family.gauge(
+        "twinbeat_flips_end_with_next_failure",
+        "1 while every check of both nodes has held since the last change of role that is counted: "
+        "the next failure begins a new count.",
+        node.flips_reset is FlipsReset.NEXT_FAILURE,
     )
     yield from family.gauge(
         "twinbeat_health_relapses", "Failures that lengthen the wait for recovery.", node.relapses

@@ -235,7 +235,7 @@ def _node(
     now_ns: int,
     offset_ns: int,
 ) -> schema.Node:
-    held = core.health_holds_until_ns
+    held, window_ends_ns = core.health_holds_until_ns, core.flips_window_ends_ns
     engine = core.engine
     return schema.Node(
         name=config.node.name,
@@ -250,6 +250,9 @@ def _node(
         health_counts_in_ns=max(0, held - now_ns) if held else None,
         relapses=core.relapses,
         flips=core.flips,
+        flips_since_ns=core.flips_since_ns or None,
+        flips_window_left_ns=max(0, window_ends_ns - now_ns) if window_ends_ns else None,
+        flips_reset=_flips_reset(core),
         sticky=core.sticky,
         conflict=core.conflict,
         fit=core.fit,
@@ -262,6 +265,12 @@ def _node(
         starting=role_name(core.role) is schema.Role.INIT,
         isolated=core.isolated,
     )
+
+
+def _flips_reset(core: CoreStatus) -> schema.FlipsReset | None:
+    if not core.flips:
+        return None
+    return schema.FlipsReset.NEXT_FAILURE if core.flips_recovered else schema.FlipsReset.RECOVERY
 
 
 def components(failed: set[str], monitors: list[schema.Monitor]) -> list[schema.Component]:
