@@ -643,6 +643,7 @@ static void begin_claim(struct round *r, enum tb_cause cause)
 {
 	struct tb_engine *e = r->e;
 	tb_u64 term = pick_term(r);
+	bool overtaken = e->phase == TB_SERVING && e->highest > e->term;
 
 	if (term == 0) {
 		withhold(r, TB_C_BLOCK_SPENT);
@@ -658,7 +659,7 @@ static void begin_claim(struct round *r, enum tb_cause cause)
 		e->phase = TB_CLAIMING;
 	e->next_probe_ns = r->now;
 	r->out->again = true;
-	tell(r, TB_E_CLAIM, cause, term, 0);
+	tell(r, TB_E_CLAIM, cause, term, overtaken);
 	if (r->in->order.term_last - term < TERMS_LOW && e->low_told != r->in->order.term_last) {
 		e->low_told = r->in->order.term_last;
 		tell(r, TB_E_TERM_LOW, TB_C_NONE, r->in->order.term_last - term, 0);

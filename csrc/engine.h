@@ -141,7 +141,7 @@ enum tb_event_kind {
 	TB_E_STALLED,	  /* verdict; a = 1 if the kernel said open */
 	TB_E_DEAD,	  /* verdict; a = silence ns, b = probes unanswered */
 	TB_E_WITHHELD,	  /* no verdict or no claim though silent; cause says why (edge only) */
-	TB_E_CLAIM,	  /* a = term, cause */
+	TB_E_CLAIM,	  /* a = term, cause; b = 1 if a higher term than the one served was seen (R18) */
 	TB_E_RECEIPT,	  /* a = term, b = ns since the claim */
 	TB_E_OPENED,	  /* a = term, cause = receipt | silence | lease ran out, b = cause of the claim */
 	TB_E_ANNOUNCED,	  /* written by the thread: first announcement handed to the driver; a = frames */

@@ -315,14 +315,18 @@ def test_being_fenced_ends_the_role(bench: Bench) -> None:
     assert bench.machine.status.engine is None or bench.order.term_first <= 4
 
 
-def test_a_newer_term_keeps_the_primary(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("overtaken", "why"), [(0, "its lease was half over"), (1, "a higher one was seen")]
+)
+def test_a_newer_term_keeps_the_primary(bench: Bench, overtaken: int, why: str) -> None:
     bench.primary()
-    bench.engine(Kind.CLAIM, Cause.RENEW, 6)
+    bench.engine(Kind.CLAIM, Cause.RENEW, 6, overtaken)
     assert bench.machine.role is Role.PRIMARY
     bench.engine(Kind.OPENED, Cause.RECEIPT, 6, Cause.RENEW)
     record = bench.engine(Kind.ANNOUNCED).records[0]
     assert (record.before, record.after, record.term) == (Role.PRIMARY, Role.PRIMARY, 6)
     assert record.reason.code is Code.TERM_RENEWED
+    assert record.reason.sentence.endswith(why)
 
 
 def test_an_abandoned_claim_is_told_with_its_reason(bench: Bench) -> None:

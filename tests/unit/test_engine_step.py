@@ -260,7 +260,8 @@ def test_r3_late_renewal_is_earned_again_by_receipt() -> None:
     bench.now += LEASE * 6 // 10
     bench._wake_ns = bench._hello_ns = bench.now
     bench.run(2 * MS)
-    assert bench.last(EventKind.CLAIM).cause is Cause.RENEW
+    claim = bench.last(EventKind.CLAIM)
+    assert (claim.cause, claim.b) == (Cause.RENEW, 0)
     assert bench.last(EventKind.OPENED).cause is Cause.RECEIPT
     assert bench.node.kernel.gate.term > term
     assert not bench.told(EventKind.CLOSED)
@@ -1060,7 +1061,8 @@ def test_r18_primary_below_the_highest_term_claims_anew_with_its_gate_open() -> 
     term = bench.node.kernel.gate.term
     bench.peer.maps.self.highest = term + 101
     bench.run(2 * MS)
-    assert bench.last(EventKind.CLAIM).cause is Cause.RENEW
+    claim = bench.last(EventKind.CLAIM)
+    assert (claim.cause, claim.b) == (Cause.RENEW, 1)
     assert bench.node.kernel.gate.term > term + 101
     assert not bench.told(EventKind.CLOSED)
 

@@ -62,6 +62,8 @@ class Follower:
         self._started_ns = 0
         self._kernel_listened = False
         self._claim_cause = Cause.NONE
+        self._claim_overtaken = False
+        """The newest claim was begun as a higher term than the one served was seen."""
         self._late_logged_ns = 0
         self._ahead_since_ns = 0
         """Since when the engine's state is ahead of its events; 0 = it isn't."""
@@ -97,6 +99,7 @@ class Follower:
                 known.witness.claimed(event.a)
                 known.ledger.see(event.a)
                 self._claim_cause = event.cause
+                self._claim_overtaken = event.b == 1
                 if not office.serving:
                     office.term = event.a
                 self._turn(Turn.CLAIMED, self._claimed_for(event.cause), event, now_ns)
@@ -160,6 +163,9 @@ class Follower:
         """Why a claim was begun, with what is known of it beyond the engine's word."""
         why = self._voice.because(CAUSES[cause])
         peer, health = self._known.peer, self._orders.facts.health
+        if cause is Cause.RENEW:
+            seen = "a higher one was seen" if self._claim_overtaken else "its lease was half over"
+            return why.then(seen)
         if cause is Cause.ORDERED:
             return why.quoting(self._operations.words)
         if cause is Cause.YIELDED and peer is not None:

@@ -171,7 +171,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.PEER_YIELDED: "{peer} asked {node} to take over",
     Code.ALONE: "{node} listened since its start and heard nobody who serves",
     Code.ORDERED: "the operator ordered {node} to take over",
-    Code.TERM_RENEWED: "a higher term than that of {node} was seen, so it asked for a newer one",
+    Code.TERM_RENEWED: "{node} earned its reign anew, under a newer term",
     Code.PEER_DEAF: "{peer} doesn't serve and can't hear {node}",
     Code.RESUMED: "{node} restarted while its gate was still open",
     Code.FENCED: "{peer} took over: its claim ended the reign of {node}",
