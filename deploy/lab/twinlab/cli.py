@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -188,31 +189,42 @@ def _act(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _carry_out(arguments: argparse.Namespace) -> int:
+    """One command; the exit code."""
+    match arguments.command:
+        case "up":
+            return _up(arguments)
+        case "down":
+            lab.down()
+            return 0
+        case "status":
+            return _status(arguments)
+        case "cli":
+            return lab.execute(arguments.node, agents.command(*arguments.arguments))
+        case "exec":
+            if not arguments.arguments:
+                raise LabError("exec needs a command")
+            return lab.execute(arguments.namespace, arguments.arguments)
+        case "capture":
+            return _capture(arguments)
+        case _:
+            return _act(arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command; a LabError becomes one line and exit code 1."""
     arguments = parser().parse_args(argv)
     try:
         lab.need_root()
-        match arguments.command:
-            case "up":
-                return _up(arguments)
-            case "down":
-                lab.down()
-                return 0
-            case "status":
-                return _status(arguments)
-            case "cli":
-                return lab.execute(arguments.node, agents.command(*arguments.arguments))
-            case "exec":
-                if not arguments.arguments:
-                    raise LabError("exec needs a command")
-                return lab.execute(arguments.namespace, arguments.arguments)
-            case "capture":
-                return _capture(arguments)
-            case _:
-                return _act(arguments)
+        code = _carry_out(arguments)
+        sys.stdout.flush()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read has enough; leave nothing for the interpreter to complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
