@@ -26,7 +26,7 @@ from twinbench import (
     run,
     samples,
 )
-from twinlab import agents, capture, demo, flood, plan, probe, shell
+from twinlab import agents, capture, demo, flood, plan, probe, shell, timeline
 
 MS = 1_000_000
 VIP = "10.77.0.10"
@@ -87,4 +87,5 @@ __all__ = [
     "run",
     "samples",
     "shell",
+    "timeline",
 ]

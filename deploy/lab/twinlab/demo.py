@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -35,9 +36,11 @@ from twinlab.cli import add_options, options_of
 from twinlab.shell import LabError, wait_for
 
 SLOW_REQUEST_NS = 200_000_000
-ATTEMPTS = 3
+ATTEMPTS = 5
 CALM_NS = 700_000_000
 CALM_TIMEOUT_S = 12.0
+AFTERMATH_NS = 5_000_000
+"""What begins to fail later than this after the new owner's announcement has another cause."""
 MOVES_SHOWN = 3
 
 
@@ -70,6 +73,8 @@ class Act:
     zero_ns: int
     """The moment that the timeline counts from."""
     moments: list[timelines.Moment]
+    as_meant: bool = True
+    """The role changed for a reason that the script is about."""
 
     @property
     def outage_us(self) -> float | None:
@@ -139,7 +144,7 @@ class Stage:
                     raise
                 say(f"  {refused}; again.")
                 continue
-            if act.transition["reason"] in script.reasons or not left:
+            if act.as_meant or not left:
                 return act
             say(f"  Just then the roles changed by themselves: {act.transition['sentence']}.")
             say("  So this showed something else; again.")
@@ -158,10 +163,11 @@ class Stage:
             self._running.wait_served(since_ns=max(after, int(transition["at_ns"])))
             self._running.wait_for_time(0.05)
         record = self._running.record()
+        began = effect_ns(transition, before)
         seen = measure.Failure(
             before_ns=before,
             after_ns=after,
-            outage=record.outage_around(before),
+            outage=outage_of(record, transition, began),
             lost=0,
             record=record,
         )
@@ -169,9 +175,6 @@ class Stage:
         moments = timelines.moments(
             seen, transition, node=new, peer=old, event=script.event.format(node=old)
         )
-        # A command takes its time to start; its effect begins with the claim.
-        claimed = transition["timeline"].get("claim_ns")
-        ordered = transition["timeline"].get("suspect_ns") is None and claimed is not None
         act = Act(
             title=script.title,
             old=old,
@@ -179,7 +182,8 @@ class Stage:
             seen=seen,
             transition=transition,
             overlap=len(self._overlap(recorder.finish(), old, new, before)),
-            zero_ns=claimed if ordered else before,
+            as_meant=transition["reason"] in script.reasons,
+            zero_ns=began,
             moments=moments,
         )
         if script.undo is not None:
@@ -203,6 +207,26 @@ class Stage:
             since_ns=since_ns,
             until_ns=min(again, default=None),
         )
+
+
+def effect_ns(transition: dict[str, Any], before_ns: int) -> int:
+    """When what was done began to have an effect: at once, but for a command, which has to start.
+
+    Its effect begins with the claim.
+    """
+    timeline = transition["timeline"]
+    claimed = timeline.get("claim_ns")
+    ordered = timeline.get("suspect_ns") is None and claimed is not None
+    return int(claimed) if ordered else before_ns
+
+
+def outage_of(
+    record: probe.Record, transition: dict[str, Any], began_ns: int
+) -> probe.Outage | None:
+    """The outage that an act made: none that began when the new owner was long announced."""
+    timeline = transition["timeline"]
+    served_ns = timeline.get("announced_ns") or timeline.get("gate_ns") or transition["at_ns"]
+    return record.outage_around(began_ns, until_ns=int(served_ns) + AFTERMATH_NS)
 
 
 def moves(histories: dict[str, list[dict[str, Any]]], *, since_ns: int) -> str:
@@ -359,6 +383,7 @@ def result(acts: list[Act], record: probe.Record) -> dict[str, Any]:
                 "lost": act.seen.outage.lost if act.seen.outage else 0,
                 "overlap_frames": act.overlap,
                 "reason": act.transition["reason"],
+                "as_meant": act.as_meant,
                 "moments": {
                     moment.key: (moment.at_ns - act.zero_ns) / 1000 for moment in act.moments
                 },
@@ -370,15 +395,10 @@ def result(acts: list[Act], record: probe.Record) -> dict[str, Any]:
 
 def machine() -> str:
     """Which machine the figures are from."""
-    import os
-
-    model = ""
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return f"{os.cpu_count()} × {model or platform.machine()}, Linux {platform.release()}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.machine()
+    return f"{os.cpu_count()} × {model}, Linux {platform.release()}"
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -419,7 +439,8 @@ def finish(acts: list[Act], record: probe.Record, out: Path, began: float) -> in
         took = f"{act.outage_us:,.0f} µs" if act.outage_us is not None else "never served again"
         if act.seen.outage is None:
             took = "not noticed"
-        say(f"  {number}. {act.title:<36} {act.old} → {act.new}   outage {took:>12}")
+        meant = "" if act.as_meant else "  (not shown: the roles moved by themselves)"
+        say(f"  {number}. {act.title:<36} {act.old} → {act.new}   outage {took:>12}{meant}")
     say()
     say(
         f"  Of {len(record.sent_ns):,} probes {record.lost():,} got no answer, "

@@ -133,11 +133,17 @@ class Record:
             default=None,
         )
 
-    def outage_around(self, moment_ns: int, *, join_ns: int = 5_000_000) -> Outage | None:
-        """The outage that contains a moment or is the first to begin after it."""
+    def outage_around(
+        self, moment_ns: int, *, until_ns: int | None = None, join_ns: int = 5_000_000
+    ) -> Outage | None:
+        """The outage that contains a moment or is the first to begin after it.
+
+        until_ns: one that begins later than this has nothing to do with the moment.
+        """
         for outage in self.outages(join_ns=join_ns):
             if outage.first_good_ns is None or outage.first_good_ns >= moment_ns:
-                return outage
+                late = until_ns is not None and outage.first_lost_sent_ns > until_ns
+                return None if late else outage
         return None
 
 

@@ -34,18 +34,24 @@ class Moment:
 
 
 def takeover(node: str, since_ns: int, *, timeout_s: float = 10.0) -> dict[str, Any]:
-    """The node's transition to primary after a moment, from its own history."""
+    """How the node first became primary after a moment, from its own history."""
 
     def recorded() -> dict[str, Any] | None:
-        for transition in reversed(agents.history(node)):
-            if transition["to_role"] == "primary" and transition["at_ns"] >= since_ns:
-                return dict(transition)
-        return None
+        return first_takeover(agents.history(node), since_ns)
 
     try:
         return wait_for(recorded, f"{node}'s history of the takeover", timeout_s=timeout_s)
     except LabError as error:
         raise LabError(f"{error}: {agents.history(node)[-2:]}") from error
+
+
+def first_takeover(history: list[dict[str, Any]], since_ns: int) -> dict[str, Any] | None:
+    """The first transition that made a node primary. One that goes on under a newer term was it."""
+    for transition in history:
+        became = transition["to_role"] == "primary" and transition["from_role"] != "primary"
+        if became and transition["at_ns"] >= since_ns:
+            return dict(transition)
+    return None
 
 
 def moments(
