@@ -50,14 +50,16 @@ class Keeper(Node):
         return self.files.status().counts
 
     def said(self) -> dict[str, str]:
-        """Every file, directory and link of the list, with what is in it."""
+        """Every file, directory and link of the list, with what is in it; what goes while they are
+        read isn't there."""
         found = {}
         for path in sorted(self.inside.rglob("[!.]*")):
             name = str(path.relative_to(self.inside))
-            if path.is_symlink():
-                found[name] = f"-> {path.readlink()}"
-            else:
-                found[name] = "directory" if path.is_dir() else path.read_text()
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_symlink():
+                    found[name] = f"-> {path.readlink()}"
+                else:
+                    found[name] = "directory" if path.is_dir() else path.read_text()
         return found
 
     @property
