@@ -27,6 +27,7 @@ PIN_ROOT: Final = Path("/sys/fs/bpf/twinbeat")
 
 _Value = TypeVar("_Value", bound=ctypes.Structure)
 _ZERO: Final = bytes(4)
+_NO_VRIDS: Final = {vrid.to_bytes(4, "little"): _ZERO for vrid in range(256)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,11 +338,11 @@ class Maps:
 
     def set_vrids(self, vrids: Mapping[int, abi.VridBit]) -> None:
         """Say which virtual MACs are ours; the others are not."""
-        wanted = {
-            vrid.to_bytes(4, "little"): int(vrids.get(vrid, 0)).to_bytes(4, "little")
-            for vrid in range(256)
+        ours = {
+            vrid.to_bytes(4, "little"): int(bit).to_bytes(4, "little")
+            for vrid, bit in vrids.items()
         }
-        self._sync("vrids", wanted)
+        self._sync("vrids", _NO_VRIDS | ours)
 
     def vips(self) -> list[str]:
         """The addresses behind the gate, sorted."""
