@@ -619,7 +619,8 @@ def _getter(kind: type) -> Any:
 
 def _names(kind: type) -> tuple[str, ...]:
     if hasattr(kind, "__dataclass_fields__"):
-        hidden = {"token", "tokens", "_out", "applying", "owed_token", "marking", "recording"}
+        tokens = {"token", "tokens", "applying", "owed_token", "marking", "recording", "foretold"}
+        hidden = {*tokens, "_out"}
         return tuple(one.name for one in fields(kind) if one.name not in hidden)
     if hasattr(kind, "__struct_fields__") and kind.__name__ not in {"Done", "Run"}:
         return tuple(kind.__struct_fields__)
@@ -636,6 +637,7 @@ def _awaited(node: Node) -> tuple[Any, ...]:
         worker.serving and worker.serving.token: "serving",
         worker.taking and worker.taking.token: "taking",
         worker.applying: "applying",
+        worker.foretold: "foretold",
         worker.owed_token: "owed",
         worker.marking: "marking",
         worker.recording[0]: "recording",

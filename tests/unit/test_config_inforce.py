@@ -120,6 +120,7 @@ def test_what_was_examined_a_moment_ago_is_not_examined_again(good: Path) -> Non
 
     once = looks_for(check)
     assert once > 0
+    assert looks_for(check) == 0
     assert looks_for(load) == 0
     assert looks_for(load) == once, "it counts for one time"
     check()

@@ -11,7 +11,7 @@ import pytest
 from twinbeat.sync import events as ev
 from twinbeat.sync import ground
 from twinbeat.sync.document import Document, Done, Expect, Put, Remove, Version
-from twinbeat.sync.effects import Answer, StoreAdopt, StoreCommit
+from twinbeat.sync.effects import Answer, Apply, Check, StoreAdopt, StoreCommit
 from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
 from twinbeat.sync.parts import QUEUE_MOST, Active, Phase, Serving, Taking
@@ -160,6 +160,24 @@ class LeavesDoubtAlone(Propagation):
         return
 
 
+class PutsInForceBeforeTheVote(Propagation):
+    """A primary that doesn't wait for the secondary with its daemon, only with its store."""
+
+    def _ahead(self, active: Active, now_ns: int) -> bool:
+        if active.phase is Phase.PEER and active.after is not None and not self.applying:
+            if not self._has(active.after):
+                self._apply(active.after)
+            return True
+        return Propagation._ahead(self, active, now_ns)
+
+
+class ReturnsAfterItsDeath(Propagation):
+    """A worker that starts anew takes back what the daemon has in force already."""
+
+    def _ahead(self, active: Active, now_ns: int) -> bool:
+        return active.phase is not Phase.DOUBT and Propagation._ahead(self, active, now_ns)
+
+
 HASTY = {AnswersWhileAtIt}
 """Found where the network is first."""
 
@@ -175,6 +193,8 @@ PLANTS = [
     (ServesTwoAtOnce, "strict-available", 1),
     (VotesBeforeItCommits, "strict-strict", 1),
     (LeavesDoubtAlone, "strict-strict", 1),
+    (PutsInForceBeforeTheVote, "strict-strict", 1),
+    (ReturnsAfterItsDeath, "strict", 2),
 ]
 
 
@@ -255,6 +275,40 @@ def test_the_secondary_is_first() -> None:
     assert world.nodes[1].in_force == world.nodes[1].store.current
 
 
+def test_the_secondary_examines_while_the_primary_does() -> None:
+    """It was told beforehand: both are asked before either has said a word."""
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    world.act("wire", 0)
+    for node in world.nodes:
+        assert [type(effect) for effect in node.asks] == [Check]
+    until(world, lambda: world.answers != ())
+    assert world.answers[-1][2:] == (State.DONE, "done")
+
+
+def test_a_worker_that_was_not_told_beforehand_examines_when_asked() -> None:
+    """As with a peer of an older release, or one that refuses beforehand."""
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    world.wires = ((), ())
+    until(world, lambda: world.answers != ())
+    assert world.answers[-1][2:] == (State.DONE, "done")
+
+
+def test_the_primary_puts_in_force_while_its_store_commits() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: world.nodes[0].stores != () and world.nodes[0].asks != ())
+    (commit,), (apply,) = world.nodes[0].stores, world.nodes[0].asks
+    assert isinstance(commit, StoreCommit)
+    assert isinstance(apply, Apply)
+    assert world.nodes[1].store.current.contains("x")
+    world.act("daemon", 0)
+    assert world.answers == ()
+    world.act("store", 0)
+    assert world.answers[-1][2:] == (State.DONE, "done")
+
+
 def test_alone_strict_is_refused_and_available_is_marked() -> None:
     world = alone(calm_pair())
     assert asked(world, add("x", STRICT)) == (State.REFUSED, "peer_unreachable")
@@ -321,6 +375,9 @@ def test_a_wish_for_another_document_is_refused() -> None:
 def test_a_wrong_configuration_is_nowhere(refuser: int, code: str, policy: Policy) -> None:
     world = calm_pair()
     world.ask(0, add("x", policy))
+    worker = world.nodes[refuser].worker
+    assert worker is not None
+    until(world, lambda: worker.active is not None or worker.serving is not None)
     until(world, lambda: bool(world.nodes[refuser].asks))
     world.act("refuse", refuser)
     world.calm()

@@ -93,6 +93,8 @@ class Examiner:
             mark, parsed, _ = self._read()
         except ConfigError as error:
             return error.problems
+        if self._fresh(mark, tables) is not None:
+            return []
         config, problems = self._examine(parsed, tables, name)
         if config is None:
             return [each for each in problems if not each.warning]
@@ -102,13 +104,10 @@ class Examiner:
     def load(self, document: Document) -> InForce:
         """What is in force with this document. Raises ConfigError with every problem."""
         mark, parsed, shared = self._read()
-        found, self._found = self._found, None
-        if (
-            found is not None
-            and self._now_ns() - found[0] < FRESH_NS
-            and (mark, document.tables) == found[1:3]
-        ):
-            config, problems = found[3:]
+        found = self._fresh(mark, document.tables)
+        self._found = None
+        if found is not None:
+            config, problems = found
         else:
             name = called(document.version.generation)
             examined, problems = self._examine(parsed, document.tables, name)
@@ -121,6 +120,13 @@ class Examiner:
             ignored=_ignored(shared, document),
             problems=tuple(problems),
         )
+
+    def _fresh(self, mark: tuple[int, ...], tables: Tables) -> tuple[Config, list[Problem]] | None:
+        """What was found of these tables a moment ago, with the file as it is."""
+        found = self._found
+        if found is None or self._now_ns() - found[0] >= FRESH_NS:
+            return None
+        return found[3:] if (mark, tables) == found[1:3] else None
 
     def _examine(
         self, parsed: dict[str, Any], tables: Tables, name: str

@@ -25,7 +25,7 @@ from twinbeat.sync.effects import (
     StoreRecord,
 )
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import Prepare, Prepared, Query, Verdict
+from twinbeat.sync.messages import Foretold, Prepare, Prepared, Query, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Output, Policy, Replace, State
 from twinbeat.sync.parts import RETRY_NS, SPOILED, Active, Phase, Result, Waiting
 from twinbeat.sync.reasons import named, outcome
@@ -96,6 +96,8 @@ class Coordinator(Ground):
             alone=alone,
         )
         self._out.append(Check(token=token, tables=tables, run=run))
+        if run is None and self.peer is not None and in_step(self.summary(), self.peer):
+            self._send(Foretold(operation=operation))
 
     def _number(self) -> Version:
         """A version that was never used: highest is what was prepared here, kept or not."""
@@ -236,6 +238,18 @@ class Coordinator(Ground):
             self.active = None
         else:
             self.active = replace(active, phase=Phase.APPLY, token=0)
+            self.apply_retry_ns = 0
+
+    def _ahead(self, active: Active, now_ns: int) -> bool:
+        """Whether the daemon is, or is about to be, ahead of the store here: it needn't wait for it
+        where the peer has committed, and a worker that ended meanwhile finds it so."""
+        coming = active.certain()
+        if coming is None:
+            after = active.after
+            return active.phase is Phase.DOUBT and after is not None and self._has(after)
+        if not self._has(coming) and not self.applying and now_ns >= self.apply_retry_ns:
+            self._apply(coming)
+        return True
 
     def _abort(self, active: Active, said: Outcome) -> None:
         token = self._token()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from twinbeat.sync.document import Document, Done
-from twinbeat.sync.effects import Answer, Effect, Level, Note, Send
+from twinbeat.sync.effects import Answer, Apply, Effect, Level, Note, Send
 from twinbeat.sync.events import Mark
 from twinbeat.sync.messages import Forwarded, Message, Summary
 from twinbeat.sync.operation import Operation, Outcome, Problem
@@ -51,6 +51,8 @@ class Ground:
     active: Active | None = None
     serving: Serving | None = None
     taking: Taking | None = None
+    foretold: int = 0
+    """Token of the examination of an operation that the peer is about to send."""
     forwarded: tuple[Waiting, ...] = ()
     applying: int = 0
     """Token of the attempt to put a document in force that was current then."""
@@ -100,6 +102,7 @@ class Ground:
         )
         # What is about to be committed is ahead of the document, and the peer waits for it.
         at_it = serving is not None and serving.live
+        coming = active.certain() if active is not None else None
         return Summary(
             node=self.node,
             lineage=current.lineage,
@@ -107,13 +110,17 @@ class Ground:
             fingerprint=self.print,
             paired=self.paired,
             settled=not busy,
-            applied=at_it or self.in_force == mark(current),
+            applied=at_it or self._has(coming or current) or self._has(current),
             failed=self.refused is not None,
             primary=self.primary,
             term=self.term,
             sync=self.sync,
             propagation=self.propagation,
         )
+
+    def _has(self, document: Document) -> bool:
+        """Whether the daemon has it in force."""
+        return self.in_force == mark(document)
 
     def decision(self) -> Decision | None:
         """What is to be done about the two documents; None while the peer isn't connected."""
@@ -178,6 +185,11 @@ class Ground:
             or (self.taking is not None and self.taking.phase is not Phase.WANT)
             or bool(self.owed)
         )
+
+    def _apply(self, document: Document) -> None:
+        self.applying, self.applying_mark = self._token(), mark(document)
+        self.apply_retry_ns = 0
+        self._out.append(Apply(token=self.applying, document=document))
 
     # -- ways of saying something ----------------------------------------------------------------
 

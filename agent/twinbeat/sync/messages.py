@@ -57,6 +57,15 @@ class Status(Struct, frozen=True, kw_only=True, tag="status"):
     summary: Summary
 
 
+class Foretold(Struct, frozen=True, kw_only=True, tag="foretold"):
+    """This is going to be prepared unless something is wrong with it: examine it meanwhile.
+
+    Nothing hangs on it and nothing answers it. Who doesn't know it examines when asked to prepare.
+    """
+
+    operation: Operation
+
+
 class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
     """Check this, carry it out and keep it; answer `Prepared`."""
 
@@ -123,4 +132,16 @@ class Forwarded(Struct, frozen=True, kw_only=True, tag="forwarded"):
     outcome: Outcome
 
 
-Message = Status | Prepare | Prepared | Query | Answered | Want | Given | Pull | Forward | Forwarded
+Message = (
+    Status
+    | Foretold
+    | Prepare
+    | Prepared
+    | Query
+    | Answered
+    | Want
+    | Given
+    | Pull
+    | Forward
+    | Forwarded
+)

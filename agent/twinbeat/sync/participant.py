@@ -24,6 +24,18 @@ from twinbeat.sync.reasons import named, outcome, sentence
 class Participant(Ground):
     """What a node does about the peer's operation."""
 
+    def _told_beforehand(self, operation: Operation) -> None:
+        """The daemon examines it while the primary does. What it finds it remembers for a moment;
+        here nothing depends on it, and one at a time is enough."""
+        if self.foretold or self._occupied() or not self.daemon or operation.run is not None:
+            return
+        try:
+            after = operation.onto(self._document())
+        except ChangeRefused:
+            return
+        self.foretold = self._token()
+        self._out.append(Check(token=self.foretold, tables=after.tables))
+
     def _asked_to_prepare(self, operation: Operation) -> None:
         name, current = operation.request, self._document()
         if any(

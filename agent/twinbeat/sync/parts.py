@@ -120,6 +120,12 @@ class Active:
     undone_everywhere: bool = True
     """What it takes back isn't on the peer, unless the peer commits this one."""
 
+    def certain(self) -> Document | None:
+        """What will be current, as the peer has committed it; the store here is at it."""
+        if self.phase is not Phase.COMMIT or not self.acked or self.undoing is not None:
+            return None
+        return self.after if self.operation.run is None else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:

@@ -14,7 +14,8 @@ connected. So a secondary is never in doubt, and a primary is only from the mome
 the operation until it hears of it. ::
 
     primary                                       secondary
-    check with the daemon
+            ------ Foretold ------------------>
+    check with the daemon                         daemon: examines it
     store: prepared
             ------ Prepare ------------------->
                                                   check with the daemon
@@ -22,10 +23,13 @@ the operation until it hears of it. ::
                                                   daemon: in force
                                                   store: committed           <- the decision
             <----- Prepared -------------------
-    store: committed
-    daemon: in force
+    store: committed, daemon: in force
     answer: done on both
             ------ Status (new version) ------>
+
+`Foretold` only saves time: the secondary's daemon remembers for a moment what it found. And what
+the secondary has committed may be in force on the primary before its own store has it: a worker
+that ends in between finds the daemon ahead, and leaves it so until it has asked.
 
 What goes wrong, and what follows:
 
@@ -63,6 +67,7 @@ from twinbeat.sync.effects import Answer, Apply, Effect, Level, StorePaired, Sto
 from twinbeat.sync.events import Event, Held, Mark
 from twinbeat.sync.messages import (
     Answered,
+    Foretold,
     Forward,
     Forwarded,
     Given,
@@ -84,7 +89,6 @@ from twinbeat.sync.parts import (
     Result,
     Serving,
     Waiting,
-    mark,
     moments_of,
 )
 from twinbeat.sync.reasons import named, outcome, sentence
@@ -202,7 +206,8 @@ class Propagation(Desk, Participant, Taker):
             self.serving = Serving(operation=operation, after=after, phase=Phase.APPLY, live=False)
 
     def _daemon_lost(self, now_ns: int) -> None:
-        self.daemon, self.in_force, self.applying = False, None, 0
+        self.daemon, self.in_force = False, None
+        self.applying = self.foretold = 0
         active, serving, taking = self.active, self.serving, self.taking
         if active is not None and active.phase is Phase.CHECK:
             self._finish(outcome(active.operation.request, State.REFUSED, "daemon_away"))
@@ -268,6 +273,8 @@ class Propagation(Desk, Participant, Taker):
                     if news != self.refused:
                         self.refused, self.refused_retry_ns = None, 0
                 self.peer = summary
+            case Foretold(operation=operation):
+                self._told_beforehand(operation)
             case Prepare(operation=operation):
                 self._asked_to_prepare(operation)
             case Prepared():
@@ -304,6 +311,8 @@ class Propagation(Desk, Participant, Taker):
         elif token == self.applying:
             assert isinstance(event, ev.Applied)
             self._reapplied(event, now_ns)
+        elif token == self.foretold:
+            self.foretold = 0
         elif token == self.owed_token:
             assert isinstance(event, ev.Ran)
             self._owed_ran(event)
@@ -416,7 +425,7 @@ class Propagation(Desk, Participant, Taker):
             return
         current, serving, active = self._document(), self.serving, self.active
         if serving is not None and serving.phase is Phase.APPLY and not serving.token:
-            if self.in_force == mark(serving.after):
+            if self._has(serving.after):
                 self._commit_serving(serving)
             elif not self.applying:
                 token = self._token()
@@ -427,16 +436,16 @@ class Propagation(Desk, Participant, Taker):
             return
         if active is not None and active.undoing is not None:
             return  # What can't be put in force is about to be replaced.
-        if self.in_force == mark(current):
+        if active is not None and self._ahead(active, now_ns):
+            return
+        if self._has(current):
             self.apply_problems, self.apply_retry_ns = (), 0
             if active is not None and active.phase is Phase.APPLY:
                 assert active.answer is not None
                 self._finish(active.answer)
             return
         if not self.applying and now_ns >= self.apply_retry_ns:
-            self.applying, self.applying_mark = self._token(), mark(current)
-            self.apply_retry_ns = 0
-            self._out.append(Apply(token=self.applying, document=current))
+            self._apply(current)
 
     def _settle(self) -> None:
         """In step: what was in doubt is on both or on neither, and the two are a pair."""
