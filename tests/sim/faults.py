@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from sim import ground
 from sim.invariants import check_forge
 from sim.network import MS, US
-from sim.node import Setting, SimNode
+from sim.node import ALL_LINKS, Setting, SimNode
 from sim.world import World
 from twinbeat.core import pace
 from twinbeat.core.events import (
@@ -177,6 +178,8 @@ def bad_disk(world: World, node: SimNode) -> str:
 
 def sick(world: World, node: SimNode) -> str:
     """The monitors find fault with a node."""
+    if world.setting.ground:
+        return ground.change(node)
     score = world.rng.choice((300, 700, 1000))
     failed = () if score == 1000 else ("wan0",)
     node.tell(HealthChanged(health=TrackedHealth(score=score, failed=failed)))
@@ -188,6 +191,10 @@ def flap(world: World, node: SimNode) -> str:
     times = 2 * world.rng.randrange(1, 4)  # In the end it holds.
     for i in range(times):
         failed = () if i % 2 else ("wan0",)
+        if world.setting.ground:
+            move = node.ground.gain if i % 2 else node.ground.lose
+            world.at(world.now_ns + i * 600 * US, move, "default")
+            continue
         health = TrackedHealth(score=1000 if i % 2 else 0, failed=failed)
         world.at(world.now_ns + i * 600 * US, node.tell, HealthChanged(health=health))
     return f"a monitor of {node.name} flaps {times} times"
@@ -318,6 +325,13 @@ def command(world: World, node: SimNode) -> str:
     )
     node.tell(given)
     return f"{node.name} is told {type(given).__name__}{getattr(given, 'status', '')!s}"
+
+
+def change_links(world: World, node: SimNode) -> str:
+    """The operator takes a link out of one node's configuration, or puts it back."""
+    every = ALL_LINKS
+    node.set_links(every if node.links != every else world.rng.choice((1, 2)))
+    return f"{node.name} has the links {node.links:02b}"
 
 
 TIMERS: Final = tuple(
@@ -470,6 +484,8 @@ WEIGHTS: Final[dict[Fault, int]] = {
     bad_fence: 2,
 }
 """How often each is drawn."""
+ON_GROUND: Final = WEIGHTS | {sick: 8, flap: 3, change_links: 5, hang_python: 5}
+"""And where the nodes have more than their links."""
 
 
 STORIES: Final[tuple[Fault, ...]] = (
@@ -488,7 +504,8 @@ one."""
 
 def draw(world: World) -> tuple[Fault, SimNode]:
     """What goes wrong next."""
-    fault = world.rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+    weights = ON_GROUND if world.setting.ground else WEIGHTS
+    fault = world.rng.choices(tuple(weights), tuple(weights.values()))[0]
     # Most interesting is what happens to the one that serves.
     serving = [node for node in world.nodes if node.gate_open()]
     if serving and world.rng.random() < 0.4:
@@ -505,6 +522,7 @@ def mend(world: World) -> None:
         node.cont()
         node.unhang_python()
         node.control_works = True
+        node.set_links(ALL_LINKS)
         node.events_to_lose = set()
         node.disk.failing = False
         node.disk.latency_ns = 300 * US
@@ -536,4 +554,7 @@ def make_well(world: World) -> None:
     """Everything is mended, health included."""
     mend(world)
     for node in world.nodes:
-        node.tell(HealthChanged(health=TrackedHealth()))
+        if world.setting.ground:
+            node.ground.gain(*ground.LEVELS)
+        else:
+            node.tell(HealthChanged(health=TrackedHealth()))

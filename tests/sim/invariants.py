@@ -45,6 +45,8 @@ SMALL_TERMS = 1 << 20
 
 FLIGHT_NS = 1_000 * US
 """A frame is under way no longer."""
+LATE_TURN_NS = 12_000 * US
+"""A loop that nothing holds up turns at least twice as often."""
 DRIFT = 50
 """A clock may be wrong by less than one part in so many."""
 
@@ -128,6 +130,9 @@ class Checks:
         self.heard_ns = [-1, -1]
         """By node: when it last accepted a frame."""
         self.seen_health: list[Seen | None] = [None, None]
+        self.routes: list[bool | None] = [None, None]
+        """By node: whether its agent was told last to install the primary's routes; None = it has
+        just started."""
         self.transitions: list[tuple[int, Transition]] = []
         self.covered: set[str] = set()
         """Turns, causes and refusals that came up: what a run really tried."""
@@ -141,6 +146,7 @@ class Checks:
             if node.disk.reserved == 0:
                 self.told[node.index].clear()
         self.seen_health[node.index] = None
+        self.routes[node.index] = None
         # An agent remembers requests by id for as long as it lives: the next may use one anew.
         for asked in (self.requests, self.requested_ns):
             for key in [key for key in asked if key[0] == node.index]:
@@ -171,6 +177,7 @@ class Checks:
                 self._unbind(node.index, event)
         check_reason(effects)
         check_damped(self, node, event)
+        check_routes(self, node, effects)
         if effects.reserve_terms is not None and node.disk.reserved == 0:
             check_first_terms(self, node, effects.reserve_terms.first)
         for record in effects.records:
@@ -228,6 +235,15 @@ class Checks:
         for index in range(2):
             if self.paused_by[index] == node.index:
                 self.paused_until_ns[index] = 0
+
+    def reset(self, node: SimNode) -> None:
+        """The watchdog of a machine has run out."""
+        self.covered.add("reset by the watchdog")
+        check_reset(self.world, node)
+
+    def turns(self, node: SimNode) -> None:
+        """The loop that decides does."""
+        check_watchdog(self.world, node)
 
     def announced(self, node: SimNode) -> None:
         """A node wants to announce: only one that serves may (its egress gate sees to it)."""
@@ -497,7 +513,10 @@ def check_fail_safe(world: World, fails: tuple[SimNode, SimNode], wait_ns: int) 
     on, with it off nobody does. A sticky primary is beside the table."""
     not_up = TrackedHealth(score=0, failed=("wan0",))
     for node in fails:
-        node.tell(HealthChanged(health=not_up))
+        if world.setting.ground:
+            node.ground.lose("wan0", "wan1")
+        else:
+            node.tell(HealthChanged(health=not_up))
         world.run(wait_ns)
     agents = [node.agent for node in fails]
     if any(agent is None or agent.machine.status.sticky for agent in agents):
@@ -541,6 +560,57 @@ def _against_health(world: World) -> str:
         return told
     unfit_serves = any(is_open) and any(up) and not up[is_open.index(True)]
     return f"{told}: the fitter one doesn't serve" if unfit_serves else ""
+
+
+# -- ROUTES --------------------------------------------------------------------------------------
+
+
+def check_routes(checks: Checks, node: SimNode, effects: Effects) -> None:
+    """Routes and rules come and go with the role, in the step that turns it."""
+    if effects.install_routes or effects.remove_routes:
+        checks.routes[node.index] = effects.install_routes
+    assert node.agent is not None
+    primary, wanted = node.agent.machine.role is Role.PRIMARY, checks.routes[node.index]
+    if primary is not bool(wanted):
+        raise Violation("ROUTES", f"{node.name} is primary: {primary}; told of routes: {wanted}")
+
+
+# -- HEALTH, WATCHDOG ------------------------------------------------------------------------------
+
+
+def check_monitors(world: World, within_ns: int) -> None:
+    """Each core is told what its monitors have to make of what they look at."""
+
+    def lie() -> str:
+        for node in world.nodes:
+            if node.agent is None:
+                continue
+            seen, left = node.agent.machine.status.health_seen, node.ground.score
+            said = 1000 if seen is None else seen.score
+            if said != left:
+                lost = ", ".join(sorted(node.ground.lost))
+                return f"{node.name} has lost {lost or 'nothing'}: its monitors say {said}"
+        return ""
+
+    if world.setting.ground and not world.run_until(lambda: not lie(), within_ns):
+        raise Violation("HEALTH", lie())
+
+
+def check_reset(world: World, node: SimNode) -> None:
+    """A machine whose loop decides isn't reset: it was pinged since."""
+    length_ns = node.ground.dog.length_ns
+    # It is pinged a quarter of its time after the last ping, with the next turn of the timer.
+    unpinged_ns = length_ns - length_ns // 4 - max(world.slowest.attest_ns, LATE_TURN_NS) // 2
+    if node.agent is not None and world.now_ns - node.turned_ns < unpinged_ns:
+        raise Violation("WATCHDOG", f"{node.name} is reset though its loop decides")
+
+
+def check_watchdog(world: World, node: SimNode) -> None:
+    """A machine whose loop hangs for the whole time of its watchdog is reset."""
+    dog = node.ground.dog
+    hung_ns = world.now_ns - node.turned_ns
+    if dog.armed and hung_ns > dog.length_ns:
+        raise Violation("WATCHDOG", f"{node.name} wasn't reset, and hung for {hung_ns // US} us")
 
 
 # -- DAMPED --------------------------------------------------------------------------------------

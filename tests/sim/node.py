@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from sim.ground import Ground, Guard, Monitors
 from sim.network import MS, US
 from sim.python import SimFencing, SimLoop
 from twinbeat.config.arbiters import WitnessSection
@@ -72,6 +75,7 @@ DRIFTS_PPM = (0, 0, -200, 200, -8_000, 8_000)
 KEEP_EVERY_NS: Final = 4 * MS
 """How often a node writes down what it knows of its peer's counter: a second, in the agent."""
 LINKS = 2
+ALL_LINKS = (1 << LINKS) - 1
 DIRECT = 1
 """Mask: link 0 is a cable between the nodes, link 1 a switched LAN with the VIP port."""
 
@@ -95,6 +99,8 @@ class Setting:
     witness_ns: int = 0
     """How long a word of the witness is good for; 0 = there is none."""
     witness_serve: bool = False
+    ground: bool = False
+    """The nodes have monitors and watchdogs, and their links may be others while they run."""
     fence: str = ""
     """Policy for cutting the peer's power: after, before; empty = nobody can."""
     damping: Damping = field(
@@ -216,6 +222,13 @@ class Agent:
             self.fencing = SimFencing(node, self, setting.fence)
             self.loop.listeners += [self.fencing.engine_event, self.look_for_fencing]
             self.loop.on_tick.append(self.look_for_fencing)
+        self.monitors: Monitors | None = None
+        self.guard: Guard | None = None
+        if setting.ground:
+            self.monitors = Monitors(node, self, config_of(setting, node.index))
+            self.guard = Guard(node, self, setting.attest_ns)
+            self.loop.on_tick += [self.guard.tick, self.monitors.followed]
+            self.loop.listeners.append(self.monitors.followed)
         self.python_due = False
         self.engine_waits = False
         self.attested_at_ns = now
@@ -250,6 +263,11 @@ class SimNode:
         self.python_hung = False
         self.pause_in_round_ns = 0
         """The next round is held up for so long between its look and its acts."""
+        self.turned_ns = 0
+        """World time at which its Python last did anything."""
+        self.ground = Ground(self)
+        self.links = ALL_LINKS
+        """Mask: those that its configuration has."""
         self.control_works = True
         self.events_to_lose: set[EngineEventKind] = set()
         """The next of each of these kinds finds no room in the engine's ring."""
@@ -296,7 +314,7 @@ class SimNode:
 
     def c_settings(self, timers: Timers) -> Any:
         setting = self.world.setting
-        config = wiring.with_timers(config_of(setting, self.index), timers)
+        config = wiring.with_timers(self._config(), timers)
         return settings_to_c(
             replace(
                 wiring.settings(config, ports=1),
@@ -304,6 +322,29 @@ class SimNode:
                 mismatch_wait_ns=setting.mismatch_wait_ns,
             )
         )
+
+    def _config(self) -> Config:
+        """With those of its links that it has now."""
+        config = config_of(self.world.setting, self.index)
+        links = tuple(link for link in config.links if self.links >> link.number & 1)
+        return msgspec.structs.replace(config, links=links)
+
+    def set_links(self, mask: int) -> None:
+        """Its operator takes links out of the configuration, or puts them back, and reloads it."""
+        for link in self.world.links:
+            if (self.links ^ mask) >> link.number & 1:
+                for path in link.path:
+                    path.spoil(self.world.now_ns)
+        self.links = mask
+        if mask != ALL_LINKS:
+            self.world.checks.covered.add("a link was taken out")
+        if self.agent is not None:
+            lib.tb_engine_configure(self.agent.engine, self.c_settings(self.agent.timers))
+
+    @property
+    def decides(self) -> bool:
+        """The loop that decides runs."""
+        return self.agent is not None and not self.stopped and not self.python_hung
 
     @property
     def timers(self) -> Timers:
@@ -327,8 +368,14 @@ class SimNode:
         self.last_act_ns = self.world.now_ns
         self.start()
 
+    def power_on(self) -> None:
+        """If it isn't on."""
+        if not self.powered:
+            self.boot()
+
     def power_off(self) -> None:
         """Everything but the disk is gone."""
+        self.ground.dog.disarm()
         if self.powered:
             paused = self.disk.durable.paused_until_ns
             if 0 < paused < FOREVER:
@@ -358,6 +405,7 @@ class SimNode:
         assert self.powered
         assert self.agent is None
         self.stopped = self.python_hung = False
+        self.turned_ns = self.world.now_ns
         self.agent = agent = Agent(self)
         self.world.checks.agent_started(self)
         gate = self.plain.gate
@@ -376,6 +424,7 @@ class SimNode:
         )
         self._run_engine_at(self.world.now_ns, agent)
         agent.loop.begin()
+        self.ground.look()
 
     def kill(self) -> None:
         """SIGKILL. The kernel stays."""
@@ -418,7 +467,7 @@ class SimNode:
 
     def receive(self, link: int, payload: bytes) -> int | None:
         """What XDP does; the reason, or None if the machine is off."""
-        if not self.powered:
+        if not self.powered or not self.links >> link & 1:
             return None
         ffi.memmove(self._buffer, payload, len(payload))
         reason = lib.tb_plain_receive(
@@ -443,7 +492,7 @@ class SimNode:
         world = self.world
         inputs = agent.input
         now = self.clock()
-        lib.tb_plain_look(self.plain, inputs, (1 << LINKS) - 1)
+        lib.tb_plain_look(self.plain, inputs, self.links)
         inputs.link_carrier = self._link_carrier()
         inputs.port_carrier = 1 if world.links[1].plugged[self.index] else 0
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
@@ -465,7 +514,7 @@ class SimNode:
             mask |= 1
         if world.links[1].plugged[self.index]:
             mask |= 2
-        return mask
+        return mask & self.links
 
     def _act(self, agent: Agent) -> None:
         """Second half: carry the actions out, in their order."""
@@ -543,6 +592,8 @@ class SimNode:
         agent.python_due = False
         if self.agent is not agent or self.stopped or self.python_hung:
             return
+        self.world.checks.turns(self)
+        self.turned_ns = self.world.now_ns
         self._keep_counters()
         told, agent.inbox = agent.inbox, []
         agent.loop.feed(*told)
@@ -591,6 +642,8 @@ class SimNode:
             )
         if effects.stopped:
             agent.loop.stop()
+            if agent.guard is not None:  # A reign that goes on is a restart's.
+                agent.guard.stop(disarm=not self.gate_open())
             self.kill()
             world.at(world.now_ns + self.away_ns, self._start_again)
 

@@ -13,6 +13,7 @@ from sim.invariants import (
     Violation,
     check_fail_safe,
     check_health_decides,
+    check_monitors,
     check_someone,
     check_steady,
 )
@@ -71,6 +72,8 @@ def of_profile(name: str) -> Setting:
     )
 
 
+GROUND_SHARE: Final = 0.3
+"""Of so many schedules the nodes have monitors, watchdogs, and links that come and go."""
 SETTINGS: Final = {name: of_profile(name) for name in PACE}
 
 
@@ -106,6 +109,9 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
     if witness and not world.setting.witness_ns:
         world.setting = with_witness(world.setting, world.rng)
     witness = bool(world.setting.witness_ns)
+    # Drawn apart, so that the other histories stay what they are.
+    on_ground = random.Random(f"ground {seed}").random() < GROUND_SHARE
+    world.setting = replace(world.setting, ground=on_ground)
     world.slowest = world.setting
     rng = world.rng
     trace: list[str] = []
@@ -139,6 +145,7 @@ def run(seed: int, length: int = 12, *, witness: bool = False) -> Result:
         faults.mend(world)
         say("all is mended but the nodes' health")
         check_health_decides(world, bound_ns(world))
+        check_monitors(world, bound_ns(world))
         faults.make_well(world)
         say("all is made well")
         check_someone(world, bound_ns(world), steady_ns=4 * world.slowest.lease_ns)

@@ -18,6 +18,7 @@ from sim.node import Agent, SimNode
 from twinbeat.core import election
 from twinbeat.core.damping import Damper
 from twinbeat.core.effects import Effects
+from twinbeat.core.follower import Follower
 from twinbeat.core.types import (
     Flag,
     Order,
@@ -28,6 +29,8 @@ from twinbeat.core.types import (
     Timers,
     TrackedHealth,
 )
+from twinbeat.health.board import Board, SetTrack, Spec, Standing, Track
+from twinbeat.runtime.watchdog import Watchdog
 
 SCHEDULES = 1000
 """By so many at most each plant has to be found."""
@@ -243,6 +246,59 @@ def failure_is_held_down(patch: Patch) -> None:
     around(patch, Damper, "see", see)
 
 
+def routes_left_behind(patch: Patch) -> None:
+    """Who isn't primary any more keeps the primary's routes."""
+
+    def turn(original: Any, follower: Follower, *args: Any) -> None:
+        original(follower, *args)
+        follower._draft.remove_routes = False
+
+    around(patch, Follower, "_turn", turn)
+
+
+def set_fails_with_one(patch: Patch) -> None:
+    """A set of links fails with the first of its members."""
+
+    def judge(original: Any, board: Board, one: SetTrack) -> Standing:
+        standings = {board.tracks[name].standing for name in one.spec.members}
+        return Standing.FAILED if Standing.FAILED in standings else original(board, one)
+
+    around(patch, Board, "_judge_set", judge)
+
+
+def lost_route_is_excused(patch: Patch) -> None:
+    """A start delay never ends."""
+
+    def fresh(original: Any, board: Board, spec: Spec, now_ns: int) -> Track:
+        track = original(board, spec, now_ns)
+        if spec.start_delay_ns:
+            track.excused_until_ns = 1 << 62
+        return track
+
+    around(patch, Board, "_fresh", fresh)
+
+
+def pinged_by_the_engine(patch: Patch) -> None:
+    """The watchdog is pinged though the loop that decides hangs."""
+
+    def act(original: Any, node: SimNode, agent: Agent) -> None:
+        if node.ground.dog.armed:
+            node.ground.dog.ping()
+        original(node, agent)
+
+    around(patch, SimNode, "_act", act)
+
+
+def pinged_too_late(patch: Patch) -> None:
+    """The watchdog's time is over before it is pinged."""
+
+    def ping(original: Any, watchdog: Watchdog, now_ns: int) -> None:
+        original(watchdog, now_ns)
+        watchdog._due_ns += 1 << 40
+
+    around(patch, Watchdog, "_ping", ping)
+
+
 PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (no_fence, {"ONE_OWNER", "SOMEONE"}),
     (no_contest, {"ONE_OWNER"}),
@@ -262,6 +318,11 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (fencing_not_waited_for, {"FENCED"}),
     (recovery_counts_at_once, {"DAMPED"}),
     (failure_is_held_down, {"DAMPED", "STEADY", "SOMEONE"}),
+    (routes_left_behind, {"ROUTES"}),
+    (set_fails_with_one, {"HEALTH"}),
+    (lost_route_is_excused, {"HEALTH"}),
+    (pinged_by_the_engine, {"WATCHDOG"}),
+    (pinged_too_late, {"WATCHDOG"}),
 ]
 
 

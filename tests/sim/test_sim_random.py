@@ -141,6 +141,10 @@ def assert_all_was_tried(covered: Counter[str]) -> None:
         "refused host_late",
         "both not up, fail-safe on",
         "both not up, fail-safe off",
+        "a set of links failed",
+        "a set of links was held by one of them",
+        "a link was taken out",
+        "reset by the watchdog",
     ):
         assert covered[what], f"no schedule had: {what}"
 

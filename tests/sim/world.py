@@ -137,6 +137,8 @@ class World:
         """The LAN has other hosts: whoever is plugged in hears them."""
         for node in self.nodes:
             path = self.links[1].path[1 - node.index]
+            if self.setting.ground:
+                node.ground.look()
             if node.powered and self.links[1].plugged[node.index] and path.up:
                 node.plain.link[1].foreign_ns = node.clock()
         self.at(self.now_ns + 1 * MS, self._background)
@@ -178,4 +180,9 @@ class World:
 
     def _clean(self, link: int, sender: int, since_ns: int) -> bool:
         wire = self.links[link]
-        return all(wire.plugged) and wire.path[sender].clean_since(self.now_ns) < since_ns
+        both = self.a.links & self.b.links
+        return (
+            both >> link & 1 != 0
+            and all(wire.plugged)
+            and wire.path[sender].clean_since(self.now_ns) < since_ns
+        )
