@@ -287,6 +287,19 @@ async def test_where_only_the_other_direction_is_open_that_is_taken(tmp_path: Pa
 
 
 @asynchronous
+async def test_who_starts_dials_once_whoever_is_to_dial(tmp_path: Path) -> None:
+    """The peer may have been alone for long, and its next attempt seconds away."""
+    folders = acquainted(tmp_path)
+    a = Node(folders[0], 0, peer_port=1)
+    async with running(a):
+        b = Node(folders[1], 1, peer_port=await a.port(), dial_anyway_s=600.0)
+        async with running(b):
+            await until(lambda: a.up and b.up)
+            assert (a.session.dialed, b.session.dialed) == (False, True)
+            assert b.counted("dialed")[""] == 1
+
+
+@asynchronous
 async def test_hurrying_ends_the_pause(tmp_path: Path) -> None:
     folders = acquainted(tmp_path)
     with socket.create_server((HERE, 0)) as taken:

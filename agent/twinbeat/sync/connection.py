@@ -3,9 +3,9 @@
 
 Theory of operation
 -------------------
-Both nodes listen, and the one with the lower index dials. Should nothing come of that for
-`DIAL_ANYWAY_S`, because something between them lets connections through in one direction only, the
-other one dials as well. Where two connections meet, that of the lower index stays; of two of the
+Both nodes listen, and the one with the lower index dials. The other one dials once when it starts,
+as its peer may be pausing, and again should nothing come of that for `DIAL_ANYWAY_S`, because
+something between them lets connections through in one direction only. Where two connections meet, that of the lower index stays; of two of the
 same direction the newer, since the older one may be of a process that is no more.
 
 Whoever knocks has `HANDSHAKE_S` to show the certificate that is pinned and to say hello, and of
@@ -333,14 +333,14 @@ class Connection:
         """Dial while there is nothing, with pauses that grow."""
         if not self.settings.peer:
             return
-        pause = PAUSE_MIN_S
+        pause, patience_s = PAUSE_MIN_S, 0.0
         while True:
             await self._paired.wait()
             await self._free.wait()
-            if self.settings.node != 0 and await self._within(
-                self._changed, self.settings.dial_anyway_s
-            ):
-                continue
+            if self.settings.node != 0:
+                if await self._within(self._changed, patience_s):
+                    continue
+                patience_s = self.settings.dial_anyway_s
             begun = time.monotonic()
             if await self._try():
                 await self._free.wait()
