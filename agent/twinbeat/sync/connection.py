@@ -5,8 +5,9 @@ Theory of operation
 -------------------
 Both nodes listen, and the one with the lower index dials. The other one dials once when it starts,
 as its peer may be pausing, and again should nothing come of that for `DIAL_ANYWAY_S`, because
-something between them lets connections through in one direction only. Where two connections meet, that of the lower index stays; of two of the
-same direction the newer, since the older one may be of a process that is no more.
+something between them lets connections through in one direction only. Where two connections meet,
+that of the lower index stays; of two of the same direction the newer, since the older one may be of
+a process that is no more.
 
 Whoever knocks has `HANDSHAKE_S` to show the certificate that is pinned and to say hello, and of
 those who have not done so yet only `PENDING_MAX` are waited for: one more, and the oldest has to
