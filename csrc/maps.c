@@ -88,6 +88,11 @@ void tb_maps_processors(const struct tb_maps *maps, tb_u32 links, tb_u64 mask[TB
 		mask[i] &= maps->provable[i];
 }
 
+static tb_u64 control_seen(const struct tb_maps *maps, tb_u32 cpu)
+{
+	return __atomic_load_n(&maps->control[cpu].seen_ns, __ATOMIC_ACQUIRE);
+}
+
 /* R11: the oldest of the newest control stamps, over the processors that ran a link's receive path. */
 static tb_u64 control_ns(const struct tb_maps *maps, tb_u32 links)
 {
@@ -96,19 +101,26 @@ static tb_u64 control_ns(const struct tb_maps *maps, tb_u32 links)
 	bool any = false;
 
 	tb_maps_processors(maps, links, mask);
+	/* In each round, so only the stamps that count are touched. */
+	for (tb_u32 i = 0; i < TB_CPUS / 64; i++) {
+		for (tb_u64 left = mask[i]; left != 0; left &= left - 1) {
+			tb_u64 seen = control_seen(maps, i * 64 + (tb_u32)__builtin_ctzll(left));
+
+			any = true;
+			if (seen < oldest)
+				oldest = seen;
+		}
+	}
+	if (any)
+		return oldest;
+	/* No link ever heard anything: then any processor's receive path is as good as another's. */
 	for (tb_u32 cpu = 0; cpu < TB_CPUS; cpu++) {
-		tb_u64 seen = __atomic_load_n(&maps->control[cpu].seen_ns, __ATOMIC_ACQUIRE);
+		tb_u64 seen = control_seen(maps, cpu);
 
 		if (seen > newest)
 			newest = seen;
-		if (!(mask[cpu / 64] & 1ull << (cpu % 64)))
-			continue;
-		any = true;
-		if (seen < oldest)
-			oldest = seen;
 	}
-	/* No link ever heard anything: then any processor's receive path is as good as another's. */
-	return any ? oldest : newest;
+	return newest;
 }
 
 bool tb_maps_look(const struct tb_maps *maps, tb_u32 links, struct tb_input *input)

@@ -88,7 +88,7 @@ def test_show_as_it_stands_effective_and_as_json(
     assert run(["config", "show", str(generated), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["schema"] == 1
-    assert shown["timers"]["hello_us"] == 6000
+    assert shown["timers"]["hello_us"] == 6600
     assert shown["configuration"]["pair"] == {"id": 1}
 
 

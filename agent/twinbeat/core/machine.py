@@ -16,10 +16,10 @@ correctness.
 * A command is refused at once with code and sentence, or accepted; at most one that moves the role
   is under way (`Operations`), and every command is answered finally after the engine confirmed the
   generation that carries it out (`Desk`). Withdrawals say whether a claim came first.
-* The attestation is renewed by every step that finds a quarter of it used: whoever calls `step` is
-  the loop that decides, so if it hangs, the gate shuts one attestation and one lease later.
+* The attestation is renewed by every step that finds part of it used, half at most: whoever calls
+  `step` is the loop that decides, so if it hangs, the gate shuts an attestation and a lease later.
 * A tick that finds nothing to do leaves the machine *calm* (`Calm`): until something happens or a
-  deadline comes, further ticks only renew the attestation. Once a second one of them settles
+  deadline comes, further ticks only renew the attestation. Every other second one of them settles
   everything all the same. What only says something to people settles nothing and keeps the calm.
 
 This module says which part takes in what, and in which order they settle. It reads no clock and

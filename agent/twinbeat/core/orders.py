@@ -10,6 +10,7 @@ changes; and none when only what the frames say changes. A demand to shut the ga
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from twinbeat.core import election
 from twinbeat.core.effects import Level
@@ -18,6 +19,7 @@ from twinbeat.core.reasons import Code, Reason, Refusal
 from twinbeat.core.terms import Terms
 from twinbeat.core.types import (
     FOREVER,
+    MILLISECOND,
     NO_FLAGS,
     Admin,
     Flag,
@@ -29,9 +31,13 @@ from twinbeat.core.types import (
 )
 from twinbeat.core.voice import Voice
 
+RENEWED_WITH_NS: Final = 500 * MILLISECOND
+"""An attestation is renewed with no less than this left, for a loop that is late; or when a quarter
+of it is used."""
+
 
 class Attestation:
-    """For how long Python vouches for the order. Renewed by each step that finds a quarter of it
+    """For how long Python vouches for the order. Renewed by each step that finds a part of it
     used, so whoever steps the machine is the loop that decides."""
 
     def __init__(self) -> None:
@@ -47,7 +53,9 @@ class Attestation:
         # never shorter than what leaves that much of it when it is renewed.
         length = max(timers.attest_ns, timers.lease_ns * 3 // 2)
         self.until_ns = now_ns + length
-        self.next_ns = now_ns + length // 4
+        # Half of it is used, unless what is left would be little beside a lease or a late loop.
+        left = max(length // 2, 2 * timers.lease_ns, RENEWED_WITH_NS)
+        self.next_ns = now_ns + max(length // 4, length - left)
         return self.until_ns
 
 

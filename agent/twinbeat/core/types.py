@@ -276,7 +276,7 @@ class Patience:
     """Before a disk that failed is asked again."""
     late_log_ns: int = 10 * SECOND
     """Between two lines about late wake-ups."""
-    calm_ns: int = SECOND
+    calm_ns: int = 2 * SECOND
     """Everything is settled anew so often at least, whatever a machine makes of its own calm."""
 
 

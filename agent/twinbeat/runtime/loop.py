@@ -7,7 +7,7 @@ fast path waits for none of it.
 
 The engine wakes the loop for what has to be decided upon; passing suspicions wait in its ring for
 a turn of the timer that looks at it.  Most turns only renew the attestation: while the core is
-calm, once a second is often enough to look.
+calm, every other second is often enough to look.
 """
 
 from __future__ import annotations
