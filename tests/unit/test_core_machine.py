@@ -29,7 +29,8 @@ from twinbeat.core.events import (
     TermsFailed,
     Tick,
 )
-from twinbeat.core.reasons import Code
+from twinbeat.core.orders import Attestation
+from twinbeat.core.reasons import CAUSES, Code
 from twinbeat.core.table import StateError
 from twinbeat.core.types import (
     FOREVER,
@@ -376,6 +377,26 @@ def test_an_attestation_always_outlasts_a_lease() -> None:
         bench.wait(SECOND)
         newest = [each.attest_until_ns for each in bench.effects if each.attest_until_ns][-1]
         assert newest - bench.now > 10 * SECOND, "else no claim would ever be made"
+
+
+@pytest.mark.parametrize(
+    ("attest_ms", "lease_ms", "after_ms"),
+    [
+        pytest.param(1_000, 100, 500, id="balanced: half of it"),
+        pytest.param(500, 10, 125, id="fast: half of it would be little for a late loop"),
+        pytest.param(3_000, 2_000, 750, id="routed: a lease has to be left, and more"),
+        pytest.param(20_000, 10_000, 5_000, id="classic: the same"),
+        pytest.param(20_000, 100, 10_000, id="never later than half"),
+    ],
+)
+def test_an_attestation_is_renewed_no_oftener_than_it_must(
+    attest_ms: int, lease_ms: int, after_ms: int
+) -> None:
+    timers = replace(TIMERS, attest_ns=attest_ms * MILLISECOND, lease_ns=lease_ms * MILLISECOND)
+    attestation = Attestation()
+    assert attestation.renew(timers, SECOND) == SECOND + timers.attest_ns
+    assert attestation.renew(timers, SECOND + after_ms * MILLISECOND - 1) is None
+    assert attestation.renew(timers, SECOND + after_ms * MILLISECOND)
 
 
 def test_facts_alone_make_no_new_generation(bench: Bench) -> None:
@@ -806,11 +827,33 @@ def test_the_first_reign_of_a_pair_is_called_so_and_no_later_one(bench: Bench) -
     assert begins(bench, 6, Cause.IDLE) is Code.PEER_IDLE
 
 
-def test_who_takes_over_from_a_peer_that_served_is_not_the_first(bench: Bench) -> None:
+OF_THE_PEER = {
+    Cause.IDLE: Code.PEER_IDLE,
+    Cause.STALLED: Code.PEER_STALLED,
+    Cause.DEAD: Code.PEER_DEAD,
+    Cause.DEAF: CAUSES[Cause.DEAF],
+}
+"""Claims for what the peer does or doesn't do."""
+
+
+@pytest.mark.parametrize("cause", OF_THE_PEER)
+def test_whatever_becomes_of_a_peer_that_never_served_the_reign_is_the_first(
+    bench: Bench, cause: Cause
+) -> None:
+    bench.secondary(**NEWBORN)
+    assert begins(bench, 2, cause) is Code.FIRST
+    ends(bench, 2)
+    assert begins(bench, 4, cause) is OF_THE_PEER[cause]
+
+
+@pytest.mark.parametrize("cause", OF_THE_PEER)
+def test_who_takes_over_from_a_peer_that_served_is_not_the_first(
+    bench: Bench, cause: Cause
+) -> None:
     bench.secondary(**NEWBORN)
     bench.hear(flags=WELL | Flag.OPEN, term=3, highest=3, role=Role.PRIMARY)
     bench.hear(flags=WELL, term=0, highest=3)
-    assert begins(bench, 4, Cause.IDLE) is Code.PEER_IDLE
+    assert begins(bench, 4, cause) is OF_THE_PEER[cause]
 
 
 def test_what_the_disk_knows_of_may_have_been_a_reign() -> None:

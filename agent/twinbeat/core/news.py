@@ -52,8 +52,9 @@ ONLY_TOLD: Final = frozenset({Kind.LINK_SILENT, Kind.LINK_HEARD, Kind.LATE})
 """Events that say something to people and leave every fact of the core as it was."""
 
 
-FREE: Final = frozenset({Cause.IDLE, Cause.COLD})
-"""What a claim is begun for where nobody serves: of a pair's first reign this isn't the reason."""
+FREE: Final = frozenset({Cause.IDLE, Cause.COLD, Cause.STALLED, Cause.DEAF, Cause.DEAD})
+"""What a claim is begun for where nobody need have served: if nobody did, it isn't the reason of
+the reign, which took the role from nobody."""
 
 
 def missed(phase: Phase, role: Role) -> Turn | None:
