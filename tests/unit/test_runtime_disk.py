@@ -99,6 +99,8 @@ def test_a_position_that_hangs_is_told_of_once_and_holds_up_no_end(
     for counter in range(5):
         hands.keep_peer(epoch=1, counter=counter, own_epoch=0)
     assert caplog.text.count("has not taken the peer's position") == 1
+    assert "has not taken the peer's position" in hands.not_kept, "as long as it lasts"
+    assert hands.keep_failures == 4
 
     async def inside() -> None:
         async with asyncio.timeout(10):
@@ -106,3 +108,34 @@ def test_a_position_that_hangs_is_told_of_once_and_holds_up_no_end(
 
     asyncio.run(inside())
     hanging.wake()
+
+
+def test_a_position_that_is_refused_is_told_of_while_it_lasts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "gone"
+
+    async def inside() -> None:
+        hands = DiskHands(Store(directory), now_ns=lambda: 1)
+
+        async def keep(counter: int) -> None:
+            hands.keep_peer(epoch=1, counter=counter, own_epoch=0)
+            busy = hands._keeping
+            assert busy is not None
+            await asyncio.wrap_future(busy)
+
+        for counter in (1, 2, 3):
+            await keep(counter)
+        assert hands.keep_failures == 2, "the third is judged when the next is due"
+        assert "peer.json" in hands.not_kept
+        assert caplog.text.count("peer.json") == 1, "the log has it once"
+        directory.mkdir()
+        await keep(4)
+        assert hands.not_kept
+        await keep(5)
+        assert not hands.not_kept
+        assert hands.keep_failures == 3
+        assert "takes the peer's position again" in caplog.text
+        await hands.close()
+
+    asyncio.run(inside())

@@ -368,6 +368,7 @@ class App:
             loop=self._loop,
             engine=self._engine,
             hands=self._hands,
+            disk=self._disk,
             maps=self._maps,
             site=self._site,
             links=self._links,

@@ -169,9 +169,13 @@ class DiskHands:
         self._peer = (0, 0)
         self._epoch = 0
         self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tb-keeper")
-        self._keeping: Future[None] | None = None
+        self._keeping: Future[str] | None = None
+        self._judged: Future[str] | None = None
         self._kept_from_ns = 0
-        self._keeper_hangs = False
+        self.not_kept = ""
+        """Why the positions aren't on disk, while that lasts; empty = they are."""
+        self.keep_failures = 0
+        """So often they were refused, or still hung when they were due again."""
         self._hanging = ""
         """What hangs, empty = nothing does."""
 
@@ -188,20 +192,38 @@ class DiskHands:
         Called from the loop each second; a write that still runs is not waited for, and nobody is
         woken when it is done.
         """
-        if self._keeping is not None and not self._keeping.done():
+        keeping = self._keeping
+        if keeping is not None and not keeping.done():
             took_ns = self._now_ns() - self._kept_from_ns
-            if took_ns > self._patience_s * 1e9 and not self._keeper_hangs:
-                self._keeper_hangs = True
-                log.error("%s", self._hangs("the peer's position"))
+            if took_ns > self._patience_s * 1e9:
+                self._failed_to_keep(self._hangs("the peer's position"))
             return
-        self._keeper_hangs = False
+        self._judge(keeping)
         if (epoch, counter) == self._peer and own_epoch == self._epoch:
             return
         self._kept_from_ns = self._now_ns()
         self._keeping = self._keeper.submit(self._keep_peer, epoch, counter, own_epoch)
 
-    def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> None:
-        """In the keeper's thread, one after the other."""
+    def _judge(self, keeping: Future[str] | None) -> None:
+        """What came of a write that is done, once."""
+        if keeping is None or keeping is self._judged:
+            return
+        self._judged = keeping
+        if refusal := keeping.result():
+            self._failed_to_keep(refusal)
+        elif self.not_kept:
+            self.not_kept = ""
+            log.warning("%s takes the peer's position again", self._store.directory)
+
+    def _failed_to_keep(self, why: str) -> None:
+        """Counted each time; the log has it when it begins or becomes another."""
+        self.keep_failures += 1
+        if why != self.not_kept:
+            self.not_kept = why
+            log.error("%s", why)
+
+    def _keep_peer(self, epoch: int, counter: int, own_epoch: int) -> str:
+        """In the keeper's thread, one after the other: what the disk refused, or nothing."""
         try:
             if epoch and (epoch, counter) != self._peer:
                 self._store.keep_peer(epoch=epoch, counter=counter)
@@ -210,7 +232,8 @@ class DiskHands:
                 self._store.keep_epoch(own_epoch)
                 self._epoch = own_epoch
         except StoreError as error:
-            log.warning("%s", error)
+            return str(error)
+        return ""
 
     async def close(self) -> None:
         """Wait for what is being written, as long as that has hope."""
@@ -218,6 +241,8 @@ class DiskHands:
         keeping = self._keeping
         if keeping is not None:
             await asyncio.to_thread(wait, [keeping], self._patience_s)
+            if keeping.done():
+                self._judge(keeping)
         try:
             await self._write("what was replaced", self._store.settle)
         except EffectError as error:

@@ -66,6 +66,8 @@ class Facts:
     """Ids of the keys that are accepted."""
     raised: list[schema.Reason] = field(default_factory=list)
     warnings: list[schema.Warn] = field(default_factory=list)
+    not_kept: str = ""
+    """Why the peer's position isn't on disk; empty = it is."""
     worker: bool = False
     sync: schema.Sync | None = None
     attested_until_ns: int = 0
@@ -135,11 +137,22 @@ def status(
             witness=facts.witness,
             isolation=facts.isolation,
             sync=facts.sync,
-            warnings=list(facts.warnings),
+            warnings=[*facts.warnings, *_about_the_disk(facts)],
             last_transition=teller.last,
             last_failover=teller.last_failover,
         )
     )
+
+
+def _about_the_disk(facts: Facts) -> list[schema.Warn]:
+    if not facts.not_kept:
+        return []
+    return [
+        schema.Warn(
+            code="peer_not_kept",
+            sentence=f"what is known of the peer isn't on disk: {facts.not_kept}",
+        )
+    ]
 
 
 def counters(
@@ -149,6 +162,7 @@ def counters(
     maps: Maps,
     lag: Histogram,
     teller: Teller,
+    keep_failures: int,
     neighbours: Mapping[str, int],
     monitors: list[schema.MonitorCounters],
     links: Links,
@@ -207,7 +221,8 @@ def counters(
             for (before, after, reason), count in sorted(teller.transitions.items())
         ],
         claims_refused=dict(teller.claims_refused),
-        effect_failures=dict(teller.effect_failures),
+        effect_failures=teller.effect_failures
+        | ({"keep_peer": keep_failures} if keep_failures else {}),
         neighbours=dict(neighbours),
         rivals=rivals.counted(),
         monitors=monitors,

@@ -20,7 +20,7 @@ from twinbeat.net.warmth import Warmth
 from twinbeat.observe.log import lost
 from twinbeat.runtime import status, wiring
 from twinbeat.runtime.current import Current
-from twinbeat.runtime.hands import EngineHands
+from twinbeat.runtime.hands import DiskHands, EngineHands
 from twinbeat.runtime.health import Health
 from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.links import Links
@@ -43,6 +43,7 @@ class View:
     loop: Loop
     engine: Engine
     hands: EngineHands
+    disk: DiskHands
     maps: Maps
     links: Links
     site: Site
@@ -58,6 +59,7 @@ class View:
     def status(self) -> schema.Status:
         """The node as it is now."""
         self.facts.attested_until_ns = self.hands.attested_until_ns
+        self.facts.not_kept = self.disk.not_kept
         self.facts.worker = self.workers.alive
         self.facts.sync = shown(self.workers.report)
         self.facts.watchdog = self.watchdog.status()
@@ -87,6 +89,7 @@ class View:
             maps=self.maps,
             lag=self.loop.lag,
             teller=self.teller,
+            keep_failures=self.disk.keep_failures,
             neighbours=self.warmth.tally.counted(),
             monitors=self.health.counters(),
             links=self.links,
