@@ -37,6 +37,8 @@ enum {
 	BACKOFF_DOUBLINGS = 8, /* of the pause between claims that nobody receipts */
 	HELLOS_PER_DEAD = 3,   /* two of them may be lost */
 	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
+	ASKED_FAST =
+		256, /* PROBEs in a suspicion, 32 windows of them: then there is no hurry any more */
 };
 
 /* A PROBE per link in quiet times: round trip, two-way proof. */
@@ -47,8 +49,11 @@ enum {
 #define STRANDED_CHECK_NS 1000000000ull
 /* The pause between fruitless claims doubles up to this, so that a deaf peer costs few terms. */
 #define BACKOFF_MAX_NS 250000000ull
-/* How often a running claim looks for its receipt. */
+/* How often a running claim looks for its receipt, as long as one may be under way. */
 #define RECEIPT_POLL_NS 50000ull
+/* Python is woken for rationed events so many times at once (burst over every), and then so often. */
+#define WAKE_EVERY_NS 100000000ull
+#define WAKE_BURST_NS 1500000000ull
 
 static tb_u64 later(tb_u64 a, tb_u64 b)
 {
@@ -238,6 +243,7 @@ static void begin_asking(struct round *r)
 	struct tb_engine *e = r->e;
 
 	e->answer_open = false;
+	e->asked = 0;
 	e->probe_from = r->in->gate.counter + 1;
 	begin_window(r);
 }
@@ -759,6 +765,14 @@ static enum tb_cause without_receipt(const struct round *r)
 	return TB_C_NONE;
 }
 
+/* A claim that only the end of a lease can open is no hurry: a receipt follows a PROBE. */
+static tb_u64 receipt_poll(const struct round *r)
+{
+	bool hurries = since(r->now, r->e->claim_ns) <= 2 * r->s->timers.verify;
+
+	return hurries ? RECEIPT_POLL_NS : later(RECEIPT_POLL_NS, probe_interval(r));
+}
+
 /* R6, from the first claim frame to the opening or the end. */
 static void pursue_claim(struct round *r)
 {
@@ -781,7 +795,7 @@ static void pursue_claim(struct round *r)
 		return;
 	}
 	if (!waits_for_witness(r))
-		wake_by(r, r->now + RECEIPT_POLL_NS);
+		wake_by(r, r->now + receipt_poll(r));
 	if (r->now == e->claim_ns && r->out->again)
 		return; /* begun in this round: its frames are not out yet */
 	if (has_receipt(r)) {
@@ -1268,8 +1282,10 @@ static void choose_frames(struct round *r)
 	struct tb_engine *e = r->e;
 	struct tb_actions *out = r->out;
 	bool in_window = e->watch == TB_SUSPECT || e->doubt_ns != 0;
+	/* Where no verdict can be given for long, a PROBE in place of each heartbeat has to do. */
+	bool hurries = in_window && !r->isolated && e->asked < ASKED_FAST;
 	bool urgent =
-		in_window || (e->claim != 0 && !waits_for_witness(r)) || e->contest_told_ns != 0;
+		hurries || (e->claim != 0 && !waits_for_witness(r)) || e->contest_told_ns != 0;
 	/* A PROBE counts as HELLO too and brings the kernel's word: asked while there is something to learn. */
 	bool asking = e->watch != TB_ALIVE || (e->phase == TB_SERVING && !e->receipted);
 
@@ -1295,6 +1311,8 @@ static void choose_frames(struct round *r)
 		if (e->probe_from == 0)
 			e->probe_from = r->in->gate.counter + 1;
 		if (in_window) {
+			if (e->asked < ASKED_FAST)
+				e->asked++;
 			e->probe_counts = !r->late || e->window_restarts >= WINDOW_RESTARTS;
 			out->control = (e->watch == TB_SUSPECT || verdict_is_near(r)) &&
 				       r->in->control_ns < e->window_ns;
@@ -1369,6 +1387,59 @@ static void write_self(struct round *r)
 	self->digest = order->digest;
 }
 
+/* ---------------------------------------------------------------------------- Python's share ---- */
+
+tb_u32 tb_event_urgency(tb_u32 kind)
+{
+	switch ((enum tb_event_kind)kind) {
+	case TB_E_SUSPECT:
+	case TB_E_CLEARED:
+	case TB_E_LATE:
+	case TB_E_LINK_SILENT:
+	case TB_E_LINK_HEARD:
+		return TB_PASSING;
+	case TB_E_HEARD:
+	case TB_E_STALLED:
+	case TB_E_DEAD:
+	case TB_E_WITHHELD:
+		return TB_RATIONED;
+	default:
+		return TB_URGENT;
+	}
+}
+
+/*
+ * Where answers never come, or heartbeats come late for ever, each suspicion ends in a verdict and each verdict in a
+ * heartbeat. The engine can afford that; Python, which looks anew each time, can't. What it isn't woken for waits in
+ * the ring: for the next wake-up, for an event that can't wait, or for Python's own next look.
+ */
+static void ration(struct round *r)
+{
+	struct tb_engine *e = r->e;
+	tb_u32 rationed = 0;
+
+	for (tb_u32 i = 0; i < r->out->events; i++) {
+		tb_u32 urgency = tb_event_urgency(r->out->event[i].kind);
+
+		if (urgency == TB_URGENT) {
+			e->unheeded = false;
+			return; /* it is woken all the same */
+		}
+		rationed += urgency == TB_RATIONED;
+	}
+	e->unheeded |= rationed != 0;
+	if (!e->unheeded)
+		return;
+	e->paid_until_ns = later(e->paid_until_ns, r->now);
+	if (e->paid_until_ns - r->now > WAKE_BURST_NS) {
+		r->out->waiting = rationed;
+		return;
+	}
+	e->paid_until_ns += WAKE_EVERY_NS;
+	e->unheeded = false;
+	r->out->wake_python = true;
+}
+
 /* --------------------------------------------------------------------------------- the face ---- */
 
 void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings, tb_u64 now)
@@ -1437,6 +1508,7 @@ void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input 
 
 	choose_frames(&round);
 	write_self(&round);
+	ration(&round);
 	if (actions->wake_ns <= now)
 		actions->wake_ns = now + 1000;
 	engine->expected_ns = actions->again ? 0 : actions->wake_ns;

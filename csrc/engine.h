@@ -168,6 +168,14 @@ struct tb_event {
 	tb_u16 reserved;
 };
 
+/*
+ * What becomes of an event that is pushed. Passing ones wake nobody. Rationed ones say something of the peer alone,
+ * and may come with each heartbeat of a network or a host that fails: the engine wakes Python for them in bursts, and
+ * otherwise so many times a second. After the others roles, terms or orders may be different ones.
+ */
+enum tb_urgency { TB_PASSING, TB_RATIONED, TB_URGENT };
+tb_u32 tb_event_urgency(tb_u32 kind); /* enum tb_urgency */
+
 enum tb_engine_limits { TB_STEP_EVENTS = 16 };
 
 /* To be carried out in the order of the fields. */
@@ -198,6 +206,8 @@ struct tb_actions {
 	bool again;
 	bool want_carrier;
 	tb_u64 wake_ns;
+	bool wake_python;      /* the budget allows it now: for those of these events, and of earlier ones, that wait for it */
+	tb_u32 waiting;	       /* so many of these events are rationed and wait with all earlier ones: Python isn't woken for them yet */
 	tb_u32 events;
 	struct tb_event event[TB_STEP_EVENTS];
 };
@@ -251,10 +261,15 @@ struct tb_engine {
 	tb_u64 suspect_ns, window_ns, verdict_ns, probe_from;
 	tb_u64 probes_sent; /* of the input, as last seen */
 	tb_u32 window_probes, window_restarts, withheld;
+	tb_u32 asked;	  /* PROBEs of this suspicion, in rounds */
 	bool probe_counts; /* that of the round before was on time and in the window: it counts if it left */
 	bool answer_open; /* an ANSWER of this suspicion said "open" */
 	bool silent;	  /* nobody was heard since the last verdict of DEAD, or ever */
 	bool unheard;	  /* nor since the order came */
+
+	/* Python's budget */
+	tb_u64 paid_until_ns; /* wake-ups for rationed events are paid for up to here: each is good for a while */
+	bool unheeded;	      /* rationed events wait in the ring */
 
 	/* links */
 	tb_u32 link_silent; /* mask told as silent */

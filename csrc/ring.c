@@ -20,27 +20,12 @@ void tb_ring_close(struct tb_ring *ring)
 	ring->eventfd = -1;
 }
 
-/* After the others roles, terms and orders may be different ones. */
-static bool passing(tb_u32 kind)
-{
-	switch ((enum tb_event_kind)kind) {
-	case TB_E_SUSPECT:
-	case TB_E_CLEARED:
-	case TB_E_LATE:
-	case TB_E_LINK_SILENT:
-	case TB_E_LINK_HEARD:
-		return true;
-	default:
-		return false;
-	}
-}
-
 bool tb_ring_push(struct tb_ring *ring, const struct tb_event *event)
 {
 	tb_u64 at = ring->written;
 	tb_u64 waiting = at - __atomic_load_n(&ring->read, __ATOMIC_ACQUIRE);
 
-	if (!passing(event->kind) || waiting >= TB_RING_EVENTS / 2)
+	if (tb_event_urgency(event->kind) == TB_URGENT || waiting >= TB_RING_EVENTS / 2)
 		ring->urgent = true;
 	if (waiting >= TB_RING_EVENTS) {
 		__atomic_store_n(&ring->lost, ring->lost + 1, __ATOMIC_RELAXED);
@@ -49,6 +34,11 @@ bool tb_ring_push(struct tb_ring *ring, const struct tb_event *event)
 	ring->event[at & (TB_RING_EVENTS - 1)] = *event;
 	__atomic_store_n(&ring->written, at + 1, __ATOMIC_RELEASE);
 	return true;
+}
+
+void tb_ring_hurry(struct tb_ring *ring)
+{
+	ring->urgent = true;
 }
 
 void tb_ring_notify(struct tb_ring *ring)

@@ -2,9 +2,9 @@
 /*
  * Events from the engine to Python: a ring with one writer and one reader, and an eventfd to wait on.
  *
- * The writer never waits: an event that finds the ring full is lost and counted. The reader is woken for an event
- * that changes what it has to decide, and when the ring is half full; suspicions that come and go by the hundred
- * wait for its next turn.
+ * The writer never waits: an event that finds the ring full is lost and counted. The reader is woken for an urgent
+ * event (tb_event_urgency) and when the ring is half full; passing ones, suspicions that come and go by the hundred,
+ * wait for its next turn, and rationed ones for the engine's word (tb_ring_hurry).
  */
 #ifndef TB_RING_H
 #define TB_RING_H
@@ -29,6 +29,9 @@ void tb_ring_close(struct tb_ring *ring);
 
 /* Writer. Returns false if the ring was full. */
 bool tb_ring_push(struct tb_ring *ring, const struct tb_event *event);
+
+/* Writer: what was pushed so far is worth waking the reader for, with the next notice. */
+void tb_ring_hurry(struct tb_ring *ring);
 
 /* Writer: wake the reader, once after a number of pushes, if any of them is worth it. */
 void tb_ring_notify(struct tb_ring *ring);

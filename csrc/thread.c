@@ -445,7 +445,10 @@ static void carry_out(struct tb_thread *t, tb_u64 now)
 		tb_maps_processors(&t->maps, t->engine.settings.links, mask);
 		tb_helpers_ask(t->helpers, mask, sched_getcpu());
 	}
-	if (t->told) {
+	if (actions->wake_python)
+		tb_ring_hurry(&t->ring);
+	tb_add(&t->out.counters.events_held, actions->waiting);
+	if (t->told || actions->wake_python) {
 		tb_ring_notify(&t->ring);
 		t->told = false;
 	}

@@ -56,7 +56,8 @@ struct tb_counters {
 	tb_u64 rounds;
 	tb_u64 late;
 	tb_u64 events_lost;
-	tb_u64 announced4; /* by family */
+	tb_u64 events_held; /* rationed ones that Python was not woken for */
+	tb_u64 announced4;  /* by family */
 	tb_u64 announced6;
 	tb_u64 announce_blocked; /* passes cut short as the gate was found shut */
 	tb_u64 announce_refused; /* the kernel didn't take the frame: egress gate, interface down */

@@ -32,7 +32,7 @@ PROGRAMS = {
     "test_announce": ["announce", "frames"],
     "test_maps": ["maps"],
     "test_watchdog": ["watchdog"],
-    "test_threads": ["ring"],
+    "test_threads": ["ring", "engine"],
     "fuzz_receive": ["plain", "maps"],
     "fuzz_step": ["engine"],
 }

@@ -61,6 +61,7 @@ static void ring_keeps_order_and_counts_what_it_lost(void)
 static void ring_wakes_for_what_decides(void)
 {
 	struct tb_event suspect = {.kind = TB_E_SUSPECT};
+	struct tb_event dead = {.kind = TB_E_DEAD};
 	struct tb_event opened = {.kind = TB_E_OPENED};
 	struct tb_event events[64];
 	struct pollfd poll_fd;
@@ -71,11 +72,19 @@ static void ring_wakes_for_what_decides(void)
 	CHECK(tb_ring_push(&ring, &suspect));
 	tb_ring_notify(&ring);
 	CHECK(poll(&poll_fd, 1, 0) == 0);
+	CHECK(tb_ring_push(&ring, &dead)); /* rationed: the engine says when */
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 0);
+	tb_ring_hurry(&ring);
+	tb_ring_notify(&ring);
+	CHECK(poll(&poll_fd, 1, 0) == 1);
+	CHECK(tb_ring_drain(&ring, events, 64) == 2);
+	CHECK(tb_ring_drain(&ring, events, 64) == 0);
 	CHECK(tb_ring_push(&ring, &opened));
 	CHECK(tb_ring_push(&ring, &suspect));
 	tb_ring_notify(&ring);
 	CHECK(poll(&poll_fd, 1, 0) == 1);
-	CHECK(tb_ring_drain(&ring, events, 64) == 3);
+	CHECK(tb_ring_drain(&ring, events, 64) == 2);
 	CHECK(tb_ring_drain(&ring, events, 64) == 0);
 	CHECK(poll(&poll_fd, 1, 0) == 0);
 	/* A ring that fills up wakes for anything. */

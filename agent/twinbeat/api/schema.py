@@ -944,6 +944,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     late_ticks: int = 0
     events_lost: int = 0
     """Events of the engine that its ring had no room for, and events dropped for slow readers."""
+    events_held: int = 0
+    """Verdicts and their like, of which so many came that the agent was not woken for each."""
     log_lines_lost: int = 0
     """Records that the log had no room for, or that nobody took."""
     histograms: dict[str, Histogram] = {}

@@ -145,8 +145,8 @@ def _table(counters: Counters) -> Iterator[str]:
         yield f"transitions {roles}, {entry.reason}: {entry.count}"
     yield (
         f"dual primary {counters.dual_primary}, late ticks {counters.late_ticks}, "
-        f"events lost {counters.events_lost}, log lines lost {counters.log_lines_lost}, "
-        f"peer busy {counters.peer_busy}"
+        f"events lost {counters.events_lost}, held {counters.events_held}, "
+        f"log lines lost {counters.log_lines_lost}, peer busy {counters.peer_busy}"
     )
 
 

@@ -168,6 +168,9 @@ class _Lib:
     TB_E_PEER_CHANGED: int
     TB_E_CONTESTED: int
     TB_E_REOPENED: int
+    TB_PASSING: int
+    TB_RATIONED: int
+    TB_URGENT: int
     TB_STEP_EVENTS: int
     TB_RING: int
     TB_H_LATENESS: int
@@ -198,6 +201,7 @@ class _Lib:
     TB_STAGE_ANNOUNCE: int
     TB_STAGE_PORT: int
     TB_WATCHDOG_NAME: int
+    def tb_event_urgency(self, kind: Any) -> int: ...
     def tb_engine_init(self, engine: Any, settings: Any, now: Any) -> None: ...
     def tb_engine_configure(self, engine: Any, settings: Any) -> None: ...
     def tb_engine_step(self, engine: Any, now: Any, input_: Any, actions: Any) -> None: ...

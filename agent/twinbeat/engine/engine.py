@@ -257,6 +257,7 @@ class Engine:
             rounds=c.rounds,
             late=c.late,
             events_lost=c.events_lost,
+            events_held=c.events_held,
             announcements_ipv4=c.announced4,
             announcements_ipv6=c.announced6,
             announcements_blocked=c.announce_blocked,

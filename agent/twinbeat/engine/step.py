@@ -149,6 +149,10 @@ class Round:
     again: bool = False
     """Another round is due at once."""
     wake_ns: int = 0
+    wakes_python: bool = False
+    """Python is to be woken for rationed events, of this round or earlier ones."""
+    waiting: int = 0
+    """So many of its events are rationed, and wake nobody yet."""
 
 
 class Node:
@@ -234,6 +238,8 @@ class Node:
             closed=bool(actions.shut),
             again=bool(actions.again),
             wake_ns=actions.wake_ns,
+            wakes_python=bool(actions.wake_python),
+            waiting=actions.waiting,
         )
 
     def round(self, now_ns: int) -> Round:

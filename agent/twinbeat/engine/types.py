@@ -440,6 +440,8 @@ class Counters:
     """Rounds that began later than `late_ns`."""
     events_lost: int
     """Events that found the ring full: Python was too slow to drain it."""
+    events_held: int
+    """Events that Python was not woken for, as too many came before them."""
     announcements_ipv4: int
     announcements_ipv6: int
     announcements_blocked: int

@@ -93,6 +93,11 @@ def happenings(status: Status, counters: Counters) -> Iterator[Metric]:
         "twinbeat_events_lost", "Events that found no room.", counters.events_lost
     )
     yield from family.counter(
+        "twinbeat_events_held",
+        "Events that wake the agent, and waited because too many came.",
+        counters.events_held,
+    )
+    yield from family.counter(
         "twinbeat_log_lines_lost", "Records that the log had no room for.", counters.log_lines_lost
     )
     yield from family.counter(

@@ -68,6 +68,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_control_frames_total",
         "twinbeat_dual_primary_total",
         "twinbeat_effect_failures_total",
+        "twinbeat_events_held_total",
         "twinbeat_events_lost_total",
         "twinbeat_failover_duration_seconds",
         "twinbeat_fence_ready",

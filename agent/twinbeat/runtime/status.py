@@ -229,6 +229,7 @@ def counters(
         dual_primary=reasons.get("contested", 0),
         late_ticks=counted.late,
         events_lost=counted.events_lost + dropped,
+        events_held=counted.events_held,
         log_lines_lost=log_lines_lost,
         histograms=histograms,
         phases={phase: _histogram(histogram) for phase, histogram in teller.phases.items()},
