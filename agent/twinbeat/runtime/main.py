@@ -20,6 +20,7 @@ postpone("prometheus_client")
 
 import argparse
 import asyncio
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -118,7 +119,8 @@ def _close_gate(pins: Path) -> int:
         for pair in shut_pinned(pins):
             _say(f"the gate of pair {pair} is shut")
     except (BpfError, OSError) as error:
-        _say(f"the gate could not be shut: {error}")
+        mine = "; be root" if error.errno in {errno.EACCES, errno.EPERM} else ""
+        _say(f"the gate could not be shut: {error}{mine}")
         return 1
     return 0
 
