@@ -56,6 +56,7 @@ PEER = WireConfig(pair=42, node=1, keys=KEYS)
 VMAC = bytes.fromhex("00005e000133")
 BROADCAST = b"\xff" * 6
 
+NOBODY = 65534
 SLOW = Settings(
     timers=Timers(
         hello_ns=2 * MS, dead_ns=30 * MS, verify_ns=10 * MS, stall_ns=20 * MS, lease_ns=60 * MS
@@ -718,8 +719,14 @@ def test_settings_and_keys_change_under_way(
 
 def test_setup_that_the_host_refuses_names_what_was_being_done(maps: MemoryMaps) -> None:
     setup = Setup(maps=maps.fds, links=(link(),), settings=SLOW, config=OWN)
-    with pytest.raises(EngineError, match="opening a link's socket"):
+    with pytest.raises(EngineError, match=r"^opening a link's socket: No such device"):
         Engine(replace(setup, links=(link(ifindex=9999),)))
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(EngineError, match=r"^[a-z][^;]+; .*CAP_"):
+            Engine(setup)
+    finally:
+        os.seteuid(0)
     with pytest.raises(EngineError, match="mapping the kernel's maps"):
         Engine(replace(setup, maps=replace(maps.fds, gate=-1)))
     with pytest.raises(EngineError, match="looking up a port's interface"):

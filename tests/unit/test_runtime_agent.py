@@ -274,6 +274,7 @@ def test_a_reload_changes_addresses_and_a_broken_one_nothing(agent: Agent) -> No
     (agent.root / "twinbeat.toml").write_text('[node]\nname = "a"\nindex = 3\n')
     agent.process.send_signal(signal.SIGHUP)
     agent.until_logged("node.index = 3: should be")
+    agent.until_logged("the configuration in force stays")
     after = agent.until_primary()
     assert after["node"]["term"] == before["node"]["term"], "the reign went on"
     assert ip("addr show tbv51") == shown

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disk: what a power cut at any step leaves behind, and what a run makes of it."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, Intervals, TermBlock, Wish
-from twinbeat.runtime.store import PeerFile, Store, StoreError, write_whole
+from twinbeat.runtime.store import PeerFile, Store, StoreError, refused, write_whole
 
 
 class PowerCut(BaseException):
@@ -85,6 +86,14 @@ class TestBrokenFiles:
         store = Store(tmp_path / "gone")
         with pytest.raises(StoreError, match=r"terms\.json"):
             store.reserve_terms(1, 8)
+
+    def test_what_can_be_done_about_it_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StoreError, match="something else has the place of a directory"):
+            Store(tmp_path / "file" / "below").prepare()
+        read_only = refused("writing x", OSError(errno.EROFS, "Read-only file system"))
+        assert read_only == "writing x: Read-only file system; mount the file system writable"
+        assert refused("writing x", OSError(errno.EFBIG, "too big")) == "writing x: too big"
 
 
 class TestTerms:

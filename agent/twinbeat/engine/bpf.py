@@ -73,6 +73,9 @@ class BpfError(OSError):
         self.log = log
         """The verifier's words, where there are any."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapInfo:

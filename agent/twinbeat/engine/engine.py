@@ -13,7 +13,7 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.convert import (
@@ -70,14 +70,28 @@ HISTOGRAMS = (
 _DRAIN = 64
 
 
+_MEMORY: Final = "its memory can't be locked: grant CAP_IPC_LOCK, or raise LimitMEMLOCK="
+_REMEDIES: Final = {
+    errno.EPERM: "the agent needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_IPC_LOCK; `twinbeat doctor` "
+    "says which of them is missing",
+    errno.EAGAIN: _MEMORY,
+    errno.ENOMEM: _MEMORY,
+}
+
+
 class EngineError(OSError):
-    """The host refused something the engine needs; `errno` and the sentence say what."""
+    """The host refused something the engine needs; the sentence says what, and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def _check(code: int, doing: str) -> int:
     """Turn a negative errno into an EngineError that says what was being done."""
     if code < 0:
-        raise EngineError(-code, f"{doing}: {os.strerror(-code)}")
+        remedy = _REMEDIES.get(-code, "")
+        sentence = f"{doing}: {os.strerror(-code)}" + (f"; {remedy}" if remedy else "")
+        raise EngineError(-code, sentence)
     return code
 
 

@@ -341,7 +341,10 @@ class App:
             raise StartError(str(error)) from error
         self._facts.realtime = report.real_time is None
         if report.real_time is not None:
-            log.warning("no real-time priority for the engine: %s", os.strerror(report.real_time))
+            log.warning(
+                "no real-time priority for the engine: %s; grant CAP_SYS_NICE or LimitRTPRIO=",
+                os.strerror(report.real_time),
+            )
         self._loop.start(self._hands)
 
     async def _listen(self) -> None:

@@ -33,7 +33,7 @@ from twinbeat.runtime import host, wiring
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.guarded import HOST
 from twinbeat.runtime.stage import Stage
-from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError
+from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, refused
 
 log = logging.getLogger("twinbeat")
 
@@ -64,7 +64,7 @@ def be_alone(run: Path) -> int:
     except BlockingIOError as error:
         raise StartError("another twinbeatd runs on this node") from error
     except OSError as error:
-        raise StartError(f"locking {path}: {error.strerror}") from error
+        raise StartError(refused(f"locking {path}", error)) from error
     return lock
 
 
@@ -104,8 +104,8 @@ async def load_programs(pair: int, pins: Path) -> str:
         if not gate_open or not loaded.abi_fits:
             loaded = await loader.run(pair, replace=True, root=pins)
     if not loaded.ok:
-        fix = f" {loaded.fix}" if loaded.fix else ""
-        raise StartError(f"{loaded.sentence}.{fix}\n{loaded.detail}".strip())
+        fix = f"; {loaded.fix}" if loaded.fix else ""
+        raise StartError(f"{loaded.sentence}{fix}\n{loaded.detail}".strip())
     log.info("kernel programs: %s, gate %s", loaded.status, loaded.gate)
     return loaded.layout
 

@@ -10,6 +10,7 @@ from twinbeat.api.server import AlreadyRunningError, Server
 from twinbeat.observe.metrics import exposition
 from twinbeat.runtime.ground import StartError
 from twinbeat.runtime.node import Node
+from twinbeat.runtime.store import refused
 from twinbeat.runtime.workers import WorkerDesk
 
 log = logging.getLogger("twinbeat")
@@ -30,7 +31,7 @@ class Interface:
         except AlreadyRunningError as error:
             raise StartError("another twinbeatd runs on this node") from error
         except OSError as error:
-            raise StartError(f"listening below {run}: {error.strerror}") from error
+            raise StartError(refused(f"listening below {run}", error)) from error
         if tcp:
             address, _, port = tcp.rpartition(":")
             try:

@@ -86,7 +86,8 @@ class Reloader:
                 sentence = await self._bring_about(self.current.document, _keep_nothing)
             except ConfigError as error:
                 for problem in error.problems:
-                    log.error("%s", problem)
+                    log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", problem)
+                log.error("the configuration in force stays: this one can't be used")
                 answer: schema.Outcome | schema.Refusal = schema.Refusal(
                     code="config", sentence=f"nothing was changed: {error}"
                 )

@@ -12,6 +12,7 @@ thread.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -94,7 +95,24 @@ _File = TypeVar("_File", bound=msgspec.Struct)
 
 
 class StoreError(Exception):
-    """The disk refused; the sentence names the file."""
+    """The disk refused; the sentence names the file and what to do about it."""
+
+
+_REMEDIES: Final = {
+    errno.EACCES: "run the agent as root, or as the user that the directory belongs to",
+    errno.EPERM: "run the agent as root, or as the user that the directory belongs to",
+    errno.EROFS: "mount the file system writable",
+    errno.ENOSPC: "make room on the file system",
+    errno.EDQUOT: "raise the quota of the agent's user",
+    errno.EIO: "the disk fails: look at the kernel's log",
+    errno.ENOTDIR: "something else has the place of a directory in that path",
+}
+
+
+def refused(doing: str, error: OSError) -> str:
+    """What the file system refused, why, and what to do about it where that is known."""
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return f"{doing}: {error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
 def boot_id() -> str:
@@ -123,7 +141,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, at_once: bool 
             os.close(descriptor)
         temporary.replace(path)
     except OSError as error:
-        raise StoreError(f"writing {path}: {error.strerror}") from error
+        raise StoreError(refused(f"writing {path}", error)) from error
     if at_once:
         _sync_directory(path.parent)
 
@@ -136,7 +154,7 @@ def _sync_directory(path: Path) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise StoreError(f"syncing {path}: {error.strerror}") from error
+        raise StoreError(refused(f"syncing {path}", error)) from error
 
 
 class Store:
@@ -272,7 +290,7 @@ class Store:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"removing {path}: {error.strerror}") from error
+            raise StoreError(refused(f"removing {path}", error)) from error
         _sync_directory(self.directory)
 
     # -- files -----------------------------------------------------------------------------------
@@ -284,7 +302,7 @@ class Store:
             for leftover in self.directory.glob(f"*{_TEMPORARY}"):
                 leftover.unlink()
         except OSError as error:
-            raise StoreError(f"preparing {self.directory}: {error.strerror}") from error
+            raise StoreError(refused(f"preparing {self.directory}", error)) from error
 
     def _read(self, name: str, kind: type[_File]) -> _File | None:
         path = self.directory / name
@@ -293,7 +311,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"reading {path}: {error.strerror}") from error
+            raise StoreError(refused(f"reading {path}", error)) from error
         try:
             return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError as error:
@@ -301,6 +319,6 @@ class Store:
             try:
                 path.replace(aside)
             except OSError as cause:
-                raise StoreError(f"setting {path} aside: {cause.strerror}") from cause
+                raise StoreError(refused(f"setting {path} aside", cause)) from cause
             self.complaints.append(f"{path} can't be read ({error}); it was set aside as {aside}")
             return None
