@@ -5,17 +5,21 @@ Each rule names the sections it reads and runs when their structure is sound, so
 value neither brings a dozen complaints after it nor hides those about other sections.
 """
 
-import ipaddress
-import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from twinbeat.config.arbiters import FenceSection, IsolationSection, WatchdogSection, WitnessSection
+from twinbeat.config.arbitration import (
+    check_fence,
+    check_fence_here,
+    check_isolation,
+    check_watchdog,
+    check_witness,
+    check_witness_here,
+)
 from twinbeat.config.devices import check_names, resolve
 from twinbeat.config.keys import check_keys, chosen
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
@@ -27,17 +31,13 @@ from twinbeat.config.nodes import (
     NodeSection,
     PeerSection,
 )
-from twinbeat.config.problems import Findings, did_you_mean
-from twinbeat.config.secrets import check_options, check_written
+from twinbeat.config.problems import Findings, did_you_mean, once_each
+from twinbeat.config.routing import check_inject, check_routes, check_rules
 from twinbeat.config.service import (
-    VIPS_MAX,
     AnnounceSection,
     HookSection,
-    InjectSection,
     RouteSection,
-    RuleSection,
     VridSection,
-    route_destination,
 )
 from twinbeat.config.syncing import (
     check_commands,
@@ -46,19 +46,20 @@ from twinbeat.config.syncing import (
     check_sync,
     check_sync_here,
 )
-from twinbeat.config.system import IpAddress, System, parse_address
+from twinbeat.config.system import OWN_INTERFACES, System, parse_address, useless
 from twinbeat.config.timers import TimersSection, resolve_timers
+from twinbeat.config.vips import (
+    check_addresses_here,
+    check_vip_is_node,
+    check_vrids,
+    with_addresses,
+)
 from twinbeat.config.watching import PolicySection
 
 Sections = dict[str, Any]
 
-OWN_INTERFACES: Final = ("tbv", "tbw", "tbctl")
-"""Beginnings of the names of interfaces that the agent itself makes."""
-
 _ABOVE_ANOTHER: Final = frozenset({"macvlan", "ipvlan"})
 """Kinds whose own macvlans the kernel puts on the interface below."""
-
-_VIPS_FILE_MAX: Final = 4 << 20
 
 
 def normalise(sections: Sections, base: Path, sound: set[str], findings: Findings) -> None:
@@ -70,7 +71,7 @@ def normalise(sections: Sections, base: Path, sound: set[str], findings: Finding
     if "vrids" in sound:
         before = len(findings.problems)
         sections["vrids"] = tuple(
-            _with_addresses(vrid, f"vrid[{number}]", base, findings)
+            with_addresses(vrid, f"vrid[{number}]", base, findings)
             for number, vrid in enumerate(sections["vrids"])
         )
         if len(findings.problems) > before:
@@ -96,7 +97,7 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
         _hooks_here(sections["hooks"], findings)
     if sound.issuperset({"links", "vrids"}):
         _devices(sections["links"], sections["vrids"], findings, system)
-        _addresses(sections["links"], sections["vrids"], findings, system)
+        check_addresses_here(sections["links"], sections["vrids"], findings, system)
     if sound.issuperset({"monitors", "linksets"}):
         check_monitors_here(sections["monitors"], sections["linksets"], findings, system)
     if "keys" in sound:
@@ -107,9 +108,9 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
     if sound.issuperset({"files", "commands"}):
         check_programs_here(sections["files"], sections["commands"], findings)
     if "fence" in sound:
-        _fence_here(sections["fence"], findings)
+        check_fence_here(sections["fence"], findings)
     if "witness" in sound:
-        _witness_here(sections["witness"], findings)
+        check_witness_here(sections["witness"], findings)
 
 
 # ---------------------------------------------------------------------------- normalising --------
@@ -124,74 +125,6 @@ def _filled(place: int, link: LinkSection) -> LinkSection:
         canonical[side] = getattr(link, side) if address is None else str(address)
     name = link.name or link.interface
     return replace(link, name=name, number=number, ttl_min=ttl_min, **canonical)
-
-
-def _with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings) -> VridSection:
-    """The same with the addresses of the file behind its own, all in canonical form."""
-    addresses = [
-        canonical
-        for number, text in enumerate(vrid.vips)
-        if (canonical := _vip(text, f"{path}.vips[{number}]", findings, None)) is not None
-    ]
-    if vrid.vips_file:
-        file = base / vrid.vips_file
-        addresses.extend(read_addresses(file, f"{path}.vips_file", vrid.vips_file, findings))
-    neighbours = [
-        canonical
-        for number, text in enumerate(vrid.neighbours)
-        if (canonical := _vip(text, f"{path}.neighbours[{number}]", findings, None)) is not None
-    ]
-    vmac = vrid.vmac and not vrid.inject
-    return replace(vrid, vmac=vmac, vips=tuple(addresses), neighbours=tuple(neighbours))
-
-
-def read_addresses(file: Path, key: str, written: str, findings: Findings) -> list[str]:
-    """The addresses that a `vips_file` holds, in canonical form."""
-    try:
-        if file.stat().st_size > _VIPS_FILE_MAX:
-            findings.add(key, written, "is larger than any list of addresses can be.")
-            return []
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        findings.add(key, written, f"{file} can't be read: {error.strerror}.")
-        return []
-    except UnicodeDecodeError:
-        findings.add(key, written, f"{file} is not text.")
-        return []
-    found = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if text:
-            canonical = _vip(text, f"line {number}", findings, str(file))
-            if canonical is not None:
-                found.append(canonical)
-    return found
-
-
-def _vip(text: str, key: str, findings: Findings, file: str | None) -> str | None:
-    address = parse_address(text)
-    if address is None:
-        wrong = "should be an IPv4 or IPv6 address."
-        if parse_address(text.partition("/")[0]) is not None:
-            wrong = "should be without a prefix length: an address stands for itself."
-        findings.add(key, text, wrong, file=file)
-        return None
-    kind = _useless(address)
-    if kind:
-        findings.add(key, text, f"is {kind}, at which no single host can be reached.", file=file)
-        return None
-    return str(address)
-
-
-def _useless(address: IpAddress) -> str:
-    """Why nobody could be reached at it, or an empty string."""
-    kinds = (
-        (address.is_unspecified, "the unspecified address"),
-        (address.is_loopback, "a loopback address"),
-        (address.is_multicast, "a multicast address"),
-        (address == ipaddress.IPv4Address("255.255.255.255"), "the broadcast address"),
-    )
-    return next((name for applies, name in kinds if applies), "")
 
 
 # --------------------------------------------------------------------------------- meaning -------
@@ -321,7 +254,7 @@ def _link_addresses(link: LinkSection, path: str, findings: Findings) -> None:
             findings.add(
                 f"{path}.{side}", text, "should be an IPv4 or IPv6 address without a prefix length."
             )
-        elif kind := _useless(address):
+        elif kind := useless(address):
             findings.add(f"{path}.{side}", text, f"is {kind}; heartbeats can't come from there.")
         else:
             addresses[side] = address
@@ -364,162 +297,8 @@ def _once(links: tuple[LinkSection, ...], findings: Findings) -> None:
         )
 
 
-def _vrids(vrids: tuple[VridSection, ...], findings: Findings) -> None:
-    if not vrids:
-        findings.warn("vrid", None, "no shared address is configured: the pair serves nothing.")
-    ids: dict[int, int] = {}
-    owners: dict[str, str] = {}
-    for number, vrid in enumerate(vrids):
-        path = f"vrid[{number}]"
-        if vrid.id in ids:
-            findings.add(f"{path}.id", vrid.id, f"is that of vrid[{ids[vrid.id]}] already.")
-        ids.setdefault(vrid.id, number)
-        if not vrid.vips:
-            findings.add(f"{path}.vips", None, "holds no address, and no vips_file gives any.")
-        for vip in vrid.vips:
-            if vip in owners:
-                findings.add(f"{path}.vips", vip, f"stands in {owners[vip]} already.")
-            owners.setdefault(vip, path)
-    for number, vrid in enumerate(vrids):
-        for neighbour in vrid.neighbours:
-            if neighbour in owners:
-                wrong = f"is a shared address ({owners[neighbour]}), so nobody else answers for it."
-                findings.add(f"vrid[{number}].neighbours", neighbour, wrong)
-    for version in (4, 6):
-        count = sum((":" in vip) == (version == 6) for vip in owners)
-        if count > VIPS_MAX:
-            findings.add(
-                "vrid", count, f"IPv{version} addresses; the kernel's map holds {VIPS_MAX}."
-            )
-
-
-def _vip_is_node(
-    links: tuple[LinkSection, ...], vrids: tuple[VridSection, ...], findings: Findings
-) -> None:
-    own = {
-        address: f"link[{number}].{side}"
-        for number, link in enumerate(links)
-        for side, address in (("local", link.local), ("peer", link.peer))
-    }
-    for number, vrid in enumerate(vrids):
-        for vip in vrid.vips:
-            if vip in own:
-                findings.add(
-                    f"vrid[{number}].vips",
-                    vip,
-                    f"is a node's own address ({own[vip]}); a shared address must be another one.",
-                )
-
-
-def _routes(routes: tuple[RouteSection, ...], findings: Findings) -> None:
-    for number, route in enumerate(routes):
-        path = f"route[{number}]"
-        version = 0
-        if route.destination != "default":
-            try:
-                version = ipaddress.ip_network(route.destination).version
-            except ValueError as error:
-                findings.add(
-                    f"{path}.destination",
-                    route.destination,
-                    f'should be a network such as 192.0.2.0/24, or "default" ({error}).',
-                )
-        gateway = parse_address(route.gateway) if route.gateway else None
-        if route.gateway and gateway is None:
-            findings.add(f"{path}.gateway", route.gateway, "should be an IPv4 or IPv6 address.")
-        elif gateway is not None and version and gateway.version != version:
-            findings.add(
-                f"{path}.gateway", route.gateway, f"is not of the family of {route.destination}."
-            )
-        if route.type == "unicast":
-            if not route.gateway and not route.interface:
-                findings.add(path, None, "needs a gateway or an interface.")
-            if route.onlink and not (route.gateway and route.interface):
-                findings.add(f"{path}.onlink", True, "needs a gateway and an interface.")
-        else:
-            for key in ("gateway", "interface", "source", "onlink", "mtu"):
-                if getattr(route, key):
-                    wrong = f'means nothing with type = "{route.type}".'
-                    findings.add(f"{path}.{key}", getattr(route, key), wrong)
-        if route.mtu and route.mtu < (1280 if version == 6 else 68):
-            findings.add(f"{path}.mtu", route.mtu, "is less than any IP network carries.")
-        source = parse_address(route.source) if route.source else None
-        if route.source and (source is None or (version and source.version != version)):
-            findings.add(
-                f"{path}.source", route.source, "should be an address of the destination's family."
-            )
-    _once_each(
-        "route",
-        [(route_destination(route), route.table, route.metric) for route in routes],
-        "has the destination, table and metric of",
-        findings,
-    )
-
-
-def _once_each(section: str, keys: list[Any], what: str, findings: Findings) -> None:
-    """No two tables of a section may have the same key."""
-    seen: dict[Any, int] = {}
-    for number, key in enumerate(keys):
-        first = seen.setdefault(key, number)
-        if first != number:
-            findings.add(f"{section}[{number}]", None, f"{what} {section}[{first}].")
-
-
-def _rules(rules: tuple[RuleSection, ...], findings: Findings) -> None:
-    for number, rule in enumerate(rules):
-        path = f"rule[{number}]"
-        versions = set()
-        for key in ("source", "destination"):
-            text = getattr(rule, key)
-            if not text:
-                continue
-            try:
-                versions.add(ipaddress.ip_network(text).version)
-            except ValueError as error:
-                findings.add(
-                    f"{path}.{key}", text, f"should be a network such as 192.0.2.0/24 ({error})."
-                )
-        if len(versions) > 1:
-            findings.add(path, None, "source and destination are of different families.")
-        given = {"ipv4": {4}, "ipv6": {6}, "both": {4, 6}}.get(rule.family, versions)
-        if versions and given != versions:
-            findings.add(f"{path}.family", rule.family, "is not that of source and destination.")
-        if rule.fwmark & ~rule.fwmask:
-            findings.add(
-                f"{path}.fwmark", rule.fwmark, f"has bits that fwmask {rule.fwmask} hides."
-            )
-    _once_each("rule", list(rules), "is the same as", findings)
-
-
-def _inject(
-    vrids: tuple[VridSection, ...],
-    inject: InjectSection,
-    routes: tuple[RouteSection, ...],
-    findings: Findings,
-) -> None:
-    injecting = False
-    for number, vrid in enumerate(vrids):
-        injecting = injecting or vrid.inject
-        if vrid.uplinks and not vrid.inject:
-            findings.add(
-                f"vrid[{number}].uplinks",
-                vrid.uplinks,
-                "means nothing without inject = true: only an injected address may arrive "
-                "anywhere but on `interface`.",
-            )
-        if len({vrid.interface, *vrid.uplinks}) <= len(vrid.uplinks):
-            findings.add(f"vrid[{number}].uplinks", vrid.uplinks, "names an interface twice.")
-    for number, route in enumerate(routes):
-        if injecting and route.table == inject.table and inject.table not in {253, 254}:
-            findings.warn(
-                f"route[{number}].table",
-                route.table,
-                "is that of the injected host routes: the routing daemon learns this one too.",
-            )
-
-
 def _hooks(hooks: tuple[HookSection, ...], findings: Findings) -> None:
-    _once_each("hook", [hook.name for hook in hooks], "has the name of", findings)
+    once_each("hook", [hook.name for hook in hooks], "has the name of", findings)
     for number, hook in enumerate(hooks):
         if not hook.events:
             findings.add(f"hook[{number}].events", None, "is empty: it would never run.")
@@ -543,109 +322,6 @@ def _hooks_here(hooks: tuple[HookSection, ...], findings: Findings) -> None:
             )
 
 
-def _witness(
-    witness: WitnessSection,
-    section: TimersSection,
-    links: tuple[LinkSection, ...],
-    vrids: tuple[VridSection, ...],
-    findings: Findings,
-) -> None:
-    """Whoever decides between the nodes must be somebody else, reached by a way that is secured."""
-    if witness.kind == "none":
-        return
-    if not witness.endpoints:
-        findings.add("witness.endpoints", None, "is empty: name the members of the cluster.")
-    if len(set(witness.endpoints)) < len(witness.endpoints):
-        findings.add("witness.endpoints", witness.endpoints, "names a member twice.")
-    if len(witness.endpoints) == 1:
-        findings.warn(
-            "witness.endpoints",
-            witness.endpoints[0],
-            "is the only member: when it is down there is no witness.",
-        )
-    ours = {vip for vrid in vrids for vip in vrid.vips}
-    nodes = {address for link in links for address in (link.local, link.peer)}
-    for endpoint in witness.endpoints:
-        host = endpoint_host(endpoint)
-        if host is None:
-            wrong = "should be https://HOST:PORT and nothing behind it."
-            findings.add("witness.endpoints", endpoint, wrong)
-        elif host in ours:
-            wrong = "is at a shared address of this pair, which only the primary could ask."
-            findings.add("witness.endpoints", endpoint, wrong)
-        elif host in nodes:
-            wrong = "is on a node of this pair: it would fall with it, and decide for it."
-            findings.add("witness.endpoints", endpoint, wrong)
-    if not witness.ca_file.startswith("/"):
-        findings.add("witness.ca_file", witness.ca_file, "should be an absolute path.")
-    if bool(witness.cert_file) != bool(witness.key_file):
-        key = "key_file" if witness.cert_file else "cert_file"
-        findings.add(f"witness.{key}", None, "is missing: certificate and key belong together.")
-    timers = resolve_timers(section)
-    least_ms = -(-(4 * timers.hello_us + timers.dead_us) // 1000)
-    if witness.lease_ms < least_ms:
-        findings.add(
-            "witness.lease_ms",
-            witness.lease_ms,
-            f"must be at least four times hello_us and dead_us, {least_ms} ms here: the peer's "
-            "word is good for as long.",
-        )
-
-
-def _witness_here(witness: WitnessSection, findings: Findings) -> None:
-    """The agent doesn't start with certificates that it can't read."""
-    if witness.kind == "none":
-        return
-    for key in ("ca_file", "cert_file", "key_file"):
-        name = getattr(witness, key)
-        if not name.startswith("/"):
-            continue
-        if not Path(name).is_file():
-            findings.add(f"witness.{key}", name, "there is no such file.")
-        elif not os.access(name, os.R_OK):
-            findings.add(f"witness.{key}", name, "this user can't read it.")
-        elif key == "key_file" and (mode := Path(name).stat().st_mode & 0o777) & 0o077:
-            findings.warn(
-                f"witness.{key}", name, f"has mode {mode:04o}: others may use this node's key."
-            )
-
-
-def endpoint_host(text: str) -> str | None:
-    """The host of an endpoint of the witness, or None where it is none."""
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    bare = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
-    return host if parts.scheme == "https" and host and port and bare else None
-
-
-def _isolation(
-    isolation: IsolationSection,
-    links: tuple[LinkSection, ...],
-    vrids: tuple[VridSection, ...],
-    findings: Findings,
-) -> None:
-    taken = {
-        vip: "a shared address, which this node answers itself"
-        for vrid in vrids
-        for vip in vrid.vips
-    }
-    for link in links:
-        taken[link.local] = "this node's own"
-        taken[link.peer] = "the peer's: its death would look like this node's isolation"
-    for number, text in enumerate(isolation.references):
-        path = f"isolation.references[{number}]"
-        address = parse_address(text)
-        if address is None:
-            findings.add(path, text, "should be an IPv4 or IPv6 address.")
-        elif kind := _useless(address):
-            findings.add(path, text, f"is {kind}, at which no single host can be reached.")
-        elif str(address) in taken:
-            findings.add(path, text, f"is {taken[str(address)]}.")
-
-
 def _announce(announce: AnnounceSection, findings: Findings) -> None:
     repeats = announce.repeats_ms
     if list(repeats) != sorted(set(repeats)):
@@ -666,45 +342,6 @@ def _policy(policy: PolicySection, findings: Findings) -> None:
             policy.recovery_hold_ms,
             f"is longer than recovery_hold_max_s = {policy.recovery_hold_max_s}, which counts.",
         )
-
-
-def _watchdog(watchdog: WatchdogSection, section: TimersSection, findings: Findings) -> None:
-    if watchdog.mode == "off":
-        return
-    timers = resolve_timers(section)
-    gate_ms = timers.attest_ms + timers.lease_us // 1000
-    if watchdog.timeout_s * 1000 <= gate_ms:
-        findings.add(
-            "watchdog.timeout_s",
-            watchdog.timeout_s,
-            f"must be longer than attest_ms + lease_us ({gate_ms} ms): a loop that hangs loses its "
-            "gate first, and the machine is reset only if it goes on hanging.",
-        )
-
-
-def _fence(fence: FenceSection, findings: Findings) -> None:
-    check_written(fence.options, findings)
-    if not fence.agent and (fence.options or fence.secrets_file):
-        findings.add("fence.agent", None, "is missing: there are options for it.")
-    if fence.agent and fence.action == "status":
-        findings.warn("fence.action", fence.action, "only asks: nobody is fenced.")
-        if fence.policy == "before":
-            findings.add(
-                "fence.policy",
-                fence.policy,
-                'waits for a peer that was fenced, and action = "status" fences nobody.',
-            )
-
-
-def _fence_here(fence: FenceSection, findings: Findings) -> None:
-    if not fence.agent:
-        return
-    program = Path(fence.agent)
-    if not program.is_file():
-        findings.add("fence.agent", fence.agent, "there is no such program.")
-    elif not os.access(program, os.X_OK):
-        findings.add("fence.agent", fence.agent, "this user can't run it.")
-    check_options(fence, findings)
 
 
 def _metrics(metrics: MetricsSection, findings: Findings) -> None:
@@ -733,20 +370,20 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("node", "peer"), _names),
     (("timers_set",), _timers),
     (("links", "policy"), _links),
-    (("vrids",), _vrids),
-    (("links", "vrids"), _vip_is_node),
-    (("routes",), _routes),
-    (("rules",), _rules),
-    (("vrids", "inject", "routes"), _inject),
+    (("vrids",), check_vrids),
+    (("links", "vrids"), check_vip_is_node),
+    (("routes",), check_routes),
+    (("rules",), check_rules),
+    (("vrids", "inject", "routes"), check_inject),
     (("hooks",), _hooks),
-    (("witness", "timers_set", "links", "vrids"), _witness),
-    (("isolation", "links", "vrids"), _isolation),
+    (("witness", "timers_set", "links", "vrids"), check_witness),
+    (("isolation", "links", "vrids"), check_isolation),
     (("announce",), _announce),
     (("policy",), _policy),
     (("monitors", "linksets", "links", "vrids"), check_monitors),
     (("linksets",), check_linksets),
-    (("watchdog", "timers_set"), _watchdog),
-    (("fence",), _fence),
+    (("watchdog", "timers_set"), check_watchdog),
+    (("fence",), check_fence),
     (("metrics",), _metrics),
     (("interfaces",), check_names),
     (("sync", "links"), check_sync),
@@ -834,38 +471,4 @@ def _devices(
                 key,
                 link.interface,
                 "is a VLAN device, where XDP is slower: name the interface below it and set vlan.",
-            )
-
-
-def _addresses(
-    links: tuple[LinkSection, ...],
-    vrids: tuple[VridSection, ...],
-    findings: Findings,
-    system: System,
-) -> None:
-    """A shared address may be here as /32 or /128 from the agent itself, but not as the node's."""
-    assigned = system.addresses()
-    own = {
-        entry.address: entry.interface
-        for entry in assigned
-        if not entry.interface.startswith(OWN_INTERFACES)
-        and entry.prefix < (128 if ":" in entry.address else 32)
-    }
-    for number, vrid in enumerate(vrids):
-        for vip in vrid.vips:
-            if vip in own:
-                findings.add(
-                    f"vrid[{number}].vips",
-                    vip,
-                    f"is this node's own address on {own[vip]}; a shared address must be another.",
-                )
-    here = {(entry.interface, entry.address) for entry in assigned}
-    present = system.interfaces()
-    for number, link in enumerate(links):
-        missing = link.vlan == 0 and (link.interface, link.local) not in here
-        if assigned and link.interface in present and missing:
-            findings.warn(
-                f"link[{number}].local",
-                link.local,
-                f"is not assigned to {link.interface} at the moment.",
             )

@@ -121,3 +121,12 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def once_each(section: str, keys: list[Any], what: str, findings: Findings) -> None:
+    """No two tables of a section may have the same key."""
+    seen: dict[Any, int] = {}
+    for number, key in enumerate(keys):
+        first = seen.setdefault(key, number)
+        if first != number:
+            findings.add(f"{section}[{number}]", None, f"{what} {section}[{first}].")

@@ -17,13 +17,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from twinbeat.config.check import read_addresses
 from twinbeat.config.load import examine_tables, read_section, refuse_unknown_sections
 from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Findings, Problem
 from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
 from twinbeat.config.service import RouteSection, RuleSection, VridSection
 from twinbeat.config.system import System
+from twinbeat.config.vips import read_addresses
 
 ONLY: Final = ""
 """Identity of the one row of a section that isn't an array."""

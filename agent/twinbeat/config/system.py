@@ -12,6 +12,9 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+OWN_INTERFACES: Final = ("tbv", "tbw", "tbctl")
+"""Beginnings of the names of interfaces that the agent itself makes."""
+
 _RTM_GETADDR: Final = 22
 _NLM_F_REQUEST_DUMP: Final = 0x301
 _NLMSG_ERROR: Final = 2
@@ -31,6 +34,17 @@ def parse_address(text: str) -> IpAddress | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def useless(address: IpAddress) -> str:
+    """Why nobody could be reached at it, or an empty string."""
+    kinds = (
+        (address.is_unspecified, "the unspecified address"),
+        (address.is_loopback, "a loopback address"),
+        (address.is_multicast, "a multicast address"),
+        (address == ipaddress.IPv4Address("255.255.255.255"), "the broadcast address"),
+    )
+    return next((name for applies, name in kinds if applies), "")
 
 
 class Address(Struct, frozen=True, kw_only=True):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinbeat.api import schema
-from twinbeat.config.check import OWN_INTERFACES
 from twinbeat.config.model import Config
 from twinbeat.config.nodes import link_number
+from twinbeat.config.system import OWN_INTERFACES
 from twinbeat.core.events import Started
 from twinbeat.core.terms import floor_of, kernel_listened
 from twinbeat.core.types import Durable, EngineView, Phase, Timers, Watch
