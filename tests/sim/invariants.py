@@ -653,7 +653,8 @@ def check_fenced(checks: Checks, node: SimNode, event: EngineEvent) -> None:
     if world.setting.fence != "before" or not (in_silence and begun):
         return
     checks.covered.add("opened after fencing")
-    fenced_ns, heard_ns = world.fence.fenced_ns[1 - node.index], checks.heard_ns[node.index]
+    assert node.agent is not None
+    fenced_ns, heard_ns = world.fence.fenced_ns[1 - node.index], node.agent.decided_heard_ns
     # A frame that was under way when the power was cut is heard after that.
     if fenced_ns < 0 or fenced_ns < heard_ns - FLIGHT_NS:
         raise Violation(

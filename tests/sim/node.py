@@ -202,6 +202,8 @@ class Agent:
         self.decided_isolated = False
         """What the core said when the engine decided on its round: it may say otherwise before that
         is carried out."""
+        self.decided_heard_ns = -1
+        """When the peer had been heard last by then."""
         self.timers = pace.over(setting.timers(), node.disk.durable.wish.intervals)
         lib.tb_engine_init(self.engine, node.c_settings(self.timers), now)
         self.machine = Machine(
@@ -498,6 +500,7 @@ class SimNode:
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
         # As decided: all of it may change before a round that is held up is carried out.
         agent.decided_isolated = agent.machine.facts.isolated
+        agent.decided_heard_ns = world.checks.heard_ns[self.index]
         agent.decided_lease_ns = max(agent.engine.settings.timers.lease, inputs.order.lease_ns)
         if self.pause_in_round_ns:
             held, self.pause_in_round_ns = self.pause_in_round_ns, 0

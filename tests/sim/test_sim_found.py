@@ -15,7 +15,14 @@ from sim import faults
 from sim.network import MS, US
 from sim.node import Disk, Setting, SimNode
 from sim.world import World
-from twinbeat.core.events import AdminCommand, ForceFailover, ForceYield, IsolationChanged
+from twinbeat.core.effects import Effects
+from twinbeat.core.events import (
+    AdminCommand,
+    EngineEvent,
+    ForceFailover,
+    ForceYield,
+    IsolationChanged,
+)
 from twinbeat.core.types import Admin, EngineEventKind, Flag, Intervals, Role
 
 
@@ -121,6 +128,35 @@ def silent(world: World) -> None:
     for link in world.links:
         for end in range(2):
             world.cut(link.number, end)
+
+
+def test_who_is_heard_after_an_opening_was_decided_is_heard_too_late_for_it() -> None:
+    """b's round is held up with an opening in it; meanwhile a, which was fenced, boots."""
+    world = pair(Setting(fence="before"))
+    world.fence.slow_ns = 2
+    b = world.b
+
+    class HoldsUp:
+        """The round after that of the claim."""
+
+        def engine(self, node: SimNode, event: EngineEvent) -> None:
+            if node is b and event.kind is EngineEventKind.CLAIM:
+                world.heal_wires()
+                world.a.power_on()
+                node.pause_in_round_ns = 2 * MS
+
+        def core(self, node: SimNode, effects: Effects) -> None:
+            """No matter."""
+
+    world.narrator = HoldsUp()
+    silent(world)
+    assert world.run_until(lambda: world.fence.fenced_ns[0] >= 0, 10 * MS)
+    heard_ns = world.checks.heard_ns[b.index]
+    assert world.run_until(lambda: b.agent is not None and b.agent.engine.claim != 0, 5 * MS)
+    assert world.run_until(b.gate_open, 5 * MS)
+    assert world.checks.heard_ns[b.index] > heard_ns
+    world.run(20 * MS)
+    assert world.a.gate_open() + b.gate_open() == 1
 
 
 def test_what_fencing_allowed_is_over_when_the_peer_is_heard_though_python_hangs() -> None:
