@@ -322,6 +322,109 @@ def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> Non
     wait_for(partial(watching.serves, other), f"{limited} passes it on again", timeout_s=5)
 
 
+@pytest.fixture
+def unsafe(healthy: str) -> Iterator[str]:
+    """The primary of a pair without fail-safe."""
+    before = {node: agents.file_of(node).read_text() for node in plan.NODES}
+    for node, text in before.items():
+        more = text.replace("[policy]\n", "[policy]\nfail_safe = false\n")
+        assert "was reloaded" in agents.reconfigure(node, more)
+    yield healthy
+    for node, text in before.items():
+        agents.reconfigure(node, text)
+
+
+def test_of_two_that_fail_the_last_primary_serves_on(healthy: str) -> None:
+    """With fail-safe, whichever failed first."""
+    other = plan.peer(healthy)
+    falls_ill(other)
+    falls_ill(healthy)
+    assert watching.serves(healthy)
+    recovers(other)
+    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=5)
+    falls_ill(other)
+    assert watching.serves(other)
+    assert agents.roles() == {healthy: "secondary", other: "primary"}
+
+
+def test_without_fail_safe_nobody_serves_where_both_fail(unsafe: str) -> None:
+    other = plan.peer(unsafe)
+    falls_ill(other)
+    assert watching.serves(unsafe)
+    falls_ill(unsafe)
+    wait_for(lambda: not watching.serves(unsafe), "it gives up", timeout_s=5)
+    wait_for(
+        lambda: agents.roles() == {unsafe: "secondary", other: "secondary"},
+        "nobody serves",
+        timeout_s=5,
+    )
+    assert agents.history(unsafe)[-1]["reason"] == "unhealthy"
+    recovers(other)
+    wait_for(partial(watching.serves, other), f"{other} serves", timeout_s=10)
+
+
+@pytest.fixture
+def asking(healthy: str) -> Iterator[str]:
+    """The primary; its monitors may be changed."""
+    before = agents.file_of(healthy).read_text()
+    yield healthy
+    agents.reconfigure(healthy, before)
+
+
+def test_an_address_that_doesn_t_answer_makes_the_worse_node_by_its_weight(asking: str) -> None:
+    other = plan.peer(asking)
+    text = agents.file_of(asking).read_text()
+    silent = text.replace('"10.88.0.21"\n', '"10.88.0.77"\nweight = 100\n')
+    assert "was reloaded" in agents.reconfigure(asking, silent)
+    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=5)
+    said = agents.show(asking)
+    assert said is not None
+    node = said["node"]
+    assert (node["health"], node["state"], node["fit"]) == (900, "up", True)
+    assert monitors(asking)["server"]["state"] == "failed"
+    assert 'twinbeat_monitor_up{kind="address",monitor="server",pair="1"} 0.0' in agents.metrics(
+        asking
+    )
+
+
+def test_a_next_hop_that_doesn_t_answer_takes_its_route_along(asking: str) -> None:
+    text = agents.file_of(asking).read_text()
+    prefix = f'prefix = "{PREFIX}"\n'
+    asked = text.replace(prefix, f'{prefix}probe = "neighbour"\ninterval_ms = 100\n')
+    assert "was reloaded" in agents.reconfigure(asking, asked)
+    wait_for(lambda: state(asking, "upstream") == "up", "the next hop answers", timeout_s=5)
+    reason = fails_over(
+        asking,
+        lambda: ip(asking, f"route replace {PREFIX} via 10.88.0.77"),
+        "upstream",
+        "route_monitor_fail",
+    )
+    assert "10.88.0.77" in reason
+
+
+def test_a_route_may_be_missing_for_a_while_after_the_role_came(asking: str) -> None:
+    text = agents.file_of(asking).read_text()
+    prefix = f'prefix = "{PREFIX}"\n'
+    patient = text.replace(prefix, f'{prefix}start_delay_s = 4\nwhen = "primary"\n')
+    other = plan.peer(asking)
+    assert "was reloaded" in agents.reconfigure(asking, patient)
+    falls_ill(asking)
+    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=5)
+    ip(asking, f"route del {PREFIX}")
+    assert state(asking, "upstream") == "idle"
+    recovers(asking)
+    came = agents.boot_ns()
+    falls_ill(other)
+    wait_for(partial(watching.serves, asking), f"{asking} has the role", timeout_s=5)
+    assert state(asking, "upstream") == "pending", "found missing, and excused"
+    recovers(other)
+    wait_for(partial(watching.serves, other), "it is over", timeout_s=20)
+    assert agents.boot_ns() > came + 4e9
+    assert state(asking, "upstream") == "idle", "the role is gone"
+    log = processes.log_tail(agents.process_name(asking), 40)
+    assert f"monitor upstream (route) failed: no route to {PREFIX}" in log
+
+
 def flips_are_counted(node: str, count: int, reset: str, shown: str) -> None:
     said = agents.show(node)
     assert said is not None
