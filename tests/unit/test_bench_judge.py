@@ -84,11 +84,6 @@ def test_first_frame_of_a_node() -> None:
     assert judge.first_frame_ns(frames, "b", 31) is None
 
 
-def test_owner_changes() -> None:
-    frames = [frame(10, "a"), frame(20, "a"), frame(30, "b"), frame(40, "a")]
-    assert judge.owner_changes(frames) == [(10, "a"), (30, "b"), (40, "a")]
-
-
 # -------------------------------------------------------------------- gates' edges -----------
 
 WATCHED = """\

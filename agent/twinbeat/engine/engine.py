@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, Self
 
 from twinbeat.engine._engine import ffi, lib
@@ -21,7 +20,6 @@ from twinbeat.engine.convert import (
     config_to_c,
     engine_words,
     event_from_c,
-    facts_to_c,
     gate_words,
     histogram_from_c,
     link_counters,
@@ -41,7 +39,6 @@ from twinbeat.engine.types import (
     AnnounceSchedule,
     Counters,
     Event,
-    Facts,
     Histogram,
     Link,
     Order,
@@ -115,7 +112,6 @@ class Engine:
         """Those handed over last."""
         self._port = setup.config.port
         self._links = setup.links
-        self._order = Order(generation=0, expires_ns=0)
         self._attested_until_ns = 0
         self._events: Any = ffi.new("struct tb_event[]", _DRAIN)
         self._view: Any = ffi.new("struct tb_view *")
@@ -172,17 +168,7 @@ class Engine:
 
         Whether a claim came first is in the ORDER event's `b`.
         """
-        self._order = order
-        return self._hand_over(wait=wait, timeout_s=timeout_s)
-
-    def set_facts(self, facts: Facts) -> None:
-        """Replace what the frames say of this node; the order stays the same one."""
-        facts_to_c(facts)  # refuses what doesn't fit before anything changes
-        self._order = replace(self._order, facts=facts)
-        self._hand_over(wait=False, timeout_s=0)
-
-    def _hand_over(self, *, wait: bool, timeout_s: float) -> bool:
-        c_order = order_to_c(self._order, self._attested_until_ns)
+        c_order = order_to_c(order, self._attested_until_ns)
         code = lib.tb_thread_set_order(self._thread, c_order, int(timeout_s * 1e9) if wait else 0)
         if code == -errno.ETIMEDOUT:
             return False

@@ -159,12 +159,6 @@ def receiving(index: int) -> list[int]:
     return [index, *(one.index for one in now if bond and one.master == index)]
 
 
-def has_carrier(name: str) -> bool:
-    """Whether the interface exists, is up and has carrier; asked of the kernel now."""
-    found = interfaces().get(name)
-    return found is not None and found.up and found.carrier
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigned:
     """An address on an interface."""

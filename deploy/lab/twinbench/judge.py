@@ -429,15 +429,6 @@ def both_open_ns(
 # -------------------------------------------------------------------------- overlaps ---------
 
 
-def owner_changes(frames: Sequence[Frame]) -> list[tuple[int, str]]:
-    """Who spoke for the VIPs, from when: each change of the speaking port."""
-    changes: list[tuple[int, str]] = []
-    for frame in frames:
-        if not changes or changes[-1][1] != frame.port:
-            changes.append((frame.at_ns, frame.port))
-    return changes
-
-
 def overlap(frames: Sequence[Frame], reigns: Sequence[Takeover]) -> list[Frame]:
     """Frames for a VIP from an owner whose successor had already spoken.
 
