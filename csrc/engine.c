@@ -45,8 +45,11 @@ enum {
 #define PING_EVERY_NS 1000000000ull
 /* Late ticks are reported at most this often, with their number. */
 #define LATE_EVENT_EVERY_NS 100000000ull
-/* R11: how long an opening by silence may prove to be isolation. */
-#define STRANDED_CHECK_NS 1000000000ull
+/*
+ * R11: how long an opening by silence may prove to be isolation. The kernel tells of lost carriers in batches that
+ * are a second apart, so the last one's news comes up to a second after its fall, which may itself come after ours.
+ */
+#define STRANDED_CHECK_NS 2000000000ull
 /* The pause between fruitless claims doubles up to this, so that a deaf peer costs few terms. */
 #define BACKOFF_MAX_NS 250000000ull
 /* How often a running claim looks for its receipt, as long as one may be under way. */
