@@ -50,8 +50,8 @@ LAYERS = {
     "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
-    "twinbeat.api.worker": layer("api.schema sync.document sync.operation", "msgspec"),
-    "twinbeat.api.sync": layer("api.worker", "msgspec"),
+    "twinbeat.api.worker": layer("api.schema sync.document sync.operation sync.shown", "msgspec"),
+    "twinbeat.api.sync": layer("api.worker sync.shown", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
@@ -63,7 +63,7 @@ LAYERS = {
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(
-        "api.schema api.client api.sync api.text sync.document sync.operation",
+        "api.schema api.client api.sync api.text sync.document sync.operation sync.shown",
         "click msgspec",
         "config",
     ),

@@ -19,6 +19,26 @@ from twinbeat.observe.status import finish
 SECOND = 1_000_000_000
 
 
+def syncing(*files: schema.SyncFiles) -> schema.Sync:
+    """In step, with these lists of files."""
+    return schema.Sync(
+        state="enabled", sentence="this node's document rules", in_step=True, files=list(files)
+    )
+
+
+def failing_files() -> schema.SyncFiles:
+    """A list of which two items fail."""
+    return schema.SyncFiles(
+        name="certs",
+        state="partly",
+        sentence="/etc/certs/a: the disk is full.",
+        entries=12,
+        bytes=34567,
+        failed=2,
+        conflicts=1,
+    )
+
+
 def status(**changes: Any) -> schema.Status:
     """A primary with everything in order; keyword arguments replace parts of it."""
     now = changes.pop("now_ns", 1_000_000 * SECOND)
@@ -56,6 +76,16 @@ def status(**changes: Any) -> schema.Status:
             peer_generation=7,
             own_ends_s=1_800_000_000,
             peer_ends_s=1_800_000_000,
+            files=[
+                schema.SyncFiles(
+                    name="certs",
+                    state="same",
+                    sentence="Both nodes have it alike.",
+                    entries=12,
+                    bytes=34567,
+                    conflicts=1,
+                ),
+            ],
         ),
         "timers": schema.Timers(
             profile="fast",
@@ -300,6 +330,7 @@ def counters(**changes: Any) -> schema.Counters:
         "sync_requests": {"done": 3},
         "sync_phases": {"all": histogram({10: 3})},
         "sync_connection": {"established dialed": 1},
+        "sync_files": {"placed": 4, "failed_full": 2},
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from twinbeat.sync.alike import Files
-from twinbeat.sync.filing import ListStatus
 from twinbeat.sync.identity import Folder
 from twinbeat.sync.lists import FileList
 from twinbeat.sync.session import Limits, Session
+from twinbeat.sync.shown import ListStatus
 from unit.sync_pair import Node, acquainted, running, until
 
 LIST = FileList(name="l", paths=("/in",), exclude=("*.bak",))

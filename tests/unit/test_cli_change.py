@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -22,7 +23,7 @@ from twinbeat.cli.sync import progress
 from twinbeat.config import document
 from twinbeat.config.shared import split
 from unit.memory_agent import Served, status
-from unit.worker_pair import SEED, Site, until, working
+from unit.worker_pair import PATIENCE_S, SEED, Site, until, working
 
 OTHER = "10.77.0.11"
 
@@ -277,6 +278,43 @@ async def test_how_both_stand_and_every_setting(a: Shell, b: Shell, directory: P
     await b.site.stop()
     assert await a("show config --node peer") == 3
     assert "the peer can't be asked" in a.err
+
+
+@at_a_pair
+async def test_how_each_list_of_files_stands(a: Shell, b: Shell, directory: Path) -> None:
+    assert await a("show files") == 0
+    assert a.out.startswith("no list of files is kept alike")
+    listed = directory / "listed"
+    listed.mkdir()
+    (listed / "one").write_text("12345")
+    assert await a(f"add file certs paths={listed}") == 0
+
+    async def shown(shell: Shell, line: str, part: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while await shell(line) or part not in shell.out:
+            assert time.monotonic() < deadline, shell.out
+            await asyncio.sleep(0.01)
+
+    for shell, line in ((a, "show files"), (b, "show files"), (a, "show files --node peer")):
+        await shown(shell, line, "certs: SAME: Both nodes have it alike.\n")
+        assert "  entries 2, bytes 5\n" in shell.out
+    os.mkfifo(listed / "pipe\x1b[31m")
+    for shell in (a, b):
+        await shown(shell, "show files", "certs: PARTLY: ")
+        assert "\x1b" not in shell.out
+        named = f"  ! {listed}/pipe?[31m: it is no file, directory or symbolic link (kind)\n"
+        assert named in shell.out
+        desk = shell.site.desk
+        await until(
+            lambda desk=desk: (
+                [(each.state, each.failed > 0) for each in desk.report.files] == [("partly", True)]
+            ),
+            "the agent hears of it",
+        )
+    assert await b("show files --node peer --json") == 0
+    assert (b.json["schema"], b.json["node"]) == (1, "a")
+    assert [each["failures"][0]["code"] for each in b.json["lists"]] == ["kind"]
+    assert b.json["counts"]["kind"] >= 1
 
 
 @at_a_pair

@@ -24,6 +24,7 @@ from twinbeat.core.reasons import Code
 from unit.memory_agent import (
     Served,
     counters,
+    failing_files,
     fence,
     fencing,
     gate_of,
@@ -32,6 +33,7 @@ from unit.memory_agent import (
     node,
     peer,
     status,
+    syncing,
     transition,
     watchdog,
     witness,
@@ -110,6 +112,11 @@ def test_a_clock_that_is_set_makes_nothing_older(
             ),
             "config shared, generation 7, not in step (unreachable), differs from the peer's\n",
         ),
+        (
+            status(sync=syncing(failing_files())),
+            "files  certs: partly, 2 items can't be kept alike (`twinbeat show files`)\n",
+        ),
+        (status(sync=syncing(failing_files())), "! files certs: /etc/certs/a: the disk is full.\n"),
         (status(gate=gate_of(open=False, contested=True)), "gate shut, contested"),
         (status(gate=gate_of(open=False, contested=True)), "another open gate was heard"),
         (status(gate=gate_of(attached=False, open=False)), "gate MISSING"),

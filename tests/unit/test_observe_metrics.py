@@ -21,8 +21,10 @@ from twinbeat.observe.family import bucket_bounds, cumulative
 from twinbeat.observe.happenings import KERNEL_EVENTS
 from twinbeat.observe.metrics import METRIC_NAMES, TwinbeatCollector, exposition
 from twinbeat.observe.network import GATE_VERDICTS
+from twinbeat.observe.sync import FILES_STATES
 from unit.memory_agent import (
     counters,
+    failing_files,
     fence,
     fencing,
     gate_of,
@@ -31,6 +33,7 @@ from unit.memory_agent import (
     node,
     peer,
     status,
+    syncing,
     transition,
     watchdog,
     witness,
@@ -264,6 +267,26 @@ def test_counters_carry_their_labels() -> None:
         == 1
     )
     assert value(samples, "twinbeat_failover_duration_seconds_count", phase="total") == 1
+
+
+def test_each_list_of_files_is_in_one_state() -> None:
+    samples = scrape(status(sync=syncing(failing_files())))
+    state = {
+        state: value(samples, "twinbeat_files_state", list="certs", state=state)
+        for state in FILES_STATES
+    }
+    assert state == {
+        "partly": 1,
+        "same": 0,
+        "unreadable": 0,
+        "waiting": 0,
+        "working": 0,
+    }
+    figures = {"entries": 12, "bytes": 34567, "failed": 2, "conflicts": 1}
+    for what, number in figures.items():
+        assert value(samples, f"twinbeat_files_{what}", list="certs") == number
+    assert value(samples, "twinbeat_files_events_total", event="failed_full") == 2
+    assert not [name for name, _ in scrape(status(sync=None)) if name == "twinbeat_files_state"]
 
 
 def test_what_is_not_known_is_not_shown() -> None:

@@ -15,6 +15,7 @@ from twinbeat.sync import wire
 from twinbeat.sync.document import Document, Version
 from twinbeat.sync.manifest import Entry, Kind, Order, What
 from twinbeat.sync.messages import Given, Status, Summary, Want
+from twinbeat.sync.shown import FileFailure
 from twinbeat.sync.wire import Assembly, Codec, Fragment, WireError
 
 CODEC = Codec()
@@ -76,7 +77,7 @@ def examples() -> Iterator[Struct]:
     yield wire.FileOrders(list="l", definition="d" * 64, round=1, orders=(order,))
     yield wire.FileWant(list="l", path="/etc/x", content="b" * 64)
     yield wire.FilePiece(list="l", path="/etc/x", offset=0, data=b"abc")
-    failure = wire.FileFailure(path="/etc/x", code="full")
+    failure = FileFailure(path="/etc/x", code="full")
     yield wire.FileDone(list="l", failures=(failure,))
     yield wire.FileCommon(list="l", definition="d" * 64, stamps=(("/etc/x", "e" * 32),))
 

@@ -745,6 +745,21 @@ class SyncFailure(Struct, frozen=True, kw_only=True):
     right: str
 
 
+class SyncFiles(Struct, frozen=True, kw_only=True):
+    """A list of files that are kept alike, in brief: `twinbeat show files` has the rest."""
+
+    name: str
+    state: str
+    """same; waiting, working; partly, unreadable: something is in the way."""
+    sentence: str = ""
+    entries: int = 0
+    bytes: int = 0
+    failed: int = 0
+    """Items that can't be kept alike."""
+    conflicts: int = 0
+    """Paths that both nodes had changed, since the worker started; of the primary."""
+
+
 class Sync(Struct, frozen=True, kw_only=True):
     """How the worker keeps the shared configuration the same on both nodes."""
 
@@ -769,6 +784,8 @@ class Sync(Struct, frozen=True, kw_only=True):
     own_ends_s: int = 0
     """Unix time at which this node's certificate is over; 0 = it has none."""
     peer_ends_s: int = 0
+    files: list[SyncFiles] = []
+    """Of many lists first those that aren't alike."""
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -939,6 +956,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """How long changes waited here for what: check, journal, peer, apply, run, commit; and all."""
     sync_errors: int = 0
     """Times that the store or the agent refused what the worker had to do."""
+    sync_files: dict[str, int] = {}
+    """What happened to the lists of files, since the worker started."""
     worker: dict[str, int] = {}
     """connected, hung_up, check, apply, refused, failed (for a fault of the agent's own)."""
     late_ticks: int = 0

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from twinbeat.api.worker import Report, SyncSettings
+from twinbeat.sync.shown import ListStatus
 
 SOCKET: Final = "/run/twinbeat/sync.sock"
 BODY_MAX: Final = 16 << 20
@@ -23,6 +24,7 @@ READABLE: Final = (
     "/v1/document",
     "/v1/generations",
     "/v1/backups",
+    "/v1/files",
 )
 """What may be read of the other node: of its daemon the first three, of its worker the rest."""
 DAEMONS: Final = READABLE[:3]
@@ -95,6 +97,16 @@ class Views(Struct, frozen=True, kw_only=True):
 
     schema: int = 1
     documents: Annotated[list[DocumentView], Meta(max_length=1000)]
+
+
+class FilesView(Struct, frozen=True, kw_only=True):
+    """GET /v1/files: how the lists of files stand on this node."""
+
+    schema: int = 1
+    node: str
+    lists: tuple[ListStatus, ...] = ()
+    counts: dict[str, int] = {}
+    """What happened to them since the worker started."""
 
 
 class Rotated(Struct, frozen=True, kw_only=True):

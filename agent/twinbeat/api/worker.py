@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from twinbeat.api.schema import Histogram
 from twinbeat.sync.document import U64, Document, Lineage, Name, Sentence, Tables, Version
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
+from twinbeat.sync.shown import Briefs
 
 LINE_MAX: Final = 16 << 20
 """Bytes of a line; a document of ten thousand addresses has a few hundred thousand."""
@@ -61,6 +62,10 @@ class Report(Struct, frozen=True, kw_only=True):
     """Of the connection, by `what which`."""
     errors: int = 0
     """Times that the store or the daemon refused something that had to be done."""
+    files: Briefs = ()
+    """The lists of files."""
+    file_counts: dict[str, int] = {}
+    """What happened to them."""
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):

@@ -51,7 +51,7 @@ _WATCH_COLOR: Final = {
 
 
 @click.command()
-@click.argument("what", type=click.Choice((*_PARTS, "sync", "config")), required=False)
+@click.argument("what", type=click.Choice((*_PARTS, "sync", "config", "files")), required=False)
 @click.option("--generation", type=click.IntRange(1), metavar="N", help="config: an earlier one.")
 @click.option("--backup", type=click.IntRange(1), metavar="N", help="config: one that gave way.")
 @click.option("--generations", "listed", flag_value="generations", help="config: list them.")
@@ -61,7 +61,7 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
     """Who is primary, how the peer is, what is wrong.
 
     The first line says it all; WHAT shows one part in full. sync is how the shared configuration
-    stands on both nodes, config what it says.
+    stands on both nodes, config what it says, files how each list of files stands.
     """
     chosen = [given for given in (generation, backup, listed) if given is not None]
     if len(chosen) > 1 or (chosen and what != "config"):
@@ -73,6 +73,11 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
             sync.show_sync()
         else:
             sync.show_config(generation, backup, listed)
+        return
+    if what == "files":
+        from twinbeat.cli.files import show_files
+
+        show_files()
         return
     body = read("/v1/status")
     if settings().json:
@@ -126,6 +131,7 @@ def overview(status: Status) -> Iterator[str]:
     yield from _labelled("node", _node(status))
     yield from _labelled("peer", _peer(status))
     yield from _labelled("config", _configuration(status))
+    yield from _labelled("files", _files(status))
     yield from _labelled("links", _links(status))
     yield from _labelled("checks", _monitors(status, brief=True))
     yield from _labelled("vips", _vips(status))
@@ -146,6 +152,14 @@ def _configuration(status: Status) -> Iterator[str]:
     if said.mismatch:
         parts.append(paint("differs from the peer's", "yellow"))
     yield ", ".join(parts)
+
+
+def _files(status: Status) -> Iterator[str]:
+    """Lists of files that aren't alike on both nodes."""
+    for each in status.sync.files if status.sync is not None else ():
+        if each.state != "same":
+            failed = f", {times(each.failed, 'item')} can't be kept alike" if each.failed else ""
+            yield f"{each.name}: {paint(each.state, 'yellow')}{failed} (`twinbeat show files`)"
 
 
 def _labelled(label: str, lines: Iterator[str]) -> Iterator[str]:

@@ -239,10 +239,15 @@ def _wait() -> SyncView:
 
 def progress(come: int, size: int) -> str:
     """A bar of what has come of the peer's document; empty while nothing is coming."""
-    if not size:
+    return f"{bar(come, size)} {come:,} of {size:,} bytes" if size else ""
+
+
+def bar(done: int, whole: int) -> str:
+    """Forty characters; empty where there is nothing to be done."""
+    if not whole:
         return ""
-    done = min(come, size) * 40 // size
-    return f"[{'#' * done}{'.' * (40 - done)}] {come:,} of {size:,} bytes"
+    full = min(done, whole) * 40 // whole
+    return f"[{'#' * full}{'.' * (40 - full)}]"
 
 
 def contrast(before: Tables, after: Tables, *, base: str, other: str) -> int:

@@ -47,6 +47,15 @@ class Family:
                 family.add_metric([self._pair, key], value)
         yield family
 
+    def table(
+        self, name: str, text: str, labels: list[str], values: Iterable[tuple[list[str], float]]
+    ) -> Iterator[Metric]:
+        """Numbers by labels."""
+        family = GaugeMetricFamily(name, text, labels=["pair", *labels])
+        for keys, value in values:
+            family.add_metric([self._pair, *keys], value)
+        yield family
+
     def counter(self, name: str, text: str, value: float) -> Iterator[Metric]:
         """One count; `name` without _total."""
         family = CounterMetricFamily(name, text, labels=["pair"])

@@ -321,6 +321,11 @@ def _about_configuration(status: Status) -> Iterator[Warn]:
             code="sync_unreachable",
             sentence=f"the worker of {status.peer.name} can't be reached{why}",
         )
+    for files in sync.files:
+        if files.state in {"partly", "unreadable"}:
+            yield Warn(
+                code=f"files_{files.state}", sentence=f"files {files.name}: {files.sentence}"
+            )
 
 
 def _about_last_resorts(status: Status) -> Iterator[Warn]:

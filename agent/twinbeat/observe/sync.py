@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of the shared configuration: whether both nodes have the same, and what it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prometheus_client.metrics_core import Metric
 
-from twinbeat.api.schema import Counters, Status
+from twinbeat.api.schema import Counters, Status, SyncFiles
 from twinbeat.observe.family import Family
 
 STATES: Final = (
@@ -23,6 +23,8 @@ STATES: Final = (
 )
 """Of synchronization, in the words of `twinbeat show sync`; away = no worker tells."""
 REQUESTS: Final = ("alone", "done", "partly", "refused", "superseded", "undecided")
+FILES_STATES: Final = ("partly", "same", "unreadable", "waiting", "working")
+"""Of a list of files, in the words of `twinbeat show files`."""
 WORKER_EVENTS: Final = ("apply", "check", "connected", "failed", "hung_up", "refused")
 
 
@@ -61,6 +63,13 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
             "whose",
             [("own", sync.own_ends_s or None), ("peer", sync.peer_ends_s or None)],
         )
+        yield from _files(family, sync.files)
+    yield from family.counters(
+        "twinbeat_files_events",
+        "What happened to the lists of files since the worker started.",
+        ["event"],
+        [([event], count) for event, count in sorted(counters.sync_files.items())],
+    )
     yield from family.counters(
         "twinbeat_sync_requests",
         "Requests to change the shared configuration that were made here, by their end.",
@@ -94,3 +103,25 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
         ["event"],
         [([event], counters.worker.get(event, 0)) for event in WORKER_EVENTS],
     )
+
+
+def _files(family: Family, lists: Sequence[SyncFiles]) -> Iterator[Metric]:
+    """How each list of files stands, as this node's worker told it last."""
+    yield from family.table(
+        "twinbeat_files_state",
+        "1 for the state that a list of files is in, 0 for the others.",
+        ["list", "state"],
+        [([each.name, state], state == each.state) for each in lists for state in FILES_STATES],
+    )
+    for what, text in (
+        ("entries", "Files, directories and links of a list on this node."),
+        ("bytes", "Bytes of a list on this node."),
+        ("failed", "Items of a list that can't be kept alike."),
+        ("conflicts", "Paths that both nodes had changed, since the primary's worker started."),
+    ):
+        yield from family.gauges(
+            f"twinbeat_files_{what}",
+            text,
+            "list",
+            [(each.name, getattr(each, what)) for each in lists],
+        )

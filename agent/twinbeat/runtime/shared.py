@@ -157,6 +157,18 @@ def shown(report: Report | None) -> schema.Sync | None:
         ],
         own_ends_s=report.own_ends_s,
         peer_ends_s=report.peer_ends_s,
+        files=[
+            schema.SyncFiles(
+                name=each.name,
+                state=each.state,
+                sentence=each.sentence,
+                entries=each.entries,
+                bytes=each.bytes,
+                failed=each.failed,
+                conflicts=each.conflicts,
+            )
+            for each in report.files
+        ],
     )
 
 

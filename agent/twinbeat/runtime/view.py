@@ -110,4 +110,5 @@ class View:
             sync_connection=dict(report.counts) if report is not None else {},
             sync_phases=dict(self.workers.took),
             sync_errors=report.errors if report is not None else 0,
+            sync_files=dict(report.file_counts) if report is not None else {},
         )

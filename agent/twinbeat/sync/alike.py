@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from twinbeat.sync.beneath import Tree
-from twinbeat.sync.filing import FilesStatus, Filing
+from twinbeat.sync.filing import Filing
 from twinbeat.sync.lists import FileList
 from twinbeat.sync.messages import Summary
 from twinbeat.sync.session import Session
+from twinbeat.sync.shown import FilesStatus
 from twinbeat.sync.talking import Talk
 from twinbeat.sync.wire import Filing as Message
 
@@ -87,6 +88,10 @@ class Files:
     async def in_step(self, path: str, timeout_s: float) -> str:
         """Wait until both nodes have a file alike; a sentence if they don't in that time."""
         return await self._filing.in_step(path, timeout_s)
+
+    def on_standing(self, stood: Callable[[], None]) -> None:
+        """Have this called when the state of a list is another. It never waits."""
+        self._filing.stood = stood
 
     def status(self) -> FilesStatus:
         """How each list stands, and what was counted."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from twinbeat.sync.lists import FileList, components
+from twinbeat.sync.shown import printable
 
 SENTENCE_MAX: Final = 1024
 """Characters; the end of a sentence says what is wrong with a long path."""
@@ -68,7 +69,7 @@ class Trouble(Exception):  # noqa: N818 - it is one path's, and the others go on
         assert code in CODES
         self.code = code
         self.path = path
-        self.sentence = (sentence or f"{shown(path)}: {CODES[code]}.")[-SENTENCE_MAX:]
+        self.sentence = (sentence or f"{printable(path)}: {CODES[code]}.")[-SENTENCE_MAX:]
         super().__init__(self.sentence)
 
     @classmethod
@@ -77,7 +78,7 @@ class Trouble(Exception):  # noqa: N818 - it is one path's, and the others go on
         code = _BY_NUMBER.get(error.errno or 0, "other")
         said = os.strerror(error.errno) if error.errno else "no reason given"
         what = CODES[code] if code != "other" else "the system refused"
-        return cls(code, path, f"{shown(path)}: {what} ({said}).")
+        return cls(code, path, f"{printable(path)}: {what} ({said}).")
 
 
 @contextlib.contextmanager
@@ -89,11 +90,6 @@ def troubles(path: str) -> Iterator[None]:
         raise Trouble.of(error, path) from None
     except (OverflowError, ValueError):
         raise Trouble("name", path) from None
-
-
-def shown(path: str) -> str:
-    """A path as it may go into a log or onto a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in path)
 
 
 class Tree:
@@ -120,7 +116,7 @@ class Tree:
         """The directory that a path of the list lies in, and its name there. Raises Trouble."""
         parts = components(path)
         if parts is None or not files.covers(path):
-            sentence = f"{shown(path)} isn't a path of the list {files.name!r}."
+            sentence = f"{printable(path)} isn't a path of the list {files.name!r}."
             raise Trouble("escape", path, sentence)
         with troubles(path), self.directory(parts[:-1]) as descriptor:
             yield descriptor, parts[-1]

@@ -35,7 +35,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twinbeat.sync.identity import Certificate, Folder, IdentityError, examine
-from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop, printable
+from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop
+from twinbeat.sync.shown import printable
 from twinbeat.sync.sockets import anywhere, bound, hang_up, resolved, secured
 from twinbeat.sync.tls import Cabinet, Credentials, failure
 from twinbeat.sync.wire import (

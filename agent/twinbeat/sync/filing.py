@@ -13,25 +13,25 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from twinbeat.programs import Program
-from twinbeat.sync.beneath import Tree, Trouble
+from twinbeat.sync.beneath import CODES, Tree, Trouble
 from twinbeat.sync.files import Reader, Scan
 from twinbeat.sync.lists import FileList
 from twinbeat.sync.manifest import ENTRIES_MAX, Entry, Kind, Order, is_common, with_common
 from twinbeat.sync.placing import Place
 from twinbeat.sync.remembered import Memory, Remembered
+from twinbeat.sync.shown import FileFailure, FilesStatus, ListStatus, printable
 from twinbeat.sync.taking import Progress, in_thread
 from twinbeat.sync.templates import PATH
 from twinbeat.sync.watching import Quiet, Watcher
-from twinbeat.sync.wire import FileFailure
 
 log = logging.getLogger("twinbeat.files")
 
@@ -51,37 +51,25 @@ LEFTOVER_S: Final = 3600.0
 """A temporary file may be gone on with for so long."""
 
 
-class ListStatus(Struct, frozen=True, kw_only=True):
-    """One list, for people and metrics."""
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Of all entries, counted once for each walk that found something else."""
 
-    name: str
-    state: str
-    """waiting, working, same, partly, unreadable"""
-    sentence: str
     entries: int = 0
     bytes: int = 0
-    items_done: int = 0
-    items: int = 0
-    """Of the round that runs, on this node."""
-    bytes_done: int = 0
-    bytes_wanted: int = 0
-    failed: int = 0
-    failures: tuple[FileFailure, ...] = ()
-    """The first of them, of both nodes."""
-    conflicts: int = 0
-    """Paths that both nodes had changed, since the worker started; of the node that leads."""
-    watched: int = 0
-    command: str = ""
-    """How it ended the last time."""
-    changed_ns: int = 0
-    """When something was changed here the last time, by the wall clock."""
+    unreadable: tuple[FileFailure, ...] = ()
 
-
-class FilesStatus(Struct, frozen=True, kw_only=True):
-    """All lists, for people and metrics."""
-
-    lists: tuple[ListStatus, ...] = ()
-    counts: dict[str, int] = {}
+    @classmethod
+    def of(cls, entries: Mapping[str, Entry]) -> Totals:
+        return cls(
+            entries=len(entries),
+            bytes=sum(entry.size for entry in entries.values()),
+            unreadable=tuple(
+                FileFailure(path=entry.path, code=entry.why, sentence=CODES.get(entry.why, ""))
+                for entry in entries.values()
+                if entry.kind is Kind.UNKNOWN
+            ),
+        )
 
 
 class Listed:
@@ -105,6 +93,7 @@ class Listed:
         self.failed = 0
         """Of the last round, on both nodes."""
         self.state, self.sentence = "waiting", "It is read for the first time."
+        self._totals = Totals()
         self.conflicts = 0
         self.changed_ns = 0
         self.command = ""
@@ -142,7 +131,7 @@ class Listed:
             try:
                 found = await in_thread(self._filing.executor, self.reader.scan)
             except Trouble as trouble:
-                self.scan = None
+                self.scan, self._totals = None, Totals()
                 self.stand("unreadable", trouble.sentence)
                 self._filing.count("unreadable")
                 return
@@ -162,8 +151,14 @@ class Listed:
                 self.unsaved = True
             before = self.scan
             self.scan = found
+            if before is None:
+                # Nobody may be there to compare it with, and what was in the way is over.
+                self.stand("waiting", "It has yet to be compared with the other node's.")
             if before is None or forgotten or before.entries != found.entries:
                 self.version += 1
+                self._totals = await in_thread(
+                    self._filing.executor, functools.partial(Totals.of, found.entries)
+                )
                 self._filing.moved()
 
     async def keep_looking(self) -> None:
@@ -259,7 +254,9 @@ class Listed:
             level = logging.INFO if state in {"waiting", "working", "same"} else logging.WARNING
             fields = {"event": "files", "reason": f"files_{state}", "list": self.name}
             log.log(level, "files %s: %s", self.name, sentence, extra={"fields": fields})
-        self.state, self.sentence = state, sentence
+        before, self.state, self.sentence = self.state, state, sentence
+        if before != state:
+            self._filing.stood()
 
     # -- the command after a change ----------------------------------------------------------------
 
@@ -303,26 +300,24 @@ class Listed:
             await asyncio.wait((self._after,))
 
     def status(self) -> ListStatus:
-        scan = self.scan.entries if self.scan is not None else {}
-        unreadable = [
-            FileFailure(path=entry.path, code=entry.why, sentence="It can't be read here.")
-            for entry in scan.values()
-            if entry.kind is Kind.UNKNOWN
-        ]
-        failures = [*self.failures, *unreadable]
-        state = "partly" if self.state == "same" and unreadable else self.state
+        totals = self._totals
+        state, sentence = self.state, self.sentence
+        if state == "same" and totals.unreadable:
+            state = "partly"
+            first = totals.unreadable[0]
+            sentence = f"{printable(first.path)} can't be read here: {first.sentence}."
         return ListStatus(
             name=self.name,
             state=state,
-            sentence=self.sentence,
-            entries=len(scan),
-            bytes=sum(entry.size for entry in scan.values()),
+            sentence=sentence,
+            entries=totals.entries,
+            bytes=totals.bytes,
             items_done=self.progress.items_done + self.served.items_done,
             items=self.progress.items + self.served.items,
             bytes_done=self.progress.bytes_done + self.served.bytes_done,
             bytes_wanted=self.progress.bytes + self.served.bytes,
-            failed=self.failed + len(unreadable),
-            failures=tuple(failures[:SHOWN]),
+            failed=self.failed + len(totals.unreadable),
+            failures=(*self.failures, *totals.unreadable)[:SHOWN],
             conflicts=self.conflicts,
             watched=self.watched,
             command=self.command,
@@ -343,6 +338,8 @@ class Filing:
         self.counts: Counter[str] = Counter()
         self.waiting: list[asyncio.Event] = []
         """Set when a list is different, or there are others."""
+        self.stood: Callable[[], None] = lambda: None
+        """Called when the state of a list is another, or there are other lists."""
         self._wanted: tuple[FileList, ...] = ()
         self._configured = asyncio.Event()
         self._configured.set()
@@ -371,6 +368,7 @@ class Filing:
                             self.lists[name] = Listed(files, remembered, self)
                             looking[name] = group.create_task(self.lists[name].keep_looking())
                     self.moved()
+                    self.stood()
         finally:
             for listed in self.lists.values():
                 await listed.stop()

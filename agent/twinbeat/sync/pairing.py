@@ -41,7 +41,8 @@ from msgspec import Meta, Struct
 
 from twinbeat.sync.document import U32, Name, Sentence
 from twinbeat.sync.identity import Certificate, Folder, Identity, IdentityError, examine
-from twinbeat.sync.session import FAREWELL_S, drop, printable
+from twinbeat.sync.session import FAREWELL_S, drop
+from twinbeat.sync.shown import printable
 from twinbeat.sync.sockets import anywhere, bound, hang_up, resolved, secured
 from twinbeat.sync.wire import PORT, Codec, WireError, framed, read_frame
 

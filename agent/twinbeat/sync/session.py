@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from twinbeat.sync.identity import Certificate
+from twinbeat.sync.shown import printable
 from twinbeat.sync.tls import failure
 from twinbeat.sync.wire import (
     BULK,
@@ -443,8 +444,3 @@ def drop(writer: asyncio.StreamWriter) -> None:
     """
     if not writer.transport.is_closing():
         writer.transport.abort()
-
-
-def printable(text: str) -> str:
-    """What a peer said, as it may go into a log or onto a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -37,12 +37,12 @@ from twinbeat.sync.manifest import (
 )
 from twinbeat.sync.serving import SERVERS, Serving
 from twinbeat.sync.session import Session, SessionOverError
+from twinbeat.sync.shown import FileFailure, printable
 from twinbeat.sync.taking import IDLE_S, Progress, Result, Taking, in_thread
 from twinbeat.sync.wire import (
     FileAsk,
     FileCommon,
     FileDone,
-    FileFailure,
     FileOrders,
     FilePiece,
     FileWant,
@@ -307,7 +307,9 @@ class Talk:
         elif self._leading is None:
             listed.stand("waiting", "Neither node is primary, or both are, or sync is off.")
         else:
-            listed.stand("waiting", "The primary has yet to compare it.")
+            listed.stand(
+                "waiting", "The primary has yet to compare it, or says what is in the way."
+            )
 
     async def _follow(self, side: Side) -> None:
         """Carry out what the primary ordered."""
@@ -383,7 +385,9 @@ class Talk:
         await self._settle(side, made)
         await listed.save()
         blocked = [
-            FileFailure(path=path, code=why, sentence=f"{path} can't be read on the other node.")
+            FileFailure(
+                path=path, code=why, sentence=f"{printable(path)} can't be read on the other node."
+            )
             for path, why in made.blocked.items()
             if path in side.theirs and side.theirs[path].why
         ]

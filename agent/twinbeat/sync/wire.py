@@ -28,6 +28,7 @@ from twinbeat.sync import messages
 from twinbeat.sync.document import U32, U64, Name, Sentence
 from twinbeat.sync.manifest import Entry, Hash, Order, Path, Stamp
 from twinbeat.sync.messages import Summary
+from twinbeat.sync.shown import FileFailure
 
 PORT: Final = 3008
 VERSIONS: Final = (1, 1)
@@ -222,14 +223,6 @@ class FilePiece(Struct, frozen=True, kw_only=True, tag="file_piece"):
     data: Annotated[bytes, Meta(max_length=FILE_PIECE_MAX)]
     code: Name = ""
     """Why there is no more of it."""
-    sentence: Sentence = ""
-
-
-class FileFailure(Struct, frozen=True, kw_only=True):
-    """One path that isn't as it should be."""
-
-    path: Annotated[str, Meta(max_length=4096)]
-    code: Name
     sentence: Sentence = ""
 
 

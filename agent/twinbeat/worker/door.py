@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,7 @@ from twinbeat.api.sync import (
     DAEMONS,
     READABLE,
     DocumentView,
+    FilesView,
     ForceSync,
     PeerView,
     Said,
@@ -33,6 +35,7 @@ from twinbeat.api.sync import (
 from twinbeat.api.worker import Report
 from twinbeat.sync import operation
 from twinbeat.sync.document import Document, Version, fingerprint
+from twinbeat.sync.shown import FilesStatus, briefs
 from twinbeat.sync.store import StoreError
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
@@ -51,6 +54,8 @@ class Door:
         self._driver = driver
         self._control = control
         self.line: Line | None = None
+        self.files: Callable[[], FilesStatus] = FilesStatus
+        """How the lists of files stand."""
         self.routes: dict[tuple[str, str], Handler] = {}
         """Of others, to be answered as well; before it listens."""
         self._server: HttpServer | None = None
@@ -60,6 +65,7 @@ class Door:
             "/v1/document": self._get_document,
             "/v1/generations": self._get_generations,
             "/v1/backups": self._get_backups,
+            "/v1/files": self._get_files,
         }
 
     async def listen(self, path: str) -> None:
@@ -107,7 +113,8 @@ class Door:
 
     def report(self) -> Report:
         """How the worker stands, its connection included."""
-        report = self._driver.report()
+        files = self.files()
+        report = replace(self._driver.report(), files=briefs(files.lists), file_counts=files.counts)
         status = self.line.status() if self.line is not None else None
         if status is None:
             return report
@@ -237,6 +244,11 @@ class Door:
             for backup in backups
         ]
         return _json(Views(documents=views))
+
+    async def _get_files(self, _: Request) -> Response:
+        welcome, files = self._driver.welcome, self.files()
+        name = welcome.name if welcome is not None else ""
+        return _json(FilesView(node=name, lists=files.lists, counts=files.counts))
 
     async def _get_peer(self, request: Request) -> Response:
         """The same of the other node: `what` names the target, the rest goes with it."""

@@ -8,6 +8,7 @@ counts, who is primary, and over which session they speak.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
@@ -17,10 +18,10 @@ import msgspec
 from twinbeat.sync import templates
 from twinbeat.sync.alike import Files, leads
 from twinbeat.sync.document import Run, Tables
-from twinbeat.sync.filing import FilesStatus
 from twinbeat.sync.lists import FileList
 from twinbeat.sync.operation import Output
 from twinbeat.sync.session import Session
+from twinbeat.sync.shown import FilesStatus
 from twinbeat.sync.templates import CommandRefused, Template
 from twinbeat.sync.wire import Filing, Traffic
 from twinbeat.worker.driver import Driver
@@ -38,12 +39,15 @@ class Gateway:
         self._files: Files | None = None
         self._rows: dict[str, dict[str, object]] | None = None
         self._leading: bool | None = None
+        self.stood: Callable[[], None] = lambda: None
+        """Called when a list stands otherwise."""
 
     async def run(self) -> None:
         """Watch the lists, until cancelled."""
         await self._driver.begun.wait()
         assert self._driver.welcome is not None
         self._files = Files(self._driver.welcome.name, self._directory)
+        self._files.on_standing(self.stood)
         self.look()
         await self._files.run()
 
@@ -75,9 +79,9 @@ class Gateway:
         if self._files is not None:
             self._files.rescan()
 
-    def status(self) -> FilesStatus | None:
+    def status(self) -> FilesStatus:
         """How each list stands."""
-        return self._files.status() if self._files is not None else None
+        return self._files.status() if self._files is not None else FilesStatus()
 
     async def known(self, tables: Tables, run: Run) -> str:
         """Why a command can't be run, or nothing."""

@@ -37,6 +37,8 @@ RETRY_S: Final = 5.0
 """Between two attempts to open a store that refuses."""
 TELL_S: Final = 0.02
 """The daemon hears of what has changed so much later: once for all steps of a change."""
+FILES_TELL_S: Final = 0.25
+"""Of lists of files that stand otherwise, so much later."""
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -51,6 +53,7 @@ class Worker:
         self._gateway = self._driver.gateway = Gateway(self._driver, state / "files")
         control = str(socket.with_name("control.sock"))
         self._door = Door(self._driver, control=control)
+        self._door.files = self._gateway.status
         self._line = self._door.line = Line(
             self._driver,
             read=self._door.read,
@@ -63,7 +66,9 @@ class Worker:
             str(socket), hear=self._driver.hear, report=self._report, took=self._took
         )
         self._telling: asyncio.TimerHandle | None = None
+        self._files_telling: asyncio.TimerHandle | None = None
         self._driver.changed = self._changed
+        self._gateway.stood = self._files_stood
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Until told to stop. Raises whatever makes it necessary to begin anew."""
@@ -127,6 +132,17 @@ class Worker:
 
     def _tell(self) -> None:
         self._telling = None
+        self._link.tell()
+
+    def _files_stood(self) -> None:
+        """How many have come of a list is told with the next beat; that it stands otherwise, soon,
+        and once for all lists."""
+        if self._files_telling is None:
+            loop = asyncio.get_running_loop()
+            self._files_telling = loop.call_later(FILES_TELL_S, self._tell_files)
+
+    def _tell_files(self) -> None:
+        self._files_telling = None
         self._link.tell()
 
     def _report(self) -> Report:
