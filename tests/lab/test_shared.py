@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from typing import Any
 
@@ -65,6 +67,50 @@ def test_a_command_on_either_node_is_in_force_on_both(paired: str) -> None:
     tell(secondary, "rollback", str(earlier))
     assert said(primary)["configuration"]["generation"] > earlier + 1
     assert not any(VIP in addresses(node) for node in plan.NODES)
+    assert transitions() == before
+
+
+def stands(node: str, state: str) -> bool:
+    """Whether a node's `show files`, status and metric say so of the list."""
+    seen = json.loads(tell(node, "show", "files", "--json"))["lists"]
+    told = (said(node)["sync"] or {}).get("files", [])
+    metric = f'twinbeat_files_state{{list="certs",pair="1",state="{state}"}} 1.0'
+    return (
+        [each["state"] for each in seen] == [state]
+        and [each["state"] for each in told] == [state]
+        and metric in agents.metrics(node)
+    )
+
+
+def test_what_becomes_of_listed_files_is_told_on_both(paired: str) -> None:
+    primary, secondary = paired, plan.peer(paired)
+    before = transitions()
+    inside = {node: netns.node_dir(node, "/var/lib") / "certs" for node in plan.NODES}
+    for directory in inside.values():
+        directory.mkdir()
+    tell(primary, "add", "file", "certs", "paths=/var/lib/certs")
+    (inside[primary] / "one").write_text("from the primary")
+    (inside[secondary] / "two").write_text("from the secondary")
+    for node in plan.NODES:
+        wait_for(
+            lambda node=node: stands(node, "same") and (inside[node] / "one").exists(),
+            f"{node} to say that the list is alike",
+            timeout_s=20,
+        )
+        assert (inside[node] / "two").read_text() == "from the secondary"
+        assert "files  certs" not in tell(node, "show")
+        assert 'twinbeat_files_entries{list="certs",pair="1"} 3.0' in agents.metrics(node)
+    os.mkfifo(inside[secondary] / "pipe")
+    wait_for(lambda: stands(primary, "partly"), "the primary to say what is wrong", timeout_s=20)
+    shown = tell(primary, "show")
+    assert "files  certs: partly" in shown
+    assert "! files certs: /var/lib/certs/pipe can't be read" in shown
+    assert "  ! /var/lib/certs/pipe" in tell(primary, "show", "files")
+    assert "  ! /var/lib/certs/pipe" in tell(primary, "show", "files", "--node", "peer")
+    (inside[secondary] / "pipe").unlink()
+    for node in plan.NODES:
+        wait_for(lambda node=node: stands(node, "same"), f"{node} to have it alike", timeout_s=20)
+    tell(primary, "rm", "file", "certs")
     assert transitions() == before
 
 
