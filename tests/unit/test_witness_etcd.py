@@ -299,6 +299,16 @@ LIES = {
     "null": (claim(4), b"null"),
     "not UTF-8": (claim(4), b"\xff\xfe"),
     "deep": (claim(4), b"[" * 50_000),
+    "a revision without end": (
+        confirm(4),
+        answer_of(4, succeeded=True).replace(b'"revision": "5"', b'"revision": 1e999'),
+    ),
+    "a life without end": (
+        LOOK,
+        answer_of(4, succeeded=True).replace(b'"mod_revision": "5"', b'"mod_revision": 1e999'),
+    ),
+    "a revision of more than 64 bits": (confirm(4), answer_of(4, succeeded=True, revision=1 << 63)),
+    "a name for a cluster": (confirm(4), answer_of(4, succeeded=True, cluster="c" * 60_000)),
 }
 
 

@@ -99,7 +99,8 @@ class Keeping:
         try:
             answer = json.loads(body)
             header = answer["header"]
-            cluster, revision = str(header["cluster_id"]), int(header["revision"])
+            cluster = str(_below(1 << 64, header["cluster_id"]))
+            revision = _below(1 << 63, header["revision"])
             inner = answer
             if question.kind is Kind.CLAIM and not _succeeded(answer):
                 inner = _one(answer["responses"], "response_txn")
@@ -137,7 +138,7 @@ class Keeping:
             if key == self.term_key:
                 term = _number(kv["value"])
             if key in {self.term_key, self.holder_key}:
-                life = max(life, int(kv["mod_revision"]))
+                life = max(life, _below(1 << 63, kv["mod_revision"]))
         return term, life
 
 
@@ -181,6 +182,15 @@ def _number(encoded: str) -> int:
     if (term := int(value)) >= TERM_MAX:
         raise ValueError("no term is that high")
     return term
+
+
+def _below(limit: int, number: Any) -> int:
+    """A number of 64 bits, which JSON has as text. What none can be would be kept and shown."""
+    if not isinstance(number, str | int):
+        raise TypeError("number")
+    if not 0 <= (found := int(number)) < limit:
+        raise ValueError("no number of etcd")
+    return found
 
 
 def _digits(term: int) -> str:
