@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from twinbeat.config.arbiters import IsolationSection, WitnessSection
+from twinbeat.config.model import Config
 from twinbeat.core.events import Event, IsolationChanged, WitnessAnswered
 from twinbeat.core.witness import Answer, Arbitration, Kind, Question, Verdict
 from twinbeat.runtime import witness as runtime
@@ -187,6 +188,46 @@ def test_isolation_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> N
     assert asyncio.run(scenario()) == [
         IsolationChanged(isolated=True),
         IsolationChanged(isolated=False),
+    ]
+
+
+def test_who_is_cut_off_is_so_until_a_new_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other addresses, and none of them was asked yet: that is no answer."""
+    answers = {"192.0.2.3"}
+
+    async def probe(text: str, interface: str, timeout_s: float) -> bool:
+        return text in answers
+
+    monkeypatch.setattr(runtime, "_answers", probe)
+
+    def asking(*references: str) -> Config:
+        section = IsolationSection(references=references, interval_ms=100)
+        return replace(A, isolation=section)
+
+    async def scenario() -> list[Event]:
+        fed: asyncio.Queue[Event] = asyncio.Queue()
+        isolation = Isolation(
+            config=asking("192.0.2.1"),
+            feed=fed.put_nowait,
+            failed=broken,
+            now_ns=itertools.count(1, 10**9).__next__,
+        )
+        isolation.start()
+        async with asyncio.timeout(10):
+            told = [await fed.get()]
+            isolation.apply(asking("192.0.2.2"))
+            assert fed.empty(), "nobody answered"
+            isolation.apply(asking("192.0.2.2", "192.0.2.3"))
+            told.append(await fed.get())
+            answers.clear()
+            told.append(await fed.get())
+            isolation.apply(A)
+            told.append(fed.get_nowait())
+        await isolation.stop()
+        return told
+
+    assert asyncio.run(scenario()) == [
+        IsolationChanged(isolated=isolated) for isolated in (True, False, True, False)
     ]
 
 

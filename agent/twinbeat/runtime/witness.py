@@ -165,13 +165,15 @@ class Isolation:
         self._begin()
 
     def apply(self, config: Config) -> None:
-        """Other addresses or another pace take effect at once."""
+        """Other addresses or another pace take effect at once. Whoever is cut off is so until one
+        of the new addresses answers: not having asked yet is no answer."""
         if config.isolation == self._section:
             return
         self._section = config.isolation
         if self._task is not None:
             self._task.cancel()
-        self._tell(isolated=False)
+        if not self._section.references:
+            self._tell(isolated=False)
         self._begin()
 
     async def stop(self) -> None:
@@ -208,6 +210,8 @@ class Isolation:
         while True:
             begun = self._now_ns()
             answered = await reference.reached()
+            if answered and self._isolated:
+                log.info("reference address %s answers again", reference.answering)
             self._tell(isolated=not answered)
             left_s = interval_s - (self._now_ns() - begun) / SECOND
             await asyncio.sleep(max(interval_s / 10, left_s))
@@ -215,8 +219,6 @@ class Isolation:
     def _tell(self, *, isolated: bool) -> None:
         if isolated is not self._isolated:
             self._isolated = isolated
-            if not isolated:
-                log.info("a reference address answers again")
             self._feed(IsolationChanged(isolated=isolated))
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -51,17 +51,18 @@ class Reference:
             asyncio.ensure_future(self._probe(one, on_link(one), self._patience_s)): one
             for one in self._addresses
         }
-        waiting = set(asked)
-        self.answering = ""
+        waiting, answering = set(asked), ""
         try:
-            while waiting and not self.answering:
+            while waiting and not answering:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                self.answering = next((asked[one] for one in done if one.result()), "")
+                answering = next((asked[one] for one in done if one.result()), "")
         finally:
             for one in waiting:
                 one.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        return bool(self.answering)
+        # Not before: whoever looks meanwhile sees who answered the look before.
+        self.answering = answering
+        return bool(answering)
 
     async def ask(self, question: Question) -> Answer:
         sent_ns = self._now_ns()
