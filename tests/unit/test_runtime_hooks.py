@@ -193,6 +193,8 @@ class TestHooks:
             hooks = Hooks(first=at_once)
             hooks.apply(config(HookSection(name="tell", exec=str(script))))
             hooks.transition(transition("claiming"))
+            hooks.transition(transition("primary", term=2, before="primary"))
+            assert hooks.status()[0].waiting == [], "that reign goes on"
             hooks.transition(transition("primary"))
             await until(lambda: written(note))
             told = dict(line.split("=", 1) for line in text(note).splitlines())
@@ -231,9 +233,9 @@ class TestHooks:
             hooks.transition(transition("primary"))
             await until(lambda: text(note))
             for _ in range(50):
-                hooks.transition(transition("secondary"))
+                hooks.transition(transition("secondary", before="primary"))
                 hooks.transition(transition("primary"))
-            hooks.transition(transition("secondary"))
+            hooks.transition(transition("secondary", before="primary"))
             hooks.look(unfit=[], peer_alive=True)
             hooks.look(unfit=[("gate_missing", "a gate is missing")], peer_alive=True)
             assert time.monotonic() - begun < 2, "nobody waits for a hook"

@@ -216,8 +216,10 @@ class Hooks:
     # -- news ------------------------------------------------------------------------------------
 
     def transition(self, recorded: schema.Transition) -> None:
-        """The role changed."""
+        """The role changed. A reign that goes on under a newer term began before."""
         self._role, self._term = recorded.to_role.value, recorded.term
+        if recorded.from_role is recorded.to_role:
+            return
         self._tell(
             Happening(
                 event=recorded.to_role.value,
