@@ -166,6 +166,26 @@ def test_a_host_with_our_address_is_found_and_named(primary: str) -> None:
     assert {node: watching.transitions(node) for node in plan.NODES} == before
 
 
+def test_a_host_with_our_ipv6_address_is_found_and_named(primary: str) -> None:
+    """By a solicitation as duplicate address detection sends it."""
+    before = {node: watching.transitions(node) for node in plan.NODES}
+    address = ["ip", "address", "add", f"{plan.LAN_VIP6}/128", "dev", "eth0", "nodad"]
+
+    def found() -> list[dict[str, Any]]:
+        return [one for one in rivals(primary, "address") if one["what"] == plan.LAN_VIP6]
+
+    inside(plan.CLIENT_NS, *address)
+    try:
+        (rival,) = wait_for(found, "the rival is named", timeout_s=20)
+    finally:
+        inside(plan.CLIENT_NS, "ip", "address", "del", *address[3:6])
+    assert (rival["interface"], rival["who"]) == ("lan0", plan.CLIENT_MAC)
+    told = f"{plan.CLIENT_MAC} on lan0 speaks for our address {plan.LAN_VIP6}"
+    assert told in processes.log_tail(agents.process_name(primary), 30)
+    assert told in agents.cli(primary, "show").stdout
+    assert {node: watching.transitions(node) for node in plan.NODES} == before
+
+
 def gratuitous(mac: str, address: str) -> bytes:
     """What a host sends that has just been given an address."""
     said = ARP(op=1, hwsrc=mac, psrc=address, pdst=address)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -363,6 +364,46 @@ def test_without_fail_safe_nobody_serves_where_both_fail(unsafe: str) -> None:
     wait_for(partial(watching.serves, other), f"{other} serves", timeout_s=10)
 
 
+@contextlib.contextmanager
+def staying_secondary(node: str) -> Iterator[None]:
+    """A node that never claims, as its peer knows."""
+
+    def told(admin: str) -> None:
+        word = "secondary" if admin == "stay-secondary" else "off"
+        assert agents.cli(node, "stay", word).returncode == 0
+        wait_for(
+            lambda: (agents.show(plan.peer(node)) or {})["peer"]["admin"] == admin,
+            f"the peer hears that {node} is {admin}",
+            timeout_s=5,
+        )
+
+    told("stay-secondary")
+    try:
+        yield
+    finally:
+        told("enabled")
+
+
+def test_an_unfit_primary_serves_on_where_nobody_else_may(healthy: str) -> None:
+    """The last line of the truth table, and what follows when the peer may again."""
+    other = plan.peer(healthy)
+    with staying_secondary(other):
+        falls_ill(healthy)
+        assert watching.serves(healthy)
+        log = processes.log_tail(agents.process_name(healthy), 10)
+        assert f"{healthy} isn't healthy, but serves on: {other} is no better, or can't" in log
+    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=5)
+
+
+def test_without_fail_safe_an_unfit_primary_doesn_t(unsafe: str) -> None:
+    with staying_secondary(plan.peer(unsafe)):
+        falls_ill(unsafe)
+        wait_for(
+            lambda: set(agents.roles().values()) == {"secondary"}, "nobody serves", timeout_s=5
+        )
+    wait_for(partial(watching.serves, plan.peer(unsafe)), "its peer does, now", timeout_s=10)
+
+
 @pytest.fixture
 def asking(healthy: str) -> Iterator[str]:
     """The primary; its monitors may be changed."""
@@ -387,10 +428,11 @@ def test_an_address_that_doesn_t_answer_makes_the_worse_node_by_its_weight(askin
     )
 
 
-def test_a_next_hop_that_doesn_t_answer_takes_its_route_along(asking: str) -> None:
+@pytest.mark.parametrize("probe", ["neighbour", "icmp"])
+def test_a_next_hop_that_doesn_t_answer_takes_its_route_along(asking: str, probe: str) -> None:
     text = agents.file_of(asking).read_text()
     prefix = f'prefix = "{PREFIX}"\n'
-    asked = text.replace(prefix, f'{prefix}probe = "neighbour"\ninterval_ms = 100\n')
+    asked = text.replace(prefix, f'{prefix}probe = "{probe}"\ninterval_ms = 100\n')
     assert "was reloaded" in agents.reconfigure(asking, asked)
     wait_for(lambda: state(asking, "upstream") == "up", "the next hop answers", timeout_s=5)
     reason = fails_over(

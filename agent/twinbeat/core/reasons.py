@@ -279,7 +279,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.TERMS_FAILED: "terms could not be reserved: {why}",
     Code.HEALTH_CHANGED: "the health of {node} is {score}",
     Code.PEER_BETTER: "{peer} is healthier ({peer_score} against {score})",
-    Code.FAIL_SAFE: "{node} isn't healthy, but {peer} is no better",
+    Code.FAIL_SAFE: "{node} isn't healthy, but serves on: {peer} is no better, or can't take over",
     Code.TAKES_BACK: "{node} was told to stay primary and is fit again",
     Code.HEALTH_HELD: "the health of {node} rises to {score}; it counts when that has held for "
     "{hold}",
