@@ -13,6 +13,7 @@ from sim import ground
 from sim.invariants import check_forge
 from sim.network import MS, US
 from sim.node import ALL_LINKS, Setting, SimNode
+from sim.witness import heal_witness
 from sim.world import World
 from twinbeat.core import pace
 from twinbeat.core.events import (
@@ -112,6 +113,19 @@ def hang_python(world: World, node: SimNode) -> str:
     node.hang_python()
     world.at(world.now_ns + length, node.unhang_python)
     return f"the Python of {node.name} hangs for {length // US} us"
+
+
+def outlive_attestation(world: World, node: SimNode) -> str:
+    """The Python of the node that serves hangs for longer than it may serve without, and nothing
+    else goes wrong meanwhile."""
+    if not node.gate_open():
+        node = world.nodes[1 - node.index]
+    attested_ns = max(world.slowest.attest_ns, world.slowest.lease_ns * 3 // 2)
+    length_ns = attested_ns + 2 * world.slowest.lease_ns
+    node.hang_python()
+    world.at(world.now_ns + length_ns, node.unhang_python)
+    world.run(length_ns)
+    return f"the Python of {node.name} hung for {length_ns // US} us"
 
 
 def bad_fence(world: World, node: SimNode) -> str:
@@ -500,6 +514,17 @@ STORIES: Final[tuple[Fault, ...]] = (
 )
 """What leads to turns and verdicts that chance alone leads to seldom: every schedule begins with
 one."""
+SELDOM: Final = 40
+"""One schedule in so many begins with the one that takes long."""
+MENDING: Final[frozenset[Fault]] = frozenset({heal_wires, heal_one_way, heal_witness, start})
+"""What is drawn like a fault and is none."""
+
+
+def story(seed: int) -> Fault:
+    """What a schedule begins with."""
+    if seed % SELDOM == SELDOM - 1:
+        return outlive_attestation
+    return STORIES[seed % len(STORIES)]
 
 
 def draw(world: World) -> tuple[Fault, SimNode]:
