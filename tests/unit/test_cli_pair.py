@@ -36,6 +36,7 @@ directory = "{root}/keys"
 listen = "127.0.0.{own}"
 peer = "127.0.0.{peer}"
 port = {port}
+interface = "lo"
 identity = "{root}/identity"
 [policy]
 accept_single_link = true
@@ -163,6 +164,15 @@ def test_one_who_sees_another_code_ends_it_for_both(operators: Operators) -> Non
     for each in operators:
         assert each.folder.trusted() == ()
         assert each.keys == {}
+
+
+def test_an_interface_that_is_not_there_is_named(operators: Operators) -> None:
+    for each in operators:
+        text = each.file.read_text()
+        each.file.write_text(text.replace('interface = "lo"', 'interface = "tbnone0"'))
+        each.sits_down("--yes")
+        assert each.ends()[0] == 1
+        assert "tbnone0: No such device" in each.seen
 
 
 def test_keys_that_are_there_stay(operators: Operators) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from twinbeat.config.load import examine_tables
+from twinbeat.config.model import Config
 from twinbeat.config.problems import Problem
 from unit.test_config_load import GOOD
 
@@ -30,6 +31,24 @@ undo = ["/bin/true"]
 def problems(text: str, *, offline: bool = True) -> list[Problem]:
     tables = tomllib.loads(GOOD.format(keys="/etc/twinbeat/keys") + text)
     return examine_tables(tables, FILE, offline=offline)[1]
+
+
+def test_the_peer_is_looked_for_where_the_interface_leads() -> None:
+    def found(sync: str) -> Config:
+        tables = tomllib.loads(GOOD.format(keys="/etc/twinbeat/keys") + sync)
+        config, told = examine_tables(tables, FILE, offline=True)
+        assert config is not None, told
+        return config
+
+    plain = found("")
+    first, second = plain.links
+    assert plain.sync_peer == first.peer
+    assert found(f'[sync]\ninterface = "{second.interface}"').sync_peer == second.peer
+    assert found('[sync]\ninterface = "sync0"\npeer = "192.0.2.9"').sync_peer == "192.0.2.9"
+    assert found('[sync]\ninterface = "sync0"').sync_peer == first.peer
+    told = [each for each in problems('[sync]\ninterface = "sync0"') if "sync" in each.key]
+    assert [(each.key, each.warning) for each in told] == [("sync.interface", True)]
+    assert "set sync.peer" in told[0].sentence
 
 
 def test_what_is_right_is_taken() -> None:

@@ -99,9 +99,16 @@ class Side:
             **options,
         )
 
-    async def dial(self, port: int, patience: Patience = QUICK) -> Paired:
+    async def dial(self, port: int, patience: Patience = QUICK, **options: Any) -> Paired:
         return await pair_dialing(
-            self.folder, self.party, self.ask, self.keys, peer=HERE, port=port, patience=patience
+            self.folder,
+            self.party,
+            self.ask,
+            self.keys,
+            peer=HERE,
+            port=port,
+            patience=patience,
+            **options,
         )
 
     def state(self) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -211,6 +218,21 @@ async def test_either_may_come_first(tmp_path: Path) -> None:
     )
     assert paired.name == "a"
     assert (await dialing).name == "b"
+
+
+@asynchronous
+async def test_it_goes_over_the_interface_that_is_named(tmp_path: Path) -> None:
+    a, b = Side(tmp_path, 0), Side(tmp_path, 1)
+    listening = asyncio.create_task(outcome(b.listen(interface="lo")))
+    assert (await a.dial(await b.port, own=HERE, interface="lo")).name == "b"
+    assert isinstance(await listening, Paired)
+    for said in (
+        await outcome(Side(tmp_path, 1, name="c").listen(interface="tbnone0")),
+        await outcome(a.dial(1, own=HERE, interface="tbnone0")),
+    ):
+        assert isinstance(said, PairingError)
+        assert said.code == "address"
+        assert "tbnone0: No such device" in said.sentence
 
 
 @asynchronous
@@ -339,7 +361,7 @@ async def test_nodes_that_are_no_pair_are_told(
 async def dial_as(kind: type[pairing._Ceremony], side: Side, port: int) -> Paired:
     """Dial with another's manners."""
     with pairing._Writing(side.folder, side.party, side.keys) as writing:
-        connected = await pairing._reached(HERE, port)
+        connected = await pairing._met(HERE, port)
         return await kind(connected, writing, QUICK, dialed=True).hold(side.ask)
 
 
@@ -468,7 +490,7 @@ async def test_passing_on_what_both_say_makes_no_codes_alike(tmp_path: Path) -> 
             asyncio.create_task(outcome(a.dial(listener.getsockname()[1]))),
         ]
         from_a, _ = await asyncio.get_running_loop().sock_accept(listener)
-        to_b = await pairing._reached(HERE, await b.port)
+        to_b = await pairing._met(HERE, await b.port)
         streams = []
         for connected, dialed in ((from_a, False), (to_b, True)):
             tls = pairing._Ceremony(connected, writing, QUICK, dialed=dialed)._context()

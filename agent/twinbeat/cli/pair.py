@@ -91,9 +91,18 @@ async def _paired(config: Config, peer: str | None, ask: Ask, *, dials: bool) ->
     party = Party(name=config.node.name, node=config.node.index, pair=config.pair.id, key=key)
     folder = Folder(Path(sync.identity))
     if dials:
-        where = peer or sync.peer or config.links[0].peer
+        where = peer or config.sync_peer
         talk(f"dialing {where}, port {sync.port}: run `twinbeat pair` there, too")
-        return await pair_dialing(folder, party, ask, keys, peer=where, port=sync.port)
+        return await pair_dialing(
+            folder,
+            party,
+            ask,
+            keys,
+            peer=where,
+            port=sync.port,
+            own=sync.listen,
+            interface=sync.interface,
+        )
     return await pair_listening(
         folder,
         party,
@@ -101,6 +110,7 @@ async def _paired(config: Config, peer: str | None, ask: Ask, *, dials: bool) ->
         keys,
         address=sync.listen,
         port=sync.port,
+        interface=sync.interface,
         listening=lambda port: talk(f"waiting at port {port}: run `twinbeat pair` on the other"),
         turned_away=talk,
     )

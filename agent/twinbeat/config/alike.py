@@ -20,7 +20,10 @@ class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = True
     peer: Annotated[
         str,
-        key("Address of the peer's worker; empty = the peer's on the first link."),
+        key(
+            "Address of the peer's worker; empty = the peer's on the first link, or on the first "
+            "one over `interface`."
+        ),
     ] = ""
     listen: Annotated[str, key("Own address to be reached at; empty = any.")] = ""
     port: Annotated[int, key("TCP port, the same on both nodes.", ge=1, le=65_535)] = 3008

@@ -82,6 +82,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tuple(sorted((link for link in self.links if link.heartbeat), key=link_number))
 
     @property
+    def sync_peer(self) -> str:
+        """Where the peer's worker is: as set, else at the peer's address on the first link; where
+        an interface is named for it, on the first link over that."""
+        links = self.heartbeat_links or self.links
+        over = [link for link in self.links if link.interface == self.sync.interface]
+        return self.sync.peer or next((link.peer for link in (*over, *links)), "")
+
+    @property
     def timers(self) -> Timers:
         """The timers in force."""
         return resolve_timers(self.timers_set)

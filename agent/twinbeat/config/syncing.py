@@ -21,6 +21,11 @@ def check_sync(sync: SyncSection, links: tuple[LinkSection, ...], findings: Find
         findings.add("sync.peer", sync.peer, "is this node's own address.")
     if sync.listen and sync.listen in {link.peer for link in links}:
         findings.add("sync.listen", sync.listen, "is the peer's address.")
+    if sync.interface and not sync.peer:
+        over = {link.interface for link in links}
+        if sync.interface not in over:
+            there = "carries no link: set sync.peer to the peer's address there."
+            findings.warn("sync.interface", sync.interface, there)
 
 
 def check_files(files: tuple[FileSection, ...], findings: Findings) -> None:

@@ -123,12 +123,12 @@ def tell_ignored(current: Current, before: Sequence[str] = ()) -> None:
 
 def settings(config: Config) -> SyncSettings:
     """`[sync]`, and the peer's address where it isn't set."""
-    section, links = config.sync, config.heartbeat_links
+    section = config.sync
     return SyncSettings(
         enabled=section.enabled,
         propagation=section.propagation,
         strict_status=section.strict_status,
-        peer=section.peer or (links[0].peer if links else ""),
+        peer=config.sync_peer,
         listen=section.listen,
         port=section.port,
         interface=section.interface,

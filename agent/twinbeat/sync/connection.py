@@ -37,7 +37,7 @@ from typing import Final
 from twinbeat.sync.identity import Certificate, Folder, IdentityError, examine
 from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop
 from twinbeat.sync.shown import printable
-from twinbeat.sync.sockets import anywhere, bound, hang_up, resolved, secured
+from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
 from twinbeat.sync.tls import Cabinet, Credentials, failure
 from twinbeat.sync.wire import (
     HELLO_MAX,
@@ -379,18 +379,11 @@ class Connection:
     async def _reach(self) -> socket.socket:
         """A connection on which nothing has been said yet."""
         settings = self.settings
+        own, interface = settings.listen, settings.interface
         try:
-            family, address = resolved(settings.peer, settings.peer_port)
-            own = settings.listen or ("::" if family == socket.AF_INET6 else "0.0.0.0")
-            made = bound(own, 0, settings.interface)
-            try:
-                await asyncio.get_running_loop().sock_connect(made, address)
-            except BaseException:
-                made.close()
-                raise
+            return await reached(settings.peer, settings.peer_port, own=own, interface=interface)
         except OSError as error:
             raise WireError("unreachable", f"{settings.peer}: {error.strerror}.") from None
-        return made
 
     # -- from a connection to a session ------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import secrets
 import socket
@@ -43,7 +44,7 @@ from twinbeat.sync.document import U32, Name, Sentence
 from twinbeat.sync.identity import Certificate, Folder, Identity, IdentityError, examine
 from twinbeat.sync.session import FAREWELL_S, drop
 from twinbeat.sync.shown import printable
-from twinbeat.sync.sockets import anywhere, bound, hang_up, resolved, secured
+from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
 from twinbeat.sync.wire import PORT, Codec, WireError, framed, read_frame
 
 PROTOCOL: Final = "twinbeat-pair/1"
@@ -57,6 +58,8 @@ PENDING_MAX: Final = 8
 """Who has connected to a listener and not made a claim yet."""
 AGAIN_S: Final = 0.3
 """Between two attempts to reach a listener that isn't there yet."""
+NEVER: Final = frozenset({errno.ENODEV, errno.EADDRNOTAVAIL, errno.EPERM, errno.EAFNOSUPPORT})
+"""Own addresses and interfaces that aren't there won't be while somebody waits."""
 
 
 class PairingError(Exception):
@@ -218,6 +221,7 @@ async def pair_listening(
     *,
     address: str = "",
     port: int = PORT,
+    interface: str = "",
     only_from: str = "",
     patience: Patience | None = None,
     listening: Callable[[int], None] = lambda _: None,
@@ -231,7 +235,7 @@ async def pair_listening(
     patience = patience or Patience()
     with _Writing(folder, party, keyring) as writing:
         try:
-            with bound(address or anywhere(), port) as listener:
+            with bound(address or anywhere(), port, interface) as listener:
                 listener.listen(PENDING_MAX * 2)
                 listening(listener.getsockname()[1])
                 door = _Door(listener, only_from, writing, patience, turned_away)
@@ -240,6 +244,8 @@ async def pair_listening(
         except TimeoutError:
             raise PairingError("alone", "The other node did not come.") from None
         except OSError as error:
+            if error.errno in NEVER:
+                raise _nowhere(error, address, interface) from None
             where = f"Port {port} can't be listened at: {error.strerror}."
             raise PairingError("listen", where) from None
         return await ceremony.hold(ask)
@@ -253,39 +259,42 @@ async def pair_dialing(
     *,
     peer: str,
     port: int = PORT,
+    own: str = "",
+    interface: str = "",
     patience: Patience | None = None,
 ) -> Paired:
-    """Reach the other node, which may be late, and pair with it. Raises PairingError likewise."""
+    """Reach the other node, which may be late, and pair with it. Raises PairingError likewise.
+
+    `own` and `interface` are where it is reached from, any where they are empty.
+    """
     patience = patience or Patience()
     with _Writing(folder, party, keyring) as writing:
         try:
             async with asyncio.timeout(patience.meet_s):
-                connected = await _reached(peer, port)
+                connected = await _met(peer, port, own, interface)
         except TimeoutError:
             raise PairingError("alone", f"Nobody pairs at {peer}, port {port}.") from None
         ceremony = _Ceremony(connected, writing, patience, dialed=True)
         return await ceremony.hold(ask)
 
 
-async def _reached(peer: str, port: int) -> socket.socket:
+async def _met(peer: str, port: int, own: str = "", interface: str = "") -> socket.socket:
     """A connection to the listener, as soon as there is one."""
-    loop = asyncio.get_running_loop()
     while True:
         try:
-            family, address = resolved(peer, port)
-            made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:
+            return await reached(peer, port, own=own, interface=interface)
+        except socket.gaierror as error:
             raise PairingError("address", f"{peer}: {error.strerror}.") from None
-        try:
-            await loop.sock_connect(made, address)
-        except OSError:
-            made.close()
-        except BaseException:
-            made.close()
-            raise
-        else:
-            return made
+        except OSError as error:
+            if error.errno in NEVER:
+                raise _nowhere(error, own, interface) from None
         await asyncio.sleep(AGAIN_S)
+
+
+def _nowhere(error: OSError, own: str, interface: str) -> PairingError:
+    """This node lacks where it was told to speak from."""
+    where = " over ".join(filter(None, (own or "any address", interface)))
+    return PairingError("address", f"This node can't speak from {where}: {error.strerror}.")
 
 
 # -- what is written ------------------------------------------------------------------------------

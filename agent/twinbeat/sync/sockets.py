@@ -44,6 +44,20 @@ def bound(address: str, port: int, interface: str = "") -> socket.socket:
     return made
 
 
+async def reached(address: str, port: int, *, own: str = "", interface: str = "") -> socket.socket:
+    """A connection from an address and over an interface of this node, any where none is named.
+    Raises OSError."""
+    family, where = resolved(address, port)
+    any_own = "::" if family == socket.AF_INET6 else "0.0.0.0"
+    made = bound(own or any_own, 0, interface)
+    try:
+        await asyncio.get_running_loop().sock_connect(made, where)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 def hang_up(connected: socket.socket) -> None:
     """End a connection, whoever is reading from it: that is how he hears of it."""
     with contextlib.suppress(OSError):
