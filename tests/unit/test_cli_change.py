@@ -187,6 +187,21 @@ async def test_changes_that_meet_are_all_made(a: Shell, b: Shell, directory: Pat
     assert b.row == a.row
 
 
+@at_a_pair
+async def test_a_command_of_ones_own_is_run_on_both(a: Shell, b: Shell, directory: Path) -> None:
+    script = "echo $TWINBEAT_NODE is $TWINBEAT_ROLE; exit {1}"
+    assert await a("add command tell", f'argv=["/bin/sh", "-c", "{script}", "x"]') == 0
+    assert await b("run tell 0") == 0
+    assert a.site.primary
+    assert b.out.startswith("b: exit 0\n  b is secondary\na: exit 0\n  a is primary\n")
+    assert await a("run --json tell 0") == 0
+    assert [(said["node"], said["status"]) for said in a.json["outputs"]] == [("b", 0), ("a", 0)]
+    assert await a("run tell 3") != 0
+    assert a.out == "b: exit 3\n  b is secondary\n", "it isn't run where it would fail as well"
+    assert await b("run nothing") == 2
+    assert "command nothing" in b.err
+
+
 # ------------------------------------------------------------------------------- as a whole ------
 
 

@@ -318,6 +318,10 @@ def test_stat_shows_counters_and_rates(twinbeat: Shell) -> None:
     assert "monitor lan0" not in twinbeat.out
     assert "frames of rivals: address lan0 3\n" in twinbeat.out
     assert "requests to change the configuration: done 3\n" in twinbeat.out
+    assert "connection of the workers: established dialed 1\n" in twinbeat.out
+    assert "files kept alike: placed 4, failed_full 2\n" in twinbeat.out
+    assert "change of the configuration, all: 50% below " in twinbeat.out
+    assert "refused to the worker" not in twinbeat.out
     assert twinbeat("stat -w 0.1 -c 2") == 0
     assert len(twinbeat.out.splitlines()) == 3
     assert "sent/s" in twinbeat.out

@@ -112,6 +112,8 @@ def _table(counters: Counters) -> Iterator[str]:
         yield f"{name.replace('_', ' ')}: {_quantiles(histogram)}"
     for name, histogram in counters.phases.items():
         yield f"takeover, {name}: {_quantiles(histogram)}"
+    for name, histogram in counters.sync_phases.items():
+        yield f"change of the configuration, {name}: {_quantiles(histogram)}"
     for title, values in (
         ("kernel verdicts", counters.reasons),
         ("suspicions", counters.suspicions),
@@ -130,6 +132,9 @@ def _table(counters: Counters) -> Iterator[str]:
             {f"{one.kind} {one.interface}": one.frames for one in counters.rivals},
         ),
         ("requests to change the configuration", counters.sync_requests),
+        ("connection of the workers", counters.sync_connection),
+        ("refused to the worker", {"times": counters.sync_errors}),
+        ("files kept alike", counters.sync_files),
         ("worker", counters.worker),
     ):
         counted = {name: value for name, value in values.items() if value}
