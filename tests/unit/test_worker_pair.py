@@ -11,6 +11,7 @@ from twinbeat.api.sync import ForceSync, Said, Views
 from twinbeat.sync.document import Document, Put, Run, Tables
 from twinbeat.sync.identity import Certificate, Folder
 from twinbeat.sync.operation import Edit, State
+from twinbeat.sync.wire import ANSWER_MAX
 from twinbeat.worker.main import Worker
 from unit.sync_pair import introduce
 from unit.worker_pair import SEED, in_step, looped, pair, until, working
@@ -191,6 +192,20 @@ async def test_an_operator_reads_what_was_and_what_the_other_node_has(tmp_path: 
         assert (await a.ask("/v1/peer?what=/v1/status")).status == 503
         await b.stop()
         assert (await a.ask("/v1/peer?what=/v1/sync")).status == 503
+
+
+@looped
+async def test_what_is_too_large_to_be_told_is_said_so_at_once(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        assert b.worker is not None
+
+        async def huge(_: str) -> tuple[int, bytes]:
+            return 200, bytes(ANSWER_MAX + 1)
+
+        b.worker._line._read = huge
+        answer = await a.ask("/v1/peer?what=/v1/files")
+        assert (answer.status, b"too large" in answer.body) == (413, True)
+        assert (await a.view()).report.in_step, "it ended no session"
 
 
 @looped

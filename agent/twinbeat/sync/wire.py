@@ -47,6 +47,8 @@ FILE_PIECE_MAX: Final = PIECE_MAX - 16384
 """Bytes of content in a message, which has a path as well."""
 FILE_ITEMS_MAX: Final = 256
 """Entries of a list in one message."""
+ANSWER_MAX: Final = MESSAGE_MAX - 1024
+"""Bytes of what an operator reads of the other node."""
 PARTLY_MAX: Final = 2
 """Messages that arrive in fragments at the same time: one of each lane."""
 
@@ -168,7 +170,7 @@ class ReadAnswer(Struct, frozen=True, kw_only=True, tag="read_answer"):
 
     token: Token
     status: Annotated[int, Meta(ge=0, le=999)]
-    body: Annotated[bytes, Meta(max_length=MESSAGE_MAX - 1024)] = b""
+    body: Annotated[bytes, Meta(max_length=ANSWER_MAX)] = b""
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from twinbeat import __version__
+from twinbeat.api.http import problem
 from twinbeat.api.worker import Standing, SyncSettings
 from twinbeat.sync.connection import Connection, ConnectionStatus, Settings
 from twinbeat.sync.identity import Certificate, Folder, IdentityError
 from twinbeat.sync.session import Session
-from twinbeat.sync.wire import Hello, Read, ReadAnswer, Traffic
+from twinbeat.sync.wire import ANSWER_MAX, Hello, Read, ReadAnswer, Traffic
 from twinbeat.worker.driver import Driver
 
 log = logging.getLogger("twinbeat.worker")
@@ -231,4 +232,8 @@ class Line:
 
     async def _answer(self, session: Session, question: Read) -> None:
         status, body = await self._read(question.what)
+        if len(body) > ANSWER_MAX:
+            too_large = "what was asked for is too large to be told: ask on the node itself"
+            said = problem(413, "too_large", too_large)
+            status, body = said.status, said.body
         session.offer(ReadAnswer(token=question.token, status=status, body=body))
