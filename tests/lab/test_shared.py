@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from typing import Any
+import subprocess
+import sys
+import time
 
 import pytest
 from twinlab import agents, netns, plan, storm
@@ -25,19 +26,7 @@ VIP = "10.77.0.111"
 def paired(primary: str) -> str:
     """The primary of a pair whose nodes know each other, and are in step."""
     if not storm.in_step():
-        answers: dict[str, Any] = {}
-
-        def pair(node: str) -> None:
-            answers[node] = agents.cli(node, "pair", "--yes", timeout_s=60)
-
-        both = [threading.Thread(target=pair, args=(node,)) for node in plan.NODES]
-        for each in both:
-            each.start()
-        for each in both:
-            each.join()
-        for node, done in answers.items():
-            assert done.returncode == 0, (node, done.stdout, done.stderr)
-        wait_for(storm.in_step, "both workers to be in step", timeout_s=30)
+        storm.pair()
     return primary
 
 
@@ -136,13 +125,98 @@ def test_keys_and_certificates_change_without_a_missed_heartbeat(paired: str) ->
         assert (now["configuration"]["send_key"], now["configuration"]["keys"]) == (2, [2])
         assert (now["peer"]["send_key"], now["peer"]["keys"]) == (2, [2])
     wait_for(storm.in_step, "both workers to be in step", timeout_s=30)
+    for node in plan.NODES:
+        for whose in ("own", "peer"):
+            labels = f'{{pair="1",whose="{whose}"}} '
+            name = f"twinbeat_sync_certificate_expires_timestamp_seconds{labels}"
+            (line,) = [one for one in agents.metrics(node).splitlines() if one.startswith(name)]
+            assert float(line.removeprefix(name)) > time.time() + 1000 * 86400
+
+
+def held(node: str) -> list[str]:
+    """The workers' connections of a node, with the device that they are bound to."""
+    inside = netns.enter(plan.namespace(node))
+    port = "( sport = :3008 or dport = :3008 )"
+    shown = run([*inside, "ss", "-Htn", "state", "established", port])
+    return [line for line in str(shown).splitlines() if line.strip()]
+
+
+def test_bulk_data_takes_the_interface_that_is_named(paired: str) -> None:
+    before = transitions()
+    files = {node: agents.file_of(node).read_text() for node in plan.NODES}
+    assert all("169.254." in "".join(held(node)) for node in plan.NODES), "the first link"
+    try:
+        for node, text in files.items():
+            agents.reconfigure(node, text + '\n[sync]\ninterface = "lan0"\n')
+        for node in plan.NODES:
+            wait_for(
+                lambda node=node: len(held(node)) == 1 and "%lan0:" in held(node)[0],
+                f"{node} to be connected over lan0",
+                timeout_s=20,
+            )
+        wait_for(storm.in_step, "both workers to be in step", timeout_s=20)
+        assert "interface lan0" in tell(paired, "show", "sync")
+    finally:
+        for node, text in files.items():
+            agents.reconfigure(node, text)
+    wait_for(storm.in_step, "both workers to be in step", timeout_s=30)
+    assert transitions() == before
+
+
+STRANGER = """
+import os, socket, ssl, sys
+tls = ssl.create_default_context()
+tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+for number in range(30):
+    with socket.create_connection((sys.argv[1], 3008), timeout=5) as made:
+        try:
+            if number % 3 == 0:
+                made.sendall(os.urandom(4096))
+            elif number % 3 == 1:
+                with tls.wrap_socket(made) as spoken:
+                    spoken.sendall(b"\\xff\\xff\\xff\\xff" + os.urandom(4096))
+                    spoken.recv(1)
+            else:
+                made.sendall(b"\\x16\\x03\\x01\\xff\\xff")
+                continue
+            made.recv(1)
+        except OSError:
+            pass
+"""
+
+
+def test_strangers_at_the_port_of_the_workers_are_counted_and_disturb_nobody(paired: str) -> None:
+    """Noise, TLS without a certificate, a record that ends too soon."""
+    primary, secondary = paired, plan.peer(paired)
+
+    def refused(node: str) -> int:
+        counted = agents.counters(node) or {}
+        told: dict[str, int] = counted.get("sync_connection", {})
+        return sum(count for what, count in told.items() if what.startswith("refused"))
+
+    before = transitions(), suspicions()
+    counted = refused(primary)
+    address = said(primary)["links"][0]["local"]
+    inside = netns.enter(plan.namespace(secondary))
+    strangers = subprocess.Popen([*inside, sys.executable, "-c", STRANGER, address])
+    try:
+        assert "done on both nodes" in tell(
+            primary, "add", "vip", VIP, "vrid", str(plan.LAN_VRID), "--strict"
+        )
+        assert "done on both nodes" in tell(secondary, "rm", "vip", VIP)
+    finally:
+        assert strangers.wait(timeout=90) == 0
+    wait_for(lambda: refused(primary) >= counted + 20, "them to be counted", timeout_s=10)
+    wait_for(storm.in_step, "both workers to be in step", timeout_s=20)
+    assert (transitions(), suspicions()) == before
 
 
 def test_whatever_dies_both_nodes_have_what_was_acknowledged(paired: str) -> None:
     done = storm.storm(range(DEATHS), SEED)
-    took_s = done.settle()
+    done.settle()
     assert done.faults() == []
     assert sum(done.deaths.values()) == DEATHS
     states = {one.state.value for one in done.answers.values()}
     assert "done" in states, states
-    assert took_s < 30
+    assert len(done.agreed_s) == DEATHS, "each time both nodes came to agree again"
+    assert max(done.agreed_s) < 30

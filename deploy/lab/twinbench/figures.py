@@ -469,7 +469,7 @@ SPECS = _specs(
     ),
     Spec(
         name="storm_agree",
-        what="from when the last one killed is back until both nodes agree",
+        what="from each death until both nodes agree again, its restart included",
         unit="s",
     ),
     # ------------------------------------------------------------------------- hog -----------

@@ -66,7 +66,7 @@ def deaths(effort: Effort, budget: Budget) -> list[Figure]:
     _in_step(ground.options("balanced"))
     number = budget.runs(effort.storm_deaths, "deaths in a stream of commands", share=0.95)
     done = storm.storm(number, SEED, pause_s=effort.storm_pause_s)
-    agree_s = done.settle()
+    done.settle()
     killed = sum(done.deaths.values())
     states = {state.value: 0 for state in State}
     for said in done.answers.values():
@@ -81,7 +81,7 @@ def deaths(effort: Effort, budget: Budget) -> list[Figure]:
             figures.measured(f"storm_{what}", [count] * killed, note=note, details=details)
             for what, count in counts.items()
         ),
-        figures.measured("storm_agree", [agree_s], note=note),
+        figures.measured("storm_agree", done.agreed_s, note=note),
     ]
 
 

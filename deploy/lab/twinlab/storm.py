@@ -11,6 +11,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from twinbeat.sync.document import Document, Expect, Put
 from twinbeat.sync.identity import Folder
 from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
 from twinlab import agents, netns, plan, processes
-from twinlab.shell import wait_for
+from twinlab.shell import LabError, wait_for
 
 SECTION: Final = "command"
 """Its rows change nothing that a node does."""
@@ -35,6 +36,8 @@ PAUSE_S: Final = 0.15
 DEATH_S: Final = 1.0
 """The longest time between two deaths."""
 BACK_S: Final = 60.0
+LOOK_S: Final = 0.05
+"""Between two looks whether both nodes agree."""
 DEFINITE: Final = frozenset({State.DONE, State.ALONE, State.REFUSED, State.SUPERSEDED})
 
 
@@ -56,6 +59,14 @@ def in_step() -> bool:
     return all(one is not None and one.report.in_step for one in views)
 
 
+def agree() -> bool:
+    """Both nodes say so, their agents by what is in force and what they hear of each other."""
+    said = [agents.show(node) for node in plan.NODES]
+    told = [one["configuration"] for one in said if one is not None]
+    same = len(told) == len(plan.NODES) and len({one["generation"] for one in told}) == 1
+    return same and not any(one["mismatch"] for one in told) and in_step()
+
+
 def document(node: str) -> Document:
     return msgspec.json.decode(worker(node).get("/v1/document").body, type=Document)
 
@@ -74,6 +85,24 @@ def acquaint() -> None:
         folder.trust(found.certificate)
 
 
+def pair() -> None:
+    """`twinbeat pair` on both nodes, and both in step."""
+    done: dict[str, subprocess.CompletedProcess[str]] = {}
+
+    def run(node: str) -> None:
+        done[node] = agents.cli(node, "pair", "--yes", timeout_s=60)
+
+    both = [threading.Thread(target=run, args=(node,)) for node in plan.NODES]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    for node, said in done.items():
+        if said.returncode:
+            raise LabError(f"pairing {node}: {said.stdout}{said.stderr}")
+    wait_for(in_step, "both workers to be in step", timeout_s=30)
+
+
 @dataclass
 class Storm:
     """What was asked for and what was answered."""
@@ -84,6 +113,10 @@ class Storm:
     """The last of each request."""
     deaths: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
+    agreed_s: list[float] = field(default_factory=list)
+    """From each death until both nodes agreed again, its restart included."""
+    _died: list[float] = field(default_factory=list)
+    """When, of those deaths after which they haven't agreed yet."""
 
     # -- commands ----------------------------------------------------------------------------------
 
@@ -124,26 +157,38 @@ class Storm:
             pid = processes.pid_of(name)
             assert pid is not None, f"{name} ended by itself: {processes.log_tail(name)}"
             os.kill(pid, signal.SIGKILL)
+            died = time.monotonic()
             self.deaths[name] += 1
             _wait_gone(name)
+            # Not before: until then the dead may seem to agree.
+            self._died.append(died)
             if what == "worker":
                 agents.start_worker(node)
             else:
                 agents.start(node)
                 agents.wait_fit()
 
+    def watch(self) -> None:
+        """See when both nodes agree after each death, until they do after the last."""
+        while not self.over.is_set() or self._died:
+            died = list(self._died)
+            if died and agree():
+                now = time.monotonic()
+                self.agreed_s += [now - moment for moment in died]
+                del self._died[: len(died)]
+            elif died and time.monotonic() - died[-1] > BACK_S:
+                return
+            time.sleep(LOOK_S)
+
     # -- afterwards --------------------------------------------------------------------------------
 
-    def settle(self) -> float:
-        """Wait until both are in step again, and ask again for what isn't known; seconds."""
-        begun = time.monotonic()
+    def settle(self) -> None:
+        """Wait until both are in step again, and ask again for what isn't known."""
         wait_for(in_step, "both workers to be in step", timeout_s=BACK_S)
-        took = time.monotonic() - begun
         for name, said in list(self.answers.items()):
             if said.state not in DEFINITE or said.state is State.ALONE:
                 self.ask(agents.primary() or plan.NODES[0], name, Policy.AVAILABLE)
         wait_for(in_step, "both workers to be in step", timeout_s=BACK_S)
-        return took
 
     def twice(self) -> list[str]:
         """Commands that a document names more than once."""
@@ -185,11 +230,13 @@ def _wait_gone(name: str) -> None:
 def storm(deaths: Iterable[int], seed: int, *, pause_s: float = PAUSE_S) -> Storm:
     """Carry it out on a pair that is in step, and leave it so; one death for each number."""
     made = Storm(seed=seed, pause_s=pause_s)
-    streaming = threading.Thread(target=made.stream)
-    streaming.start()
+    beside = [threading.Thread(target=part) for part in (made.stream, made.watch)]
+    for part in beside:
+        part.start()
     try:
         made.kill(deaths)
     finally:
         made.over.set()
-        streaming.join()
+        for part in beside:
+            part.join()
     return made
