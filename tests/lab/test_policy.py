@@ -255,6 +255,39 @@ def test_a_pause_says_what_a_death_would_mean_and_ends_by_itself(primary: str) -
     assert watching.serves(primary)
 
 
+def stays_paused(node: str) -> None:
+    """It sees that nobody serves, and takes nothing over."""
+    wait_for(
+        lambda: said(node)["peer"]["watch"] in {"stalled", "dead"}, "it is missed", timeout_s=5
+    )
+    assert not watching.serves(node)
+
+
+def test_a_pause_told_to_who_watches_ends_by_itself_though_the_other_is_lost(primary: str) -> None:
+    other = plan.peer(primary)
+    begun = agents.boot_ns()
+    spoken = tell(other, "pause", "--for", "4s", "--reason", "new cable")
+    assert "nobody would take over until it is back or the pause ends" in spoken
+    agents.kill(primary)
+    stays_paused(other)
+    wait_for(partial(watching.serves, other), "the pause ends", timeout_s=10)
+    assert agents.boot_ns() > begun + 4e9
+
+
+def test_a_pause_whose_end_is_lost_with_its_node_is_ended_by_the_operator(primary: str) -> None:
+    other = plan.peer(primary)
+    begun = agents.boot_ns()
+    spoken = tell(primary, "pause", "--for", "1s", "--reason", "new cable")
+    assert "until it is back or the other node is told to resume" in spoken
+    agents.kill(primary)
+    stays_paused(other)
+    wait_for(lambda: agents.boot_ns() > begun + 2e9, "its end is past", timeout_s=5)
+    assert "or `twinbeat resume`" in agents.cli(other, "show").stdout
+    assert not watching.serves(other)
+    tell(other, "resume")
+    wait_for(partial(watching.serves, other), "it takes over", timeout_s=5)
+
+
 def both_keep(hello_us: int, dead_us: int) -> bool:
     kept = [said(node)["timers"] for node in plan.NODES]
     return all((one["hello_us"], one["dead_us"]) == (hello_us, dead_us) for one in kept)

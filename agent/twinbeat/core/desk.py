@@ -52,10 +52,17 @@ class Held:
     """The peer has said that it knows of the pause."""
 
 
+PAUSE_ENDS: Final = "it is back or the pause ends"
+PAUSE_ENDS_HERE: Final = (
+    "it is back or the other node is told to resume, which doesn't know when the pause ends"
+)
+"""When the node that was told is lost: frames say that there is a pause, and not until when."""
+
+
 class Desk:
     """Answers and what they wait for."""
 
-    def __init__(self, because: Callable[[Code], Reason]) -> None:
+    def __init__(self, because: Callable[..., Reason]) -> None:
         """``because`` gives the reason of a code, in the words of this node."""
         self._because = because
         self._answers: OrderedDict[str, Reply] = OrderedDict()
@@ -142,7 +149,8 @@ class Desk:
                 answer = Code.PAUSED_ONE_SIDED
             elif each.claim_came_first and not each.serving:
                 answer = Code.DONE_AFTER_CLAIM
-            self.answer(each.request_id, Outcome.DONE, self._because(answer))
+            ends = PAUSE_ENDS_HERE if each.serving else PAUSE_ENDS
+            self.answer(each.request_id, Outcome.DONE, self._because(answer, pause_ends=ends))
         return True
 
     def _unsaved(self, why: str) -> Reason:

@@ -249,7 +249,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.DONE: "done",
     Code.DONE_AFTER_CLAIM: "done, but a claim of {node} came before it",
     Code.PAUSED_BOTH: "both nodes are paused: if the agent of the one that serves died now, its "
-    "gate would shut within {lease} and nobody would take over until it is back or the pause ends",
+    "gate would shut within {lease} and nobody would take over until {pause_ends}",
     Code.PAUSED_ONE_SIDED: "{node} is paused; {peer} has not confirmed that it knows, so it may "
     "take over",
     Code.UNCONFIRMED: "the engine of {node} has not confirmed it; the outcome isn't known",

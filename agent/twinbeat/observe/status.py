@@ -141,7 +141,11 @@ def _about_service(status: Status) -> Iterator[Warn]:
             f"{sided}",
         )
     elif peer.paused:
-        yield Warn(code="peer_paused", sentence=f"paused by {peer.name}, nobody takes over")
+        sentence = f"paused by {peer.name}, nobody takes over"
+        if peer.watch in {Watch.DEAD, Watch.STALLED, Watch.UNKNOWN}:
+            # Frames say that there is a pause, and not until when.
+            sentence += " until it is back, as it alone knows when that ends, or `twinbeat resume`"
+        yield Warn(code="peer_paused", sentence=sentence)
 
 
 def _about_node(status: Status) -> Iterator[Warn]:
