@@ -21,6 +21,7 @@ from twinbeat.observe.family import bucket_bounds, cumulative
 from twinbeat.observe.happenings import KERNEL_EVENTS
 from twinbeat.observe.metrics import METRIC_NAMES, TwinbeatCollector, exposition
 from twinbeat.observe.network import GATE_VERDICTS
+from twinbeat.observe.others import WITNESS_ERRORS
 from twinbeat.observe.sync import FILES_STATES
 from unit.memory_agent import (
     counters,
@@ -289,6 +290,16 @@ def test_each_list_of_files_is_in_one_state() -> None:
     assert not [name for name, _ in scrape(status(sync=None)) if name == "twinbeat_files_state"]
 
 
+def test_when_both_came_to_have_the_document_is_told_and_what_was_refused() -> None:
+    refused = replace(counters(), sync_failures={"store": 2})
+    samples = scrape(status(sync=replace(syncing(), synced_s=1_700_000_000)), refused)
+    assert value(samples, "twinbeat_sync_last_success_timestamp_seconds") == 1_700_000_000
+    assert value(samples, "twinbeat_sync_failures_total", kind="store") == 2
+    assert value(samples, "twinbeat_sync_failures_total", kind="agent") == 0
+    never = scrape(status(sync=syncing()))
+    assert not [name for name, _ in never if "last_success" in name]
+
+
 def test_what_is_not_known_is_not_shown() -> None:
     names = {name for name, _ in scrape(status())}
     assert "twinbeat_last_transition_timestamp_seconds" not in names
@@ -348,10 +359,15 @@ def test_witness_and_references_are_told_where_they_are_configured() -> None:
         witness=witness(up=False, absent=True, confirmed_age_ns=None),
         isolation=isolation(isolated=True, answering=""),
     )
-    samples = scrape(state, replace(counters(), witness={"denied": 2}))
+    samples = scrape(state, replace(counters(), witness={"denied": 2, "unanswered": 3}))
     assert value(samples, "twinbeat_witness_up") == 0
     assert value(samples, "twinbeat_witness_absent") == 1
     assert value(samples, "twinbeat_isolated") == 1
     assert value(samples, "twinbeat_witness_requests_total", result="denied") == 2
+    errors = {
+        reason: value(samples, "twinbeat_witness_errors_total", reason=reason)
+        for reason in WITNESS_ERRORS
+    }
+    assert errors == {"nonsense": 0, "refused": 0, "unanswered": 3}
     assert not [name for name, _ in samples if "confirmed_age" in name]
     assert value(scrape(), "twinbeat_witness_confirmed_age_seconds") == 0.063

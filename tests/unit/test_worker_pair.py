@@ -333,7 +333,10 @@ async def test_a_disk_that_refuses_is_told_of(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, _):
         a.root.joinpath("state").write_text("in the way")
         a.start()
-        await until(lambda: a.desk.report is not None and a.desk.report.errors, "it is counted")
+        await until(
+            lambda: a.desk.report is not None and a.desk.report.refusals.get("store"),
+            "it is counted",
+        )
         said = await a.change([A])
         assert (said.state, said.code) == (State.REFUSED, "store")
         assert isinstance(a.worker, Worker)

@@ -784,6 +784,8 @@ class Sync(Struct, frozen=True, kw_only=True):
     own_ends_s: int = 0
     """Unix time at which this node's certificate is over; 0 = it has none."""
     peer_ends_s: int = 0
+    synced_s: int = 0
+    """Unix time at which both nodes came to have this document in force; 0 = they never did."""
     files: list[SyncFiles] = []
     """Of many lists first those that aren't alike."""
 
@@ -954,8 +956,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """What the connection of the workers counted, by `what which`."""
     sync_phases: dict[str, Histogram] = {}
     """How long changes waited here for what: check, journal, peer, apply, run, commit; and all."""
-    sync_errors: int = 0
-    """Times that the store or the agent refused what the worker had to do."""
+    sync_failures: dict[str, int] = {}
+    """Times that the store or the agent refused what the worker had to do, by who it was."""
     sync_files: dict[str, int] = {}
     """What happened to the lists of files, since the worker started."""
     worker: dict[str, int] = {}

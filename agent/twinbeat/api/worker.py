@@ -60,8 +60,10 @@ class Report(Struct, frozen=True, kw_only=True):
     """How many ended in which state."""
     counts: dict[str, int] = {}
     """Of the connection, by `what which`."""
-    errors: int = 0
-    """Times that the store or the daemon refused something that had to be done."""
+    refusals: dict[str, int] = {}
+    """Times that the store or the agent refused something that had to be done, by who it was."""
+    synced_s: int = 0
+    """Unix time at which both nodes came to have this document in force; 0 = they never did."""
     files: Briefs = ()
     """The lists of files."""
     file_counts: dict[str, int] = {}

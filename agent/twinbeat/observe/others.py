@@ -14,6 +14,9 @@ HOOK_OUTCOMES: Final = ("ok", "failed", "timeout", "refused")
 FENCINGS: Final = ("succeeded", "failed", "timed_out", "not_run")
 """How an attempt to fence ends."""
 
+WITNESS_ERRORS: Final = ("nonsense", "refused", "unanswered")
+"""Results of requests to the witness that are no word of it."""
+
 
 def hooks(status: Status) -> Iterator[Metric]:
     """What became of the operator's programs."""
@@ -128,4 +131,10 @@ def third_parties(status: Status, counters: Counters) -> Iterator[Metric]:
         "Requests to the witness.",
         ["result"],
         [([result], number) for result, number in sorted(counters.witness.items())],
+    )
+    yield from family.counters(
+        "twinbeat_witness_errors",
+        "Requests to the witness that brought no word of it.",
+        ["reason"],
+        [([reason], counters.witness.get(reason, 0)) for reason in WITNESS_ERRORS],
     )

@@ -25,6 +25,7 @@ STATES: Final = (
 REQUESTS: Final = ("alone", "done", "partly", "refused", "superseded", "undecided")
 FILES_STATES: Final = ("partly", "same", "unreadable", "waiting", "working")
 """Of a list of files, in the words of `twinbeat show files`."""
+FAILURES: Final = ("agent", "store")
 WORKER_EVENTS: Final = ("apply", "check", "connected", "failed", "hung_up", "refused")
 
 
@@ -53,7 +54,7 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
             "twinbeat_sync_waiting", "Requests that wait for their outcome.", sync.waiting
         )
         yield from family.gauge(
-            "twinbeat_sync_failures",
+            "twinbeat_sync_failed_items",
             "Items of the shared configuration that could not be carried out.",
             len(sync.failures),
         )
@@ -62,6 +63,11 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
             "When the certificates of the workers' connection are over.",
             "whose",
             [("own", sync.own_ends_s or None), ("peer", sync.peer_ends_s or None)],
+        )
+        yield from family.gauge(
+            "twinbeat_sync_last_success_timestamp_seconds",
+            "When both nodes came to have this document in force.",
+            sync.synced_s or None,
         )
         yield from _files(family, sync.files)
     yield from family.counters(
@@ -92,10 +98,11 @@ def shared_configuration(status: Status, counters: Counters) -> Iterator[Metric]
         "phase",
         sorted(counters.sync_phases.items()),
     )
-    yield from family.counter(
-        "twinbeat_sync_errors",
+    yield from family.counters(
+        "twinbeat_sync_failures",
         "Times that the store or the agent refused what the worker had to do.",
-        counters.sync_errors,
+        ["kind"],
+        [([kind], counters.sync_failures.get(kind, 0)) for kind in FAILURES],
     )
     yield from family.counters(
         "twinbeat_worker_events",

@@ -157,6 +157,7 @@ def shown(report: Report | None) -> schema.Sync | None:
         ],
         own_ends_s=report.own_ends_s,
         peer_ends_s=report.peer_ends_s,
+        synced_s=report.synced_s,
         files=[
             schema.SyncFiles(
                 name=each.name,

@@ -109,6 +109,6 @@ class View:
             sync_requests=dict(report.requests) if report is not None else {},
             sync_connection=dict(report.counts) if report is not None else {},
             sync_phases=dict(self.workers.took),
-            sync_errors=report.errors if report is not None else 0,
+            sync_failures=dict(report.refusals) if report is not None else {},
             sync_files=dict(report.file_counts) if report is not None else {},
         )

@@ -156,7 +156,11 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
         self.ended: Counter[str] = Counter()
         """Requests of this node by the state they ended in."""
-        self.errors = 0
+        self.refusals: Counter[str] = Counter()
+        """By whom what had to be done was refused: the store, or the agent."""
+        self.synced_s = 0
+        """Unix time at which both nodes came to have this document in force; 0 = they never did."""
+        self._synced: Version | None = None
         self.took: dict[str, Histogram] = {}
         """How long changes waited here for what."""
         self._at: tuple[str, str] | None = None
@@ -212,7 +216,7 @@ class Driver:
     def refused(self, error: StoreError) -> None:
         """The store can't be used: what is asked for meanwhile is refused with the reason."""
         self._why = error.sentence
-        self.errors += 1
+        self.refusals["store"] += 1
         self.changed()
 
     def end(self) -> None:
@@ -232,6 +236,7 @@ class Driver:
         for effect in machine.step(event, now_ns()):
             self._carry_out(effect)
         self._time(machine.active or machine.serving)
+        self._note_synced(machine)
         self._set_timer(machine)
         self.changed()
 
@@ -245,6 +250,13 @@ class Driver:
         if self._at is not None:
             self._took(self._at[1], moment_ns - self._since_ns)
         self._at, self._since_ns = at, moment_ns
+
+    def _note_synced(self, machine: Propagation) -> None:
+        current = machine.current
+        if current is None or not machine.standing().in_step:
+            self._synced = None
+        elif self._synced != current.version:
+            self._synced, self.synced_s = current.version, int(time.time())
 
     def _took(self, what: str, length_ns: int) -> None:
         self.took.setdefault(what, Histogram()).add(length_ns)
@@ -314,7 +326,7 @@ class Driver:
 
     def _stored(self, said: Stored | StoreFailed) -> None:
         if isinstance(said, StoreFailed):
-            self.errors += 1
+            self.refusals["store"] += 1
             log.error("the store refused: %s", said.sentence)
             if said.code == "uncertain" and not self.failed.done():
                 self.failed.set_exception(WorkerFailedError(said.sentence))
@@ -416,7 +428,7 @@ class Driver:
             case CheckedTold(id=token, problems=problems):
                 self.feed(Checked(token=token, problems=problems))
             case AppliedTold(id=token, in_force=in_force, problems=problems):
-                self.errors += not in_force
+                self.refusals["agent"] += not in_force
                 self.feed(Applied(token=token, in_force=in_force, problems=problems))
             case Lost():
                 if self._there:
@@ -502,7 +514,7 @@ class Driver:
                 state="failed" if self._why else "idle",
                 sentence=(self._why or idle)[:1024],
                 requests=dict(self.ended),
-                errors=self.errors,
+                refusals=dict(self.refusals),
             )
         standing = machine.standing()
         waiting = sum(map(len, self._waiting.values()))
@@ -515,7 +527,8 @@ class Driver:
             waiting=waiting,
             failures=machine.failures[:16],
             requests=dict(self.ended),
-            errors=self.errors,
+            refusals=dict(self.refusals),
+            synced_s=self.synced_s,
         )
 
     @property
