@@ -27,14 +27,16 @@ THREADS = ["-fsanitize=thread"]
 
 SANITIZERS = {"memory": MEMORY, "threads": THREADS}
 
+STEP = ["engine", "claims", "reign", "round", "watch", "witness"]
+
 PROGRAMS = {
     "test_frames": ["frames"],
     "test_announce": ["announce", "frames"],
     "test_maps": ["maps"],
     "test_watchdog": ["watchdog"],
-    "test_threads": ["ring", "engine"],
+    "test_threads": ["ring", *STEP],
     "fuzz_receive": ["plain", "maps"],
-    "fuzz_step": ["engine"],
+    "fuzz_step": STEP,
 }
 THREADED = {"test_threads"}
 """Built for ThreadSanitizer as well."""
