@@ -109,7 +109,7 @@ def stall_in_round(world: World, node: SimNode) -> str:
 
 def hang_python(world: World, node: SimNode) -> str:
     """Python alone hangs for a while."""
-    length = _span(world, 2 * world.setting.attest_ns)
+    length = _span(world, 3 * world.setting.attest_ns)
     node.hang_python()
     world.at(world.now_ns + length, node.unhang_python)
     return f"the Python of {node.name} hangs for {length // US} us"

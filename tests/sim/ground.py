@@ -195,7 +195,7 @@ class Guard:
 
     def __init__(self, node: SimNode, agent: Agent, attest_ns: int) -> None:
         # A loop that hangs for so long has lost its attestation.
-        length_s = attest_ns * 9 // 8 // MS + 1
+        length_s = attest_ns * 3 // 2 // MS + 2
         self._watchdog = Watchdog(
             WatchdogSection(mode="required", timeout_s=length_s), node.ground.dog
         )

@@ -444,8 +444,7 @@ def check_no_surprise(checks: Checks, node: SimNode, event: EngineEvent) -> None
     """What the operator was told is in effect is kept; nothing is claimed without a valid order."""
     agent = node.agent
     assert agent is not None
-    order = agent.input.order
-    if order.generation == 0 or node.clock() >= order.attested_until_ns:
+    if not agent.decided_ordered:
         raise Violation("NO_SURPRISE", f"{node.name} claims without a valid order")
     if event.cause is Cause.RENEW:
         return  # A reign that goes on isn't a takeover.

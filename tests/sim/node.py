@@ -199,6 +199,8 @@ class Agent:
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
         self.decided_lease_ns = 0
+        self.decided_ordered = False
+        """A valid order stood when the engine decided on its round."""
         self.decided_isolated = False
         """What the core said when the engine decided on its round: it may say otherwise before that
         is carried out."""
@@ -499,6 +501,8 @@ class SimNode:
         inputs.port_carrier = 1 if world.links[1].plugged[self.index] else 0
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
         # As decided: all of it may change before a round that is held up is carried out.
+        order = inputs.order
+        agent.decided_ordered = order.generation != 0 and now < order.attested_until_ns
         agent.decided_isolated = agent.machine.facts.isolated
         agent.decided_heard_ns = world.checks.heard_ns[self.index]
         agent.decided_lease_ns = max(agent.engine.settings.timers.lease, inputs.order.lease_ns)

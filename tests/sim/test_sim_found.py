@@ -253,3 +253,22 @@ def test_the_operator_repeats_what_a_power_cut_may_have_lost() -> None:
     world.b.boot()
     assert world.run_until(lambda: role(world.b) is Role.DISABLED, 5 * MS)
     assert world.run_until(lambda: role(world.b) is Role.SECONDARY, 20 * MS)
+
+
+def test_a_claim_that_was_decided_while_its_order_stood_came_before_that_ran_out() -> None:
+    """b is stopped with a claim in its round, for longer than its order is attested."""
+    world = pair()
+    world.a.tell(ForceYield(request_id="y"))
+    assert world.run_until(lambda: bool(world.b.plain.peer.flags & Flag.YIELD), 2 * MS)
+    world.b.pause_in_round_ns = 400 * US
+    agent = world.b.agent
+    assert agent is not None
+    assert world.run_until(lambda: agent.engine.claim != 0, 1 * MS)
+    world.b.stop()
+    world.run(world.setting.attest_ns + 1 * MS)
+    assert world.b.clock() > agent.input.order.attested_until_ns
+    assert "claim yielded" not in world.checks.covered
+    world.b.cont()
+    world.run(20 * MS)
+    assert "claim yielded" in world.checks.covered
+    assert world.a.gate_open() + world.b.gate_open() == 1
