@@ -16,19 +16,30 @@ PEER_STATES: Final = ("unknown", "dead", "stalled", *(role.value for role in Rol
 
 def node(status: Status) -> Iterator[Metric]:
     """Its role, what it waits for, its timers, the agent's process."""
-    family, node = Family(status), status.node
-    process = status.process
+    family = Family(status)
+    for part in (_process, _standing, _pause, _timers, _flips):
+        yield from part(family, status)
+
+
+def _process(family: Family, status: Status) -> Iterator[Metric]:
     yield from family.info(
         "twinbeat_build",
         "Versions.",
         {
-            "version": process.version,
-            "commit": process.commit,
-            "python": process.python or sys.version.split()[0],
-            "bpf": process.bpf,
+            "version": status.process.version,
+            "commit": status.process.commit,
+            "python": status.process.python or sys.version.split()[0],
+            "bpf": status.process.bpf,
         },
     )
-    yield from family.info("twinbeat_node", "Names.", {"node": node.name, "peer": status.peer.name})
+    yield from family.info("twinbeat_node", "Names.", {"node": status.node.name, "peer": status.peer.name})
+    yield from family.gauge(
+        "twinbeat_resident_memory_bytes", "Resident memory of the agent.", status.process.rss_bytes or None
+    )
+
+
+def _standing(family: Family, status: Status) -> Iterator[Metric]:
+    node = status.node
     yield from family.states(
         "twinbeat_state", "Role of this node.", [role.value for role in Role], node.role.value
     )
@@ -57,6 +68,22 @@ def node(status: Status) -> Iterator[Metric]:
     )
     yield from family.gauge("twinbeat_term", "Term served or claimed, 0 = none.", node.term)
     yield from family.gauge(
+        "twinbeat_health_relapses", "Failures that lengthen the wait for recovery.", node.relapses
+    )
+    yield from family.gauge(
+        "twinbeat_stay_primary_conflict",
+        "1 while both nodes are told to stay primary.",
+        bool(node.conflict),
+    )
+    yield from family.gauge(
+        "twinbeat_config_mismatch",
+        "1 while the peer's shared configuration differs.",
+        status.configuration.mismatch,
+    )
+
+
+def _pause(family: Family, status: Status) -> Iterator[Metric]:
+    yield from family.gauge(
         "twinbeat_paused",
         "1 while nobody may claim, whichever node was paused.",
         status.pause is not None or status.peer.paused,
@@ -74,6 +101,9 @@ def node(status: Status) -> Iterator[Metric]:
             "When the role changed last.",
             (last.at_ns + last.realtime_offset_ns) / 1e9,
         )
+
+
+def _timers(family: Family, status: Status) -> Iterator[Metric]:
     timers = status.timers
     yield from family.gauges(
         "twinbeat_timer_seconds",
@@ -108,6 +138,10 @@ def node(status: Status) -> Iterator[Metric]:
         "1 while the peer doesn't keep the intervals that were set here.",
         timers.refused is not None,
     )
+
+
+def _flips(family: Family, status: Status) -> Iterator[Metric]:
+    node = status.node
     yield from family.gauge(
         "twinbeat_sticky_primary",
         "1 while this node stays primary whatever its health, as the role moved too often.",
@@ -134,22 +168,6 @@ def node(status: Status) -> Iterator[Metric]:
         "1 while every check of both nodes has held since the last change of role that is counted: "
         "the next failure begins a new count.",
         node.flips_reset is FlipsReset.NEXT_FAILURE,
-    )
-    yield from family.gauge(
-        "twinbeat_health_relapses", "Failures that lengthen the wait for recovery.", node.relapses
-    )
-    yield from family.gauge(
-        "twinbeat_stay_primary_conflict",
-        "1 while both nodes are told to stay primary.",
-        bool(node.conflict),
-    )
-    yield from family.gauge(
-        "twinbeat_config_mismatch",
-        "1 while the peer's shared configuration differs.",
-        status.configuration.mismatch,
-    )
-    yield from family.gauge(
-        "twinbeat_resident_memory_bytes", "Resident memory of the agent.", process.rss_bytes or None
     )
 
 
