@@ -5,7 +5,7 @@
 #include "round.h"
 
 enum {
-	FRUITLESS_FREE = 8,    /* claims without a receipt in a row before the pause between them grows */
+	FRUITLESS_FREE = 8,    /* fruitless claims in a row before the pause between them grows */
 	BACKOFF_DOUBLINGS = 8, /* of the pause between claims that nobody receipts */
 	TERMS_LOW = 64,	       /* terms left in the block when Python is asked for more */
 };

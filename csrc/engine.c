@@ -21,7 +21,7 @@
 
 enum {
 	HELLOS_PER_DEAD = 3, /* two of them may be lost */
-	ASKED_FAST = 256,    /* PROBEs in a suspicion, 32 windows of them: then there is no hurry any more */
+	ASKED_FAST = 256, /* PROBEs in a suspicion, 32 windows: then there is no hurry any more */
 };
 
 /* A PROBE per link in quiet times: round trip, two-way proof. */
@@ -302,7 +302,6 @@ void tb_engine_init(struct tb_engine *engine, const struct tb_settings *settings
 	engine->settings = *settings;
 	engine->phase = TB_LISTENING;
 	engine->watch = TB_UNKNOWN;
-	engine->silent = true;
 	engine->started_ns = now;
 	engine->next_hello_ns = now;
 	engine->next_ping_ns = now;

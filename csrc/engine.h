@@ -64,7 +64,7 @@ enum tb_permit {
 	TB_PREFERRED = 1u << 8,	      /* R8's shorter wait */
 	TB_PAUSED = 1u << 9,	      /* nothing new is claimed; renewing and earning a reign again go on */
 	TB_RESUME = 1u << 10,	      /* R16: a reign found open in the gate at start may be resumed */
-	TB_UNHEARD = 1u << 11,	      /* nothing is claimed in silence once the peer was heard after this order came */
+	TB_UNHEARD = 1u << 11,	      /* nothing is claimed in silence if the peer was heard since `heard` */
 };
 
 /* The standing order: what Python allows the engine to do by itself. Replaced whole. */
@@ -77,6 +77,7 @@ struct tb_order {
 	tb_u64 lease_ns;	/* 0 = settings' lease; longer during a planned restart */
 	tb_u32 permits;		/* enum tb_permit */
 	tb_u32 resign_of;	/* generation (low 32 bits) of a demand to shut the gate at once; 0 = none */
+	tb_u64 heard;		/* counter of the newest frame of the peer when what the order rests on was found out */
 	/* Facts for the frames. */
 	tb_u32 flags;		/* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED NEWBORN */
 	tb_u8 role;
@@ -264,8 +265,6 @@ struct tb_engine {
 	tb_u32 asked;	  /* PROBEs of this suspicion, in rounds */
 	bool probe_counts; /* that of the round before was on time and in the window: it counts if it left */
 	bool answer_open; /* an ANSWER of this suspicion said "open" */
-	bool silent;	  /* nobody was heard since the last verdict of DEAD, or ever */
-	bool unheard;	  /* nor since the order came */
 
 	/* Python's budget */
 	tb_u64 paid_until_ns; /* wake-ups for rationed events are paid for up to here: each is good for a while */

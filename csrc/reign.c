@@ -85,7 +85,6 @@ void take_order(struct round *r)
 	if (order->generation == 0 || order->generation == e->order_generation)
 		return;
 	e->order_generation = order->generation;
-	e->unheard = e->silent;
 	tell(r, TB_E_ORDER, TB_C_NONE, order->generation,
 	     e->phase != TB_LISTENING || e->claim != 0);
 	if (!e->order_seen)
@@ -119,8 +118,7 @@ static bool lost_contest(struct round *r)
 	return since(r->now, e->contest_told_ns) > r->s->timers.verify;
 }
 
-bool any_link(const struct round *r,
-		     bool (*holds)(const struct round *, const struct tb_link *))
+bool any_link(const struct round *r, bool (*holds)(const struct round *, const struct tb_link *))
 {
 	for (unsigned i = 0; i < TB_LINKS; i++)
 		if ((r->s->links >> i & 1) && holds(r, &r->in->link[i]))

@@ -37,8 +37,11 @@ bool permitted(const struct round *r, tb_u32 permit)
 {
 	tb_u32 permits = r->in->order.permits;
 
-	/* What was found out of a silent peer, that its power was cut, is over when it is heard. Python may hang. */
-	if ((permits & TB_UNHEARD) && !r->e->unheard)
+	/*
+	 * What was found out of a silent peer, that its power was cut, is over with its next frame, whether Python
+	 * runs, was told of that frame, or decided before it came.
+	 */
+	if ((permits & TB_UNHEARD) && r->in->peer.counter != r->in->order.heard)
 		permits &= ~(tb_u32)(TB_MAY_CLAIM_DEAD | TB_MAY_CLAIM_COLD);
 	return (permits & permit) != 0;
 }

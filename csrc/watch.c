@@ -158,7 +158,6 @@ static void judge_silence(struct round *r)
 		return;
 	}
 	e->watch = TB_DEAD;
-	e->silent = true;
 	e->verdict_ns = r->now;
 	tell(r, TB_E_DEAD, TB_C_NONE, since(r->now, e->heard_ns), e->window_probes);
 }
@@ -169,8 +168,6 @@ void watch_peer(struct round *r, tb_u64 heard, tb_u64 answered)
 	bool spoke = heard > e->heard_ns;
 	bool kernel_spoke = answered > e->answered_ns;
 
-	if (spoke || kernel_spoke)
-		e->silent = e->unheard = false;
 	e->heard_ns = later(heard, e->heard_ns);
 	e->answered_ns = later(answered, e->answered_ns);
 	switch ((enum tb_watch)e->watch) {

@@ -196,14 +196,15 @@ class SimFencing(Fencing):
             peer="ba"[node.index],
             now_ns=node.clock,
             publish=_unheard,
+            heard=lambda: int(node.plain.peer.counter),
             fenced=self._tell,
         )
         self._node = node
         self._agent = agent
 
-    def _tell(self) -> None:
+    def _tell(self, heard: int) -> None:
         if self._node.agent is self._agent:
-            self._node.tell(PeerFenced())
+            self._node.tell(PeerFenced(heard=heard))
 
     def _told(self, done: schema.Fencing) -> None:
         """Nobody reads a log here."""

@@ -222,7 +222,8 @@ def fencing_not_waited_for(patch: Patch) -> None:
     """A silent peer is taken over from before its power is cut, whatever is configured."""
 
     def permitted(original: Any, facts: election.Facts) -> Any:
-        return original(replace(facts, peer_fenced=True))
+        permits, refusals = original(replace(facts, peer_fenced=True))
+        return permits & ~Permit.UNHEARD, refusals
 
     around(patch, election, "permitted", permitted)
 

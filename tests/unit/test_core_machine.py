@@ -1018,9 +1018,26 @@ def test_fence_first_withholds_the_claim_until_the_peer_is_fenced() -> None:
     assert not bench.machine.waits_for_fencing
     bench.engine(Kind.DEAD)
     assert bench.machine.waits_for_fencing
-    bench.feed(PeerFenced())
+    bench.feed(PeerFenced(heard=bench.counter))
     assert bench.order.permits & silence == silence
     assert not bench.machine.waits_for_fencing
     # Whoever speaks again isn't fenced any more.
     bench.engine(Kind.HEARD)
+    assert not bench.order.permits & silence
+
+
+def test_what_a_fenced_peer_allows_rests_on_its_last_frame() -> None:
+    """The order names it; and a newer one takes it back, though the event of it was lost."""
+    bench = Bench(policy=replace(POLICY, fence_first=True)).secondary()
+    silence = Permit.MAY_CLAIM_DEAD | Permit.MAY_CLAIM_COLD
+    bench.engine(Kind.DEAD)
+    newest = bench.counter
+    bench.feed(PeerFenced(heard=newest))
+    assert bench.order.permits & silence == silence
+    assert bench.order.heard == newest
+    bench.hear()
+    assert not bench.order.permits & silence
+    assert bench.machine.waits_for_fencing, "once more"
+    # An attempt that began before that frame.
+    bench.feed(PeerFenced(heard=newest))
     assert not bench.order.permits & silence

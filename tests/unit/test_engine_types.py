@@ -130,6 +130,7 @@ def test_values_arrive_where_they_belong() -> None:
             ORDER,
             lease_ns=5,
             resign_of=6,
+            heard=7,
             facts=types.Facts(
                 flags=types.Flag.FIT,
                 role=types.Role.PRIMARY,
@@ -144,6 +145,7 @@ def test_values_arrive_where_they_belong() -> None:
     assert (order.generation, order.attested_until_ns, order.lease_ns) == (1, 77, 5)
     assert (order.role, order.admin, order.health) == (3, 1, 900)
     assert (order.generation_shared, order.digest, order.resign_of) == (3, 4, 6)
+    assert order.heard == 7
     settings = settings_to_c(FAST)
     assert settings.timers.hello == FAST.timers.hello_ns
     assert settings.timers.lease == FAST.timers.lease_ns

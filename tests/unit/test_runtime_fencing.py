@@ -52,18 +52,17 @@ class World:
 
     def __init__(self, section: FenceSection, options: Options | None = None) -> None:
         self.published: list[dict[str, object]] = []
-        self.fenced = 0
+        self.fenced: list[int] = []
+        self.heard = 7
         self.fencing = Fencing(
             section=section,
             options=options or Options(),
             peer="b",
             now_ns=time.monotonic_ns,
             publish=lambda event, **rest: self.published.append({"event": event, **rest}),
-            fenced=self._fenced,
+            heard=lambda: self.heard,
+            fenced=self.fenced.append,
         )
-
-    def _fenced(self) -> None:
-        self.fenced += 1
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -82,7 +81,7 @@ async def test_the_program_gets_its_options_on_standard_input_only(tmp_path: Pat
     options = Options(("ip=192.0.2.1",), ("passwd=s3cr3t",))
     world = World(FenceSection(agent=agent, check_s=0), options)
     world.fencing.engine_event(OPENED)
-    await world.until(lambda: world.fenced == 1)
+    await world.until(lambda: world.fenced == [7])
     assert (tmp_path / "in").read_text() == "action=off\nip=192.0.2.1\npasswd=s3cr3t\n"
     assert (tmp_path / "arguments").read_text() == "\n"
     assert "s3cr3t" not in (tmp_path / "env").read_text()
@@ -124,7 +123,7 @@ async def test_after_tries_a_few_times_and_then_lets_it_be(
     assert world.fencing._task is not None
     await world.fencing._task
     assert world.outcomes() == {"failed": fencing.ATTEMPTS_BESIDE}
-    assert world.fenced == 0
+    assert not world.fenced
 
 
 @inside
@@ -136,9 +135,9 @@ async def test_before_tries_as_long_as_the_core_waits(
     world = World(FenceSection(agent=agent, check_s=0, policy="before"))
     world.fencing.look(wanted=True)
     await world.until(lambda: world.fencing.outcomes["failed"] > fencing.ATTEMPTS_BESIDE)
-    assert world.fenced == 0
+    assert not world.fenced
     (tmp_path / "works").touch()
-    await world.until(lambda: world.fenced == 1)
+    await world.until(lambda: world.fenced == [7])
     # The peer is heard again: it isn't fenced any more, and another death is another fencing.
     world.fencing.engine_event(EngineEvent(kind=EngineEventKind.HEARD, at_ns=2))
     assert not world.fencing.status().fenced
@@ -149,7 +148,7 @@ async def test_before_tries_as_long_as_the_core_waits(
     world.fencing.look(wanted=False)
     assert world.fencing._task is not None
     await world.fencing._task
-    assert world.fenced == 1
+    assert world.fenced == [7]
 
 
 @inside
@@ -222,7 +221,7 @@ async def test_status_as_action_fences_nobody(tmp_path: Path) -> None:
     world = World(FenceSection(agent=program(tmp_path, "exit 0"), check_s=0, action="status"))
     world.fencing.engine_event(OPENED)
     await world.until(lambda: bool(world.outcomes()))
-    assert world.fenced == 0
+    assert not world.fenced
     assert not world.fencing.status().fenced
 
 

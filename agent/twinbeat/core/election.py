@@ -66,6 +66,8 @@ class Facts:
     """And this node would know it after a reboot."""
     peer_fenced: bool = False
     """Its power was cut, and it wasn't heard since."""
+    fenced_after: int = 0
+    """Counter of its newest frame then."""
     witness_silent: bool = False
     """There is a witness, it doesn't answer, and that is to stop whoever is cut off."""
     witness_keeps_peer: bool = False

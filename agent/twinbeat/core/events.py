@@ -143,6 +143,9 @@ class IsolationChanged:
 class PeerFenced:
     """The peer's power was cut since it was last heard."""
 
+    heard: int
+    """Counter of the newest frame of it when that was known."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessAnswered:

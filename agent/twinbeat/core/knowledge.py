@@ -95,7 +95,9 @@ class Knowledge:
         self.peer: PeerView | None = None
         """Its newest frame."""
         self.isolated = False
-        self.peer_fenced = False
+        self.fenced_after: int | None = None
+        """The counter after which nothing was heard of a peer whose power was cut; None = it wasn't
+        since it was heard."""
         self.gates_missing: dict[str, None] = {}
         self._ports_lost: dict[str, None] = {}
         self._peer_pause_overridden = False
@@ -144,8 +146,8 @@ class Knowledge:
                 if isolated and not self.isolated:
                     say(Level.WARNING, Code.ISOLATED)
                 self.isolated = isolated
-            case PeerFenced():
-                self.peer_fenced = True
+            case PeerFenced(heard=heard):
+                self.fenced_after = heard
                 say(Level.WARNING, Code.PEER_FENCED)
             case WitnessAnswered(answer=answer):
                 self.witness.answered(answer, now_ns)
@@ -220,9 +222,11 @@ class Knowledge:
             self.ledger.begin_above_floor()
 
     def settle_fencing(self) -> None:
-        """A peer that speaks isn't fenced any more."""
-        if self.watch in (Watch.ALIVE, Watch.STALLED):
-            self.peer_fenced = False
+        """A peer that speaks isn't fenced any more; nor is one that did and is silent again."""
+        newest = self.peer.counter if self.peer is not None else 0
+        spoke = self.fenced_after is not None and newest > self.fenced_after
+        if spoke or self.watch in (Watch.ALIVE, Watch.STALLED):
+            self.fenced_after = None
 
     def settle_witness(self, now_ns: int) -> None:
         """Say it when the witness falls silent, and when it speaks again."""
@@ -288,7 +292,8 @@ class Knowledge:
             abstaining=abstaining,
             peer_paused=state.peer_paused,
             peer_pause_saved=self.memory.saved.peer_paused,
-            peer_fenced=self.peer_fenced,
+            peer_fenced=self.fenced_after is not None,
+            fenced_after=self.fenced_after or 0,
             witness_silent=self._witness_silent and not self.policy.witness_serve,
             witness_keeps_peer=self.witness.holds_back(),
             past=ledger.past,

@@ -132,6 +132,7 @@ class Orders:
             lease_ns=facts.policy.restart_lease_ns if restarting else 0,
             permits=permits,
             resign_of=self._resign_of,
+            heard=facts.fenced_after,
             flags=said,
             role=facts.role,
             admin=facts.admin,

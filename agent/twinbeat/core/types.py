@@ -93,7 +93,7 @@ class Permit(enum.IntFlag):
     PAUSED = 1 << 9
     RESUME = 1 << 10
     UNHEARD = 1 << 11
-    """What may be claimed in silence may be only until the peer is heard."""
+    """What may be claimed in silence may be only while nothing came after `Order.heard`."""
 
     CLAIMS = (
         MAY_CLAIM_DEAD
@@ -371,6 +371,9 @@ class Order:
     permits: Permit = NO_PERMITS
     resign_of: int = 0
     """Generation (low 32 bits) of a demand to shut the gate at once; 0 = none."""
+    heard: int = 0
+    """Counter of the peer's newest frame when what the order rests on was found out: that its power
+    was cut."""
     flags: Flag = NO_FLAGS
     role: Role = Role.INIT
     admin: Admin = Admin.ENABLED

@@ -104,6 +104,7 @@ def order_to_c(order: Order, attested_until_ns: int) -> Any:
     c.lease_ns = order.lease_ns
     c.permits = order.permits
     c.resign_of = order.resign_of
+    c.heard = order.heard
     return c
 
 

@@ -290,6 +290,8 @@ class Order:
     """0 = the settings' lease; longer during a planned restart."""
     resign_of: int = 0
     """A number other than the last order's: shut the gate at once. Stays in the orders after it."""
+    heard: int = 0
+    """Counter of the peer's newest frame when what the order rests on was found out."""
     facts: Facts = field(default_factory=Facts)
 
 

@@ -32,9 +32,13 @@ def _process(family: Family, status: Status) -> Iterator[Metric]:
             "bpf": status.process.bpf,
         },
     )
-    yield from family.info("twinbeat_node", "Names.", {"node": status.node.name, "peer": status.peer.name})
+    yield from family.info(
+        "twinbeat_node", "Names.", {"node": status.node.name, "peer": status.peer.name}
+    )
     yield from family.gauge(
-        "twinbeat_resident_memory_bytes", "Resident memory of the agent.", status.process.rss_bytes or None
+        "twinbeat_resident_memory_bytes",
+        "Resident memory of the agent.",
+        status.process.rss_bytes or None,
     )
 
 

@@ -67,14 +67,17 @@ class Fencing:
         peer: str,
         now_ns: Callable[[], int],
         publish: Publish,
-        fenced: Callable[[], None],
+        heard: Callable[[], int],
+        fenced: Callable[[int], None],
     ) -> None:
-        """`publish` is the teller's; `fenced` tells the core."""
+        """`publish` is the teller's. `heard`: counter of the peer's newest frame; `fenced` tells
+        the core that its power was cut, and what that counter was then."""
         self._section = section
         self._options = options
         self._peer = peer
         self._now_ns = now_ns
         self._publish = publish
+        self._heard = heard
         self._tell_fenced = fenced
         self._task: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
@@ -176,7 +179,7 @@ class Fencing:
             if done.outcome == "succeeded" and self._hearings == hearings:
                 if section.action != "status":
                     self._fenced = True
-                    self._tell_fenced()
+                    self._tell_fenced(self._heard())
                 return
             if beside and self._attempts >= ATTEMPTS_BESIDE:
                 return

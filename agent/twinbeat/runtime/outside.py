@@ -46,7 +46,8 @@ class Outside:
             peer=config.peer.name,
             now_ns=now_ns,
             publish=teller.publish,
-            fenced=lambda: feed(PeerFenced()),
+            heard=lambda: maps.peer().counter,
+            fenced=lambda heard: feed(PeerFenced(heard=heard)),
         )
         self.witness = WitnessDesk(
             third_party,

@@ -311,6 +311,7 @@ def order(wanted: core.Order) -> engine.Order:
         permits=engine.Permit(int(wanted.permits)),
         lease_ns=wanted.lease_ns,
         resign_of=wanted.resign_of,
+        heard=wanted.heard,
         facts=engine.Facts(
             flags=engine.Flag(int(wanted.flags)),
             role=engine.Role(int(wanted.role)),
