@@ -225,7 +225,7 @@ def protected(disk: Disk) -> bool:
 def errors(node: str) -> int:
     counted = agents.counters(node)
     assert counted is not None
-    return int(counted["sync_errors"])
+    return int(counted["sync_failures"].get("store", 0))
 
 
 @pytest.mark.parametrize("how", [fill, write_protect])

@@ -22,7 +22,11 @@ SECOND = 1_000_000_000
 def syncing(*files: schema.SyncFiles) -> schema.Sync:
     """In step, with these lists of files."""
     return schema.Sync(
-        state="enabled", sentence="this node's document rules", in_step=True, files=list(files)
+        state="enabled",
+        sentence="this node's document rules",
+        in_step=True,
+        synced_s=1_700_000_000,
+        files=list(files),
     )
 
 

@@ -292,11 +292,11 @@ def test_each_list_of_files_is_in_one_state() -> None:
 
 def test_when_both_came_to_have_the_document_is_told_and_what_was_refused() -> None:
     refused = replace(counters(), sync_failures={"store": 2})
-    samples = scrape(status(sync=replace(syncing(), synced_s=1_700_000_000)), refused)
+    samples = scrape(status(sync=syncing()), refused)
     assert value(samples, "twinbeat_sync_last_success_timestamp_seconds") == 1_700_000_000
     assert value(samples, "twinbeat_sync_failures_total", kind="store") == 2
     assert value(samples, "twinbeat_sync_failures_total", kind="agent") == 0
-    never = scrape(status(sync=syncing()))
+    never = scrape(status(sync=replace(syncing(), synced_s=0)))
     assert not [name for name, _ in never if "last_success" in name]
 
 

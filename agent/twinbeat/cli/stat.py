@@ -133,7 +133,7 @@ def _table(counters: Counters) -> Iterator[str]:
         ),
         ("requests to change the configuration", counters.sync_requests),
         ("connection of the workers", counters.sync_connection),
-        ("refused to the worker", {"times": counters.sync_errors}),
+        ("refused to the worker", counters.sync_failures),
         ("files kept alike", counters.sync_files),
         ("worker", counters.worker),
     ):
