@@ -11,7 +11,7 @@ from twinbeat.api.sync import ForceSync, Said, Views
 from twinbeat.sync.document import Document, Put, Run, Tables
 from twinbeat.sync.identity import Certificate, Folder
 from twinbeat.sync.operation import Edit, State
-from twinbeat.sync.wire import ANSWER_MAX
+from twinbeat.sync.wire import ANSWER_MAX, TARGET_MAX
 from twinbeat.worker.main import Worker
 from unit.sync_pair import introduce
 from unit.worker_pair import SEED, in_step, looped, pair, until, working
@@ -205,6 +205,17 @@ async def test_what_is_too_large_to_be_told_is_said_so_at_once(tmp_path: Path) -
         b.worker._line._read = huge
         answer = await a.ask("/v1/peer?what=/v1/files")
         assert (answer.status, b"too large" in answer.body) == (413, True)
+        assert (await a.view()).report.in_step, "it ended no session"
+
+
+@looped
+async def test_a_question_too_long_for_the_peer_is_refused_here(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, _):
+        asked = "/v1/document?generation="
+        digits = "0" * (TARGET_MAX - len(asked))
+        for number, why in ((digits, b"is a number"), (digits + "0", b"256 characters at most")):
+            answer = await a.ask(f"/v1/peer?what=/v1/document&generation={number}")
+            assert (answer.status, why in answer.body) == (400, True)
         assert (await a.view()).report.in_step, "it ended no session"
 
 

@@ -49,6 +49,8 @@ FILE_ITEMS_MAX: Final = 256
 """Entries of a list in one message."""
 ANSWER_MAX: Final = MESSAGE_MAX - 1024
 """Bytes of what an operator reads of the other node."""
+TARGET_MAX: Final = 256
+"""Characters of the target that names it."""
 PARTLY_MAX: Final = 2
 """Messages that arrive in fragments at the same time: one of each lane."""
 
@@ -161,7 +163,7 @@ class Read(Struct, frozen=True, kw_only=True, tag="read"):
     """A question of an operator on the other node (`--node peer`), answered by `ReadAnswer`."""
 
     token: Token
-    what: Annotated[str, Meta(max_length=256)]
+    what: Annotated[str, Meta(max_length=TARGET_MAX)]
     """A target of the local interface: /v1/status."""
 
 

@@ -37,6 +37,7 @@ from twinbeat.sync import operation
 from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
 from twinbeat.sync.store import StoreError
+from twinbeat.sync.wire import TARGET_MAX
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
 
@@ -257,6 +258,9 @@ class Door:
         if what not in READABLE:
             return problem(400, "bad_request", f"what is one of {', '.join(READABLE)}")
         target = what + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        if len(target) > TARGET_MAX:
+            # The peer would take it for a broken message, and end the session.
+            return problem(400, "bad_request", f"a target has {TARGET_MAX} characters at most")
         answer = await self.line.read_peer(target) if self.line is not None else None
         if answer is None:
             why = self.report().why or "it didn't answer in time"
