@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from twinbeat.sync import filing, taking, talking
 from twinbeat.sync.alike import leads
+from twinbeat.sync.identity import Folder
 from twinbeat.sync.lists import CONFLICT, FileList
 from twinbeat.sync.manifest import Entry, Kind, Order, What
+from twinbeat.sync.session import Session
 from twinbeat.sync.wire import FileCommon, FileDone, FileOrders, FilePiece, FileWant, Manifest
 from unit.sync_files_pair import LIST, Keeper, alike, connected, keepers, kept
 from unit.sync_pair import summary, until
@@ -36,6 +38,19 @@ def mounted(*command: str) -> None:
 
 def copies(node: Keeper) -> list[str]:
     return sorted(path.read_text() for path in node.inside.rglob(f"*{CONFLICT}*"))
+
+
+class Stuck(Keeper):
+    """Takes no contents for a while."""
+
+    async def handle(self, session: Session) -> None:
+        self.sessions.append(session)
+        async with self.files.attending(session):
+            while True:
+                message = await session.receive()
+                if isinstance(message, FilePiece):
+                    await self.taking.wait()
+                self.files.take(message)  # type: ignore[arg-type]
 
 
 class TestComingTogether:
@@ -127,6 +142,23 @@ class TestComingTogether:
             assert [want.size for want in wants] == [taking.RANGE] * 3 + [12345]
             await until(lambda: a.same and b.same)
             assert a.status.bytes_done == a.status.bytes_wanted == len(data)
+
+    @asynchronous
+    async def test_who_leads_sees_how_far_the_other_is(self, tmp_path: Path) -> None:
+        a, _ = keepers(tmp_path)
+        b = Stuck(tmp_path, Folder(tmp_path / "b"), 1)
+        b.taking.clear()
+        for number in range(30):
+            (a.inside / str(number)).write_text("x" * 1000)
+        async with kept(a, b), connected(a, b):
+            await until(lambda: a.status.items_done, f"{a.status}")
+            half = a.status
+            assert (half.state, half.items, half.bytes_wanted) == ("working", 30, 30_000)
+            assert half.items_done < 30
+            assert half.bytes_done == 1000 * half.items_done
+            b.taking.set()
+            await until(lambda: a.same and b.same, f"{a.status}, {b.status}")
+            assert a.status.items_done == a.status.items == 30
 
     @asynchronous
     async def test_a_file_that_is_listed_by_itself(self, tmp_path: Path) -> None:

@@ -159,8 +159,14 @@ class Talk:
     def _sent(self, piece: FilePiece) -> None:
         """Who leads sees by what it sends how far the other is."""
         side = self._sides.get(piece.list)
-        if side is not None and self._leading:
-            side.listed.served.bytes_done += len(piece.data)
+        if side is None or not self._leading:
+            return
+        served, scan = side.listed.served, side.listed.scan
+        served.bytes_done += len(piece.data)
+        entry = scan.entries.get(piece.path) if scan is not None else None
+        if entry is not None and piece.offset + len(piece.data) >= entry.size:
+            # A guess, made good when the other says that it is through.
+            served.items_done = min(served.items_done + 1, served.items)
 
     def _side(self, name: str) -> Side | None:
         """Of a list that there is; what was known of one by that name that was changed is gone."""
