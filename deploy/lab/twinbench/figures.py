@@ -471,6 +471,10 @@ SPECS = _specs(
         name="storm_agree",
         what="from each death until both nodes agree again, its restart included",
         unit="s",
+        bar=10,
+        aim=5,
+        bar_on=MAXIMUM,
+        runs_needed=200,
     ),
     # ------------------------------------------------------------------------- hog -----------
     Spec(
