@@ -72,6 +72,7 @@ def status(**changes: Any) -> schema.Status:
         "routes": schema.Routes(wanted=3, standing=3, rules_wanted=1, rules_standing=1),
         "hooks": [hook()],
         "sync": schema.Sync(
+            synced_s=1_700_000_000,
             state="enabled",
             sentence="this node's document rules",
             in_step=True,
