@@ -59,7 +59,9 @@ def test_counters_and_history(served: Served) -> None:
     ]
 
 
-@pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "9" * 30, "%C2%B2"])
+@pytest.mark.parametrize(
+    "limit", ["0", "1001", "x", "-1", "9" * 30, "%C2%B2", f"{1:09}0000", f"{1:09}{0:05000}"]
+)
 def test_a_wrong_limit_is_refused(served: Served, limit: str) -> None:
     code, body = get(served, f"/v1/history?limit={limit}")
     assert (code, body["code"]) == (400, "bad_request")

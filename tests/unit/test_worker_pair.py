@@ -180,7 +180,9 @@ async def test_an_operator_reads_what_was_and_what_the_other_node_has(tmp_path: 
         answer = await a.ask("/v1/document?generation=2")
         assert msgspec.json.decode(answer.body, type=Document).reason == "first"
         assert (await a.ask("/v1/document?generation=99")).status == 404
-        assert (await a.ask("/v1/document?generation=x")).status == 400
+        for target in ("document?generation", "document?backup", "generations?limit"):
+            for wrong in ("x", "-1", f"{1 << 32}", f"{1:09}{1 << 32}", f"{1:09}{0:05000}"):
+                assert (await a.ask(f"/v1/{target}={wrong}")).status == 400, (target, wrong)
         there = await a.ask("/v1/peer?what=/v1/document&generation=2")
         assert msgspec.json.decode(there.body, type=Document).reason == "first"
         for target, seeds in (("/v1/generations", 1), ("/v1/peer?what=/v1/generations", 2)):

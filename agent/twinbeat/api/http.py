@@ -32,6 +32,8 @@ REQUEST_S: Final = 5.0
 """How long a request may take to arrive."""
 IDLE_S: Final = 15.0
 """How long a connection may wait for its next request."""
+NUMBER_DIGITS: Final = 20
+"""Of a number in a query, leading zeros included."""
 LINGER_S: Final = 0.5
 LINGER_READS: Final = 16
 """How much of a refused request is still read, and for how long."""
@@ -78,6 +80,17 @@ Routes = Mapping[tuple[str, str], Handler]
 def problem(status: int, code: str, sentence: str) -> Response:
     """An answer that says what was wrong."""
     return Response(status=status, body=msgspec.json.encode(Problem(code=code, sentence=sentence)))
+
+
+def number(text: str, first: int, last: int) -> int | None:
+    """The number from first to last that a query gives; None if it gives none.
+
+    Its length is looked at before its value: thousands of digits are no number for `int`.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= NUMBER_DIGITS):
+        return None
+    value = int(text)
+    return value if first <= value <= last else None
 
 
 class _RefusedError(Exception):

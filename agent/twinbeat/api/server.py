@@ -24,7 +24,16 @@ import msgspec
 
 from twinbeat.api.agent import Agent
 from twinbeat.api.events import Subscription
-from twinbeat.api.http import Handler, HttpServer, Request, Response, Routes, Stream, problem
+from twinbeat.api.http import (
+    Handler,
+    HttpServer,
+    Request,
+    Response,
+    Routes,
+    Stream,
+    number,
+    problem,
+)
 from twinbeat.api.schema import (
     COMMANDS,
     SCHEMA,
@@ -134,10 +143,10 @@ class Server:
         return _json(self._agent.counters())
 
     async def _get_history(self, request: Request) -> Response:
-        text = request.query.get("limit", str(HISTORY_MAX))
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= HISTORY_MAX):
+        limit = number(request.query.get("limit", str(HISTORY_MAX)), 1, HISTORY_MAX)
+        if limit is None:
             return problem(400, "bad_request", f"limit is a number from 1 to {HISTORY_MAX}")
-        return _json(History(transitions=self._agent.history(int(text))))
+        return _json(History(transitions=self._agent.history(limit)))
 
     async def _get_events(self, request: Request) -> Response | Stream:
         """The newest events; with `follow=1` whatever comes after them, as it comes."""

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from twinbeat.api.client import Client, ClientError
-from twinbeat.api.http import Handler, HttpServer, Request, Response, problem
+from twinbeat.api.http import Handler, HttpServer, Request, Response, number, problem
 from twinbeat.api.schema import Caller
 from twinbeat.api.server import unix_socket
 from twinbeat.api.sync import (
@@ -44,6 +44,8 @@ from twinbeat.worker.line import Line
 log = logging.getLogger("twinbeat.worker")
 
 HISTORY_MAX: Final = 1000
+NUMBER_MAX: Final = (1 << 32) - 1
+"""Of a generation and of a backup."""
 NOBODY: Final = Caller(pid=0, uid=-1, gid=-1)
 
 
@@ -187,10 +189,9 @@ class Door:
         kind = next((name for name in ("generation", "backup") if name in request.query), "")
         if not kind:
             return _json(machine.current)
-        number = request.query[kind]
-        if not (number.isascii() and number.isdecimal() and len(number) < 12):
-            return problem(400, "bad_request", f"{kind} is a number")
-        wanted = int(number)
+        wanted = number(request.query[kind], 0, NUMBER_MAX)
+        if wanted is None:
+            return problem(400, "bad_request", f"{kind} is a number from 0 to {NUMBER_MAX}")
         try:
             found: Document | None = await self._driver.ledger.ask(
                 lambda store: store.at(wanted) if kind == "generation" else store.backup(wanted)
@@ -202,13 +203,13 @@ class Door:
         return _json(found)
 
     async def _get_generations(self, request: Request) -> Response:
-        text = request.query.get("limit", "50")
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= HISTORY_MAX):
+        limit = number(request.query.get("limit", "50"), 1, HISTORY_MAX)
+        if limit is None:
             return problem(400, "bad_request", f"limit is a number from 1 to {HISTORY_MAX}")
         if self._driver.machine is None:
             return _json(Views(documents=[]))
         try:
-            entries = await self._driver.ledger.ask(lambda store: store.history(int(text)))
+            entries = await self._driver.ledger.ask(lambda store: store.history(limit))
         except StoreError as error:
             return problem(503, "store", error.sentence)
         views = [
