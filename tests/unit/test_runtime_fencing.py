@@ -241,3 +241,18 @@ async def test_debian_s_own_agent(tmp_path: Path) -> None:
     await world.fencing.stop()
     assert world.outcomes() == {"succeeded": 1}
     assert state.read_text().strip() == "off"
+
+
+@inside
+async def test_what_has_failed_can_be_stopped_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(World):
+        def _fenced(self) -> None:
+            raise RuntimeError("an invariant")
+
+    world = Broken(FenceSection(agent=program(tmp_path, "exit 0"), check_s=0))
+    world.fencing.engine_event(OPENED)
+    await world.until(lambda: world.fencing._task is not None and world.fencing._task.done())
+    await world.fencing.stop()
+    assert "an invariant" in caplog.text

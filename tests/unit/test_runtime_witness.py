@@ -231,6 +231,29 @@ def test_who_is_cut_off_is_so_until_a_new_address_answers(monkeypatch: pytest.Mo
     ]
 
 
+def test_what_has_failed_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def probe(text: str, interface: str, timeout_s: float) -> bool:
+        raise RuntimeError("an invariant")
+
+    monkeypatch.setattr(runtime, "_answers", probe)
+
+    async def scenario() -> str:
+        failed: asyncio.Queue[BaseException] = asyncio.Queue()
+        isolation = Isolation(
+            config=replace(A, isolation=IsolationSection(references=("192.0.2.1",))),
+            feed=broken,  # type: ignore[arg-type]
+            failed=failed.put_nowait,
+            now_ns=itertools.count(1, 10**9).__next__,
+        )
+        isolation.start()
+        async with asyncio.timeout(10):
+            error = await failed.get()
+        await isolation.stop()
+        return str(error)
+
+    assert asyncio.run(scenario()) == "an invariant"
+
+
 def test_without_references_nothing_is_asked_or_shown() -> None:
     isolation = Isolation(config=A, feed=broken, failed=broken, now_ns=lambda: 5)  # type: ignore[arg-type]
     isolation.start()

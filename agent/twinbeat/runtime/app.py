@@ -41,6 +41,7 @@ from twinbeat.net.warmth import Warmth
 from twinbeat.observe.history import History
 from twinbeat.runtime import ground, host, status, wiring
 from twinbeat.runtime.current import Current
+from twinbeat.runtime.descent import descend
 from twinbeat.runtime.duties import Duties
 from twinbeat.runtime.executor import Executor
 from twinbeat.runtime.gate import GateWords
@@ -434,45 +435,41 @@ class App:
     async def _finish(self) -> int:
         """Take everything down in order; what fails is told and doesn't hold up the rest."""
         leave = self._restart and self._broken is None
-        host.forget(self._lateness_file)
-        self._loop.stop()
-        self._reloader.stop()
-        try:
-            self._engine.stop(close_gate=not leave)
-        except EngineError as error:
-            log.error("%s", error)
-        if not leave:
-            self._gate.shut()
-        await self._executor.idle()
-        await self._outside.stop()
-        await self._interface.close()
-        self._site.neighbours.stop()
-        await self._health.stop()
-        self._warmth.stop()
-        try:
-            await self._hooks.stop()
-            if leave:
-                self._site.leave()
-            else:
-                await self._site.clear()
-        except REFUSALS as error:
-            log.error("%s", error)
-        await self._keep_last_position()
-        await self._teller.close()
-        # The gate is shut or left open on purpose by now; any other end is a matter for the device.
-        self._watchdog.stop(disarm=not leave and self._broken is None)
-        self._engine.close()
-        self._gate.close()
-        self._maps.close()
+        await descend(
+            ("late wake-ups", lambda: host.forget(self._lateness_file)),
+            ("the loop", self._loop.stop),
+            ("reloads", self._reloader.stop),
+            ("the engine", lambda: self._engine.stop(close_gate=not leave)),
+            ("the gate", lambda: None if leave else self._gate.shut()),
+            ("effects", self._executor.idle),
+            ("fence and third parties", self._outside.stop),
+            ("the interface", self._interface.close),
+            ("neighbours", self._site.neighbours.stop),
+            ("health", self._health.stop),
+            ("warmth", self._warmth.stop),
+            ("hooks", self._hooks.stop),
+            ("addresses and routes", self._site.leave if leave else self._site.clear),
+            ("the last position", self._keep_last_position),
+            ("the disk", self._disk.close),
+            ("the history", self._teller.close),
+            ("the watchdog", lambda: self._let_go_of_watchdog(leave)),
+            ("the engine's memory", self._engine.close),
+            ("the gate's words", self._gate.close),
+            ("the maps", self._maps.close),
+        )
         if self._broken is not None:
             return EXIT_BROKEN
         return EXIT_RESTART if leave else EXIT_OK
 
-    async def _keep_last_position(self) -> None:
+    def _keep_last_position(self) -> None:
         peer = self._maps.peer()
         own = self._maps.gate().counter >> 32
         self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
-        await self._disk.close()
+
+    def _let_go_of_watchdog(self, leave: bool) -> None:
+        # The gate is left open on purpose, or shut by now; if not, that is a matter for the device.
+        on_purpose = not leave and self._broken is None
+        self._watchdog.stop(disarm=on_purpose and self._gate.is_shut())
 
     # -- in the loop -----------------------------------------------------------------------------
 

@@ -112,8 +112,9 @@ class Fencing:
         for task in (self._task, self._checks):
             if task is not None:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    log.error("fencing had failed", exc_info=error)
 
     def status(self) -> schema.Fence:
         """As it is now."""

@@ -177,10 +177,10 @@ class Isolation:
         self._begin()
 
     async def stop(self) -> None:
+        """Ask nothing more. A task that has failed was told of when it did."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     def status(self) -> schema.Isolation | None:
         """None where no reference is configured."""
