@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from twinbeat.api.http import Request, Response
 from twinbeat.api.sync import ForceSync, Said, Views
 from twinbeat.sync.document import Document, Put, Run, Tables
 from twinbeat.sync.identity import Certificate, Folder
@@ -218,6 +219,20 @@ async def test_a_question_too_long_for_the_peer_is_refused_here(tmp_path: Path) 
         for number, why in ((digits, b"is a number"), (digits + "0", b"256 characters at most")):
             answer = await a.ask(f"/v1/peer?what=/v1/document&generation={number}")
             assert (answer.status, why in answer.body) == (400, True)
+        assert (await a.view()).report.in_step, "it ended no session"
+
+
+@looped
+async def test_a_defect_in_an_answer_is_told_to_the_other_node(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        assert b.worker is not None
+
+        async def broken(_: Request) -> Response:
+            raise ZeroDivisionError
+
+        b.worker._door._reads["/v1/files"] = broken
+        answer = await a.ask("/v1/peer?what=/v1/files")
+        assert (answer.status, b'"defect"' in answer.body) == (500, True)
         assert (await a.view()).report.in_step, "it ended no session"
 
 

@@ -91,19 +91,25 @@ class Door:
 
     async def read(self, target: str) -> tuple[int, bytes]:
         """For the operator on the other node: a target of this node's daemon or worker."""
+        try:
+            said = await self._read(target)
+        except Exception:  # as in HttpServer: a defect in an answer is told, and ends nothing
+            log.exception("%r could not be read for the other node", target)
+            said = problem(500, "defect", "the worker could not answer; its log says why")
+        return said.status, said.body
+
+    async def _read(self, target: str) -> Response:
         path, _, query = target.partition("?")
         if path in DAEMONS:
             try:
                 answer = await asyncio.to_thread(Client(self._control, 3.0).get, target)
             except ClientError as error:
-                said = problem(503, "away", str(error))
-                return said.status, said.body
-            return answer.status, answer.body
+                return problem(503, "away", str(error))
+            return Response(status=answer.status, body=answer.body)
         reader = self._reads.get(path)
         if reader is None:
-            said = problem(404, "not_found", f"{path[:200]} can't be read from the other node")
-            return said.status, said.body
-        said = await reader(
+            return problem(404, "not_found", f"{path[:200]} can't be read from the other node")
+        return await reader(
             Request(
                 method="GET",
                 path=path,
@@ -112,7 +118,6 @@ class Door:
                 caller=NOBODY,
             )
         )
-        return said.status, said.body
 
     def report(self) -> Report:
         """How the worker stands, its connection included."""
