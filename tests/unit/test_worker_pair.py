@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from twinbeat.api.http import Request, Response
+from twinbeat.api.http import HttpServer, Request, Response
+from twinbeat.api.server import unix_socket
 from twinbeat.api.sync import ForceSync, Said, Views
 from twinbeat.sync.document import Document, Put, Run, Tables
 from twinbeat.sync.identity import Certificate, Folder
@@ -234,6 +235,31 @@ async def test_a_defect_in_an_answer_is_told_to_the_other_node(tmp_path: Path) -
         answer = await a.ask("/v1/peer?what=/v1/files")
         assert (answer.status, b'"defect"' in answer.body) == (500, True)
         assert (await a.view()).report.in_step, "it ended no session"
+
+
+@looped
+async def test_the_other_node_can_read_and_not_command(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        assert a.worker is not None
+        asked: list[Request] = []
+
+        async def note(request: Request) -> Response:
+            asked.append(request)
+            return Response()
+
+        routes = {("GET", "/v1/status"): note, ("POST", "/v1/pause"): note}
+        daemon = HttpServer(routes)
+        await daemon.listen(unix_socket(str(b.root / "run" / "control.sock")))
+        try:
+            assert await a.worker._line.read_peer("/v1/status?x=1") == (200, b"")
+            smuggled = "/v1/status HTTP/1.1\r\n\r\nPOST /v1/pause"
+            for wrong in (smuggled, smuggled.replace("status", "status?"), "/v1/status?\u00e9"):
+                answer = await a.worker._line.read_peer(wrong)
+                assert answer is not None
+                assert answer[0] in {400, 404}, wrong
+        finally:
+            await daemon.close()
+        assert [request.method for request in asked] == ["GET"]
 
 
 @looped

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, Final
@@ -46,6 +47,7 @@ log = logging.getLogger("twinbeat.worker")
 HISTORY_MAX: Final = 1000
 NUMBER_MAX: Final = (1 << 32) - 1
 """Of a generation and of a backup."""
+_TARGET: Final = re.compile("/[!-~]*")
 NOBODY: Final = Caller(pid=0, uid=-1, gid=-1)
 
 
@@ -99,6 +101,9 @@ class Door:
         return said.status, said.body
 
     async def _read(self, target: str) -> Response:
+        if not _TARGET.fullmatch(target):
+            # A blank or a line's end in it would be another request to the daemon, or a command.
+            return problem(400, "bad_request", "this is no target")
         path, _, query = target.partition("?")
         if path in DAEMONS:
             try:
