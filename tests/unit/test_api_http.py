@@ -118,6 +118,8 @@ def test_load_balancers_get_the_status_without_a_body(method: bytes) -> None:
     assert status_of(answer) == 200
     assert answer.endswith(b"\r\n\r\n")
     assert status_of(ask(method + b" /none HTTP/1.0\r\n\r\n")) == 404
+    # A length that no body follows is one that a client waits for, but after HEAD.
+    assert (b"Content-Length: 0\r\n" in answer) is (method == b"OPTIONS")
 
 
 @pytest.mark.parametrize(

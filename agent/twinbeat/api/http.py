@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from twinbeat.api.schema import Caller, Problem
 
@@ -172,7 +173,7 @@ class HttpServer:
                 if head is None:
                     return
                 method, target, last, size = _parse(head, self._body_max)
-                empty = method in {"HEAD", "OPTIONS"}
+                empty = method == "HEAD"
                 async with asyncio.timeout(REQUEST_S):
                     body = await reader.readexactly(size)
                 path, _, query = target.partition("?")
@@ -180,6 +181,9 @@ class HttpServer:
                     method=method, path=path, query=_query(query), body=body, caller=caller
                 )
                 answer = await self._answer(request)
+                if method == "OPTIONS" and isinstance(answer, Response):
+                    # Unlike after HEAD, what its length announces is waited for.
+                    answer = replace(answer, body=b"")
             except _RefusedError as error:
                 await _refuse(reader, writer, error.answer, empty=empty)
                 return
