@@ -2,11 +2,12 @@
 """Key files: private, well formed, two at most, and never shown."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from twinbeat.config.keys import Key, check_keys, generate_key, new_key, store_key
+from twinbeat.config.keys import Key, check_keys, choose, chosen, generate_key, new_key, store_key
 from twinbeat.config.problems import Findings, show
 
 SECRET = "00112233445566778899aabbccddeeff"
@@ -166,3 +167,45 @@ def test_a_key_is_not_written_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="exists"):
         generate_key(tmp_path, 1)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_key_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / ".1.key.0123abcd.new").write_text("of a crash")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            store_key(tmp_path, 1, SECRET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    store_key(tmp_path, 1, SECRET)
+    choose(tmp_path, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["1.key", "send"]
+
+
+def test_a_key_and_the_choice_of_one_outlast_the_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, list[str]]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        names = sorted(file.name for file in tmp_path.iterdir() if not file.name.startswith("."))
+        synced.append((os.fstat(descriptor).st_ino, names))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    key, directory = store_key(tmp_path, 1, SECRET), tmp_path.stat().st_ino
+    assert synced == [(key.stat().st_ino, []), (directory, ["1.key"])]
+    choose(tmp_path, 1)
+    choice = (tmp_path / "send").stat().st_ino
+    assert synced[2:] == [(choice, ["1.key"]), (directory, ["1.key", "send"])]
+
+
+def test_a_choice_is_not_written_through_a_link(tmp_path: Path) -> None:
+    for name in (".send.new", "send"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    choose(tmp_path, 1)
+    assert not (tmp_path / "elsewhere").exists()
+    assert chosen(str(tmp_path)) == 1

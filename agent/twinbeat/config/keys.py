@@ -4,10 +4,12 @@
 A key never appears in a message, a repr or an exception.
 """
 
+import contextlib
 import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -181,14 +183,8 @@ def store_key(directory: Path, id_: int, digits: str) -> Path:
     assert _HEX.fullmatch(digits.encode())
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / f"{id_}.key"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        keeper = directory.stat()
-        if os.geteuid() == 0 and keeper.st_uid != 0:
-            os.fchown(descriptor, keeper.st_uid, keeper.st_gid)
-        stream.write(digits + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    with _written(directory, file.name, digits, mode=0o600) as fresh:
+        os.link(fresh, file, follow_symlinks=False)
     return file
 
 
@@ -211,16 +207,33 @@ def chosen(directory: str) -> int:
 def choose(directory: Path, id_: int) -> None:
     """Choose it for good, and at once or not at all. Raises OSError."""
     assert 1 <= id_ <= 255
-    fresh = directory / f".{CHOSEN}.new"
-    with fresh.open("w", encoding="ascii") as stream:
-        keeper = directory.stat()
-        if os.geteuid() == 0 and keeper.st_uid != 0:
-            os.fchown(stream.fileno(), keeper.st_uid, keeper.st_gid)
-        stream.write(f"{id_}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.rename(directory / CHOSEN)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    with _written(directory, CHOSEN, f"{id_}", mode=0o644) as fresh:
+        fresh.rename(directory / CHOSEN)
+
+
+@contextlib.contextmanager
+def _written(directory: Path, name: str, line: str, *, mode: int) -> Iterator[Path]:
+    """A file with all of it safely on disk, which the block gives its name: whole or not at all.
+
+    Of two at a time the name goes to one, and what a crash left behind goes with the next.
+    """
+    for left in directory.glob(f".{name}.*.new"):
+        left.unlink(missing_ok=True)
+    fresh = directory / f".{name}.{secrets.token_hex(4)}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(fresh, flags, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            keeper = directory.stat()
+            if os.geteuid() == 0 and keeper.st_uid != 0:
+                os.fchown(descriptor, keeper.st_uid, keeper.st_gid)
+            stream.write(line + "\n")
+            stream.flush()
+            os.fsync(descriptor)
+        yield fresh
+    finally:
+        fresh.unlink(missing_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
