@@ -558,7 +558,11 @@ async def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path) -> None:
     async with listening(tmp_path) as (b, folder, port):
         reader, writer = await known(folder, port)
         await until(lambda: b.up)
+        session = b.session
         assert (await farewell(reader)).code == "silent"
+        status = b.connection.status()
+        assert session.over is not None
+        assert (status.state, status.why) == ("away", session.over.sentence)
         await until(lambda: b.counted("ended") == {"silent": 1})
         writer.close()
 

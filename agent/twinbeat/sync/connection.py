@@ -209,13 +209,15 @@ class Connection:
         """Reads nothing but memory, bar the time stamps of three files."""
         session = self._session
         up = session is not None and session.over is None
+        # Its end is told before all that belonged to it is done with.
+        ended = session.over if session is not None else None
         try:
             credentials = self._cabinet.credentials()
         except IdentityError:
             credentials = None
         return ConnectionStatus(
             state="connected" if up else "away" if credentials is not None else "unpaired",
-            why="" if up else self._why,
+            why="" if up else ended.sentence if ended is not None else self._why,
             since_s=session.since_s if up and session is not None else self._since_s,
             port=self._port,
             peer_name=printable(session.peer.name) if session is not None else "",
