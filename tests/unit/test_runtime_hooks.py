@@ -275,6 +275,29 @@ class TestHooks:
 
         run(test)
 
+    def test_one_that_is_stopped_before_its_routes_stand_ends_in_peace(self) -> None:
+        async def test() -> None:
+            asked, routes_stand = asyncio.Event(), asyncio.Event()
+
+            async def first() -> None:
+                asked.set()
+                await routes_stand.wait()
+
+            hooks = Hooks(first=first)
+            hooks.apply(config(HookSection(name="tell", exec="/bin/true")))
+            hooks.transition(transition("primary"))
+            await asked.wait()
+            stopping = asyncio.ensure_future(hooks.stop())
+            await until(lambda: hooks.status()[0].waiting == [])
+            routes_stand.set()
+            await stopping
+            task = hooks._hooks["tell"]._task
+            assert task is not None
+            assert task.exception() is None
+            assert hooks.status()[0].runs == 0
+
+        run(test)
+
     def test_a_failure_is_counted_and_logged(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

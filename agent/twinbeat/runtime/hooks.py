@@ -90,6 +90,8 @@ class Hook:
         while self._waiting:
             if "role" in self._waiting:
                 await first()
+                if not self._waiting:  # stopped meanwhile
+                    break
             kind = next(iter(self._waiting))
             self._running = happening = self._waiting.pop(kind)
             try:
