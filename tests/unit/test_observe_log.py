@@ -97,6 +97,30 @@ def test_a_full_journal_is_counted_not_waited_for(tmp_path: Path) -> None:
         sink.close()
 
 
+def wrong() -> logging.LogRecord:
+    """One whose arguments don't fit its sentence."""
+    return logging.LogRecord("twinbeat.core", logging.INFO, "f", 1, "term %d", ("four",), None)
+
+
+def test_a_record_that_cannot_be_put_into_words_is_counted_and_fails_nobody(
+    tmp_path: Path,
+) -> None:
+    stream = io.StringIO()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        sinks = [JournalSink(str(tmp_path / "journal")), StreamSink(stream, log._as_plain)]
+        try:
+            for sink in sinks:
+                sink.handle(wrong())
+                sink.handle(record())
+                assert sink.lost == 1
+        finally:
+            for sink in sinks:
+                sink.close()
+        assert fields_of(journal.recv(1 << 16))["MESSAGE"] == "a took over"
+    assert stream.getvalue().endswith("info: a took over\n")
+
+
 # --------------------------------------------------------------------------------- repeats -------
 
 
