@@ -704,6 +704,19 @@ def test_an_answer_that_never_comes_is_five(
     assert "the outcome is not known" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", ["is-primary", "is-healthy", "show", "check"])
+def test_a_question_that_is_never_answered_is_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    """An agent that hangs is none that a script could go by."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        assert run([line, "--socket", str(tmp_path / "s"), "--timeout", "0.05"]) == 3
+    out, err = capsys.readouterr()
+    assert "no answer within 0.05 s" in out + err
+
+
 def test_a_denied_socket_is_six(
     served: Served, twinbeat: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

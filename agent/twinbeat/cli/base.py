@@ -192,10 +192,18 @@ def fetch(target: str) -> Response:
     """Ask the agent for something. Stops the command where there is no answer."""
     if settings().node:
         return ask_worker(target)
-    response = reach(lambda: settings().client.get(target))
+    response = reach(lambda: _asked(target))
     if response.status not in {200, 503}:
         stop_for(response)
     return response
+
+
+def _asked(target: str) -> Response:
+    """A question that isn't answered has no outcome: whoever hangs counts as nobody there."""
+    try:
+        return settings().client.get(target)
+    except UnknownOutcomeError as error:
+        raise UnreachableError(str(error)) from error
 
 
 def ask_worker(target: str) -> Response:
