@@ -198,6 +198,7 @@ async def test_a_command_of_ones_own_is_run_on_both(a: Shell, b: Shell, director
     assert [(said["node"], said["status"]) for said in a.json["outputs"]] == [("b", 0), ("a", 0)]
     assert await a("run tell 3") != 0
     assert a.out == "b: exit 3\n  b is secondary\n", "it isn't run where it would fail as well"
+    assert "(run_failed): the command failed: status 3 on b\n" in a.err
     assert await b("run nothing") == 2
     assert "command nothing" in b.err
 

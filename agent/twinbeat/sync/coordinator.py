@@ -144,13 +144,17 @@ class Coordinator(Ground):
             self._abort(active, outcome(name, State.REFUSED, "not_primary", why=vote.sentence))
         elif active.undoing is None and vote.code in SPOILED:
             code = "peer_invalid" if vote.code == "invalid" else "run_failed"
+            why = named(vote.problems) if vote.problems else vote.sentence
+            if code == "run_failed" and vote.outputs:
+                failed = vote.outputs[-1]
+                why = f"status {failed.status} on {failed.node}"
             said = outcome(
                 name,
                 State.REFUSED,
                 code,
                 problems=vote.problems,
                 outputs=active.outputs,
-                why=named(vote.problems) if vote.problems else vote.sentence,
+                why=why,
             )
             self._abort(active, said)
         elif active.operation.policy is Policy.STRICT:
