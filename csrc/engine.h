@@ -177,7 +177,8 @@ struct tb_event {
 enum tb_urgency { TB_PASSING, TB_RATIONED, TB_URGENT };
 tb_u32 tb_event_urgency(tb_u32 kind); /* enum tb_urgency */
 
-enum tb_engine_limits { TB_STEP_EVENTS = 16 };
+enum tb_engine_limits { TB_STEP_EVENTS = 32 };
+_Static_assert(TB_E_REOPENED + TB_LINKS <= TB_STEP_EVENTS, "one of each kind, and one of each link");
 
 /* To be carried out in the order of the fields. */
 struct tb_actions {
@@ -209,6 +210,7 @@ struct tb_actions {
 	tb_u64 wake_ns;
 	bool wake_python;      /* the budget allows it now: for those of these events, and of earlier ones, that wait for it */
 	tb_u32 waiting;	       /* so many of these events are rationed and wait with all earlier ones: Python isn't woken for them yet */
+	tb_u32 untold;	       /* so many more events found no room here */
 	tb_u32 events;
 	struct tb_event event[TB_STEP_EVENTS];
 };

@@ -8,8 +8,10 @@ void tell(struct round *r, enum tb_event_kind kind, enum tb_cause cause, tb_u64 
 {
 	struct tb_event *event;
 
-	if (r->out->events >= TB_STEP_EVENTS)
-		return; /* a round makes at most one of each kind but for links, of which there are TB_LINKS */
+	if (r->out->events >= TB_STEP_EVENTS) {
+		r->out->untold++;
+		return;
+	}
 	event = &r->out->event[r->out->events++];
 	*event = (struct tb_event){
 		.at_ns = r->now, .a = a, .b = b, .kind = (tb_u16)kind, .cause = (tb_u16)cause};
@@ -17,10 +19,11 @@ void tell(struct round *r, enum tb_event_kind kind, enum tb_cause cause, tb_u64 
 
 void tell_link(struct round *r, enum tb_event_kind kind, unsigned link, tb_u64 a)
 {
-	if (r->out->events >= TB_STEP_EVENTS)
-		return;
+	tb_u32 at = r->out->events;
+
 	tell(r, kind, TB_C_NONE, a, 0);
-	r->out->event[r->out->events - 1].link = (tb_u16)link;
+	if (r->out->events > at)
+		r->out->event[at].link = (tb_u16)link;
 }
 
 /* Why nothing happens though the peer is silent: told on the edge only. */

@@ -339,6 +339,7 @@ static void carry_out(struct tb_thread *t, tb_u64 now)
 	tb_maps_act_self(&t->maps, actions);
 	for (tb_u32 i = 0; i < actions->events; i++)
 		push(t, &actions->event[i]);
+	tb_add(&t->out.counters.events_lost, actions->untold);
 	announce(t);
 	if ((actions->hello | actions->probe) != 0)
 		send_frames(t);

@@ -153,7 +153,7 @@ static void check_promises(const struct tb_engine *before, const struct tb_engin
 				 : order->lease_ns;
 
 	check_witness(before, after, now, input, actions);
-	CHECK(actions->events <= TB_STEP_EVENTS);
+	CHECK(actions->events <= TB_STEP_EVENTS && actions->untold == 0);
 	CHECK(actions->wake_ns > now);
 	CHECK(actions->wake_ns <= now + before->settings.timers.hello + 1000);
 	CHECK(after->highest >= before->highest && after->last_term >= before->last_term);

@@ -34,6 +34,7 @@ PROGRAMS = {
     "test_announce": ["announce", "frames"],
     "test_maps": ["maps"],
     "test_watchdog": ["watchdog"],
+    "test_round": ["round"],
     "test_threads": ["ring", *STEP],
     "fuzz_receive": ["plain", "maps"],
     "fuzz_step": STEP,
