@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from twinbeat.observe import log
-from twinbeat.observe.log import JournalSink, RepeatFilter, StreamSink, datagram, message_id
+from twinbeat.observe.log import JournalSink, RepeatFilter, StreamSink, message_id
 
 
 def record(
@@ -25,6 +25,10 @@ def record(
     made.created = at
     made.fields = fields
     return made
+
+
+def datagram(made: logging.LogRecord) -> bytes:
+    return log.datagram(made, "twinbeatd")
 
 
 def fields_of(data: bytes) -> dict[str, str]:
@@ -78,7 +82,7 @@ def test_levels_are_priorities(level: int, priority: str) -> None:
 
 
 def test_the_journal_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> None:
-    sink = JournalSink(str(tmp_path / "none"))
+    sink = JournalSink(str(tmp_path / "none"), "twinbeatd")
     sink.handle(record())
     assert sink.lost == 1
     sink.close()
@@ -87,7 +91,7 @@ def test_the_journal_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> Non
 def test_a_full_journal_is_counted_not_waited_for(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
-        sink = JournalSink(str(tmp_path / "journal"))
+        sink = JournalSink(str(tmp_path / "journal"), "twinbeatd")
         sent = 0
         while not sink.lost:
             sink.handle(record())
@@ -108,7 +112,10 @@ def test_a_record_that_cannot_be_put_into_words_is_counted_and_fails_nobody(
     stream = io.StringIO()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
-        sinks = [JournalSink(str(tmp_path / "journal")), StreamSink(stream, log._as_plain)]
+        sinks = [
+            JournalSink(str(tmp_path / "journal"), "twinbeatd"),
+            StreamSink(stream, log._as_plain),
+        ]
         try:
             for sink in sinks:
                 sink.handle(wrong())
@@ -176,7 +183,7 @@ def restored() -> Iterator[None]:
 def lines(form: str, monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    sink = log.set_up(form, environment=environment)
+    sink = log.set_up(form, name="twinbeatd", environment=environment)
     logging.getLogger("twinbeat.x").warning("link %s", "ha0", extra={"fields": {"event": "link"}})
     try:
         raise ValueError("why")
@@ -216,9 +223,11 @@ def test_auto_finds_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         journal.bind(str(tmp_path / "journal"))
         journal.settimeout(5)
         monkeypatch.setattr(log, "JOURNAL_SOCKET", str(tmp_path / "journal"))
-        sink = log.set_up("auto", environment={"JOURNAL_STREAM": "8:1"})
+        sink = log.set_up("auto", name="twinbeat-worker", environment={"JOURNAL_STREAM": "8:1"})
         logging.getLogger("twinbeat.core").info("hello", extra={"fields": {"event": "claim"}})
-        assert fields_of(journal.recv(1 << 16))["TWINBEAT_EVENT"] == "claim"
+        fields = fields_of(journal.recv(1 << 16))
+        assert fields["TWINBEAT_EVENT"] == "claim"
+        assert fields["SYSLOG_IDENTIFIER"] == "twinbeat-worker", "each program by its own name"
         sink.close()
 
 
@@ -226,8 +235,8 @@ def test_auto_finds_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_set_up_again_replaces_what_was(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    log.set_up("json", environment={})
-    sink = log.set_up("json", environment={})
+    log.set_up("json", name="twinbeatd", environment={})
+    sink = log.set_up("json", name="twinbeatd", environment={})
     logging.getLogger("twinbeat").info("once")
     sink.close()
     assert len(stream.getvalue().splitlines()) == 1
@@ -236,7 +245,7 @@ def test_set_up_again_replaces_what_was(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_the_sinks_in_use_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = io.StringIO()
     monkeypatch.setattr("sys.stderr", gone)
-    sink = log.set_up("json", environment={})
+    sink = log.set_up("json", name="twinbeatd", environment={})
     gone.close()
     before = log.lost()
     logging.getLogger("twinbeat").info("nobody reads this")

@@ -42,14 +42,21 @@ _LEVEL_NAMES: Final = {7: "debug", 6: "info", 4: "warning", 3: "error", 2: "crit
 
 
 def set_up(
-    form: str, *, level: int = logging.INFO, environment: Mapping[str, str] = os.environ
+    form: str,
+    *,
+    name: str,
+    level: int = logging.INFO,
+    environment: Mapping[str, str] = os.environ,
 ) -> "Sink":
-    """Send the records of `twinbeat.*` where `form` (log.format) says; returns what to close."""
+    """Send the records of `twinbeat.*` where `form` (log.format) says; returns what to close.
+
+    `name` is the program's, by which the journal knows its records.
+    """
     sink: Sink
     under_systemd = "JOURNAL_STREAM" in environment or "INVOCATION_ID" in environment
     journal = form == "journald" or (form == "auto" and "JOURNAL_STREAM" in environment)
     if journal and os.path.exists(JOURNAL_SOCKET):
-        sink = JournalSink(JOURNAL_SOCKET)
+        sink = JournalSink(JOURNAL_SOCKET, name)
     else:
         shape = _as_json if form == "json" else _as_prefixed if under_systemd else _as_plain
         sink = StreamSink(sys.stderr, shape)
@@ -147,9 +154,10 @@ def _priority(record: logging.LogRecord) -> int:
 class JournalSink(Sink):
     """journald's native protocol: one datagram per record, one line per field."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, program: str) -> None:
         super().__init__()
         self._path = path
+        self._program = program
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         )
@@ -157,7 +165,7 @@ class JournalSink(Sink):
     def emit(self, record: logging.LogRecord) -> None:
         """Send, or count what could not be sent."""
         try:
-            self._socket.sendto(datagram(record), self._path)
+            self._socket.sendto(datagram(record, self._program), self._path)
         except Exception:  # noqa: BLE001 - a record that says nothing must not fail its caller
             self.lost += 1
 
@@ -167,13 +175,13 @@ class JournalSink(Sink):
         super().close()
 
 
-def datagram(record: logging.LogRecord) -> bytes:
-    """One record as journald's native protocol has it."""
+def datagram(record: logging.LogRecord, program: str) -> bytes:
+    """One record of a program as journald's native protocol has it."""
     fields = _fields(record)
     lines: dict[str, str] = {
         "MESSAGE": _sentence(record),
         "PRIORITY": str(_priority(record)),
-        "SYSLOG_IDENTIFIER": "twinbeatd",
+        "SYSLOG_IDENTIFIER": program,
         "LOGGER": record.name,
     }
     if "event" in fields:

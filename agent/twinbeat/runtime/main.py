@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoreError as error:
         _say(str(error))
         return EXIT_FAILED
-    sink = set_up("auto" if options.foreground else found.config.log.format)
+    sink = set_up("auto" if options.foreground else found.config.log.format, name="twinbeatd")
     for complaint in store.complaints:
         logging.getLogger("twinbeat").error("%s", complaint)
     notifier = Notifier()

@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"twinbeat-worker {__version__}")
     options = parser.parse_args(arguments)
-    sink = set_up("auto")
+    sink = set_up("auto", name="twinbeat-worker")
     try:
         asyncio.run(_main(options.socket, options.state))
     except (WorkerFailedError, OSError) as error:
