@@ -87,6 +87,28 @@ def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
         over.set()
 
 
+def test_lines_whose_head_never_comes_raise_what_is_promised(tmp_path: Path) -> None:
+    with (
+        listener(tmp_path / "s", until_closed) as path,
+        pytest.raises(UnknownOutcomeError, match=r"0\.05 s"),
+    ):
+        next(Client(path, timeout_s=0.05).lines("/v1/events?follow=1"))
+
+
+def test_lines_whose_connection_breaks_raise_what_is_promised(tmp_path: Path) -> None:
+    def break_off(connection: socket.socket) -> None:
+        connection.recv(1, socket.MSG_PEEK)
+        # What it was asked stays unread, so its end is a reset.
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\none\n")
+
+    got: list[bytes] = []
+    with (
+        listener(tmp_path / "s", break_off) as path,
+        pytest.raises(ClientError, match="broke"),
+    ):
+        got.extend(Client(path).lines("/"))
+
+
 def test_what_is_no_agent_is_told(tmp_path: Path) -> None:
     def other(connection: socket.socket) -> None:
         connection.recv(4096)

@@ -704,7 +704,7 @@ def test_an_answer_that_never_comes_is_five(
     assert "the outcome is not known" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["is-primary", "is-healthy", "show", "check"])
+@pytest.mark.parametrize("line", ["is-primary", "is-healthy", "show", "check", "events -f"])
 def test_a_question_that_is_never_answered_is_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
@@ -712,19 +712,20 @@ def test_a_question_that_is_never_answered_is_three(
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
-        assert run([line, "--socket", str(tmp_path / "s"), "--timeout", "0.05"]) == 3
+        assert run([*line.split(), "--socket", str(tmp_path / "s"), "--timeout", "0.05"]) == 3
     out, err = capsys.readouterr()
     assert "no answer within 0.05 s" in out + err
 
 
+@pytest.mark.parametrize("line", ["show", "events --follow"])
 def test_a_denied_socket_is_six(
-    served: Served, twinbeat: Shell, monkeypatch: pytest.MonkeyPatch
+    served: Served, twinbeat: Shell, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "connect", denied)
-    assert twinbeat("show") == 6
+    assert twinbeat(line) == 6
     assert "group twinbeat" in twinbeat.err
 
 

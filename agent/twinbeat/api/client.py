@@ -12,6 +12,7 @@ What matters most is told apart with care: whether a request was never delivered
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from msgspec import Struct
@@ -69,14 +70,19 @@ class Client:
         deadline = time.monotonic() + self.timeout_s
         with self._connect(deadline) as connection:
             self._send(connection, "GET", target, b"", deadline)
-            status, data = self._head(connection, deadline)
-            connection.settimeout(None)
-            if status != 200:
-                raise ClientError((data + self._rest(connection, None)).decode(errors="replace"))
+            with self._telling():
+                status, data = self._head(connection, deadline)
+                connection.settimeout(None)
+                if status != 200:
+                    said = data + self._rest(connection, deadline)
+                    raise ClientError(said.decode(errors="replace"))
             while True:
                 *lines, data = data.split(b"\n")
                 yield from lines
-                more = connection.recv(_CHUNK)
+                try:
+                    more = connection.recv(_CHUNK)
+                except OSError as error:
+                    raise ClientError(f"the connection broke: {error.strerror}") from error
                 if not more:
                     return
                 data += more
@@ -85,13 +91,19 @@ class Client:
         deadline = time.monotonic() + self.timeout_s
         with self._connect(deadline) as connection:
             self._send(connection, method, target, body, deadline)
-            try:
+            with self._telling():
                 status, start = self._head(connection, deadline)
                 return Response(status, start + self._rest(connection, deadline))
-            except TimeoutError as error:
-                raise UnknownOutcomeError(f"no answer within {self.timeout_s:g} s") from error
-            except OSError as error:
-                raise UnknownOutcomeError(f"the connection broke: {error.strerror}") from error
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong while an answer is awaited, as a ClientError."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise UnknownOutcomeError(f"no answer within {self.timeout_s:g} s") from error
+        except OSError as error:
+            raise UnknownOutcomeError(f"the connection broke: {error.strerror}") from error
 
     def _connect(self, deadline: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

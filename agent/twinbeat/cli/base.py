@@ -81,6 +81,7 @@ class Settings:
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Answered = TypeVar("Answered")
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -192,16 +193,16 @@ def fetch(target: str) -> Response:
     """Ask the agent for something. Stops the command where there is no answer."""
     if settings().node:
         return ask_worker(target)
-    response = reach(lambda: _asked(target))
+    response = reach(lambda: asked(lambda: settings().client.get(target)))
     if response.status not in {200, 503}:
         stop_for(response)
     return response
 
 
-def _asked(target: str) -> Response:
+def asked(ask: Callable[[], Answered]) -> Answered:
     """A question that isn't answered has no outcome: whoever hangs counts as nobody there."""
     try:
-        return settings().client.get(target)
+        return ask()
     except UnknownOutcomeError as error:
         raise UnreachableError(str(error)) from error
 
@@ -227,7 +228,7 @@ def read(target: str) -> bytes:
     return response.body
 
 
-def reach(ask: Callable[[], Response], whom: str = "twinbeatd") -> Response:
+def reach(ask: Callable[[], Answered], whom: str = "twinbeatd") -> Answered:
     """Turn what can go wrong on the way into exit codes."""
     try:
         return ask()

@@ -7,12 +7,12 @@ from typing import Final
 import click
 import msgspec
 
-from twinbeat.api.client import ClientError, UnreachableError
 from twinbeat.api.schema import Event, History, Transition
 from twinbeat.api.text import length, moment
 from twinbeat.cli.base import (
     Exit,
     Stop,
+    asked,
     paint,
     reach,
     read,
@@ -96,16 +96,13 @@ def events(follow: bool) -> None:
         for line in read("/v1/events").splitlines():
             _say_event(line)
         return
-    try:
-        for line in settings().client.lines("/v1/events?follow=1"):
-            _say_event(line)
-    except (UnreachableError, PermissionError) as error:
-        # Asked once more the plain way, which knows the exit code of each failure.
-        reach(lambda: settings().client.get("/v1/events"))
-        raise Stop(Exit.UNREACHABLE, f"{error}") from error
-    except ClientError as error:
-        raise Stop(Exit.UNREACHABLE, f"{error}") from error
+    reach(lambda: asked(_follow))
     raise Stop(Exit.UNREACHABLE, "the agent ended the stream")
+
+
+def _follow() -> None:
+    for line in settings().client.lines("/v1/events?follow=1"):
+        _say_event(line)
 
 
 def _say_event(line: bytes) -> None:
