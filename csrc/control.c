@@ -26,7 +26,6 @@ struct helper {
 	struct tb_helpers *all;
 	pthread_t thread;
 	tb_u32 bell;
-	int cpu;
 	struct tb_packet packet;
 	tb_u64 sent;
 	tb_u64 errors;
@@ -99,7 +98,6 @@ static int start_helper(struct tb_helpers *helpers, struct helper *helper, int c
 	helper->all = helpers;
 	/* The first frame goes at once: it warms the way up, and shows whether the pair works at all. */
 	helper->bell = 1;
-	helper->cpu = cpu;
 	own.port = helpers->setup.port;
 	err = tb_packet_build(&helper->packet, &own);
 	if (err)

@@ -94,7 +94,6 @@ static void mind_lateness(struct round *r)
 	r->late = behind > r->s->late;
 	if (!r->late)
 		return;
-	e->late_ticks++;
 	e->late_untold++;
 	if (since(r->now, e->late_told_ns) < LATE_EVENT_EVERY_NS)
 		return;

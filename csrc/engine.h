@@ -4,7 +4,7 @@
  *
  * It reads no clock, owns no socket, allocates nothing and keeps all it knows in struct tb_engine. In
  * production one SCHED_FIFO thread drives it (thread.c); tests and the simulator drive it with a clock of
- * their own. Rules R1-R20 are those of deploy/docs/protocol.md.
+ * their own. Rules R1-R22 are those of deploy/docs/protocol.md.
  *
  * Contract of a round, for whoever drives it:
  *   1. read `now`, then fill tb_input (maps, carrier, order), in that order: `now` is older than what was read;
@@ -225,7 +225,7 @@ struct tb_engine {
 
 	/* time */
 	tb_u64 started_ns, expected_ns, next_hello_ns, next_probe_ns, next_ping_ns;
-	tb_u64 late_ticks, late_untold, late_told_ns;
+	tb_u64 late_untold, late_told_ns;
 
 	/* terms */
 	tb_u64 term;	  /* served, 0 = none */
@@ -250,7 +250,6 @@ struct tb_engine {
 	/* the peer */
 	tb_u64 heard_ns;	/* newest accepted HELLO or PROBE over all links, 0 = not since the start */
 	tb_u64 answered_ns;	/* newest accepted ANSWER */
-	tb_u64 heard_since_ns;	/* beginning of the present ALIVE */
 	tb_u64 idle_since_ns;	/* heard without serving or claiming, 0 = not so */
 	tb_u64 met_ns;		/* when it was first heard, 0 = not since the start */
 	bool served_by_peer;	/* its gate was open since our start */

@@ -122,7 +122,6 @@ static void alive(struct round *r)
 		tell(r, TB_E_HEARD, TB_C_NONE, r->in->peer.counter, 0);
 	e->watch = TB_ALIVE;
 	e->fruitless = 0;
-	e->heard_since_ns = r->now;
 	if (e->met_ns == 0)
 		e->met_ns = r->now;
 	e->withheld = TB_C_NONE;

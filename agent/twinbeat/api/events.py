@@ -60,11 +60,9 @@ class EventHub:
         self._readers: set[Subscription] = set()
         self._recent: deque[Event] = deque(maxlen=RECENT_MAX)
         self.dropped_total = 0
-        self.published_total = 0
 
     def publish(self, event: Event) -> None:
         """Hand an event to every reader. Never blocks."""
-        self.published_total += 1
         self._recent.append(event)
         for reader in self._readers:
             if not reader.offer(event):

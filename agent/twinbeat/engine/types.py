@@ -15,8 +15,6 @@ from ipaddress import IPv4Address, IPv6Address
 
 from twinbeat.engine._engine import lib
 
-MAX_LINKS: int = lib.TB_LINKS
-MAX_KEYS: int = lib.TB_KEYS
 FRAME_SIZE: int = lib.TB_FRAME_SIZE
 BUCKETS: int = lib.TB_BUCKETS
 

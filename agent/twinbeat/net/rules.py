@@ -35,7 +35,6 @@ FRA_SUPPRESS_LENGTH: Final = 14
 """Which the kernel always tells, -1 where it suppresses nothing."""
 FRA_TABLE: Final = 15
 FRA_FWMASK: Final = 16
-FRA_OIFNAME: Final = 17
 FRA_PROTOCOL: Final = 21
 _KNOWN: Final = frozenset(
     {

@@ -23,7 +23,6 @@ RECENT: Final = 256
 """So many changes are named in a document. Whoever asks again for one of them is answered without
 its being done again, on whichever node, however that node came by the document."""
 
-SECTIONS_MOST: Final = 64
 ROWS_MOST: Final = 100_000
 
 Row = dict[str, Any]
