@@ -50,12 +50,24 @@ def test_the_loader_gets_by_with_what_the_unit_leaves() -> None:
     assert json.loads(result.stdout)["ok"]
 
 
-def test_without_the_capability_it_says_so() -> None:
-    without = unit_capabilities().replace(",+bpf", "")
+@pytest.mark.parametrize("name", ["bpf", "perfmon", "net_admin"])
+def test_without_a_capability_it_says_so(name: str) -> None:
+    without = unit_capabilities().replace(f",+{name}", "")
     assert without != unit_capabilities()
     result = as_the_unit_does(*LOADER, capabilities=without)
     assert result.returncode == 1
     assert not json.loads(result.stdout)["ok"]
+
+
+def test_the_doctor_looks_for_each_capability_that_the_unit_grants() -> None:
+    result = as_the_unit_does(
+        *(sys.executable, "-c"),
+        "from twinbeat.runtime.doctor import permissions\n"
+        "print(*(one.name for one in permissions() if one.name.startswith('CAP_')))",
+        capabilities="-all",
+    )
+    looked_for = {f"+{name.removeprefix('CAP_').lower()}" for name in result.stdout.split()}
+    assert looked_for == set(unit_capabilities().split(",")[1:]), result.stderr
 
 
 def test_memory_is_confined() -> None:

@@ -50,6 +50,7 @@ _CAPABILITIES: Final = {
     "CAP_NET_RAW": (13, "heartbeats and announcements"),
     "CAP_IPC_LOCK": (14, "memory that is never swapped"),
     "CAP_SYS_NICE": (23, "the engine's real-time priority"),
+    "CAP_PERFMON": (38, "kernel programs that look into packets"),
     "CAP_BPF": (39, "kernel programs and maps"),
 }
 _GOOD_CLOCKS: Final = frozenset(
