@@ -5,12 +5,13 @@ import pytest
 
 from twinbeat.api import schema
 from twinbeat.api.text import age, length, moment
-from twinbeat.observe.status import finish
+from twinbeat.observe.status import _IN_SENTENCE, finish
 from unit.memory_agent import (
     SECOND,
     fence,
     fencing,
     gate_of,
+    isolation,
     link,
     node,
     peer,
@@ -123,6 +124,19 @@ def test_a_starting_node_does_not_cry_for_its_peer() -> None:
     )
     assert finish(state).warnings == []
     assert "claims alone (in 1.5 s)" in finish(state).sentence
+
+
+@pytest.mark.parametrize(("core", "desk"), [(True, True), (True, False), (False, True)])
+def test_a_node_that_is_cut_off_is_told_of_once(core: bool, desk: bool) -> None:
+    finished = finish(status(node=node(isolated=core), isolation=isolation(isolated=desk)))
+    assert finished.sentence.count("ISOLATED") == 1
+    (told,) = [one.sentence for one in finished.warnings if one.code == "isolated"]
+    assert ("reference addresses" in told) is desk
+
+
+def test_each_code_in_the_sentence_is_one_of_a_warning() -> None:
+    codes = {one.code for state, _, _ in CASES for one in finish(state).warnings}
+    assert codes >= _IN_SENTENCE
 
 
 def test_warnings_of_the_runtime_stay_and_are_not_doubled() -> None:

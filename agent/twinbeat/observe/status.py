@@ -63,7 +63,7 @@ def sentence(status: Status) -> str:
     return ", ".join(parts)
 
 
-_IN_SENTENCE = frozenset({"contested", "dual_primary", "stranded", "isolated", "gate_missing"})
+_IN_SENTENCE = frozenset({"contested", "dual_primary", "isolated", "gate_missing"})
 
 
 def _peer(status: Status) -> str:
@@ -155,12 +155,6 @@ def _about_node(status: Status) -> Iterator[Warn]:
             code="gate_missing",
             severity=Severity.CRITICAL,
             sentence="a gate program is missing: the shared addresses are withdrawn here",
-        )
-    if node.isolated:
-        yield Warn(
-            code="isolated",
-            severity=Severity.CRITICAL,
-            sentence="this node is cut off from the network and claims nothing",
         )
     for reason in node.unfit:
         yield Warn(code=f"unfit_{reason.code}", sentence=f"unfit: {reason.sentence}")
@@ -291,11 +285,13 @@ def _about_third_parties(status: Status) -> Iterator[Warn]:
         )
     elif witness is not None and not witness.up and witness.sentence:
         yield Warn(code="witness", sentence=f"the witness doesn't answer: {witness.sentence}")
-    if isolation is not None and isolation.isolated:
+    silent = isolation is not None and isolation.isolated
+    if silent or status.node.isolated:
+        why = "none of the reference addresses answers: " if silent else ""
         yield Warn(
             code="isolated",
             severity=Severity.CRITICAL,
-            sentence="none of the reference addresses answers: this node is cut off",
+            sentence=f"{why}this node is cut off from the network and claims nothing",
         )
 
 
