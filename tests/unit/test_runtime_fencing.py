@@ -61,8 +61,11 @@ class World:
             now_ns=time.monotonic_ns,
             publish=lambda event, **rest: self.published.append({"event": event, **rest}),
             heard=lambda: self.heard,
-            fenced=self.fenced.append,
+            fenced=self._told,
         )
+
+    def _told(self, term: int) -> None:
+        self.fenced.append(term)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -248,7 +251,7 @@ async def test_what_has_failed_can_be_stopped_and_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(World):
-        def _fenced(self) -> None:
+        def _told(self, term: int) -> None:
             raise RuntimeError("an invariant")
 
     world = Broken(FenceSection(agent=program(tmp_path, "exit 0"), check_s=0))
