@@ -268,8 +268,9 @@ void read_peer(struct round *r)
 		return;
 	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^
 	       (tb_u64)peer->role ^ (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
-	/* What it keeps and what it wants: numbers of all sizes, so they are mixed. */
+	/* What it keeps, what it wants and what it has: numbers of all sizes, so they are mixed. */
 	told ^= ((tb_u64)peer->hello_us << 32 | peer->dead_us) * 0x9e3779b97f4a7c15ull;
+	told ^= ((tb_u64)peer->generation << 32 | peer->digest) * 0x94d049bb133111ebull;
 	told ^= ((tb_u64)peer->proposal.number << 32 | peer->proposal.flags) *
 		0xc2b2ae3d27d4eb4full;
 	if (told != e->told) {

@@ -1141,10 +1141,12 @@ def test_new_timers_take_effect_without_a_suspicion() -> None:
     assert bench.watch is Watch.ALIVE
 
 
-def test_peer_changes_are_told_once() -> None:
+@pytest.mark.parametrize("what", ["health", "digest", "generation"])
+def test_peer_changes_are_told_once(what: str) -> None:
+    """What is decided on is known at once, and not with the next look of the core."""
     bench = secondary()
     bench.events.clear()
-    bench.peer.maps.self.health = 77
+    setattr(bench.peer.maps.self, what, 77)
     bench.run(5 * MS)
     assert len(bench.told(EventKind.PEER_CHANGED)) == 1
 
