@@ -371,10 +371,14 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
 
 
 def check_no_false_death(checks: Checks, node: SimNode) -> None:
-    """DEAD is said of no node whose kernel answers: neither a busy nor a stalled agent is dead."""
+    """DEAD is said of no node whose kernel answers: neither a busy nor a stalled agent is dead.
+
+    It is said by what had been heard when the round was decided, however late it is carried out.
+    """
     world = checks.world
     other = world.nodes[1 - node.index]
-    since = world.now_ns - stretched(node.timers.verify_ns)
+    assert node.agent is not None
+    since = node.agent.decided_ns - stretched(node.timers.verify_ns)
     if (
         could_be_answered(checks, node.index, since)
         and checks.powered_ns[other.index] < since

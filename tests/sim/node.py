@@ -198,6 +198,8 @@ class Agent:
         self.engine = ffi.new("struct tb_engine *")
         self.input = ffi.new("struct tb_input *")
         self.actions = ffi.new("struct tb_actions *")
+        self.decided_ns = 0
+        """World time at which the engine decided on its round."""
         self.decided_lease_ns = 0
         self.decided_ordered = False
         """A valid order stood when the engine decided on its round."""
@@ -502,6 +504,7 @@ class SimNode:
         lib.tb_engine_step(agent.engine, now, inputs, agent.actions)
         # As decided: all of it may change before a round that is held up is carried out.
         order = inputs.order
+        agent.decided_ns = world.now_ns
         agent.decided_ordered = order.generation != 0 and now < order.attested_until_ns
         agent.decided_isolated = agent.machine.facts.isolated
         agent.decided_heard_ns = world.checks.heard_ns[self.index]

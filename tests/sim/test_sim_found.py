@@ -272,3 +272,25 @@ def test_a_claim_that_was_decided_while_its_order_stood_came_before_that_ran_out
     world.run(20 * MS)
     assert "claim yielded" in world.checks.covered
     assert world.a.gate_open() + world.b.gate_open() == 1
+
+
+def test_a_verdict_is_by_what_had_been_heard_when_its_round_was_decided() -> None:
+    """b's round is held up with a verdict in it, and meanwhile a boots; its agent is killed."""
+    world = pair()
+    world.a.power_off()
+    while "dead none" not in world.checks.covered:
+        world.run(1 * US)
+    said_ns = world.now_ns
+    world = pair()  # The same again.
+    world.a.power_off()
+    world.run(said_ns - 3 * US - world.now_ns)
+    world.b.pause_in_round_ns = 2 * MS
+    world.run(5 * US)
+    assert not world.b.pause_in_round_ns
+    world.a.boot()
+    world.a.kill()
+    world.run(1 * MS)
+    assert "dead none" not in world.checks.covered, "it isn't carried out yet"
+    world.run(20 * MS)
+    assert "dead none" in world.checks.covered
+    assert world.b.gate_open()
