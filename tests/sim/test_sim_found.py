@@ -294,3 +294,16 @@ def test_a_verdict_is_by_what_had_been_heard_when_its_round_was_decided() -> Non
     world.run(20 * MS)
     assert "dead none" in world.checks.covered
     assert world.b.gate_open()
+
+
+def test_a_command_under_the_id_of_one_that_is_waited_for_is_that_command() -> None:
+    """It was carried out as another one, and both were answered under one id."""
+    world = pair()
+    world.b.disk.latency_ns = 3 * MS
+    for status in (Admin.DISABLED, Admin.ENABLED):
+        world.b.tell(AdminCommand(request_id="r", status=status))
+        world.run(1 * MS)
+        assert world.checks.bound[1] is None, "it isn't answered yet"
+    world.run(5 * MS)
+    assert world.checks.bound[1] is Admin.DISABLED
+    assert role(world.b) is Role.DISABLED

@@ -560,6 +560,20 @@ def test_a_command_is_carried_out_once(bench: Bench) -> None:
     assert bench.outcome("f") is Outcome.DONE
 
 
+def test_a_command_that_is_waited_for_is_carried_out_once(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(AdminCommand(request_id="d", status=Admin.DISABLED))
+    generation = bench.order.generation
+    bench.feed(AdminCommand(request_id="d", status=Admin.ENABLED))
+    assert bench.order.generation == generation
+    assert bench.order.admin is Admin.DISABLED
+    seen = len(bench.effects)
+    bench.confirm()
+    bench.feed(Tick())
+    replies = [reply for each in bench.effects[seen:] for reply in each.replies]
+    assert [(reply.request_id, reply.outcome) for reply in replies] == [("d", Outcome.DONE)]
+
+
 def test_one_command_at_a_time(bench: Bench) -> None:
     bench.primary()
     bench.feed(ForceFailover(request_id="f"), ForceFailover(request_id="g"))

@@ -72,11 +72,13 @@ class Desk:
         """The newest generation that the engine confirmed."""
 
     def repeat(self, request_id: str) -> bool:
-        """Give the answer of a known command again; False if it isn't known."""
+        """Give the answer of a known command again; False if it isn't known. One that is waited for
+        is answered when the first one is."""
         known = self._answers.get(request_id)
         if known is not None:
             self._replies.append(known)
-        return known is not None
+            return True
+        return any(each.request_id == request_id for each in self._waiting)
 
     def answer(self, request_id: str, outcome: Outcome, reason: Reason | Refusal) -> None:
         """Say how a command stands. Without a request id nobody asked."""
