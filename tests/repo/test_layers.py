@@ -41,12 +41,15 @@ LAYERS = {
     "twinbeat.config": layer("core sync.document sync.lists sync.templates", "msgspec"),
     # Whoever runs a program of the operator's runs it through this one.
     "twinbeat.programs": layer(),
+    # The two languages that nodes speak with others have their frames in common.
+    "twinbeat.framing": layer("", "msgspec"),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
-    "twinbeat.sync": layer("core programs", "cffi cryptography msgspec"),
-    "twinbeat.worker": layer("api observe.histogram observe.log sync", "msgspec"),
+    "twinbeat.sync": layer("core framing programs", "cffi cryptography msgspec"),
+    "twinbeat.weblog": layer("core framing", "msgspec"),
+    "twinbeat.worker": layer("api observe.histogram observe.log sync weblog", "msgspec"),
     "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from twinbeat.framing import Codec
 from twinbeat.sync.connection import Connection, Settings
 from twinbeat.sync.document import Version
 from twinbeat.sync.identity import Folder
 from twinbeat.sync.messages import Summary
 from twinbeat.sync.session import Limits, Session
-from twinbeat.sync.wire import Codec, Hello, Traffic
+from twinbeat.sync.wire import Hello, Traffic
 
 HERE = "127.0.0.1"
 PATIENCE_S = 5.0

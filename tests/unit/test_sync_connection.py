@@ -29,15 +29,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from msgspec import Struct
 
+from twinbeat import framing
+from twinbeat.framing import Codec, framed
 from twinbeat.sync import identity, wire
 from twinbeat.sync.identity import Folder, IdentityError, generate
 from twinbeat.sync.messages import Pull, Query, Want
 from twinbeat.sync.session import Limits
 from twinbeat.sync.tls import PROTOCOL, Cabinet
-from twinbeat.sync.wire import Codec, FileDone, FilePiece, ReadAnswer, framed
+from twinbeat.sync.wire import FileDone, FilePiece, ReadAnswer
 from unit.sync_pair import HERE, PATIENCE_S, Node, acquainted, connected, introduce, running, until
 
-CODEC = Codec()
+CODEC = wire.codec()
 DAY = 86400
 
 
@@ -165,7 +167,7 @@ async def test_whoever_waits_for_room_hears_of_the_end(tmp_path: Path) -> None:
             try:
                 while True:
                     await session.send(bulk(1))
-            except wire.WireError:
+            except framing.WireError:
                 return "wrong"
             except Exception as error:  # noqa: BLE001 - which one is what is asked
                 return type(error).__name__
@@ -269,7 +271,7 @@ async def test_the_newer_of_two_connections_stays(tmp_path: Path) -> None:
 async def test_the_connection_of_the_lower_index_stays(tmp_path: Path) -> None:
     async with connected(tmp_path) as (a, b):
         reader, _ = await known(b.folder, await a.port(), node=1)
-        assert isinstance(CODEC.decode(await wire.read_frame(reader)), wire.Hello)
+        assert isinstance(CODEC.decode(await framing.read_frame(reader)), wire.Hello)
         assert (await farewell(reader)).code == "duplicate"
         assert a.up
         assert b.up
@@ -359,7 +361,7 @@ async def known(
 async def farewell(reader: asyncio.StreamReader) -> wire.Bye:
     """What the other side says last."""
     while True:
-        message = CODEC.decode(await wire.read_frame(reader))
+        message = CODEC.decode(await framing.read_frame(reader))
         if isinstance(message, wire.Bye):
             return message
 
@@ -571,7 +573,7 @@ async def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path) -> None:
     ("data", "code"),
     [
         (b"\xff\xff\xff\xff", "oversized"),
-        ((wire.FRAME_MAX + 1).to_bytes(4, "big"), "oversized"),
+        ((framing.FRAME_MAX + 1).to_bytes(4, "big"), "oversized"),
         (b"\0\0\0\0", "empty"),
         (framed(b"\xc1"), "malformed"),
         (framed(CODEC.encode(wire.Ping(sent_ns=1))[:-1]), "malformed"),
@@ -709,7 +711,7 @@ def later(versions: tuple[int, int]) -> Codec:
     """The language of the next release."""
     replaced = {wire.Hello: LaterHello, Query: LaterQuery}
     types = [replaced.get(each, each) for each in get_args(wire.Message)]
-    return Codec(Union[(*types, Sing)], versions)
+    return wire.codec(Union[(*types, Sing)], versions)
 
 
 class LaterNode(Node):
@@ -722,7 +724,7 @@ class LaterNode(Node):
 async def test_this_release_and_the_next_work_together(tmp_path: Path, newer: str) -> None:
     folders = acquainted(tmp_path)
     kinds = (LaterNode, Node) if newer == "dials" else (Node, LaterNode)
-    codecs = [later((1, 2)) if kind is LaterNode else Codec() for kind in kinds]
+    codecs = [later((1, 2)) if kind is LaterNode else wire.codec() for kind in kinds]
     b = kinds[1](folders[1], 1, codecs[1])
     async with running(b):
         a = kinds[0](folders[0], 0, codecs[0], peer_port=await b.port())
@@ -866,7 +868,7 @@ async def test_not_everything_is_a_successor(tmp_path: Path, what: str) -> None:
         reader, writer = await known(folder, port)
         writer.write(framed(CODEC.encode(wire.Renew(certificate=der))))
         while True:
-            answer = CODEC.decode(await wire.read_frame(reader))
+            answer = CODEC.decode(await framing.read_frame(reader))
             if isinstance(answer, wire.Renewed):
                 break
         assert answer.code in {"certificate", "expired"}

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from twinbeat.config import keys
+from twinbeat.framing import framed, read_frame
 from twinbeat.sync import identity, pairing
 from twinbeat.sync.identity import Folder, generate
 from twinbeat.sync.pairing import (
@@ -29,7 +30,6 @@ from twinbeat.sync.pairing import (
     pair_dialing,
     pair_listening,
 )
-from twinbeat.sync.wire import framed, read_frame
 from unit.sync_pair import HERE, PATIENCE_S, Node, introduce, running, until
 
 QUICK = Patience(meet_s=PATIENCE_S, step_s=PATIENCE_S, confirm_s=PATIENCE_S)

@@ -11,14 +11,16 @@ import msgspec
 import pytest
 from msgspec import Struct
 
+from twinbeat import framing
+from twinbeat.framing import WireError
 from twinbeat.sync import wire
 from twinbeat.sync.document import Document, Version
 from twinbeat.sync.manifest import Entry, Kind, Order, What
 from twinbeat.sync.messages import Given, Status, Summary, Want
 from twinbeat.sync.shown import FileFailure
-from twinbeat.sync.wire import Assembly, Codec, Fragment, WireError
+from twinbeat.sync.wire import Assembly, Fragment
 
-CODEC = Codec()
+CODEC = wire.codec()
 MARK = "9f3c5e7a1b2d4f608192a3b4c5d6e7f8"
 
 
@@ -102,7 +104,9 @@ def test_a_field_of_a_later_release_is_ignored() -> None:
 
 
 def test_a_message_of_a_later_release_is_named_and_skipped() -> None:
-    assert CODEC.decode(packed({"type": "sing", "song": {"a": [1]}})) == wire.Unknown(type="sing")
+    assert CODEC.decode(packed({"type": "sing", "song": {"a": [1]}})) == framing.Unknown(
+        type="sing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +197,7 @@ def test_ten_thousand_broken_messages() -> None:
         match found:
             case WireError(code="malformed", sentence=sentence) if sentence.isprintable():
                 seen["refused"] += 1
-            case wire.Unknown():
+            case framing.Unknown():
                 seen["unknown"] += 1
             case _:
                 assert isinstance(found, get_args(wire.Message))
@@ -204,7 +208,7 @@ def test_ten_thousand_broken_messages() -> None:
 # -- frames -----------------------------------------------------------------------------------
 
 
-def reading(data: bytes, size_max: int = wire.FRAME_MAX) -> list[bytes | str]:
+def reading(data: bytes, size_max: int = framing.FRAME_MAX) -> list[bytes | str]:
     """The frames of a stream, and how it ended."""
 
     async def read() -> list[bytes | str]:
@@ -214,7 +218,7 @@ def reading(data: bytes, size_max: int = wire.FRAME_MAX) -> list[bytes | str]:
         found: list[bytes | str] = []
         try:
             while True:
-                found.append(await wire.read_frame(reader, size_max))
+                found.append(await framing.read_frame(reader, size_max))
         except WireError as error:
             return [*found, error.code]
 
@@ -222,7 +226,7 @@ def reading(data: bytes, size_max: int = wire.FRAME_MAX) -> list[bytes | str]:
 
 
 def test_frames_come_one_by_one_whatever_the_network_did_to_them() -> None:
-    assert reading(wire.framed(b"one") + wire.framed(b"two")) == [b"one", b"two", "ended"]
+    assert reading(framing.framed(b"one") + framing.framed(b"two")) == [b"one", b"two", "ended"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,7 @@ def test_frames_come_one_by_one_whatever_the_network_did_to_them() -> None:
         (b"\0\0\0\5abc", "truncated"),
         (b"\0\0\0\0", "empty"),
         (b"\xff\xff\xff\xff", "oversized"),
-        ((wire.FRAME_MAX + 1).to_bytes(4, "big"), "oversized"),
+        ((framing.FRAME_MAX + 1).to_bytes(4, "big"), "oversized"),
         (b"GET / HTTP/1.1\r\n\r\n", "oversized"),
     ],
 )
@@ -242,17 +246,17 @@ def test_a_stream_that_ends_wrongly_says_how(data: bytes, code: str) -> None:
 
 
 def test_a_stranger_s_frame_is_bounded_closer() -> None:
-    data = wire.framed(bytes(wire.HELLO_MAX + 1))
+    data = framing.framed(bytes(wire.HELLO_MAX + 1))
     assert reading(data, wire.HELLO_MAX) == ["oversized"]
     assert len(reading(data)[0]) == wire.HELLO_MAX + 1
 
 
 def test_nothing_is_set_aside_for_a_frame_that_was_only_announced() -> None:
-    data = wire.FRAME_MAX.to_bytes(4, "big") + b"x"
+    data = framing.FRAME_MAX.to_bytes(4, "big") + b"x"
     tracemalloc.start()
     try:
         assert reading(data) == ["truncated"]
-        assert tracemalloc.get_traced_memory()[1] < wire.FRAME_MAX // 2
+        assert tracemalloc.get_traced_memory()[1] < framing.FRAME_MAX // 2
     finally:
         tracemalloc.stop()
 
@@ -263,8 +267,8 @@ def test_nothing_is_set_aside_for_a_frame_that_was_only_announced() -> None:
 def pieces(payload: bytes, number: int = 1) -> list[Fragment]:
     found = []
     for frame in wire.frames(CODEC, payload, number):
-        assert len(frame) <= wire.FRAME_MAX
-        piece = CODEC.decode(frame[wire.LENGTH :])
+        assert len(frame) <= framing.FRAME_MAX
+        piece = CODEC.decode(frame[framing.LENGTH :])
         assert isinstance(piece, Fragment)
         found.append(piece)
     return found
@@ -272,7 +276,7 @@ def pieces(payload: bytes, number: int = 1) -> list[Fragment]:
 
 def test_a_small_message_goes_as_it_is() -> None:
     assert list(wire.frames(CODEC, b"x" * wire.PIECE_MAX, 1)) == [
-        wire.framed(b"x" * wire.PIECE_MAX)
+        framing.framed(b"x" * wire.PIECE_MAX)
     ]
 
 

@@ -34,23 +34,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from twinbeat.framing import Codec, WireError, framed, read_frame
 from twinbeat.sync.identity import Certificate, Folder, IdentityError, examine
 from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop
 from twinbeat.sync.shown import printable
 from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
 from twinbeat.sync.tls import Cabinet, Credentials, failure
-from twinbeat.sync.wire import (
-    HELLO_MAX,
-    PORT,
-    Bye,
-    Codec,
-    Hello,
-    Renew,
-    Renewed,
-    WireError,
-    framed,
-    read_frame,
-)
+from twinbeat.sync.wire import HELLO_MAX, PORT, Bye, Hello, Renew, Renewed
+from twinbeat.sync.wire import codec as language
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +128,7 @@ class Connection:
         self._folder = folder
         self._cabinet = Cabinet(folder)
         self._hello = hello
-        self._codec = codec or Codec()
+        self._codec = codec or language()
         self._session: Session | None = None
         """Given to the handler."""
         self._next: Session | None = None

@@ -40,12 +40,13 @@ from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
+from twinbeat.framing import Codec, WireError, framed, read_frame
 from twinbeat.sync.document import U32, Name, Sentence
 from twinbeat.sync.identity import Certificate, Folder, Identity, IdentityError, examine
 from twinbeat.sync.session import FAREWELL_S, drop
 from twinbeat.sync.shown import printable
 from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
-from twinbeat.sync.wire import PORT, Codec, WireError, framed, read_frame
+from twinbeat.sync.wire import PORT
 
 PROTOCOL: Final = "twinbeat-pair/1"
 VERSIONS: Final = (1, 1)
@@ -206,7 +207,7 @@ class Stop(Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Message = Claim | Reveal | Agree | Proof | Hand | Ready | Kept | Stop
-_CODEC: Final = Codec(Message, VERSIONS)
+_CODEC: Final = Codec(Message, VERSIONS, size_max=FRAME_MAX)
 M = TypeVar("M", bound=Struct)
 
 

@@ -23,15 +23,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from twinbeat.framing import LENGTH, Codec, Unknown, WireError, framed, read_frame
 from twinbeat.sync.identity import Certificate
 from twinbeat.sync.shown import printable
 from twinbeat.sync.tls import failure
 from twinbeat.sync.wire import (
     BULK,
-    LENGTH,
     Assembly,
     Bye,
-    Codec,
     Fragment,
     Hello,
     Ping,
@@ -39,11 +38,7 @@ from twinbeat.sync.wire import (
     Renew,
     Renewed,
     Traffic,
-    Unknown,
-    WireError,
-    framed,
     frames,
-    read_frame,
 )
 
 CONTROL_MAX: Final = 64

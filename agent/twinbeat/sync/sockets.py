@@ -8,8 +8,8 @@ import contextlib
 import socket
 import ssl
 
+from twinbeat.framing import FRAME_MAX
 from twinbeat.sync.tls import failure
-from twinbeat.sync.wire import FRAME_MAX
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 

@@ -12,8 +12,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
+from twinbeat.framing import WireError
 from twinbeat.sync.identity import Certificate, Folder, IdentityError
-from twinbeat.sync.wire import WireError
 
 PROTOCOL: Final = "twinbeat/1"
 """ALPN, so that nothing else that speaks TLS is taken for a peer."""

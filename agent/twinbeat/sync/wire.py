@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes over the connection between the two workers: frames, and the messages in them.
 
-A frame is a length (u32, big endian, at most `FRAME_MAX`) and one message in MessagePack, a map
-whose `type` says which. A message of more than `PIECE_MAX` bytes travels as `Fragment`s, so that a
-document of ten thousand addresses holds up no sign of life; `MESSAGE_MAX` bounds it.
+Frames are those of `twinbeat.framing`. A message of more than `PIECE_MAX` bytes travels as
+`Fragment`s, so that a document of ten thousand addresses holds up no sign of life; `MESSAGE_MAX`
+bounds it.
 
 Versions: each side says in its `Hello` which it speaks, and the highest that both speak holds.
 Within it, a type or a field that this side doesn't know is of a later release: the type is skipped
@@ -16,14 +16,12 @@ messages that carry a key show it in no repr.
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar
 
-import msgspec
 from msgspec import Meta, Struct
 
+from twinbeat.framing import Codec, WireError, framed
 from twinbeat.sync import messages
 from twinbeat.sync.document import U32, U64, Name, Sentence
 from twinbeat.sync.manifest import Entry, Hash, Order, Path, Stamp
@@ -34,15 +32,12 @@ PORT: Final = 3008
 VERSIONS: Final = (1, 1)
 """The lowest and the highest that this release speaks."""
 
-FRAME_MAX: Final = 1 << 20
-"""Bytes of a frame, without its length."""
 PIECE_MAX: Final = 256 << 10
 """Bytes of a message that goes in one frame, and of a piece of one that doesn't."""
 MESSAGE_MAX: Final = 16 << 20
 """Bytes of a message; 10,000 addresses and 1,000 routes are about one million."""
 HELLO_MAX: Final = 16 << 10
 """Bytes of a frame from somebody who has not said yet who he is."""
-LENGTH: Final = 4
 FILE_PIECE_MAX: Final = PIECE_MAX - 16384
 """Bytes of content in a message, which has a path as well."""
 FILE_ITEMS_MAX: Final = 256
@@ -56,15 +51,6 @@ PARTLY_MAX: Final = 2
 
 T = TypeVar("T")
 Token = Annotated[str, Meta(max_length=64)]
-
-
-class WireError(Exception):
-    """The peer sent what it must not, or nothing more. `code` is counted; the message is ours."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
-        self.sentence = sentence
 
 
 # -- the connection's own ------------------------------------------------------------------------
@@ -253,12 +239,6 @@ class FileCommon(Struct, frozen=True, kw_only=True, tag="file_common"):
     stamps: Annotated[tuple[tuple[Path, Stamp], ...], Meta(max_length=FILE_ITEMS_MAX)] = ()
 
 
-class Unknown(Struct, frozen=True, kw_only=True):
-    """A message of a later release, which this one skips."""
-
-    type: str
-
-
 Filing = Manifest | FileAsk | FileOrders | FileWant | FilePiece | FileDone | FileCommon
 Keying = KeyGive | KeyUse | KeyDone
 Traffic = messages.Message | Keying | Read | ReadAnswer | Filing
@@ -272,54 +252,9 @@ BULK: Final = (Manifest, FileOrders, FilePiece, FileDone, FileCommon)
 # -- from bytes and to bytes -----------------------------------------------------------------------
 
 
-class _Head(Struct):
-    """All that every message has."""
-
-    type: Annotated[str, Meta(max_length=64)]
-
-
-_HEAD: Final = msgspec.msgpack.Decoder(_Head)
-_PATH: Final = re.compile(r" - at `(?:key in )?(\$[\w.\[\]]{0,80})")
-
-
-class Codec:
-    """One version of the language. Another set of types is one of another release."""
-
-    def __init__(self, types: Any = Message, versions: tuple[int, int] = VERSIONS) -> None:
-        assert 0 < versions[0] <= versions[1]
-        self.versions = versions
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(types)
-        self._known = frozenset(each.__struct_config__.tag for each in get_args(types))
-
-    def encode(self, message: Struct) -> bytes:
-        """The bytes of a message. One that is too large is a mistake of this program."""
-        payload = self._encoder.encode(message)
-        if len(payload) > MESSAGE_MAX:
-            name = type(message).__name__
-            raise WireError("oversized", f"{name} has {len(payload)} bytes; {MESSAGE_MAX} can go.")
-        return payload
-
-    def decode(self, payload: bytes) -> Any:
-        """The message, or `Unknown`. Raises WireError, `malformed`, and quotes nothing of it."""
-        try:
-            return self._decoder.decode(payload)
-        except (ValueError, TypeError, RecursionError) as error:
-            where = _PATH.search(str(error))
-        try:
-            kind = _HEAD.decode(payload).type
-        except (ValueError, TypeError, RecursionError):
-            raise WireError("malformed", "The peer sent what is no message.") from None
-        if kind not in self._known:
-            return Unknown(type=kind)
-        what = f" at {where.group(1)}" if where else ""
-        raise WireError("malformed", f"The peer sent a broken {kind!r} message{what}.")
-
-
-def framed(payload: bytes) -> bytes:
-    """A message that fits into one frame."""
-    assert len(payload) <= FRAME_MAX
-    return len(payload).to_bytes(LENGTH, "big") + payload
+def codec(types: Any = Message, versions: tuple[int, int] = VERSIONS) -> Codec:
+    """Of this language; another set of types is that of another release."""
+    return Codec(types, versions, size_max=MESSAGE_MAX)
 
 
 def frames(codec: Codec, payload: bytes, number: int) -> Iterator[bytes]:
@@ -331,24 +266,6 @@ def frames(codec: Codec, payload: bytes, number: int) -> Iterator[bytes]:
         data = payload[offset : offset + PIECE_MAX]
         piece = Fragment(number=number, offset=offset, size=len(payload), data=data)
         yield framed(codec.encode(piece))
-
-
-async def read_frame(reader: asyncio.StreamReader, size_max: int = FRAME_MAX) -> bytes:
-    """The next frame. Nothing is set aside for one that announces more than it may have.
-
-    Raises WireError: `oversized`, `empty`, `truncated`, or `ended` when there is no next.
-    """
-    try:
-        size = int.from_bytes(await reader.readexactly(LENGTH), "big")
-        if size > size_max:
-            raise WireError("oversized", f"A frame of {size} bytes; {size_max} are the most.")
-        if size == 0:
-            raise WireError("empty", "A frame of no bytes.")
-        return await reader.readexactly(size)
-    except asyncio.IncompleteReadError as error:
-        if not error.partial and error.expected == LENGTH:
-            raise WireError("ended", "The connection was closed.") from None
-        raise WireError("truncated", "The connection was closed within a frame.") from None
 
 
 class Assembly:
