@@ -160,6 +160,8 @@ def misunderstood(invocation: str) -> str | None:
             if not isinstance(command, click.Group):
                 return None
             rest = [*context._protected_args, *context.args]
+            if not rest and command.invoke_without_command:
+                return None
             found, chosen, arguments = command.resolve_command(context, rest)
             assert found is not None
             assert chosen is not None

@@ -38,18 +38,26 @@ LAYERS = {
     "twinbeat": layer(),
     "twinbeat.__main__": layer("cli.main"),
     "twinbeat.core": layer(),
-    "twinbeat.config": layer("core sync.document sync.lists sync.templates", "msgspec"),
+    "twinbeat.config": layer(
+        "core sessions.rules sync.document sync.lists sync.templates", "msgspec"
+    ),
     # Whoever runs a program of the operator's runs it through this one.
     "twinbeat.programs": layer(),
     # The two languages that nodes speak with others have their frames in common.
     "twinbeat.framing": layer("", "msgspec"),
+    # Bytes, for whoever speaks netlink.
+    "twinbeat.nlmsg": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),
-    "twinbeat.net": layer("core", "pyroute2"),
+    "twinbeat.net": layer("core nlmsg", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core framing programs", "cffi cryptography msgspec"),
     "twinbeat.weblog": layer("core framing", "msgspec"),
-    "twinbeat.worker": layer("api observe.histogram observe.log sync weblog", "msgspec"),
+    "twinbeat.worker": layer(
+        "api health observe.histogram observe.log sessions sync weblog", "msgspec"
+    ),
+    # Persistence: neither how packets come here nor how anything gets to the other node.
+    "twinbeat.sessions": layer("core nlmsg", "msgspec"),
     "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.

@@ -158,10 +158,12 @@ class TestAddresses:
         late_ns, early_ns = netlink.BATCH_NS + 1, netlink.BATCH_NS // 8
         sizes = [8]
         for took_ns in (early_ns, late_ns, late_ns, late_ns, late_ns, late_ns):
-            sizes.append(netlink.next_size(sizes[-1], took_ns))
+            sizes.append(netlink.next_size(sizes[-1], took_ns, netlink.BATCH_MAX))
         assert sizes == [8, 16, 8, 4, 2, 1, 1]
-        assert netlink.next_size(8, netlink.BATCH_NS // 2) == 8
-        assert netlink.next_size(netlink.BATCH_MAX, early_ns) == netlink.BATCH_MAX
+        assert netlink.next_size(8, netlink.BATCH_NS // 2, netlink.BATCH_MAX) == 8
+        assert (
+            netlink.next_size(netlink.BATCH_MAX, early_ns, netlink.BATCH_MAX) == netlink.BATCH_MAX
+        )
 
     def test_what_is_refused_is_named_by_its_place_in_all_datagrams(self) -> None:
         index, of = interface("lan0").index, vips(*(f"10.1.0.{n}" for n in range(1, 101)))

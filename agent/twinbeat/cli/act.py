@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from twinbeat.cli.base import Exit, Stop, command, confirm, readable
+from twinbeat.cli.change import disable_server, enable_server
 from twinbeat.cli.sync import force_sync
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -58,23 +59,31 @@ def stay(role: str, reason: str, even_if_unfit: bool) -> None:
     command("admin", admin=admin, reason=reason, even_if_unfit=even_if_unfit)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @_reason
 @readable
-def enable(reason: str) -> None:
-    """Let this node take part again."""
-    command("admin", admin="enabled", reason=reason)
+@click.pass_context
+def enable(context: click.Context, reason: str) -> None:
+    """Let this node take part again; or `enable server`."""
+    if context.invoked_subcommand is None:
+        command("admin", admin="enabled", reason=reason)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @_yes
 @_reason
 @_even_if_unfit
 @readable
-def disable(yes: bool, reason: str, even_if_unfit: bool) -> None:
-    """Take this node out of the pair: it neither serves nor takes over."""
-    confirm("Take this node out of the pair?", yes)
-    command("admin", admin="disabled", reason=reason, even_if_unfit=even_if_unfit)
+@click.pass_context
+def disable(context: click.Context, yes: bool, reason: str, even_if_unfit: bool) -> None:
+    """Take this node out of the pair: it neither serves nor takes over; or `disable server`."""
+    if context.invoked_subcommand is None:
+        confirm("Take this node out of the pair?", yes)
+        command("admin", admin="disabled", reason=reason, even_if_unfit=even_if_unfit)
+
+
+enable.add_command(enable_server)
+disable.add_command(disable_server)
 
 
 class _Length(click.ParamType[int]):

@@ -16,10 +16,10 @@ from twinbeat.sync.document import Change, Run, Tables
 
 KINDS: Final = (
     *("timers", "vrid", "route", "rule", "inject", "hook", "policy", "announce", "monitor"),
-    *("linkset", "file", "command"),
+    *("linkset", "file", "command", "pool", "persistence"),
 )
 """Sections that both nodes share, in the file's order."""
-MEMBERS: Final = ("vip", "neighbour", "uplink", "interface", "path")
+MEMBERS: Final = ("vip", "neighbour", "uplink", "interface", "path", "server")
 """What is an item of a list in one of them."""
 OVERRIDES: Final = ("hello_us", "dead_us", "verify_us", "stall_us", "lease_us")
 """Intervals that a running pair can be given without a shared configuration."""
@@ -156,8 +156,8 @@ def rm(what: str, words: tuple[str, ...], how: How) -> int:
 def bind(what: str, words: tuple[str, ...], how: How) -> int:
     """Put something where it belongs, wherever it was: `twinbeat bind vip 192.0.2.10 vrid 51`.
 
-    vip, neighbour and uplink belong to a vrid, interface to a linkset, path to a file list. Where
-    it is already, nothing happens.
+    vip, neighbour and uplink belong to a vrid, interface to a linkset, path to a file list, server
+    to a pool. Where it is already, nothing happens.
     """
     from twinbeat.config import edit as words_of
 
@@ -173,6 +173,30 @@ def unbind(what: str, words: tuple[str, ...], how: How) -> int:
     from twinbeat.config import edit as words_of
 
     return edit(lambda tables: words_of.unbind(tables, what, words), how)
+
+
+@click.command(name="server")
+@click.argument("words", nargs=-1, required=True, metavar="ADDRESS [pool NAME]")
+@changing
+def enable_server(words: tuple[str, ...], how: How) -> int:
+    """Use servers of a pool again: `twinbeat enable server 10.88.0.21 pool web`."""
+    from twinbeat.config import edit as words_of
+
+    return edit(lambda tables: words_of.switch(tables, words, on=True), how)
+
+
+@click.command(name="server")
+@click.argument("words", nargs=-1, required=True, metavar="ADDRESS [pool NAME]")
+@changing
+def disable_server(words: tuple[str, ...], how: How) -> int:
+    """Use servers of a pool no longer: `twinbeat disable server 10.88.0.21 pool web`.
+
+    Clients that are bound to them are bound to others at once; connections that stand go on.
+    Without a pool, in every one that the servers are in.
+    """
+    from twinbeat.config import edit as words_of
+
+    return edit(lambda tables: words_of.switch(tables, words, on=False), how)
 
 
 # -------------------------------------------------------------------------------- as a whole -----

@@ -31,6 +31,7 @@ from twinbeat.config.nodes import (
     NodeSection,
     PeerSection,
 )
+from twinbeat.config.persisting import check_sessions
 from twinbeat.config.problems import Findings, did_you_mean, once_each
 from twinbeat.config.routing import check_inject, check_routes, check_rules
 from twinbeat.config.service import (
@@ -389,6 +390,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("sync", "links"), check_sync),
     (("files",), check_files),
     (("commands",), check_commands),
+    (("pools", "persistences", "vrids"), check_sessions),
 )
 
 

@@ -34,6 +34,7 @@ MEMBERS: Final = {
     "uplink": ("vrid", "uplinks"),
     "interface": ("linkset", "interfaces"),
     "path": ("file", "paths"),
+    "server": ("pool", "servers"),
 }
 """What is bound to a row -> the row's section and the list that it is an item of."""
 
@@ -184,6 +185,27 @@ def unbind(tables: Tables, kind: str, words: Sequence[str]) -> tuple[Change, ...
     return tuple(_put(tables, section, found, row) for found, row in rows.items())
 
 
+def switch(tables: Tables, words: Sequence[str], *, on: bool) -> tuple[Change, ...]:
+    """Servers are used, or not: `10.88.0.21`, in every pool, or `10.88.0.21 pool web`."""
+    items, name = _items("server", words)
+    among = [find(tables, "pool", name, {})] if name else list(tables.get("pool", {}))
+    rows: dict[str, Row] = {}
+    for item in items:
+        holding = [
+            found
+            for found in among
+            if any(_same("server", each, item) for each in tables["pool"][found].get("servers", ()))
+        ]
+        if not holding:
+            where = where_of("pool", among[0]) if name else "any pool"
+            raise EditError(f"{item} is not in {where}")
+        for found in holding:
+            row = rows.get(found, tables["pool"][found])
+            others = [each for each in row.get("disabled", ()) if not _same("server", each, item)]
+            rows[found] = row | {"disabled": others if on else [*others, item]}
+    return tuple(_put(tables, "pool", found, row) for found, row in rows.items())
+
+
 def _items(kind: str, words: Sequence[str]) -> tuple[list[str], str]:
     """What is meant, and the row: `vrid 51` or `vrid=51` behind it, or an empty string."""
     section, _ = MEMBERS[kind]
@@ -215,7 +237,7 @@ def _item(kind: str, text: str) -> str:
 
 
 def _same(kind: str, one: str, other: str) -> bool:
-    if kind in {"vip", "neighbour"}:
+    if kind in {"vip", "neighbour", "server"}:
         try:
             return ipaddress.ip_address(one) == ipaddress.ip_address(other)
         except ValueError:

@@ -34,6 +34,7 @@ from twinbeat.config.service import (
     RuleSection,
     VridSection,
 )
+from twinbeat.config.sessions import PersistenceSection, PoolSection
 from twinbeat.config.timers import Timers, TimersSection, resolve_timers
 from twinbeat.config.watching import LinksetSection, MonitorSection, PolicySection
 
@@ -71,6 +72,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sync: SyncSection = SyncSection()
     files: tuple[FileSection, ...] = ()
     commands: tuple[CommandSection, ...] = ()
+    pools: tuple[PoolSection, ...] = ()
+    persistences: tuple[PersistenceSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
@@ -128,6 +131,8 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "linkset": ("linksets", LinksetSection, True),
     "file": ("files", FileSection, True),
     "command": ("commands", CommandSection, True),
+    "pool": ("pools", PoolSection, True),
+    "persistence": ("persistences", PersistenceSection, True),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
 }

@@ -19,6 +19,8 @@ SHARED: Final = frozenset(
         "announce",
         "file",
         "command",
+        "pool",
+        "persistence",
     }
 )
 """Sections that are the same on both nodes, because a document says what is in them."""

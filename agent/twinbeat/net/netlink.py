@@ -12,24 +12,36 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 from twinbeat.net.errors import NetError
+from twinbeat.nlmsg import ATTRIBUTE as ATTRIBUTE
+from twinbeat.nlmsg import BATCH_NS as BATCH_NS
+from twinbeat.nlmsg import HEADER as HEADER
+from twinbeat.nlmsg import NETLINK_ADD_MEMBERSHIP as NETLINK_ADD_MEMBERSHIP
+from twinbeat.nlmsg import NETLINK_EXT_ACK as NETLINK_EXT_ACK
+from twinbeat.nlmsg import NLM_F_ACK as NLM_F_ACK
+from twinbeat.nlmsg import NLM_F_CREATE as NLM_F_CREATE
+from twinbeat.nlmsg import NLM_F_DUMP as NLM_F_DUMP
+from twinbeat.nlmsg import NLM_F_EXCL as NLM_F_EXCL
+from twinbeat.nlmsg import NLM_F_REPLACE as NLM_F_REPLACE
+from twinbeat.nlmsg import NLM_F_REQUEST as NLM_F_REQUEST
+from twinbeat.nlmsg import NLMSG_DONE as NLMSG_DONE
+from twinbeat.nlmsg import NLMSG_ERROR as NLMSG_ERROR
+from twinbeat.nlmsg import SO_RCVBUFFORCE as SO_RCVBUFFORCE
+from twinbeat.nlmsg import SOL_NETLINK as SOL_NETLINK
+from twinbeat.nlmsg import align as align
+from twinbeat.nlmsg import attribute as attribute
+from twinbeat.nlmsg import attributes as attributes
+from twinbeat.nlmsg import error_code as error_code
+from twinbeat.nlmsg import messages as messages
+from twinbeat.nlmsg import next_size as next_size
 
 _T = TypeVar("_T")
 
-NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
-NLM_F_REQUEST: Final = 0x1
-NLM_F_ACK: Final = 0x4
-NLM_F_REPLACE: Final = 0x100
-NLM_F_EXCL: Final = 0x200
-NLM_F_DUMP: Final = 0x300
-NLM_F_CREATE: Final = 0x400
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -53,49 +65,15 @@ RTNLGRP_TC: Final = 4
 RTNLGRP_IPV4_IFADDR: Final = 5
 RTNLGRP_IPV6_IFADDR: Final = 9
 
-SO_RCVBUFFORCE: Final = 33
-SOL_NETLINK: Final = 270
-NETLINK_ADD_MEMBERSHIP: Final = 1
-NETLINK_EXT_ACK: Final = 11
 NETLINK_GET_STRICT_CHK: Final = 12
 
-HEADER: Final = struct.Struct("=IHHII")
-ATTRIBUTE: Final = struct.Struct("=HH")
-_NESTED_MASK: Final = 0x3FFF
 
 BATCH_MAX: Final = 256
 """Messages in one datagram: with an acknowledgement each, the answers fit the receive buffer."""
 BATCH_FIRST: Final = 4
-BATCH_NS: Final = 500_000
-"""How long a datagram may take the kernel, which carries it out in one go: where it isn't built to
-be preempted, the engine waits for the end of it. The ten thousandth address of an interface alone
-takes two or three tenths of a millisecond."""
 
 RECEIVE_BUFFER: Final = 4 << 20
 """Bytes: 10,000 notifications of addresses that are added at once must not overflow it."""
-
-
-def align(length: int) -> int:
-    return (length + 3) & ~3
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded."""
-    length = ATTRIBUTE.size + len(value)
-    return ATTRIBUTE.pack(length, kind) + value + bytes(align(length) - length)
-
-
-def attributes(payload: bytes | memoryview, offset: int) -> dict[int, bytes]:
-    """The attributes from `offset` on; the last of a kind wins, a truncated one ends the list."""
-    found: dict[int, bytes] = {}
-    end = len(payload)
-    while offset + ATTRIBUTE.size <= end:
-        length, kind = ATTRIBUTE.unpack_from(payload, offset)
-        if length < ATTRIBUTE.size or offset + length > end:
-            break
-        found[kind & _NESTED_MASK] = bytes(payload[offset + ATTRIBUTE.size : offset + length])
-        offset += align(length)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +83,6 @@ class Message:
     kind: int
     flags: int
     payload: bytes
-
-
-def messages(data: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The messages of one datagram as (kind, sequence, payload)."""
-    view = memoryview(data)
-    offset = 0
-    while offset + HEADER.size <= len(view):
-        length, kind, _flags, sequence, _pid = HEADER.unpack_from(view, offset)
-        if length < HEADER.size or offset + length > len(view):
-            return
-        yield kind, sequence, view[offset + HEADER.size : offset + length]
-        offset += align(length)
 
 
 class Socket:
@@ -183,7 +149,7 @@ class Socket:
                 if answer == NLMSG_DONE:
                     return found
                 if answer == NLMSG_ERROR:
-                    raise NetError("reading from the kernel", code=_error_code(body))
+                    raise NetError("reading from the kernel", code=error_code(body))
                 if wanted is None or wanted(body):
                     found.append((answer, bytes(body)))
                 if at_most is not None and len(found) >= at_most:
@@ -201,7 +167,7 @@ class Socket:
         while chunk := list(itertools.islice(waiting, size)):
             took_ns = self._exchange(chunk, at, tolerate, refused)
             at += len(chunk)
-            size = next_size(size, took_ns)
+            size = next_size(size, took_ns, BATCH_MAX)
         return refused
 
     def _exchange(
@@ -234,7 +200,7 @@ class Socket:
                 if kind != NLMSG_ERROR or sequence < first:
                     continue
                 waiting -= 1
-                code = _error_code(body)
+                code = error_code(body)
                 if code and code not in tolerate:
                     refused.append((at + sequence - first, code))
         return took_ns
@@ -264,20 +230,6 @@ class EventSocket(Socket):
             for kind, _sequence, body in messages(data):
                 handle(kind, body)
         return True
-
-
-def next_size(size: int, took_ns: int) -> int:
-    """How many messages go into the next datagram, after one of ``size`` that took so long."""
-    if took_ns > BATCH_NS:
-        return max(1, size // 2)
-    if took_ns < BATCH_NS // 4:
-        return min(2 * size, BATCH_MAX)
-    return size
-
-
-def _error_code(body: bytes | memoryview) -> int:
-    (code,) = struct.unpack_from("=i", body)
-    return -int(code)
 
 
 def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
