@@ -3,7 +3,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from msgspec import Meta, Struct
@@ -148,6 +148,11 @@ def description_of(type_: Any) -> Meta:
 def shared_toml(shared: Tables) -> str:
     """Shared tables as a file has them; the file's tables are these again."""
     tables, _ = join({}, shared)
+    return tables_toml(tables)
+
+
+def tables_toml(tables: Mapping[str, Any]) -> str:
+    """Tables as TOML: read again, they are the same."""
     lines: list[str] = []
     for section, value in tables.items():
         many = isinstance(value, list)
