@@ -359,11 +359,9 @@ static void carry_out(struct tb_thread *t, tb_u64 now)
 	t->want_carrier = actions->want_carrier;
 }
 
-/* Tell whoever waits in Python that a round is over. */
-static void confirm(struct tb_thread *t)
+/* Tell whoever waits in Python that a round is over; `wanted` as it was when the round began. */
+static void confirm(struct tb_thread *t, tb_u32 wanted)
 {
-	tb_u32 wanted = __atomic_load_n(&t->in.view_wanted, __ATOMIC_ACQUIRE);
-
 	if (wanted != t->view_seen) {
 		t->view_seen = wanted;
 		tb_shared_write(&t->out.engine_seq, &t->out.engine, &t->engine, sizeof(t->engine));
@@ -379,6 +377,8 @@ static void confirm(struct tb_thread *t)
 
 static void round_once(struct tb_thread *t)
 {
+	/* Before anything is taken over: what was handed over before a view was asked for is in that view. */
+	tb_u32 wanted = __atomic_load_n(&t->in.view_wanted, __ATOMIC_ACQUIRE);
 	tb_u64 now = tb_now();
 
 	if (t->planned_ns != 0 && now >= t->planned_ns) {
@@ -396,7 +396,7 @@ static void round_once(struct tb_thread *t)
 	tb_engine_step(&t->engine, now, &t->input, &t->actions);
 	carry_out(t, now);
 	note_round_trips(t);
-	confirm(t);
+	confirm(t, wanted);
 	tb_record(&t->out.histogram[TB_H_ROUND_DURATION], tb_now() - now);
 }
 
