@@ -68,16 +68,20 @@ LAYERS = {
     # What tools outside the agent share: they load no HTTP library and no loop.
     "twinbeat.api.client": layer("api.schema", "msgspec"),
     "twinbeat.api.text": layer(),
+    "twinbeat.api.figures": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
         "api config core engine health net observe programs sync.document sync.operation witness",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(
-        "api.schema api.client api.sync api.text sync.document sync.operation sync.shown",
+        "api.schema api.client api.figures api.sync api.text sync.document sync.operation "
+        "sync.shown",
         "click msgspec",
         "config",
     ),
+    # Loaded when somebody looks at a live screen, and by nothing else.
+    "twinbeat.cli.topscreen": layer("api.text cli", "rich"),
     # Loaded when somebody pairs, and by nothing else.
     "twinbeat.cli.pair": layer("api.schema cli config sync.identity sync.pairing", "click msgspec"),
 }
@@ -88,6 +92,7 @@ HEAVY = (
     "cffi",
     "prometheus_client",
     "pyroute2",
+    "rich",
     "twinbeat.config",
     "twinbeat.core",
     "twinbeat.engine",
@@ -171,9 +176,10 @@ def test_an_import_within_the_rules_is_not(module: str, source: str) -> None:
 
 
 def test_third_party_packages_are_declared() -> None:
+    table = project.pyproject()["project"]
     declared = {
         dependency.partition(">")[0].replace("-", "_")
-        for dependency in project.pyproject()["project"]["dependencies"]
+        for dependency in [*table["dependencies"], *table["optional-dependencies"]["top"]]
     }
     used = {name for rule in LAYERS.values() for name in rule.others}
     # Debian's, by way of the system site packages; see pyproject.toml.

@@ -4,9 +4,10 @@
 import pytest
 from msgspec.structs import replace
 
+from twinbeat.api.figures import percentile
 from twinbeat.config.nodes import LinkSection
 from twinbeat.engine.types import LinkWords
-from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
+from twinbeat.runtime.linkmeter import LossMeter, Sample
 from twinbeat.runtime.links import refusal, silent_since, staying
 from twinbeat.runtime.status import link_state, send_errors
 

@@ -18,6 +18,7 @@ COMPLETE_VARIABLE: Final = "_TWINBEAT_COMPLETE"
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "show": ("show", "show", "Who is primary, how the peer is, what is wrong."),
     "stat": ("stat", "stat", "Counters, or rates with --watch."),
+    "top": ("top", "top", "Both nodes on a live screen."),
     "history": ("history", "history", "Changes of role and how long each step took."),
     "events": ("history", "events", "What just happened, or --follow it."),
     "force": ("act", "force", "By command: force failover, force yield, force sync."),

@@ -11,7 +11,7 @@ noise here; the ratio is over ten seconds.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -92,19 +92,3 @@ def _rounds(before: Sample, after: Sample) -> float | None:
         return None
     advanced = after.counter - before.counter - (after.answers - before.answers)
     return advanced / len(after.heard) if advanced >= 0 else None
-
-
-def percentile(counts: Sequence[int], part: float) -> int | None:
-    """A percentile in ns of a histogram whose bucket i holds lengths below 2^i µs, interpolated."""
-    total = sum(counts)
-    if total == 0:
-        return None
-    wanted = part * total
-    seen = 0
-    for bucket, count in enumerate(counts):
-        if count and seen + count >= wanted:
-            low = 0 if bucket == 0 else 1 << (bucket - 1)
-            high = 1 << bucket
-            return int((low + (high - low) * (wanted - seen) / count) * 1000)
-        seen += count
-    return (1 << (len(counts) - 1)) * 1000

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from twinbeat.api import schema
+from twinbeat.api.figures import percentile
 from twinbeat.api.text import length
 from twinbeat.config.nodes import link_number
 from twinbeat.engine import abi
@@ -29,7 +30,7 @@ from twinbeat.engine.types import EngineWords, Flag, LinkWords, Snapshot, Watch,
 from twinbeat.net.errors import NetError
 from twinbeat.net.interfaces import interface
 from twinbeat.runtime import wiring
-from twinbeat.runtime.linkmeter import LossMeter, Sample, percentile
+from twinbeat.runtime.linkmeter import LossMeter, Sample
 
 if TYPE_CHECKING:
     from twinbeat.config.model import Config
