@@ -44,7 +44,12 @@ def directive(unit: str, name: str) -> str:
 
 # What is left for the daemon: the host's network and the capabilities that the engine needs.
 @pytest.mark.parametrize(
-    ("unit", "most"), [("twinbeatd.service", 2.5), ("twinbeat-worker.service", 1.5)]
+    ("unit", "most"),
+    [
+        ("twinbeatd.service", 2.5),
+        ("twinbeat-worker.service", 1.5),
+        ("twinbeat-weblog.service", 1.5),
+    ],
 )
 def test_units_stay_hardened(unit: str, most: float) -> None:
     assert exposure(SYSTEMD / unit) <= most
@@ -57,10 +62,13 @@ def test_exposure_is_measured(tmp_path: Path) -> None:
     assert exposure(loose) > 5
 
 
-@pytest.mark.parametrize("unit", ["twinbeatd.service", "twinbeat-worker.service"])
+UNITS = ("twinbeatd.service", "twinbeat-worker.service", "twinbeat-weblog.service")
+
+
+@pytest.mark.parametrize("unit", UNITS)
 def test_systemd_understands_every_directive(unit: str, tmp_path: Path) -> None:
     # The programs are not installed here, and a missing one would hide what matters.
-    for name in ("twinbeatd.service", "twinbeat-worker.service"):
+    for name in UNITS:
         content = (SYSTEMD / name).read_text()
         (tmp_path / name).write_text(re.sub(r"/usr/bin/twinbeat\S*", "/bin/true", content))
     result = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit)

@@ -53,6 +53,12 @@ LAYERS = {
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core framing programs", "cffi cryptography msgspec"),
     "twinbeat.weblog": layer("core framing", "msgspec"),
+    # A program of its own, on another machine.
+    "twinbeat.weblog.client": layer(
+        "api cli.base cli.main framing observe.exposition observe.log runtime.notify sync.identity "
+        "weblog",
+        "click msgspec prometheus_client",
+    ),
     "twinbeat.worker": layer(
         "api health observe.histogram observe.log sessions sync weblog", "msgspec"
     ),

@@ -46,7 +46,7 @@ def test_every_command_and_every_key_has_its_entry() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_troff_takes_nothing_for_a_request(page: Path) -> None:
-    assert len(PAGES) == 3
+    assert len(PAGES) == 4
     assert strange(page.read_text()) == []
 
 

@@ -109,21 +109,21 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], tree: click.Group = cli, name: str = "twinbeat") -> int:
     """The exit code of a command line. Never raises, never shows a traceback."""
     try:
         # Not cli.main(): it has an opinion of its own about broken pipes.
-        with cli.make_context("twinbeat", list(arguments), obj=Settings()) as context:
-            result: Any = cli.invoke(context)
+        with tree.make_context(name, list(arguments), obj=Settings()) as context:
+            result: Any = tree.invoke(context)
         sys.stdout.flush()
     except Stop as end:
         if str(end):
-            talk(f"twinbeat: {end}")
+            talk(f"{name}: {end}")
         return end.code
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.Abort:
-        talk("twinbeat: not done")
+        talk(f"{name}: not done")
         return Exit.NO
     except click.ClickException as error:
         error.show()
@@ -135,10 +135,10 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except PermissionError as error:
-        talk(f"twinbeat: {error.filename or 'this'}: {error.strerror}")
+        talk(f"{name}: {error.filename or 'this'}: {error.strerror}")
         return Exit.PERMISSION
     except Exception as error:  # noqa: BLE001 - the supervisor: operators get a sentence
-        talk(f"twinbeat: this is a defect of twinbeat itself: {type(error).__name__}: {error}")
+        talk(f"{name}: this is a defect of {name} itself: {type(error).__name__}: {error}")
         return 70
     return int(result) if isinstance(result, int) else Exit.OK
 
