@@ -12,7 +12,7 @@ PYTHON := $(VENV)/bin/python
 # Tools of the virtual environment come first, whatever python3 the caller's PATH begins with.
 export PATH := $(CURDIR)/$(VENV)/bin:/usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
-# Behind `-n 2` (tests/conftest.py says why two), so that PYTEST_ARGS="-n 0 -s" has its way. A
+# Behind `-n 3` (tests/conftest.py says why three), so that PYTEST_ARGS="-n 0 -s" has its way. A
 # process that dies is a failed test, and the other one does the rest.
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -42,7 +42,7 @@ demo: build ## let a real pair fail over in namespaces, and show what its client
 	@deploy/lab/demo $(DEMO_ARGS)
 
 test: build ## run every test (as root; without root it says what it left out)
-	@$(PYTHON) -m pytest -n 2 --max-worker-restart 0 $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n 3 --max-worker-restart 0 $(PYTEST_ARGS)
 
 bench: build ## measure against keepalived and FRR (BENCH_ARGS="--quick --json")
 	@deploy/lab/bench $(BENCH_ARGS)

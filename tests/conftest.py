@@ -5,9 +5,10 @@ Tests below a privileged directory, and those marked `privileged`, need root. Wi
 skipped and the summary says how many of which kind were left out. In continuous integration
 (CI=true) such a skip is a failure, whatever its reason: there everything runs or the run is red.
 
-`make test` runs two processes (`-n 2`). What only computes has a lane of its own there and takes
-what processor time is left over; what looks at clocks, and what needs the machine to itself, runs
-one after the other in the other lane and never waits for it.
+`make test` runs three processes (`-n 3`), each with a lane of its own. What only computes takes
+what processor time is left over. The lab is there once, and waits most of its time: its tests, and
+those that measure, run one after the other and before anybody else. So do the remaining tests of
+units, which have namespaces of their own, and yield to the lab where both want a processor.
 """
 
 import os
@@ -25,6 +26,10 @@ COMPUTING_UNITS = ("bench", "config", "core", "engine_step", "observe", "sync_pr
 """Such tests among those of units: what their files' names begin with, after test_."""
 LEFTOVERS_S = 540
 """How long one of these may take out of what processor time is left over."""
+ALONE_DIRECTORIES = ("bpf", "lab")
+"""Of tests of which only one may run at a time, with the machine's processors to hand."""
+YIELDING = 5
+"""How nice a test of units is to the lab: a third of its share, and never nothing."""
 TESTS = Path(__file__).parent
 
 NEEDS_ROOT = "needs root"
@@ -46,15 +51,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _directory(path: Path) -> str:
     """The directory directly below tests/ that the path lies in."""
-    relative = path.relative_to(TESTS)
-    return relative.parts[0] if len(relative.parts) > 1 else ""
+    below = path.relative_to(TESTS).parts if path.is_relative_to(TESTS) else ()
+    return below[0] if len(below) > 1 else ""
 
 
 def _only_computes(path: Path) -> bool:
-    if not path.is_relative_to(TESTS):
-        return False
     unit = path.name.removeprefix("test_").startswith(COMPUTING_UNITS)
     return _directory(path) in COMPUTING_DIRECTORIES or (_directory(path) == "unit" and unit)
+
+
+def _lane(path: Path) -> str:
+    if _only_computes(path):
+        return "computes"
+    return "alone" if _directory(path) in ALONE_DIRECTORIES else "units"
 
 
 def _is_privileged(item: pytest.Item) -> bool:
@@ -89,17 +98,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> None:
     if _has_lanes(item.config) and _only_computes(item.path):
         # Nice would not do: a nice process that runs still keeps its turn for milliseconds.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    elif _has_lanes(item.config) and _lane(item.path) == "units":
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(usual, YIELDING))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two units of work, each for one process, each in the order of its tests."""
+    """Three units of work, each for one process, each in the order of its tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            path = config.rootpath / nodeid.partition("::")[0]
-            return "computes" if _only_computes(path) else "in turn"
+            return _lane(config.rootpath / nodeid.partition("::")[0])
 
     return Lanes(config, log)
 

@@ -85,9 +85,9 @@ def test_with_root_everything_runs(suite: pytest.Pytester, monkeypatch: pytest.M
 
 @pytest.mark.privileged
 def test_what_computes_runs_beside_the_rest_and_never_in_its_way(suite: pytest.Pytester) -> None:
-    """`make test` runs two processes; the conftest says which test belongs to which."""
+    """`make test` runs three processes; the conftest says which test belongs to which."""
     told = suite.path / "told"
-    for directory in ("bpf", "sim", "c", "unit"):
+    for directory in ("bpf", "lab", "sim", "c", "unit"):
         for number in range(2):
             at = suite.path / directory / f"test_{number}.py"
             at.parent.mkdir(exist_ok=True)
@@ -95,16 +95,23 @@ def test_what_computes_runs_beside_the_rest_and_never_in_its_way(suite: pytest.P
                 "import os, time\n"
                 "def test_runs():\n"
                 f"    with open({str(told)!r}, 'a') as file:\n"
-                f"        print({directory!r}, os.getpid(), os.sched_getscheduler(0), file=file)\n"
+                "        how = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)\n"
+                f"        print({directory!r}, os.getpid(), *how, file=file)\n"
             )
     for directory in ("bpf", "unit"):
         (suite.path / directory / f"test_{directory}.py").unlink()
     # From ordinary scheduling on, which this test itself may not have.
-    result = suite.run("chrt", "--other", "0", sys.executable, "-m", "pytest", "-n", "2")
+    result = suite.run("chrt", "--other", "0", sys.executable, "-m", "pytest", "-n", "3")
     assert result.ret == 0
     lines = [line.split() for line in told.read_text().splitlines()]
-    computing = [line[1:] for line in lines if line[0] in {"sim", "c"}]
-    others = [line[1:] for line in lines if line[0] in {"bpf", "unit"}]
-    assert computing == [[computing[0][0], str(os.SCHED_IDLE)]] * 4
-    assert others == [[others[0][0], str(os.SCHED_OTHER)]] * 4
-    assert computing[0][0] != others[0][0]
+    lanes = {frozenset({"sim", "c"}), frozenset({"bpf", "lab"}), frozenset({"unit"})}
+    processes = {line[1] for line in lines}
+    assert {frozenset(line[0] for line in lines if line[1] == each) for each in processes} == lanes
+    ways = {(line[0], line[2]) for line in lines}
+    idle, ordinary = str(os.SCHED_IDLE), str(os.SCHED_OTHER)
+    assert ways == {("sim", idle), ("c", idle)} | {(it, ordinary) for it in ("bpf", "lab", "unit")}
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {(line[0] == "unit", int(line[3])) for line in lines} == {
+        (False, usual),
+        (True, max(usual, 5)),
+    }
