@@ -63,11 +63,13 @@ LAYERS = {
         "api health observe.histogram observe.log sessions sync weblog", "msgspec"
     ),
     # Persistence: neither how packets come here nor how anything gets to the other node.
-    "twinbeat.sessions": layer("core nlmsg", "msgspec"),
+    "twinbeat.sessions": layer("core nlmsg programs", "msgspec"),
     "twinbeat.worker.keys": layer("api config.keys sync worker", "msgspec"),
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
-    "twinbeat.api.worker": layer("api.schema sync.document sync.operation sync.shown", "msgspec"),
+    "twinbeat.api.worker": layer(
+        "api.schema sessions.connections sync.document sync.operation sync.shown", "msgspec"
+    ),
     "twinbeat.api.sync": layer("api.worker sync.shown", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
@@ -77,7 +79,8 @@ LAYERS = {
     "twinbeat.api.figures": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine health net observe programs sync.document sync.operation witness",
+        "api config core engine health net observe programs sessions.connections "
+        "sessions.conntrackd sync.document sync.operation witness",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(

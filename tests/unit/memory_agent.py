@@ -30,6 +30,24 @@ def syncing(*files: schema.SyncFiles) -> schema.Sync:
     )
 
 
+def connections(**changes: Any) -> schema.Connections:
+    """In step, with a little of everything behind it."""
+    facts: dict[str, Any] = {
+        "state": "synced",
+        "sentence": "both nodes know the connections",
+        "flows": 1200,
+        "flows_max": 262_144,
+        "tracked": 1190,
+        "unconfirmed": 7,
+        "heard_ns": SECOND * 4 // 10,
+        "filled_ns": SECOND * 12 // 10,
+        "synced_s": 1_700_000_000,
+        "strays_dropped": True,
+        "counts": {"received_packets": 90, "installed": 31, "strays": 5, "overruns": 2},
+    }
+    return schema.Connections(**facts | changes)
+
+
 def failing_files() -> schema.SyncFiles:
     """A list of which two items fail."""
     return schema.SyncFiles(

@@ -23,6 +23,7 @@ from twinbeat.config import document
 from twinbeat.core.reasons import Code
 from unit.memory_agent import (
     Served,
+    connections,
     counters,
     failing_files,
     fence,
@@ -257,6 +258,31 @@ def test_the_witness_is_shown_alone(served: Served, twinbeat: Shell) -> None:
     assert twinbeat.out == "witness etcd (stay): answers, keeps term 4, confirmed 63 ms ago\n"
 
 
+def test_connections_are_shown_in_brief_and_in_full(served: Served, twinbeat: Shell) -> None:
+    assert twinbeat("show connections") == 0
+    assert "the worker isn't there" in twinbeat.out
+    assert twinbeat("show") == 0
+    assert "show connections" not in twinbeat.out
+    served.agent.state = status(connections=connections())
+    assert twinbeat("show") == 0
+    assert "flows  synced, 1,200 in the kernel" in twinbeat.out
+    assert twinbeat("show connections") == 0
+    for words in (
+        "SYNCED: both nodes know the connections",
+        "1,200 of 262,144 in the kernel, 1,190 told of to the peer",
+        "heard 400 ms ago, 90 packets received, 0 sent, 7 messages unconfirmed",
+        "31 in this node's kernel, filled in 1.2 s the last time",
+        "5; packets of unknown connections are dropped",
+        "! 2 times more news of the kernel's than room",
+    ):
+        assert words in twinbeat.out, words
+    served.agent.state = status(
+        connections=connections(state="off", sentence="connections aren't kept on both nodes")
+    )
+    assert twinbeat("show connections") == 0
+    assert twinbeat.out == "OFF: connections aren't kept on both nodes\n"
+
+
 @pytest.mark.parametrize(
     ("line", "key"),
     [
@@ -266,6 +292,7 @@ def test_the_witness_is_shown_alone(served: Served, twinbeat: Shell) -> None:
         ("show links", "links"),
         ("show vips", "vrids"),
         ("show witness", "isolation"),
+        ("show connections", "connections"),
         ("stat", "reasons"),
         ("history", "transitions"),
     ],

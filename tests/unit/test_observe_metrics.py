@@ -24,6 +24,7 @@ from twinbeat.observe.network import GATE_VERDICTS
 from twinbeat.observe.others import WITNESS_ERRORS
 from twinbeat.observe.sync import FILES_STATES
 from unit.memory_agent import (
+    connections,
     counters,
     failing_files,
     fence,
@@ -73,6 +74,7 @@ def full() -> schema.Status:
         fence=fence(last=fencing()),
         witness=witness(),
         isolation=isolation(),
+        connections=connections(),
     )
 
 

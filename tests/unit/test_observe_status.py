@@ -8,6 +8,7 @@ from twinbeat.api.text import age, length, moment
 from twinbeat.observe.status import _IN_SENTENCE, finish
 from unit.memory_agent import (
     SECOND,
+    connections,
     fence,
     fencing,
     gate_of,
@@ -58,6 +59,10 @@ CASES = [
     (status(peer=peer(watch=schema.Watch.SUSPECT)), "peer suspected", None),
     (status(peer=peer(gate_open=True, term=7)), "DUAL PRIMARY", "dual_primary"),
     (status(peer=peer(hears_us=False)), "peer SECONDARY", "peer_deaf"),
+    (status(connections=connections(state="failed")), "PRIMARY", "connections_failed"),
+    (status(connections=connections(state="unheard")), "PRIMARY", "connections_unheard"),
+    (status(connections=connections(state="filling")), "PRIMARY", None),
+    (status(connections=connections(strays_error="no nft")), "PRIMARY", "connections_strays"),
     (status(peer=peer(flags=["stranded"])), "peer SECONDARY", "peer_stranded"),
     (status(links=[link("x", 0), link("y", 1, up=False)]), "1/2 links", "link_y"),
     (status(node=node(isolated=True)), "ISOLATED", "isolated"),

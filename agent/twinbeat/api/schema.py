@@ -790,6 +790,34 @@ class Sync(Struct, frozen=True, kw_only=True):
     """Of many lists first those that aren't alike."""
 
 
+class Connections(Struct, frozen=True, kw_only=True):
+    """How the state of connections is kept on both nodes."""
+
+    state: str
+    """off, alone, starting, unheard, filling, synced, failed; see connections.md."""
+    sentence: str = ""
+    flows: int | None = None
+    """Connections in the kernel's table of this node."""
+    flows_max: int | None = None
+    """What that table has room for."""
+    tracked: int = 0
+    """Connections of which this node tells the other."""
+    unconfirmed: int = 0
+    """What was told and isn't confirmed yet, in messages: the lag."""
+    heard_ns: int | None = None
+    """Since the peer's conntrackd was heard last; None = never in this run."""
+    filled_ns: int | None = None
+    """How long it took to take over all of the primary's the last time."""
+    synced_s: int = 0
+    """Unix time at which both nodes came to know the connections; 0 = never."""
+    strays_dropped: bool = False
+    """Packets to VIPs and to be forwarded that belong to no known connection are dropped."""
+    strays_error: str = ""
+    """Why the table of nftables isn't as it should be."""
+    counts: dict[str, int] = {}
+    """What only grows, since the worker started."""
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """All there is to say about a node at one moment."""
 
@@ -823,6 +851,8 @@ class Status(Struct, frozen=True, kw_only=True):
     witness: Witness | None = None
     isolation: Isolation | None = None
     sync: Sync | None = None
+    connections: Connections | None = None
+    """None: no worker tells."""
     warnings: list[Warn] = []
     last_transition: Transition | None = None
     last_failover: Transition | None = None

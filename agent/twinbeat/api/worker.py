@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from twinbeat.api.schema import Histogram
+from twinbeat.sessions.connections import ConnectionsBrief, ConnectionSettings
 from twinbeat.sync.document import U64, Document, Lineage, Name, Sentence, Tables, Version
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
 from twinbeat.sync.shown import Briefs
@@ -68,6 +69,8 @@ class Report(Struct, frozen=True, kw_only=True):
     """The lists of files."""
     file_counts: dict[str, int] = {}
     """What happened to them."""
+    connections: ConnectionsBrief | None = None
+    """None: the daemon hasn't been reached yet."""
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
@@ -147,6 +150,7 @@ class Standing(Struct, frozen=True, kw_only=True, tag="standing"):
     """Heartbeats of the peer arrive."""
     in_force: Mark | None
     settings: SyncSettings
+    connections: ConnectionSettings = ConnectionSettings()
 
 
 class Checked(Struct, frozen=True, kw_only=True, tag="checked"):

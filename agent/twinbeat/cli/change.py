@@ -16,7 +16,7 @@ from twinbeat.sync.document import Change, Run, Tables
 
 KINDS: Final = (
     *("timers", "vrid", "route", "rule", "inject", "hook", "policy", "announce", "monitor"),
-    *("linkset", "file", "command", "pool", "persistence"),
+    *("linkset", "file", "command", "pool", "persistence", "connections"),
 )
 """Sections that both nodes share, in the file's order."""
 MEMBERS: Final = ("vip", "neighbour", "uplink", "interface", "path", "server")

@@ -9,6 +9,7 @@ import msgspec
 
 from twinbeat.api.schema import (
     SCHEMA,
+    Connections,
     Link,
     NodeState,
     Policy,
@@ -20,6 +21,7 @@ from twinbeat.api.schema import (
     Watch,
 )
 from twinbeat.api.text import age, length
+from twinbeat.cli import connections
 from twinbeat.cli.base import Exit, Stop, paint, read, remote, say, say_json, settings
 from twinbeat.cli.flips import flips, times
 
@@ -30,7 +32,9 @@ _ROLE_COLOR: Final = {
     Role.INIT: "yellow",
     Role.DISABLED: "magenta",
 }
-_PARTS: Final = ("node", "monitors", "peer", "links", "vips", "routes", "hooks", "witness")
+_PARTS: Final = (
+    *("node", "monitors", "peer", "links", "vips", "routes", "hooks", "witness", "connections"),
+)
 
 _NODE_PARTS: Final = (
     *("node", "gate", "timers", "configuration", "process", "waiting", "pause"),
@@ -61,7 +65,8 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
     """Who is primary, how the peer is, what is wrong.
 
     The first line says it all; WHAT shows one part in full. sync is how the shared configuration
-    stands on both nodes, config what it says, files how each list of files stands.
+    stands on both nodes, config what it says, files how each list of files stands, connections
+    whether they would outlast a takeover.
     """
     chosen = [given for given in (generation, backup, listed) if given is not None]
     if len(chosen) > 1 or (chosen and what != "config"):
@@ -97,6 +102,7 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
         "routes": _routes,
         "hooks": _hooks,
         "witness": _witness,
+        "connections": lambda status: connections.lines(status.connections),
     }
     for line in parts[what](status):
         say(line)
@@ -116,6 +122,7 @@ def _part(body: bytes, what: str | None) -> bytes | dict[str, Any]:
         "routes": ("routes",),
         "hooks": ("hooks",),
         "witness": ("witness", "isolation"),
+        "connections": ("connections",),
     }[what]
     return {"schema": SCHEMA, **{key: whole[key] for key in keys}}
 
@@ -132,6 +139,8 @@ def overview(status: Status) -> Iterator[str]:
     yield from _labelled("peer", _peer(status))
     yield from _labelled("config", _configuration(status))
     yield from _labelled("files", _files(status))
+    if status.connections is not None and status.connections.state != "off":
+        yield from _labelled("flows", _connections(status.connections))
     yield from _labelled("links", _links(status))
     yield from _labelled("checks", _monitors(status, brief=True))
     yield from _labelled("vips", _vips(status))
@@ -160,6 +169,13 @@ def _files(status: Status) -> Iterator[str]:
         if each.state != "same":
             failed = f", {times(each.failed, 'item')} can't be kept alike" if each.failed else ""
             yield f"{each.name}: {paint(each.state, 'yellow')}{failed} (`twinbeat show files`)"
+
+
+def _connections(kept: Connections) -> Iterator[str]:
+    """Whether connections would outlast a takeover."""
+    state = paint(kept.state, connections.COLORS.get(kept.state, "yellow"))
+    flows = "" if kept.flows is None else f", {kept.flows:,} in the kernel"
+    yield f"{state}{flows} (`twinbeat show connections`)"
 
 
 def _labelled(label: str, lines: Iterator[str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from twinbeat.config.arbitration import (
     check_witness,
     check_witness_here,
 )
+from twinbeat.config.connections import check_connections, check_connections_here
 from twinbeat.config.devices import check_names, resolve
 from twinbeat.config.keys import check_keys, chosen
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
@@ -106,6 +107,8 @@ def machine(sections: Sections, sound: set[str], findings: Findings, system: Sys
         check_keys(keys.directory, keys.send, findings)
     if "sync" in sound:
         check_sync_here(sections["sync"], findings, system)
+    if "connections" in sound:
+        check_connections_here(sections["connections"], findings, system)
     if sound.issuperset({"files", "commands"}):
         check_programs_here(sections["files"], sections["commands"], findings)
     if "fence" in sound:
@@ -391,6 +394,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("files",), check_files),
     (("commands",), check_commands),
     (("pools", "persistences", "vrids"), check_sessions),
+    (("connections", "links", "sync"), check_connections),
 )
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from twinbeat.config.alike import CommandSection, FileSection, SyncSection
 from twinbeat.config.arbiters import FenceSection, IsolationSection, WatchdogSection, WitnessSection
+from twinbeat.config.connections import ConnectionsSection, Ends, ends
 from twinbeat.config.nodes import (
     EngineSection,
     InterfacesSection,
@@ -74,6 +75,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     commands: tuple[CommandSection, ...] = ()
     pools: tuple[PoolSection, ...] = ()
     persistences: tuple[PersistenceSection, ...] = ()
+    connections: ConnectionsSection = ConnectionsSection()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
@@ -91,6 +93,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         links = self.heartbeat_links or self.links
         over = [link for link in self.links if link.interface == self.sync.interface]
         return self.sync.peer or next((link.peer for link in (*over, *links)), "")
+
+    @property
+    def connection_ends(self) -> Ends | None:
+        """Between which addresses the nodes tell each other of connections, if anything says so."""
+        return ends(self.connections, self.links, self.sync)
 
     @property
     def timers(self) -> Timers:
@@ -133,6 +140,7 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "command": ("commands", CommandSection, True),
     "pool": ("pools", PoolSection, True),
     "persistence": ("persistences", PersistenceSection, True),
+    "connections": ("connections", ConnectionsSection, False),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
 }

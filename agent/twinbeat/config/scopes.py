@@ -21,6 +21,7 @@ SHARED: Final = frozenset(
         "command",
         "pool",
         "persistence",
+        "connections",
     }
 )
 """Sections that are the same on both nodes, because a document says what is in them."""
@@ -28,7 +29,11 @@ SHARED: Final = frozenset(
 NODE_LOCAL: Final = frozenset(SECTIONS) - SHARED
 """Sections that stay in the file of each node."""
 
-LOCAL_KEYS: Final = {"policy": frozenset({"preferred"}), "timers": frozenset({"accept_host"})}
+LOCAL_KEYS: Final = {
+    "policy": frozenset({"preferred"}),
+    "timers": frozenset({"accept_host"}),
+    "connections": frozenset({"interface", "local", "peer"}),
+}
 """Keys of shared sections that are each node's own and stay in its file."""
 
 FILE_KEYS: Final = {"vrid": frozenset({"vips_file"})}

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from twinbeat.api.schema import Counters, Status
 from twinbeat.observe import exposition as written
 from twinbeat.observe import happenings, network, node, others
+from twinbeat.observe.connections import connections
 from twinbeat.observe.sync import shared_configuration
 
 
@@ -40,6 +41,7 @@ class TwinbeatCollector:
         yield from network.routes(status, counters)
         yield from others.hooks(status)
         yield from shared_configuration(status, counters)
+        yield from connections(status)
         yield from happenings.happenings(status, counters)
         yield from happenings.histograms(status, counters)
 
@@ -65,6 +67,17 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_claims_refused_total",
         "twinbeat_config_generation",
         "twinbeat_config_mismatch",
+        "twinbeat_connections_events_total",
+        "twinbeat_connections_fill_seconds",
+        "twinbeat_connections_flows",
+        "twinbeat_connections_flows_limit",
+        "twinbeat_connections_heard_age_seconds",
+        "twinbeat_connections_last_synced_timestamp_seconds",
+        "twinbeat_connections_state",
+        "twinbeat_connections_strays_dropped",
+        "twinbeat_connections_synced",
+        "twinbeat_connections_tracked",
+        "twinbeat_connections_unconfirmed",
         "twinbeat_control_frames_total",
         "twinbeat_dual_primary_total",
         "twinbeat_effect_failures_total",

@@ -102,6 +102,7 @@ def _warnings(status: Status) -> Iterator[Warn]:
     yield from _about_node(status)
     yield from _about_redundancy(status)
     yield from _about_configuration(status)
+    yield from _about_connections(status)
     yield from _about_last_resorts(status)
     yield from _about_third_parties(status)
 
@@ -326,6 +327,20 @@ def _about_configuration(status: Status) -> Iterator[Warn]:
             yield Warn(
                 code=f"files_{files.state}", sentence=f"files {files.name}: {files.sentence}"
             )
+
+
+def _about_connections(status: Status) -> Iterator[Warn]:
+    kept = status.connections
+    if kept is None:
+        return
+    if kept.state in {"failed", "unheard"} and status.peer.watch is Watch.ALIVE:
+        yield Warn(
+            code=f"connections_{kept.state}",
+            sentence=f"connections would not outlast a takeover: {kept.sentence}",
+        )
+    if kept.strays_error:
+        sentence = f"packets of unknown connections aren't dropped: {kept.strays_error}"
+        yield Warn(code="connections_strays", sentence=sentence)
 
 
 def _about_last_resorts(status: Status) -> Iterator[Warn]:

@@ -34,7 +34,7 @@ from twinbeat.engine.bpf import BpfError, MapFlag, MapType
 from twinbeat.engine.maps import PIN_ROOT
 from twinbeat.net import ethtool, sysctls
 from twinbeat.net.interfaces import Interface, interfaces
-from twinbeat.runtime import host, witness
+from twinbeat.runtime import conntrack, host, witness
 from twinbeat.runtime.store import STATE_DIRECTORY
 from twinbeat.witness.base import WitnessError
 
@@ -263,16 +263,8 @@ def network(config: Config) -> Iterator[Check]:
         yield check(
             "sysctl", True, "ARP, redirects and reverse path filtering are as they should be"
         )
-    loose = _sysctl("net/netfilter/nf_conntrack_tcp_loose")
-    if loose is not None:
-        yield check(
-            "conntrack",
-            loose == "0",
-            "connections in mid-stream are "
-            + ("left alone" if loose == "0" else "taken for new ones and translated afresh"),
-            fix="sysctl -w net.netfilter.nf_conntrack_tcp_loose=0",
-            level=WARNING,
-        )
+    for good, sentence, fix in conntrack.findings(config):
+        yield check("conntrack", good, sentence, fix=fix, level=WARNING)
 
 
 def _interface(found: Interface) -> Iterator[Check]:

@@ -22,9 +22,11 @@ from twinbeat.config.problems import ConfigError
 from twinbeat.config.problems import Problem as ConfigProblem
 from twinbeat.core.machine import Machine
 from twinbeat.core.types import Role, Watch
+from twinbeat.runtime import conntrack
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.guarded import REFUSALS
 from twinbeat.runtime.store import Store, StoreError
+from twinbeat.sessions.connections import ConnectionSettings
 from twinbeat.sync.document import Document, Tables
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
 
@@ -48,6 +50,8 @@ class Shared:
         self._store = store
         self._machine = machine
         self._put = put
+        self._connections: tuple[Config, ConnectionSettings] | None = None
+        """What was made of which configuration."""
 
     def welcome(self) -> Welcome:
         """Who this node is, and what it has in force."""
@@ -77,7 +81,14 @@ class Shared:
             if document is not None
             else None,
             settings=settings(self._current.file),
+            connections=self._kept_connections(),
         )
+
+    def _kept_connections(self) -> ConnectionSettings:
+        file = self._current.file
+        if self._connections is None or self._connections[0] is not file:
+            self._connections = file, connections(file)
+        return self._connections[1]
 
     async def check(self, tables: Tables) -> tuple[Problem, ...]:
         """Why a document of these tables could not be put in force here."""
@@ -135,6 +146,53 @@ def settings(config: Config) -> SyncSettings:
         timeout_s=section.timeout_s,
         identity=section.identity,
         keys=config.keys.directory,
+    )
+
+
+def connections(config: Config) -> ConnectionSettings:
+    """`[connections]`, with the addresses of this node that have no part in it."""
+    section, ends = config.connections, config.connection_ends
+    if not section.enabled or ends is None:
+        return ConnectionSettings()
+    own = [each for link in config.links for each in (link.local, link.peer)]
+    own += [ends.local, ends.peer, config.sync_peer, config.sync.listen]
+    return ConnectionSettings(
+        enabled=True,
+        protocols=section.protocols,
+        ignore=tuple(dict.fromkeys(filter(None, (*own, *section.ignore)))),
+        drop_strays=section.drop_strays,
+        refresh_s=section.refresh_s,
+        flows_max=section.flows_max,
+        resend_max=section.resend_max,
+        buffer_kib=section.buffer_kib,
+        port=section.port,
+        interface=ends.interface,
+        local=ends.local,
+        peer=ends.peer,
+        vips=tuple(vip for vrid in config.vrids for vip in vrid.vips)
+        if section.drop_strays
+        else (),
+    )
+
+
+def shown_connections(report: Report | None) -> schema.Connections | None:
+    """What the worker says of the state of connections, for the status."""
+    brief = report.connections if report is not None else None
+    if brief is None:
+        return None
+    return schema.Connections(
+        state=brief.state,
+        sentence=brief.sentence,
+        flows=None if brief.flows < 0 else brief.flows,
+        flows_max=conntrack.setting("nf_conntrack_max"),
+        tracked=brief.tracked,
+        unconfirmed=brief.unconfirmed,
+        heard_ns=None if brief.heard_ms < 0 else brief.heard_ms * 1_000_000,
+        filled_ns=None if brief.fill_ms < 0 else brief.fill_ms * 1_000_000,
+        synced_s=brief.synced_s,
+        strays_dropped=brief.strays_dropped,
+        strays_error=brief.strays_error,
+        counts=brief.counts,
     )
 
 

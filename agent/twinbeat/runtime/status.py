@@ -70,6 +70,7 @@ class Facts:
     """Why the peer's position isn't on disk; empty = it is."""
     worker: bool = False
     sync: schema.Sync | None = None
+    connections: schema.Connections | None = None
     attested_until_ns: int = 0
     watchdog: schema.Watchdog | None = None
     fence: schema.Fence = field(default_factory=schema.Fence)
@@ -137,6 +138,7 @@ def status(
             witness=facts.witness,
             isolation=facts.isolation,
             sync=facts.sync,
+            connections=facts.connections,
             warnings=[*facts.warnings, *_about_the_disk(facts)],
             last_transition=teller.last,
             last_failover=teller.last_failover,

@@ -26,7 +26,7 @@ from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.links import Links
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.outside import Outside
-from twinbeat.runtime.shared import shown
+from twinbeat.runtime.shared import shown, shown_connections
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
@@ -62,6 +62,7 @@ class View:
         self.facts.not_kept = self.disk.not_kept
         self.facts.worker = self.workers.alive
         self.facts.sync = shown(self.workers.report)
+        self.facts.connections = shown_connections(self.workers.report)
         self.facts.watchdog = self.watchdog.status()
         self.facts.fence = self.outside.fencing.status()
         self.facts.witness = self.outside.witness.status()

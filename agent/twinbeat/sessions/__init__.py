@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Persistence: which server a client is bound to, on both nodes."""
+"""Persistence: which server a client is bound to; and the state of connections; on both nodes."""

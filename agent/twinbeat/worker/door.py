@@ -34,6 +34,7 @@ from twinbeat.api.sync import (
     Views,
 )
 from twinbeat.api.worker import Report
+from twinbeat.sessions.connections import ConnectionsBrief
 from twinbeat.sync import operation
 from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
@@ -61,6 +62,8 @@ class Door:
         self.line: Line | None = None
         self.files: Callable[[], FilesStatus] = FilesStatus
         """How the lists of files stand."""
+        self.connections: Callable[[], ConnectionsBrief | None] = lambda: None
+        """How the state of connections stands."""
         self.routes: dict[tuple[str, str], Handler] = {}
         """Of others, to be answered as well; before it listens."""
         self._server: HttpServer | None = None
@@ -127,7 +130,12 @@ class Door:
     def report(self) -> Report:
         """How the worker stands, its connection included."""
         files = self.files()
-        report = replace(self._driver.report(), files=briefs(files.lists), file_counts=files.counts)
+        report = replace(
+            self._driver.report(),
+            files=briefs(files.lists),
+            file_counts=files.counts,
+            connections=self.connections(),
+        )
         status = self.line.status() if self.line is not None else None
         if status is None:
             return report

@@ -170,6 +170,8 @@ class Driver:
         """Why there is no beginning."""
         self.changed: Callable[[], None] = lambda: None
         """Called when what is reported may have changed."""
+        self.stood: Callable[[Standing | None], None] = lambda _: None
+        """Called with whatever the daemon says of itself; None: it can't be asked any more."""
         self.on_standing: list[Callable[[Standing, Standing], None]] = []
         """Called with what the daemon said before and says now."""
 
@@ -418,6 +420,7 @@ class Driver:
             case Standing():
                 before, self.standing = self.standing, told
                 self.introduced.set()
+                self.stood(told)
                 self._tell_standing(before)
                 if before is not None:
                     for listener in self.on_standing:
@@ -431,6 +434,7 @@ class Driver:
                 self.refusals["agent"] += not in_force
                 self.feed(Applied(token=token, in_force=in_force, problems=problems))
             case Lost():
+                self.stood(None)
                 if self._there:
                     self._there = False
                     self.feed(DaemonLost())

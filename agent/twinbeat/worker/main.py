@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from twinbeat import __version__
 from twinbeat.api.schema import Histogram
-from twinbeat.api.worker import Apply, Check, Report
+from twinbeat.api.worker import Apply, Check, Report, Standing
 from twinbeat.observe.log import set_up
+from twinbeat.sessions.keeper import Keeper
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import Keying, Traffic
 from twinbeat.worker.door import Door
@@ -60,6 +61,8 @@ class Worker:
             attending=self._gateway.attending,
             other=self._take,
         )
+        self._connections = Keeper(socket.parent)
+        self._door.connections = self._connections.brief
         self._keys = Keys(self._line, control=control, directory=self._keys_directory)
         self._door.routes["POST", "/v1/keys"] = self._keys.post
         self._link = DaemonLink(
@@ -69,6 +72,8 @@ class Worker:
         self._files_telling: asyncio.TimerHandle | None = None
         self._driver.changed = self._changed
         self._gateway.stood = self._files_stood
+        self._connections.changed = self._changed
+        self._driver.stood = self._stands
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Until told to stop. Raises whatever makes it necessary to begin anew."""
@@ -81,6 +86,7 @@ class Worker:
                 self._begin(),
                 self._gateway.run(),
                 self._line.run(),
+                self._connections.run(),
             )
         ]
         watched: list[asyncio.Future[Any]] = [*parts, self._driver.failed]
@@ -110,6 +116,14 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    def _stands(self, standing: Standing | None) -> None:
+        """How the node stands, as the daemon says; None: it is away."""
+        if standing is None:
+            self._connections.stand(primary=None, peer_alive=False)
+            return
+        self._connections.configure(standing.connections)
+        self._connections.stand(primary=standing.primary, peer_alive=standing.peer_alive)
 
     def _take(self, message: Traffic) -> None:
         """What the other node says of something else than the document."""

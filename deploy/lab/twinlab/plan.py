@@ -51,6 +51,10 @@ NAMESPACES = ("tb-client", "tb-lan", "tb-a", "tb-b", "tb-ha", "tb-wan", "tb-s1",
 
 HTTP_PORT = 80
 PROBE_PORT = 7777
+LINE_PORT = 7778
+"""Of the echo of lines over TCP, for connections that last."""
+SERVED = (("tcp", HTTP_PORT), ("tcp", LINE_PORT), ("udp", PROBE_PORT))
+"""What the servers are reached for through the gateways."""
 HEARTBEAT_PORT = 3003
 
 PAIR_ID = 1

@@ -5,10 +5,26 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import sys
 
 from twinlab import netns, plan, processes
 from twinlab.shell import LabError, run, wait_for
+
+DOWNLOAD = plan.RUN_DIR / "download"
+DOWNLOAD_BYTES = 12 << 20
+DOWNLOAD_RATE = "768k"
+"""Bytes each second: whoever fetches it is busy for sixteen seconds."""
+
+
+def download() -> bytes:
+    """What /download is, the same at each start: another byte anywhere is seen."""
+    return random.Random(DOWNLOAD_BYTES).randbytes(DOWNLOAD_BYTES)
+
+
+def flows(*arguments: str) -> list[str]:
+    """The program of connections that last (see `flows`)."""
+    return [sys.executable, "-I", str(plan.LAB_DIR / "twinlab" / "flows.py"), *arguments]
 
 
 def build_tools() -> None:
@@ -21,9 +37,12 @@ def tool(name: str) -> str:
 
 
 def start(options: plan.Options) -> None:
-    """Start nginx and tb-echo in both servers and wait until both answer there."""
+    """Start nginx, tb-echo and the line echo in both servers and wait until all answer there."""
+    DOWNLOAD.write_bytes(download())
     for server in plan.SERVERS:
         _start_nginx(server, options)
+        lines = [*flows("serve"), "--port", str(plan.LINE_PORT)]
+        processes.spawn(f"lines-{server}", plan.namespace(server), lines)
         processes.spawn(f"echo-{server}", plan.namespace(server), [tool("tb-echo"), "--fifo", "10"])
     for server in plan.SERVERS:
         wait_for(
@@ -57,6 +76,7 @@ http {{
         {listen6}
         default_type text/plain;
         location / {{ return 200 "{server}\\n"; }}
+        location /download {{ alias {DOWNLOAD}; limit_rate {DOWNLOAD_RATE}; }}
     }}
 }}
 """
@@ -66,9 +86,9 @@ http {{
 
 
 def _listens(name: str) -> bool:
-    """Whether both ports are open in a server, asked from its own kernel's tables."""
+    """Whether all ports are open in a server, asked from its own kernel's tables."""
     shown = run([*netns.enter(name), "ss", "-Hlntu"])
-    return all(f":{port} " in shown for port in (plan.HTTP_PORT, plan.PROBE_PORT))
+    return all(f":{port} " in shown for _, port in plan.SERVED)
 
 
 def http_get(address: str, *, timeout_s: float = 1.0) -> str:

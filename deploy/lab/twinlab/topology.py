@@ -142,12 +142,12 @@ def nat_rules(options: plan.Options) -> str:
         rules6 = "\n        ".join(
             f"ip6 daddr {plan.LAN_VIP6} {protocol} dport {port} "
             f"dnat ip6 to jhash ip6 saddr . {protocol} sport mod 2 seed 0x7b map {{ {servers6} }}"
-            for protocol, port in (("tcp", plan.HTTP_PORT), ("udp", plan.PROBE_PORT))
+            for protocol, port in plan.SERVED
         )
     rules = "\n        ".join(
         f"ip daddr {{ {vips} }} {protocol} dport {port} "
         f"dnat ip to jhash ip saddr . {protocol} sport mod 2 seed 0x7b map {{ {servers} }}"
-        for protocol, port in (("tcp", plan.HTTP_PORT), ("udp", plan.PROBE_PORT))
+        for protocol, port in plan.SERVED
     )
     return f"""
 table inet gateway {{
@@ -168,6 +168,7 @@ table inet gateway {{
         # get it under the server's address.  It asks again through the new owner instead.
         ip saddr {SERVERS_NET} ct state new udp sport {plan.PROBE_PORT} counter drop
         ip saddr {SERVERS_NET} ct state new tcp sport {plan.HTTP_PORT} counter drop
+        ip saddr {SERVERS_NET} ct state new tcp sport {plan.LINE_PORT} counter drop
     }}
     chain heartbeats {{
         # Heartbeats need no connection state, and must not depend on room for it.
