@@ -10,12 +10,14 @@ elsewhere is never quoted in an error.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from typing import Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    import asyncio
 
 FRAME_MAX: Final = 1 << 20
 """Bytes of a frame, without its length."""
@@ -94,6 +96,9 @@ async def read_frame(reader: asyncio.StreamReader, size_max: int = FRAME_MAX) ->
 
     Raises WireError: `oversized`, `empty`, `truncated`, or `ended` when there is no next.
     """
+    # The command line knows the messages, too, and does without a loop.
+    from asyncio import IncompleteReadError
+
     try:
         size = int.from_bytes(await reader.readexactly(LENGTH), "big")
         if size > size_max:
@@ -101,7 +106,7 @@ async def read_frame(reader: asyncio.StreamReader, size_max: int = FRAME_MAX) ->
         if size == 0:
             raise WireError("empty", "A frame of no bytes.")
         return await reader.readexactly(size)
-    except asyncio.IncompleteReadError as error:
+    except IncompleteReadError as error:
         if not error.partial and error.expected == LENGTH:
             raise WireError("ended", "The connection was closed.") from None
         raise WireError("truncated", "The connection was closed within a frame.") from None

@@ -39,7 +39,7 @@ LAYERS = {
     "twinbeat.__main__": layer("cli.main"),
     "twinbeat.core": layer(),
     "twinbeat.config": layer(
-        "core sessions.rules sync.document sync.lists sync.templates", "msgspec"
+        "core sessions.rules sync.document sync.lists sync.templates weblog.sources", "msgspec"
     ),
     # Whoever runs a program of the operator's runs it through this one.
     "twinbeat.programs": layer(),
@@ -60,7 +60,7 @@ LAYERS = {
         "click msgspec prometheus_client",
     ),
     "twinbeat.worker": layer(
-        "api health observe.histogram observe.log sessions sync weblog", "msgspec"
+        "api framing health observe.histogram observe.log sessions sync weblog", "msgspec"
     ),
     # Persistence: neither how packets come here nor how anything gets to the other node.
     "twinbeat.sessions": layer("core nlmsg programs", "msgspec"),
@@ -68,7 +68,8 @@ LAYERS = {
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
     "twinbeat.api.worker": layer(
-        "api.schema sessions.connections sync.document sync.operation sync.shown", "msgspec"
+        "api.schema sessions.connections sync.document sync.operation sync.shown weblog.shown",
+        "msgspec",
     ),
     "twinbeat.api.sync": layer("api.worker sync.shown", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
@@ -80,12 +81,12 @@ LAYERS = {
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
         "api config core engine health net observe programs sessions.connections "
-        "sessions.conntrackd sync.document sync.operation witness",
+        "sessions.conntrackd sync.document sync.operation weblog.shown witness",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(
         "api.schema api.client api.figures api.sync api.text sync.document sync.operation "
-        "sync.shown",
+        "sync.shown weblog.shown",
         "click msgspec",
         "config",
     ),

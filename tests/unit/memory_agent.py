@@ -48,6 +48,26 @@ def connections(**changes: Any) -> schema.Connections:
     return schema.Connections(**facts | changes)
 
 
+def logging_records() -> schema.Weblog:
+    """One source, both nodes' streams, one client that is behind."""
+    return schema.Weblog(
+        state="collecting",
+        listening=True,
+        pulling=True,
+        waiting=3,
+        size=4096,
+        size_max=1 << 30,
+        streams=[
+            schema.WeblogStream(
+                node=name, epoch=9, oldest=1, received=20, durable=19, replicated=17
+            )
+            for name in ("a", "b")
+        ],
+        sources=[schema.WeblogSource(name="web", records=20, behind=100)],
+        clients=[schema.WeblogClient(name="logs1", connected=True, lag=5)],
+    )
+
+
 def failing_files() -> schema.SyncFiles:
     """A list of which two items fail."""
     return schema.SyncFiles(
@@ -109,6 +129,7 @@ def status(**changes: Any) -> schema.Status:
                     conflicts=1,
                 ),
             ],
+            weblog=logging_records(),
         ),
         "timers": schema.Timers(
             profile="fast",
@@ -354,6 +375,8 @@ def counters(**changes: Any) -> schema.Counters:
         "sync_phases": {"all": histogram({10: 3})},
         "sync_connection": {"established dialed": 1},
         "sync_files": {"placed": 4, "failed_full": 2},
+        "weblog": {"own-dropped full": 4, "rewound": 1},
+        "weblog_replication": histogram({14: 17}),
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [

@@ -82,6 +82,22 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
+def test_log_records_are_shown_with_their_marks_and_losses() -> None:
+    samples = scrape()
+    stages = {"oldest": 1, "received": 20, "durable": 19, "replicated": 17}
+    for stage, mark in stages.items():
+        assert value(samples, "twinbeat_weblog_sequence", node="b", stage=stage) == mark
+    dropped = {"event": "own-dropped", "reason": "full"}
+    assert value(samples, "twinbeat_weblog_events_total", **dropped) == 4
+    assert value(samples, "twinbeat_weblog_replication_seconds_count") == 17
+    assert value(samples, "twinbeat_weblog_client_lag_records", client="logs1") == 5
+    assert value(samples, "twinbeat_weblog_source_up", source="web") == 1
+    off = scrape(status(sync=syncing()))
+    state = {"twinbeat_weblog_state": "off"}
+    assert value(off, "twinbeat_weblog_state", **state) == 1
+    assert not [name for name, _ in off if name.startswith("twinbeat_weblog_source")]
+
+
 def base(name: str) -> str:
     return re.sub(r"_(bucket|sum|count)$", "", name)
 

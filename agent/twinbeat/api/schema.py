@@ -760,6 +760,59 @@ class SyncFiles(Struct, frozen=True, kw_only=True):
     """Paths that both nodes had changed, since the worker started; of the primary."""
 
 
+class WeblogSource(Struct, frozen=True, kw_only=True):
+    """A log source, in brief."""
+
+    name: str
+    records: int
+    """Collected since the worker started."""
+    behind: int = 0
+    """Bytes of its file that are not taken yet."""
+    why: str = ""
+    """Why nothing can be collected: a sentence."""
+
+
+class WeblogClient(Struct, frozen=True, kw_only=True):
+    """A log client that is allowed, in brief."""
+
+    name: str
+    connected: bool = False
+    lag: int = 0
+    """Records on this node that it has not acknowledged."""
+
+
+class WeblogStream(Struct, frozen=True, kw_only=True):
+    """The newest epoch of a node's records, as far as this node has them."""
+
+    node: str
+    epoch: int
+    oldest: int
+    received: int
+    durable: int
+    replicated: int
+
+
+class Weblog(Struct, frozen=True, kw_only=True):
+    """Log records, in brief: `twinbeat show weblog` has the rest."""
+
+    state: str
+    """collecting; refusing: the journal takes nothing; failed: it can't be used."""
+    why: str = ""
+    listening: bool = False
+    """Log clients can reach it."""
+    pulling: bool = False
+    """The peer's records are being replicated."""
+    waiting: int = 0
+    """Own records that are on this node only."""
+    size: int = 0
+    """Bytes of all journals."""
+    size_max: int = 0
+    """Bytes that each may have."""
+    streams: list[WeblogStream] = []
+    sources: list[WeblogSource] = []
+    clients: list[WeblogClient] = []
+
+
 class Sync(Struct, frozen=True, kw_only=True):
     """How the worker keeps the shared configuration the same on both nodes."""
 
@@ -788,6 +841,8 @@ class Sync(Struct, frozen=True, kw_only=True):
     """Unix time at which both nodes came to have this document in force; 0 = they never did."""
     files: list[SyncFiles] = []
     """Of many lists first those that aren't alike."""
+    weblog: Weblog | None = None
+    """None: no log source and no log client is configured."""
 
 
 class Connections(Struct, frozen=True, kw_only=True):
@@ -990,6 +1045,10 @@ class Counters(Struct, frozen=True, kw_only=True):
     """Times that the store or the agent refused what the worker had to do, by who it was."""
     sync_files: dict[str, int] = {}
     """What happened to the lists of files, since the worker started."""
+    weblog: dict[str, int] = {}
+    """What happened to log records, since the worker started, by `what which`."""
+    weblog_replication: Histogram | None = None
+    """How long own records took from their arrival to both nodes' disks."""
     worker: dict[str, int] = {}
     """connected, hung_up, check, apply, refused, failed (for a fault of the agent's own)."""
     late_ticks: int = 0

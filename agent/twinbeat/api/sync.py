@@ -25,6 +25,7 @@ READABLE: Final = (
     "/v1/generations",
     "/v1/backups",
     "/v1/files",
+    "/v1/weblog",
 )
 """What may be read of the other node: of its daemon the first three, of its worker the rest."""
 DAEMONS: Final = READABLE[:3]

@@ -17,6 +17,7 @@ from twinbeat.sessions.connections import ConnectionsBrief, ConnectionSettings
 from twinbeat.sync.document import U64, Document, Lineage, Name, Sentence, Tables, Version
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
 from twinbeat.sync.shown import Briefs
+from twinbeat.weblog.shown import WeblogView
 
 LINE_MAX: Final = 16 << 20
 """Bytes of a line; a document of ten thousand addresses has a few hundred thousand."""
@@ -71,6 +72,8 @@ class Report(Struct, frozen=True, kw_only=True):
     """What happened to them."""
     connections: ConnectionsBrief | None = None
     """None: the daemon hasn't been reached yet."""
+    weblog: WeblogView | None = None
+    """Log records, a moment ago; None: nothing is configured."""
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
@@ -118,6 +121,8 @@ class SyncSettings(Struct, frozen=True, kw_only=True):
     identity: str
     keys: str = ""
     """Directory of the keys for heartbeats."""
+    weblog_listen: str = ""
+    """Own address at which log clients are waited for; empty = any."""
 
 
 class Mark(Struct, frozen=True, kw_only=True):

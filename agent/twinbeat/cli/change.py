@@ -16,7 +16,8 @@ from twinbeat.sync.document import Change, Run, Tables
 
 KINDS: Final = (
     *("timers", "vrid", "route", "rule", "inject", "hook", "policy", "announce", "monitor"),
-    *("linkset", "file", "command", "pool", "persistence", "connections"),
+    *("linkset", "file", "command", "pool", "persistence", "connections", "weblog"),
+    *("logsource", "logclient"),
 )
 """Sections that both nodes share, in the file's order."""
 MEMBERS: Final = ("vip", "neighbour", "uplink", "interface", "path", "server")

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("change", "run", "Run a command of the configuration on both nodes."),
     "config": ("config", "config", "Check, generate and show the configuration."),
     "import": ("importing", "import_", "What a keepalived.conf is in Twinbeat's configuration."),
+    "weblog": ("weblog", "weblog", "Who may fetch log records: allow, deny, list."),
     "pair": ("pair", "pair", "Make the two nodes known to each other."),
     "keys": ("config", "keys", "Make keys, and change them on a running pair."),
     "doctor": ("doctor", "doctor", "What this host lacks, and how to fix it."),

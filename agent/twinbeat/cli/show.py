@@ -54,8 +54,12 @@ _WATCH_COLOR: Final = {
 }
 
 
+_WORKERS: Final = ("sync", "config", "files", "weblog")
+"""What the worker is asked for."""
+
+
 @click.command()
-@click.argument("what", type=click.Choice((*_PARTS, "sync", "config", "files")), required=False)
+@click.argument("what", type=click.Choice((*_PARTS, *_WORKERS)), required=False)
 @click.option("--generation", type=click.IntRange(1), metavar="N", help="config: an earlier one.")
 @click.option("--backup", type=click.IntRange(1), metavar="N", help="config: one that gave way.")
 @click.option("--generations", "listed", flag_value="generations", help="config: list them.")
@@ -66,7 +70,7 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
 
     The first line says it all; WHAT shows one part in full. sync is how the shared configuration
     stands on both nodes, config what it says, files how each list of files stands, connections
-    whether they would outlast a takeover.
+    whether they would outlast a takeover, weblog how log records stand.
     """
     chosen = [given for given in (generation, backup, listed) if given is not None]
     if len(chosen) > 1 or (chosen and what != "config"):
@@ -83,6 +87,11 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
         from twinbeat.cli.files import show_files
 
         show_files()
+        return
+    if what == "weblog":
+        from twinbeat.cli.weblog import show_weblog
+
+        show_weblog()
         return
     body = read("/v1/status")
     if settings().json:

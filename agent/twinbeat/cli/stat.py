@@ -135,6 +135,7 @@ def _table(counters: Counters) -> Iterator[str]:
         ("connection of the workers", counters.sync_connection),
         ("refused to the worker", counters.sync_failures),
         ("files kept alike", counters.sync_files),
+        ("log records", counters.weblog),
         ("worker", counters.worker),
     ):
         counted = {name: value for name, value in values.items() if value}

@@ -23,6 +23,7 @@ from twinbeat.config.arbitration import (
 from twinbeat.config.connections import check_connections, check_connections_here
 from twinbeat.config.devices import check_names, resolve
 from twinbeat.config.keys import check_keys, chosen
+from twinbeat.config.logs import check_logs
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
 from twinbeat.config.nodes import (
     LINKS_MAX,
@@ -395,6 +396,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., None]], ...]] = (
     (("commands",), check_commands),
     (("pools", "persistences", "vrids"), check_sessions),
     (("connections", "links", "sync"), check_connections),
+    (("logsources", "logclients", "weblog"), check_logs),
 )
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from twinbeat.config.alike import CommandSection, FileSection, SyncSection
 from twinbeat.config.arbiters import FenceSection, IsolationSection, WatchdogSection, WitnessSection
 from twinbeat.config.connections import ConnectionsSection, Ends, ends
+from twinbeat.config.logs import LogClientSection, LogSourceSection, WeblogSection
 from twinbeat.config.nodes import (
     EngineSection,
     InterfacesSection,
@@ -76,6 +77,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pools: tuple[PoolSection, ...] = ()
     persistences: tuple[PersistenceSection, ...] = ()
     connections: ConnectionsSection = ConnectionsSection()
+    weblog: WeblogSection = WeblogSection()
+    logsources: tuple[LogSourceSection, ...] = ()
+    logclients: tuple[LogClientSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     path: str = CONFIG_PATH
@@ -141,6 +145,9 @@ SECTIONS: Final[dict[str, tuple[str, type[Struct], bool]]] = {
     "pool": ("pools", PoolSection, True),
     "persistence": ("persistences", PersistenceSection, True),
     "connections": ("connections", ConnectionsSection, False),
+    "weblog": ("weblog", WeblogSection, False),
+    "logsource": ("logsources", LogSourceSection, True),
+    "logclient": ("logclients", LogClientSection, True),
     "metrics": ("metrics", MetricsSection, False),
     "log": ("log", LogSection, False),
 }

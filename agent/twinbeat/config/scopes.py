@@ -22,6 +22,9 @@ SHARED: Final = frozenset(
         "pool",
         "persistence",
         "connections",
+        "weblog",
+        "logsource",
+        "logclient",
     }
 )
 """Sections that are the same on both nodes, because a document says what is in them."""
@@ -33,6 +36,7 @@ LOCAL_KEYS: Final = {
     "policy": frozenset({"preferred"}),
     "timers": frozenset({"accept_host"}),
     "connections": frozenset({"interface", "local", "peer"}),
+    "weblog": frozenset({"listen"}),
 }
 """Keys of shared sections that are each node's own and stay in its file."""
 

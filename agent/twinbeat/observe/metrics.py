@@ -19,6 +19,7 @@ from twinbeat.observe import exposition as written
 from twinbeat.observe import happenings, network, node, others
 from twinbeat.observe.connections import connections
 from twinbeat.observe.sync import shared_configuration
+from twinbeat.observe.weblog import log_records
 
 
 class TwinbeatCollector:
@@ -42,6 +43,7 @@ class TwinbeatCollector:
         yield from others.hooks(status)
         yield from shared_configuration(status, counters)
         yield from connections(status)
+        yield from log_records(status, counters)
         yield from happenings.happenings(status, counters)
         yield from happenings.histograms(status, counters)
 
@@ -174,6 +176,21 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_watchdog_armed",
         "twinbeat_watchdog_ping_failures_total",
         "twinbeat_watchdog_timeout_seconds",
+        "twinbeat_weblog_client_connected",
+        "twinbeat_weblog_client_lag_records",
+        "twinbeat_weblog_epoch",
+        "twinbeat_weblog_events_total",
+        "twinbeat_weblog_journal_bytes",
+        "twinbeat_weblog_journal_max_bytes",
+        "twinbeat_weblog_listening",
+        "twinbeat_weblog_replicating",
+        "twinbeat_weblog_replication_seconds",
+        "twinbeat_weblog_sequence",
+        "twinbeat_weblog_source_behind_bytes",
+        "twinbeat_weblog_source_records",
+        "twinbeat_weblog_source_up",
+        "twinbeat_weblog_state",
+        "twinbeat_weblog_unreplicated_records",
         "twinbeat_witness_absent",
         "twinbeat_witness_confirmed_age_seconds",
         "twinbeat_witness_errors_total",

@@ -29,6 +29,7 @@ from twinbeat.runtime.store import Store, StoreError
 from twinbeat.sessions.connections import ConnectionSettings
 from twinbeat.sync.document import Document, Tables
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
+from twinbeat.weblog.shown import WeblogView
 
 log = logging.getLogger("twinbeat")
 
@@ -146,6 +147,7 @@ def settings(config: Config) -> SyncSettings:
         timeout_s=section.timeout_s,
         identity=section.identity,
         keys=config.keys.directory,
+        weblog_listen=config.weblog.listen,
     )
 
 
@@ -227,6 +229,40 @@ def shown(report: Report | None) -> schema.Sync | None:
                 conflicts=each.conflicts,
             )
             for each in report.files
+        ],
+        weblog=_weblog(report.weblog) if report.weblog is not None else None,
+    )
+
+
+def _weblog(view: WeblogView) -> schema.Weblog:
+    return schema.Weblog(
+        state=view.state,
+        why=view.why,
+        listening=view.port != 0,
+        pulling=view.replication.state == "pulling",
+        waiting=view.replication.waiting,
+        size=view.size,
+        size_max=view.size_max,
+        streams=[
+            schema.WeblogStream(
+                node=each.node,
+                epoch=each.epoch,
+                oldest=each.oldest,
+                received=each.received,
+                durable=each.durable,
+                replicated=each.replicated,
+            )
+            for each in view.streams
+        ],
+        sources=[
+            schema.WeblogSource(
+                name=each.name, records=each.records, behind=each.behind, why=each.why
+            )
+            for each in view.sources
+        ],
+        clients=[
+            schema.WeblogClient(name=each.name, connected=each.connected > 0, lag=each.lag)
+            for each in view.clients
         ],
     )
 

@@ -99,6 +99,7 @@ class View:
             log_lines_lost=lost(),
         )
         report = self.workers.report
+        logs = report.weblog if report is not None else None
         return replace(
             counted,
             histograms=counted.histograms | status.witness_histogram(self.outside.witness),
@@ -112,4 +113,10 @@ class View:
             sync_phases=dict(self.workers.took),
             sync_failures=dict(report.refusals) if report is not None else {},
             sync_files=dict(report.file_counts) if report is not None else {},
+            weblog=dict(logs.counts) if logs is not None else {},
+            weblog_replication=schema.Histogram(
+                counts=list(logs.replication.delays), sum_ns=logs.replication.delay_ns
+            )
+            if logs is not None and logs.replication.delays
+            else None,
         )

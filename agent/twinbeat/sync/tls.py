@@ -30,6 +30,7 @@ class Credentials:
     trusted: tuple[Certificate, ...]
     server: ssl.SSLContext
     client: ssl.SSLContext
+    protocol: str = PROTOCOL
 
     def peer_of(self, connection: ssl.SSLObject) -> Certificate:
         """Who is at the other end. Raises WireError, `certificate` or `tls`."""
@@ -39,22 +40,33 @@ class Credentials:
                 break
         else:
             raise WireError("certificate", "The peer shows another certificate than that paired.")
-        if connection.version() != "TLSv1.3" or connection.selected_alpn_protocol() != PROTOCOL:
-            raise WireError("tls", "What answers there is no worker of Twinbeat.")
+        self.speaks(connection)
         return certificate
+
+    def speaks(self, connection: ssl.SSLObject) -> None:
+        """That it is our protocol. Raises WireError, `tls`."""
+        spoken = connection.version(), connection.selected_alpn_protocol()
+        if spoken != ("TLSv1.3", self.protocol):
+            raise WireError("tls", "What answers there is no worker of Twinbeat.")
 
 
 class Cabinet:
     """The credentials of a folder, read again when a file has changed."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *, protocol: str = PROTOCOL, guests: bool = False) -> None:
+        """With ``guests`` the server also admits who holds one of the certificates `invited`, and
+        whoever shows none: what they may do is for the caller to say."""
         self.folder = folder
+        self.invited: frozenset[bytes] = frozenset()
+        """DER of certificates."""
+        self._protocol = protocol
+        self._guests = guests
         self._state: tuple[object, ...] | None = None
         self._held: Credentials | None = None
 
     def credentials(self) -> Credentials | None:
         """None: the node isn't paired. Raises IdentityError when a file can't be used."""
-        state = self.folder.state()
+        state = (self.folder.state(), self.invited)
         if state != self._state:
             self._held = self._read()
             self._state = state
@@ -70,6 +82,7 @@ class Cabinet:
                 trusted=trusted,
                 server=self._context(ssl.PROTOCOL_TLS_SERVER, trusted),
                 client=self._context(ssl.PROTOCOL_TLS_CLIENT, trusted),
+                protocol=self._protocol,
             )
         except (ssl.SSLError, OSError):
             sentence = f"{self.folder.own_file} can't be used for TLS."
@@ -85,9 +98,13 @@ class Cabinet:
         context.options |= ssl.OP_NO_TICKET
         if protocol == ssl.PROTOCOL_TLS_SERVER:
             context.num_tickets = 0
-        context.set_alpn_protocols([PROTOCOL])
+        believed = {each.der for each in trusted}
+        if protocol == ssl.PROTOCOL_TLS_SERVER and self._guests:
+            context.verify_mode = ssl.CERT_OPTIONAL
+            believed |= self.invited
+        context.set_alpn_protocols([self._protocol])
         context.load_cert_chain(self.folder.own_file)
-        context.load_verify_locations(cadata=b"".join(each.der for each in trusted))
+        context.load_verify_locations(cadata=b"".join(sorted(believed)))
         return context
 
 

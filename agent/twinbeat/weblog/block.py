@@ -38,7 +38,7 @@ NAME_MAX: Final = 63
 """Bytes of a node's or a source's name."""
 PAYLOAD_MAX: Final = 256 << 10
 """Bytes of records in one block."""
-RECORD_MAX: Final = 64 << 10
+RECORD_MAX: Final = PAYLOAD_MAX - 1
 """Bytes of a record without its newline. A longer one is cut into several, and that is counted."""
 COUNT_MAX: Final = PAYLOAD_MAX
 BLOCK_MAX: Final = HEAD.size + 2 * NAME_MAX + PAYLOAD_MAX

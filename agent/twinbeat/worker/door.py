@@ -42,6 +42,7 @@ from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import TARGET_MAX
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
+from twinbeat.worker.weblog import Weblog
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -64,6 +65,7 @@ class Door:
         """How the lists of files stand."""
         self.connections: Callable[[], ConnectionsBrief | None] = lambda: None
         """How the state of connections stands."""
+        self.weblog: Weblog | None = None
         self.routes: dict[tuple[str, str], Handler] = {}
         """Of others, to be answered as well; before it listens."""
         self._server: HttpServer | None = None
@@ -74,6 +76,7 @@ class Door:
             "/v1/generations": self._get_generations,
             "/v1/backups": self._get_backups,
             "/v1/files": self._get_files,
+            "/v1/weblog": self._get_weblog,
         }
 
     async def listen(self, path: str) -> None:
@@ -135,6 +138,7 @@ class Door:
             files=briefs(files.lists),
             file_counts=files.counts,
             connections=self.connections(),
+            weblog=self.weblog.brief() if self.weblog is not None else None,
         )
         status = self.line.status() if self.line is not None else None
         if status is None:
@@ -269,6 +273,11 @@ class Door:
         welcome, files = self._driver.welcome, self.files()
         name = welcome.name if welcome is not None else ""
         return _json(FilesView(node=name, lists=files.lists, counts=files.counts))
+
+    async def _get_weblog(self, request: Request) -> Response:
+        if self.weblog is None:
+            return problem(503, "busy", "the worker has only been started")
+        return await self.weblog.get(request)
 
     async def _get_peer(self, request: Request) -> Response:
         """The same of the other node: `what` names the target, the rest goes with it."""

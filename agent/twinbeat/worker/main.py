@@ -30,6 +30,7 @@ from twinbeat.worker.keys import Keys
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.line import Line
 from twinbeat.worker.link import DaemonLink
+from twinbeat.worker.weblog import Weblog
 
 SOCKET: Final = "/run/twinbeat/worker.sock"
 STATE: Final = "/var/lib/twinbeat/worker"
@@ -65,6 +66,8 @@ class Worker:
         self._door.connections = self._connections.brief
         self._keys = Keys(self._line, control=control, directory=self._keys_directory)
         self._door.routes["POST", "/v1/keys"] = self._keys.post
+        self._weblog = Weblog(self._driver, state / "weblog", socket.with_name("weblog.boot"))
+        self._door.weblog = self._weblog
         self._link = DaemonLink(
             str(socket), hear=self._driver.hear, report=self._report, took=self._took
         )
@@ -87,6 +90,7 @@ class Worker:
                 self._gateway.run(),
                 self._line.run(),
                 self._connections.run(),
+                self._weblog.run(),
             )
         ]
         watched: list[asyncio.Future[Any]] = [*parts, self._driver.failed]
@@ -141,6 +145,7 @@ class Worker:
 
     def _changed(self) -> None:
         self._gateway.look()
+        self._weblog.look()
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
 

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replication: this node pulls what its peer collects, and keeps a replica of it.
+
+The next question is on its way while the last answer is being written, so that a flush costs no
+round trip. An acknowledgement says what is on this node's disk; the peer then knows that a record
+is on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+from msgspec import Struct
+
+from twinbeat.framing import Unknown, WireError, framed, read_frame
+from twinbeat.weblog.block import Block, BlockError, received
+from twinbeat.weblog.keeper import Keeper
+from twinbeat.weblog.messages import (
+    STREAMS_MAX,
+    VERSIONS,
+    Ack,
+    Acked,
+    Blocks,
+    Cursor,
+    FromNode,
+    Hello,
+    Problem,
+    Pull,
+    Stream,
+    Welcome,
+    codec,
+)
+from twinbeat.weblog.segment import Hole
+from twinbeat.weblog.store import Store
+
+CODEC: Final = codec(FromNode)
+WAIT_MS: Final = 2000
+SILENT_S: Final = 10.0
+"""A peer that doesn't answer for so long is gone."""
+
+
+class Replicator:
+    """Holds one conversation after the other with the peer."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.counts: Counter[str] = Counter()
+        """records, bytes and blocks that came; gaps that were told of."""
+        self.streams: tuple[Stream, ...] = ()
+        """Of the peer, as it said last."""
+        self._next: dict[int, int] = {}
+        """What to ask for, by epoch; what was asked for may not be durable yet."""
+        self._acked: dict[int, int] = {}
+
+    async def replicate(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One conversation, until it ends. Raises WireError, JournalError, OSError or TimeoutError;
+        all say that there has to be another one, after a while."""
+        store = self._store
+        await _send(writer, Hello(versions=VERSIONS, name=store.node))
+        welcome = await _heard(reader)
+        if not isinstance(welcome, Welcome):
+            raise _unexpected(welcome)
+        if welcome.node == store.node:
+            raise WireError("node", "Both nodes have the same name: replicas would mix them up.")
+        store.peer = welcome.node
+        keeper = store.keepers.get(welcome.node)
+        if keeper is None:
+            try:
+                keeper = store.keep(await asyncio.to_thread(store.load, welcome.node))
+            except ValueError:
+                raise WireError("node", "The peer has a name that none may have.") from None
+        self._next, self._acked, self.streams = {}, {}, welcome.streams
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._acknowledge(keeper, writer))
+            tasks.create_task(self._pull(keeper, reader, writer))
+
+    async def _pull(
+        self, keeper: Keeper, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            while not keeper.has_room:
+                await self._store.wait(0.5)
+            await _send(writer, Pull(cursors=self._cursors(keeper), wait_ms=WAIT_MS))
+            answer = await _heard(reader)
+            while isinstance(answer, Acked | Unknown):
+                answer = await _heard(reader)
+            if not isinstance(answer, Blocks):
+                raise _unexpected(answer)
+            self.streams = answer.streams
+            self._take(keeper, answer)
+
+    def _cursors(self, keeper: Keeper) -> tuple[Cursor, ...]:
+        cursors = []
+        for stream in self.streams:
+            if stream.node != self._store.peer:
+                continue
+            following = self._next.get(stream.epoch)
+            if following is None:
+                following = keeper.journal.cursor(stream.epoch)
+            if following is None:
+                # Nothing is known of it yet: what was freed before is nobody's loss.
+                following = stream.oldest
+            self._next[stream.epoch] = following
+            cursors.append(Cursor(stream.node, stream.epoch, following))
+        return tuple(cursors)
+
+    def _take(self, keeper: Keeper, answer: Blocks) -> None:
+        """What has come goes to the disk; what doesn't follow is a fault of the peer."""
+        node = self._store.peer
+        for gap in answer.gaps:
+            if gap.node != node or gap.first != self._next.get(gap.epoch):
+                raise WireError("malformed", "The peer told of a gap that is none.")
+            keeper.journal.skip(gap.epoch, Hole(gap.first, gap.count, gap.reason))
+            self._next[gap.epoch] = gap.first + gap.count
+            self.counts["gaps"] += gap.count
+        for raw in answer.blocks:
+            try:
+                block: Block = received(raw)
+            except BlockError as error:
+                raise WireError(
+                    "malformed", f"The peer sent a block that is none: {error}."
+                ) from None
+            if block.node != node or block.first != self._next.get(block.epoch):
+                raise WireError("malformed", "The peer sent a block that was not its turn.")
+            self._next[block.epoch] = block.next
+            self._store.arriving(node, block.epoch, block.next)
+            keeper.put(block)
+            self.counts["records"] += block.count
+            self.counts["blocks"] += 1
+            self.counts["bytes"] += len(raw)
+
+    async def _acknowledge(self, keeper: Keeper, writer: asyncio.StreamWriter) -> None:
+        while True:
+            fresh = [
+                Cursor(keeper.journal.node, marks.epoch, marks.durable)
+                for marks in keeper.journal.marks()
+                if self._acked.get(marks.epoch) != marks.durable
+            ]
+            if fresh:
+                await _send(writer, Ack(cursors=tuple(fresh[-STREAMS_MAX:])))
+                self._acked |= {each.epoch: each.next for each in fresh}
+            await self._store.wait(1.0)
+
+
+async def _heard(reader: asyncio.StreamReader) -> Struct:
+    async with asyncio.timeout(SILENT_S):
+        said = CODEC.decode(await read_frame(reader))
+    assert isinstance(said, Struct)
+    return said
+
+
+def _unexpected(message: Struct) -> WireError:
+    if isinstance(message, Problem):
+        return WireError("refused", f"The peer said: {message.sentence[:500]}")
+    return WireError("malformed", "The peer said what was not its turn.")
+
+
+async def _send(writer: asyncio.StreamWriter, message: Struct) -> None:
+    writer.write(framed(CODEC.encode(message)))
+    await writer.drain()

@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log records on this node, in a loop of their own: collected, replicated, given to clients.
+
+It never waits for the loop that keeps the document alike, nor that one for it. What comes from
+there is a `Wanted`; what goes back is a `WeblogView`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from twinbeat.framing import WireError
+from twinbeat.sync.identity import Folder, IdentityError
+from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
+from twinbeat.sync.tls import Cabinet, Credentials
+from twinbeat.weblog.collecting import Collector
+from twinbeat.weblog.journal import JournalError
+from twinbeat.weblog.messages import PORT, PROTOCOL, Problem, Welcome
+from twinbeat.weblog.pulling import Replicator
+from twinbeat.weblog.serving import Server, Serving
+from twinbeat.weblog.shown import ClientStatus, Lag, Replication, WeblogView
+from twinbeat.weblog.sources import LogSource
+from twinbeat.weblog.store import PEER, Limits, Store
+from twinbeat.worker.guests import Guests
+
+log = logging.getLogger("twinbeat.worker")
+
+HANDSHAKE_S: Final = 5.0
+PENDING_MAX: Final = 8
+"""Who has not shown yet who he is; one more, and the oldest has to go."""
+CONNECTIONS_MAX: Final = 32
+"""Of all clients together; one of the peer's always has room."""
+PER_CLIENT_MAX: Final = 4
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+TIDY_S: Final = 1.0
+REOPEN_S: Final = 5.0
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What both configuration and daemon say about log records."""
+
+    node: str
+    pair: int
+    identity: str
+    """Directory of the node's certificate and its peer's."""
+    sources: tuple[LogSource, ...] = ()
+    clients: tuple[tuple[str, str], ...] = ()
+    """Name and fingerprint."""
+    port: int = PORT
+    listen: str = ""
+    """Own address that clients reach; empty = any."""
+    peer: str = ""
+    """Address of the other node; empty: it is not pulled from."""
+    own: str = ""
+    """Own address that the peer is dialed from; empty = any."""
+    interface: str = ""
+    """Over which the peer is dialed."""
+    size: int = 1 << 30
+    age_s: int = 7 * 86400
+    drop_oldest: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(size=self.size, age_s=self.age_s, drop_oldest=self.drop_oldest)
+
+
+class LogSite:
+    """Runs in one event loop."""
+
+    def __init__(self, directory: Path, wanted: Wanted, *, boot: str) -> None:
+        self._wanted = wanted
+        self._directory = directory
+        self._boot = boot
+        self._guests = Guests(directory / "clients")
+        self._folder = Folder(Path(wanted.identity))
+        self._cabinet = Cabinet(self._folder, protocol=PROTOCOL, guests=True)
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="weblog-read")
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._store: Store | None = None
+        self._collector: Collector | None = None
+        self._server: Server | None = None
+        self._replicator: Replicator | None = None
+        self._pending: dict[socket.socket, None] = {}
+        self._restart = asyncio.Event()
+        """The sockets are wanted otherwise."""
+        self._port = 0
+        self._listening = "It has just started."
+        self._pulling = ""
+        """Why the peer is not pulled from; empty = it is."""
+        self._failed = ""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.to_thread(self._guests.load)
+        store = self._store = await self._opened()
+        self._collector = Collector(store)
+        self._replicator = Replicator(store)
+        self._server = Server(store, readers=self._readers, welcome=self._welcome)
+        self._configure()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in (
+                    self._collector.run(),
+                    self._always(self._listen),
+                    self._always(self._replicate),
+                    self._tidy(),
+                ):
+                    tasks.create_task(part)
+        finally:
+            self._collector.close()
+            await asyncio.shield(asyncio.to_thread(store.close))
+            self._readers.shutdown(wait=False)
+
+    async def _opened(self) -> Store:
+        """A disk that refuses doesn't end it: that is shown, and tried again."""
+        wanted = self._wanted
+        while True:
+            store = Store(
+                self._directory / "journal", wanted.node, boot=self._boot, limits=wanted.limits
+            )
+            try:
+                complaints = await asyncio.to_thread(store.open)
+            except JournalError as error:
+                if self._failed != error.sentence:
+                    log.error("log records can't be kept: %s", error.sentence)
+                self._failed = error.sentence
+                self._counts["open", error.code] += 1
+                await asyncio.sleep(REOPEN_S)
+                continue
+            self._failed = ""
+            for complaint in complaints:
+                log.warning("%s", complaint, extra={"fields": {"event": "weblog_damaged"}})
+            store.begin()
+            return store
+
+    def configure(self, wanted: Wanted) -> None:
+        """Something is wanted otherwise. Node and identity stay as they are."""
+        before, self._wanted = self._wanted, wanted
+        self._configure()
+        keys = ("port", "listen", "peer", "own", "interface")
+        if any(getattr(before, key) != getattr(wanted, key) for key in keys):
+            self._restart.set()
+
+    def _configure(self) -> None:
+        wanted, store = self._wanted, self._store
+        if store is None or self._collector is None or self._server is None:
+            return
+        self._guests.allow({fingerprint: name for name, fingerprint in wanted.clients})
+        self._cabinet.invited = frozenset(self._guests.known.values())
+        gone = store.clients - self._guests.allowed.keys()
+        store.clients = frozenset(self._guests.allowed)
+        store.limit(wanted.limits)
+        self._collector.configure(wanted.sources)
+        for serving in self._server.connections:
+            if serving.who in gone:
+                serving.end("denied", "This client is no longer allowed here.")
+        for fingerprint in gone:
+            store.forget(fingerprint)
+
+    async def _always(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part, and anew when it is wanted otherwise."""
+        while True:
+            self._restart.clear()
+            running = asyncio.ensure_future(part())
+            restart = asyncio.create_task(self._restart.wait())
+            try:
+                await asyncio.wait({running, restart}, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
+            finally:
+                running.cancel()
+                restart.cancel()
+                await asyncio.gather(running, restart, return_exceptions=True)
+
+    def _credentials(self) -> Credentials | None:
+        try:
+            return self._cabinet.credentials()
+        except IdentityError as error:
+            self._listening = error.sentence
+            return None
+
+    # -- giving ------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while True:
+            if self._credentials() is None:
+                self._listening = "This node is not paired yet: run `twinbeat pair` on both nodes."
+                await asyncio.sleep(1.0)
+                continue
+            wanted = self._wanted
+            try:
+                with bound(wanted.listen or anywhere(), wanted.port) as made:
+                    made.listen(PENDING_MAX * 2)
+                    self._port, self._listening = made.getsockname()[1], ""
+                    await self._admit_all(made)
+            except OSError as error:
+                where = wanted.listen or "any address"
+                self._listening = (
+                    f"Port {wanted.port} of {where} can't be listened at: {error.strerror}."
+                )
+                log.warning("log clients can't be served: %s", self._listening)
+                self._counts["listen", "failed"] += 1
+            finally:
+                self._port = 0
+            await asyncio.sleep(1.0)
+
+    async def _admit_all(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as admissions:
+            while True:
+                accepted, address = await loop.sock_accept(listener)
+                if len(self._pending) >= PENDING_MAX:
+                    oldest = next(iter(self._pending))
+                    del self._pending[oldest]
+                    hang_up(oldest)
+                    self._counts["refused", "crowded"] += 1
+                self._pending[accepted] = None
+                where = str(address[0]).removeprefix("::ffff:")
+                admissions.create_task(self._admit(accepted, where))
+
+    async def _admit(self, accepted: socket.socket, address: str) -> None:
+        """One connection, from its beginning to its end."""
+        server, credentials = self._server, self._credentials()
+        assert server is not None
+        try:
+            if credentials is None:
+                accepted.close()
+                return
+            async with asyncio.timeout(HANDSHAKE_S):
+                reader, writer = await secured(
+                    accepted, credentials.server, dialed=False, within_s=HANDSHAKE_S
+                )
+        except (WireError, TimeoutError) as error:
+            code = error.code if isinstance(error, WireError) else "slow"
+            self._counts["refused", code] += 1
+            log.info("a log client at %s was refused: %s", address, _why(error))
+            return
+        finally:
+            self._pending.pop(accepted, None)
+        try:
+            await self._serve(server, credentials, reader, writer, address)
+        except OSError:
+            self._counts["refused", "broken"] += 1
+        except Exception:  # a defect in one conversation ends no other
+            log.exception("the conversation with a log client at %s failed", address)
+            self._counts["refused", "defect"] += 1
+        finally:
+            writer.close()
+
+    async def _serve(
+        self,
+        server: Server,
+        credentials: Credentials,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        address: str,
+    ) -> None:
+        connection = writer.get_extra_info("ssl_object")
+        try:
+            credentials.speaks(connection)
+        except WireError as error:
+            self._counts["refused", error.code] += 1
+            return
+        shown = connection.getpeercert(binary_form=True)
+        is_peer = shown is not None and any(each.der == shown for each in credentials.trusted)
+        who = PEER if is_peer else self._guests.who(connection)
+        serving = Serving(who=who or "", address=address, since_s=time.time())
+        same = [each for each in server.connections if each.who == serving.who]
+        if who is None:
+            serving.end("denied", "This client is no longer allowed here.")
+        elif is_peer:
+            for each in same:
+                each.end("replaced", "There is a newer connection.")
+        elif len(server.connections) >= CONNECTIONS_MAX or (who and len(same) >= PER_CLIENT_MAX):
+            serving.end("crowded", "There are too many connections already.")
+
+        async def introduce(der: bytes) -> Problem | None:
+            refusal = await asyncio.to_thread(self._guests.introduced, der, address)
+            if refusal is None:
+                self._cabinet.invited = frozenset(self._guests.known.values())
+                log.info("a log client at %s has introduced itself", address)
+            self._counts["introduced", refusal.code if refusal is not None else "allowed"] += 1
+            return refusal
+
+        await server.serve(serving, reader, writer, introduce=introduce)
+
+    def _welcome(self, version: int) -> Welcome:
+        wanted, store = self._wanted, self._store
+        assert store is not None
+        credentials = self._credentials()
+        certificates: dict[str, tuple[bytes, ...]] = {}
+        if credentials is not None:
+            certificates[wanted.node] = (credentials.own.der,)
+            with contextlib.suppress(IdentityError):
+                if (successor := self._folder.successor()) is not None:
+                    certificates[wanted.node] += (successor.certificate.der,)
+            if store.peer:
+                certificates[store.peer] = tuple(each.der for each in credentials.trusted)
+        return Welcome(
+            version=version,
+            node=wanted.node,
+            peer=store.peer,
+            pair=wanted.pair,
+            sources=tuple(each.told for each in wanted.sources),
+            streams=store.streams(),
+            certificates=certificates,
+        )
+
+    # -- replicating -------------------------------------------------------------------------------
+
+    async def _replicate(self) -> None:
+        pause = RETRY_MIN_S
+        while True:
+            begun = time.monotonic()
+            why = await self._replicated()
+            if why and why != self._pulling:
+                log.info("the peer's log records can't be replicated: %s", why)
+            self._pulling = why
+            if time.monotonic() - begun > 1.0:
+                pause = RETRY_MIN_S
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, RETRY_MAX_S)
+
+    async def _replicated(self) -> str:
+        """One conversation; why it is over."""
+        wanted, credentials, replicator = self._wanted, self._credentials(), self._replicator
+        assert replicator is not None
+        if credentials is None or not wanted.peer:
+            return "The node is not paired, or no address of the peer is known."
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                connected = await reached(
+                    wanted.peer, wanted.port, own=wanted.own, interface=wanted.interface
+                )
+                reader, writer = await secured(
+                    connected, credentials.client, dialed=True, within_s=HANDSHAKE_S
+                )
+        except (OSError, TimeoutError, WireError) as error:
+            self._counts["replication", "unreached"] += 1
+            return _why(error)
+        try:
+            credentials.peer_of(writer.get_extra_info("ssl_object"))
+            self._pulling = ""
+            await replicator.replicate(reader, writer)
+        except (WireError, JournalError, OSError, TimeoutError) as error:
+            self._counts["replication", "ended"] += 1
+            return _why(error)
+        except BaseExceptionGroup as group:
+            known, other = group.split((WireError, JournalError, OSError, TimeoutError))
+            if other is not None or known is None:
+                raise
+            self._counts["replication", "ended"] += 1
+            found: BaseException = known
+            while isinstance(found, BaseExceptionGroup):
+                found = found.exceptions[0]
+            return _why(found)
+        finally:
+            writer.close()
+        return "It ended."
+
+    async def _tidy(self) -> None:
+        assert self._store is not None
+        while True:
+            await asyncio.sleep(TIDY_S)
+            self._store.tidy()
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def view(self) -> WeblogView:
+        """How everything stands."""
+        wanted, store, credentials = self._wanted, self._store, self._credentials()
+        print_ = credentials.own.fingerprint if credentials is not None else ""
+        if store is None or self._collector is None or self._server is None:
+            state = "failed" if self._failed else "collecting"
+            return WeblogView(node=wanted.node, state=state, why=self._failed, fingerprint=print_)
+        error = store.own.error
+        streams = store.streams()
+        counts = self._counts + self._server.counts
+        for keeper in store.keepers.values():
+            side = "own" if keeper.journal.node == store.node else "replica"
+            for (what, which), number in keeper.journal.counts.items():
+                counts[f"{side}-{what}", which] += number
+            counts[side, "flushes"] += keeper.flushes
+        sources = tuple(self._collector.status())
+        for source in sources:
+            for what, number in source.counts.items():
+                counts["source", what] += number
+            counts["source", "records"] += source.records
+        if self._replicator is not None:
+            for what, number in self._replicator.counts.items():
+                counts["replicated", what] += number
+        return WeblogView(
+            node=wanted.node,
+            peer=store.peer,
+            state="refusing" if error is not None else "collecting",
+            why=error.sentence if error is not None else "",
+            port=self._port,
+            listening=self._listening,
+            fingerprint=print_,
+            epoch=store.epoch,
+            size=sum(keeper.journal.size for keeper in store.keepers.values()),
+            size_max=wanted.size,
+            streams=streams,
+            sources=sources,
+            clients=tuple(self._client(store, *each) for each in wanted.clients),
+            strangers=tuple(self._guests.strangers.values()),
+            replication=Replication(
+                state="away" if self._pulling else "pulling",
+                why=self._pulling,
+                records=sum(store.delays),
+                in_time=store.in_time,
+                waiting=sum(
+                    max(each.received - max(each.replicated, each.oldest), 0)
+                    for each in streams
+                    if each.node == store.node
+                ),
+                delays=tuple(store.delays),
+                delay_ns=store.delay_ns,
+            ),
+            counts={f"{what} {which}".rstrip(): n for (what, which), n in sorted(counts.items())},
+        )
+
+    def _client(self, store: Store, name: str, fingerprint: str) -> ClientStatus:
+        assert self._server is not None
+        there = [each for each in self._server.connections if each.who == fingerprint]
+        acked = store.acked(fingerprint)
+        lags = []
+        for stream in store.streams():
+            done = max(acked.get((stream.node, stream.epoch), 0), stream.oldest)
+            lags.append(
+                Lag(
+                    node=stream.node,
+                    epoch=stream.epoch,
+                    acked=acked.get((stream.node, stream.epoch), 0),
+                    lag=stream.durable - done,
+                )
+            )
+        return ClientStatus(
+            name=name,
+            fingerprint=fingerprint,
+            known=fingerprint in self._guests.known,
+            connected=len(there),
+            address=there[-1].address if there else "",
+            since_s=there[-1].since_s if there else 0.0,
+            records=sum(each.records for each in there),
+            lag=sum(each.lag for each in lags),
+            streams=tuple(lags),
+        )
+
+
+def _why(error: BaseException) -> str:
+    match error:
+        case WireError() | JournalError():
+            return error.sentence
+        case TimeoutError():
+            return "It did not answer in time."
+        case OSError(strerror=str() as words):
+            return f"{words}."
+        case _:
+            return "The connection broke."
