@@ -64,6 +64,8 @@ class Response(Struct, frozen=True, kw_only=True):
     status: int = 200
     body: bytes = b""
     content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further ones; ASCII, and none that `_send` writes."""
 
 
 class Stream(Struct, frozen=True, kw_only=True):
@@ -264,6 +266,7 @@ async def _send(writer: asyncio.StreamWriter, answer: Response, *, last: bool, e
         f"Content-Length: {len(answer.body)}",
         "Cache-Control: no-store",
         f"Connection: {'close' if last else 'keep-alive'}",
+        *(f"{name}: {value}" for name, value in answer.headers),
     ]
     writer.write("\r\n".join(lines).encode("ascii") + b"\r\n\r\n")
     if not empty:

@@ -16,12 +16,14 @@ import ipaddress
 import logging
 import os
 import socket
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import msgspec
 
+from twinbeat.api import page
 from twinbeat.api.agent import Agent
 from twinbeat.api.events import Subscription
 from twinbeat.api.http import (
@@ -59,6 +61,7 @@ REMEMBERED_MAX: Final = 256
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 LINES: Final = "application/x-ndjson"
+HTML: Final = "text/html; charset=utf-8"
 
 log = logging.getLogger("twinbeat.api")
 
@@ -77,6 +80,9 @@ class Server:
         self._answers: OrderedDict[str, tuple[Command, asyncio.Task[Outcome | Refusal]]] = (
             OrderedDict()
         )
+        # Read now: whoever looks at the page must not have the deciding loop wait for a disk.
+        self._page, self._page_headers = page.file()
+        self._page_json = (-page.FRESH_NS, b"")
         self._listening: list[HttpServer] = []
         self._path = ""
         self.tcp_port = 0
@@ -93,7 +99,7 @@ class Server:
         self._path = path
 
     async def listen_tcp(self, host: str, port: int) -> None:
-        """Answer health checks and scrapes, and nothing else. Raises OSError."""
+        """Answer health checks, scrapes and the status page, and nothing else. Raises OSError."""
         server = await self._listen(_tcp_socket(host, port), self._public())
         self.tcp_port = server.port
 
@@ -116,6 +122,8 @@ class Server:
     def _public(self) -> dict[tuple[str, str], Handler]:
         """What everybody on the host may ask."""
         return {
+            ("GET", "/"): self._get_page,
+            ("GET", "/page.json"): self._get_page_json,
             ("GET", "/metrics"): self._get_metrics,
             ("GET", "/primary"): self._get_primary,
             ("GET", "/secondary"): self._get_secondary,
@@ -165,6 +173,20 @@ class Server:
 
     async def _get_metrics(self, _: Request) -> Response:
         return Response(body=self._metrics(), content_type=EXPOSITION)
+
+    async def _get_page(self, _: Request) -> Response:
+        return Response(body=self._page, content_type=HTML, headers=self._page_headers)
+
+    async def _get_page_json(self, _: Request) -> Response:
+        """The pair at a glance; made anew only when the last one is older than FRESH_NS."""
+        made_ns, body = self._page_json
+        now_ns = time.monotonic_ns()
+        if now_ns - made_ns >= page.FRESH_NS:
+            agent = self._agent
+            told = page.page(agent.status(), agent.counters(), agent.history(page.TRANSITIONS))
+            body = msgspec.json.encode(told)
+            self._page_json = now_ns, body
+        return Response(body=body, headers=self._page_headers)
 
     # --------------------------------------------------------------------------- health ----------
 

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The status page: one file, and the little that it asks for again and again.
+
+What `page.json` holds anybody may read who may read the metrics: who is primary, how the links are,
+what happened. It has no configuration, no program's output, no key ids; the socket has those.
+"""
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import Final
+
+from msgspec import Struct
+
+from twinbeat.api.schema import (
+    PHASES,
+    SCHEMA,
+    Counters,
+    Role,
+    Severity,
+    Status,
+    Transition,
+    Watch,
+)
+
+TRANSITIONS: Final = 8
+WARNINGS: Final = 16
+SENTENCE_MAX: Final = 500
+FRESH_NS: Final = 500_000_000
+"""However many look, the answer is made anew twice a second at most."""
+
+
+class PageNode(Struct, frozen=True, kw_only=True):
+    """One of the two nodes, as this one knows it."""
+
+    name: str
+    here: bool
+    role: Role | None
+    role_for_ns: int | None = None
+    admin: str = ""
+    fit: bool
+    health: int | None = None
+    term: int = 0
+    gate_open: bool = False
+    lease_left_ns: int | None = None
+    watch: Watch | None = None
+    heard_ns: int | None = None
+    round_trip_ns: int | None = None
+    configuration: str = ""
+
+
+class PageLink(Struct, frozen=True, kw_only=True):
+    """A link, and the histogram of the time between two heartbeats (as in `Histogram`)."""
+
+    name: str
+    state: str
+    up: bool
+    loss_ratio: float | None = None
+    gaps: list[int] = []
+
+
+class PageWarning(Struct, frozen=True, kw_only=True):
+    """Something that somebody should look at."""
+
+    sentence: str
+    severity: Severity
+
+
+class PageChange(Struct, frozen=True, kw_only=True):
+    """A change of role with the lengths of its phases."""
+
+    time: str
+    from_role: Role
+    to_role: Role
+    sentence: str
+    term: int
+    durations_ns: dict[str, int] = {}
+
+
+class PageTimers(Struct, frozen=True, kw_only=True):
+    """The intervals that the page draws by."""
+
+    hello_us: int
+    dead_us: int
+    lease_us: int
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """What `GET /page.json` answers."""
+
+    schema: int = SCHEMA
+    time: str
+    pair: int
+    sentence: str
+    nodes: list[PageNode]
+    links: list[PageLink]
+    timers: PageTimers
+    warnings: list[PageWarning] = []
+    transitions: list[PageChange] = []
+    """Newest first."""
+
+
+def page(status: Status, counters: Counters, transitions: list[Transition]) -> Page:
+    """The pair at a glance."""
+    gaps = {link.name: link.gaps.counts for link in counters.links if link.gaps is not None}
+    heeded = [one for one in status.warnings if one.severity is not Severity.NOTICE]
+    return Page(
+        time=status.time,
+        pair=status.pair,
+        sentence=status.sentence,
+        nodes=[_own(status), _peer(status)],
+        links=[
+            PageLink(
+                name=link.name,
+                state=link.state,
+                up=link.up,
+                loss_ratio=link.quality.loss_ratio,
+                gaps=gaps.get(link.name, []),
+            )
+            for link in status.links
+        ],
+        timers=PageTimers(
+            hello_us=status.timers.hello_us,
+            dead_us=status.timers.dead_us,
+            lease_us=status.timers.lease_us,
+        ),
+        warnings=[
+            PageWarning(sentence=one.sentence[:SENTENCE_MAX], severity=one.severity)
+            for one in heeded[:WARNINGS]
+        ],
+        transitions=[_change(one) for one in reversed(transitions[-TRANSITIONS:])],
+    )
+
+
+def _own(status: Status) -> PageNode:
+    node, gate, said = status.node, status.gate, status.configuration
+    configuration = f"generation {said.generation}" if said.document else "of its file"
+    if said.mismatch:
+        configuration += ", differs from the peer's"
+    return PageNode(
+        name=node.name,
+        here=True,
+        role=node.role,
+        role_for_ns=status.now_ns - node.role_since_ns,
+        admin=node.admin.value,
+        fit=node.fit,
+        health=node.health,
+        term=node.term,
+        gate_open=gate.open,
+        lease_left_ns=max(gate.left_ns, 0) if gate.open else None,
+        configuration=configuration,
+    )
+
+
+def _peer(status: Status) -> PageNode:
+    peer = status.peer
+    return PageNode(
+        name=peer.name,
+        here=False,
+        role=peer.role,
+        admin=peer.admin.value if peer.admin is not None else "",
+        fit=peer.fit,
+        health=peer.health,
+        term=peer.term,
+        gate_open=peer.gate_open,
+        lease_left_ns=peer.lease_left_ns if peer.gate_open else None,
+        watch=peer.watch,
+        heard_ns=peer.age_ns,
+        round_trip_ns=peer.round_trip_ns,
+    )
+
+
+def _change(transition: Transition) -> PageChange:
+    names = {name for name, _, _ in PHASES}
+    return PageChange(
+        time=transition.time,
+        from_role=transition.from_role,
+        to_role=transition.to_role,
+        sentence=transition.sentence[:SENTENCE_MAX],
+        term=transition.term,
+        durations_ns={k: v for k, v in transition.durations_ns.items() if k in names},
+    )
+
+
+def file() -> tuple[bytes, tuple[tuple[str, str], ...]]:
+    """The page, and the headers that hold it to itself: its own script and style by their hashes,
+    and nothing from anywhere but `page.json` of this very server.
+    """
+    body = resources.files("twinbeat.api").joinpath("page.html").read_bytes()
+    policy = (
+        f"default-src 'none'; style-src {_hash(body, b'style')}; "
+        f"script-src {_hash(body, b'script')}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return body, (
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+    )
+
+
+def _hash(body: bytes, element: bytes) -> str:
+    found = re.search(rb"<%b>(.*?)</%b>" % (element, element), body, re.DOTALL)
+    assert found is not None, "the page that this module was written for has both"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1]).digest()).decode()}'"
