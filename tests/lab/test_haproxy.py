@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped file for HAProxy: a client has the same server after a takeover as before."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import partial
+
+import pytest
+from twinlab import agents, lab, netns, plan, processes
+from twinlab.shell import LabError, run, wait_for
+
+from lab import watching
+
+SHIPPED = plan.REPO_DIR / "deploy" / "haproxy" / "twinbeat.cfg"
+CLIENTS = [f"10.77.0.{host}" for host in range(101, 113)]
+"""Enough that nobody gets all of them right by chance: 1 in 4,096."""
+PORT = 8080
+
+
+@pytest.fixture(scope="module")
+def haproxies(pair: None) -> None:
+    """One on each node, with the file as it is shipped."""
+    for client in CLIENTS:
+        run([*netns.enter(plan.CLIENT_NS), "ip", "address", "add", f"{client}/24", "dev", "eth0"])
+    for node in plan.NODES:
+        command = ["haproxy", "-db", "-L", node, "-f", str(SHIPPED)]
+        processes.spawn(f"haproxy-{node}", plan.namespace(node), command)
+    try:
+        for node in plan.NODES:
+            wait_for(partial(knows_its_peer, node), f"haproxy of {node}", timeout_s=15)
+    except LabError as error:
+        tails = [processes.log_tail(f"haproxy-{node}") for node in plan.NODES]
+        raise AssertionError(f"{error}: {tails}") from error
+
+
+def knows_its_peer(node: str) -> bool:
+    shown = run([*netns.enter(plan.namespace(node)), "ss", "-Htn", "state", "established"])
+    return ":10230" in shown
+
+
+def server_of(client: str) -> str:
+    """Who answers a client, asked again until somebody does."""
+
+    def asked() -> str:
+        command = ["curl", "-sS", "--max-time", "2", "--interface", client]
+        command.append(f"http://{plan.LAN_VIP}:{PORT}/")
+        inside = netns.enter(plan.CLIENT_NS)
+        return subprocess.run(
+            [*inside, *command], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return wait_for(asked, f"an answer to {client}", timeout_s=15)
+
+
+def test_clients_keep_their_servers_over_two_takeovers(primary: str, haproxies: None) -> None:
+    before = {client: server_of(client) for client in CLIENTS}
+    assert set(before.values()) == set(plan.SERVERS)
+    for old in (primary, plan.peer(primary)):
+        survivor = plan.peer(old)
+        lab.cut(old, silent=True)
+        wait_for(partial(watching.serves, survivor), f"{survivor} takes over", timeout_s=10)
+        assert {client: server_of(client) for client in CLIENTS} == before
+        lab.heal(old)
+        agents.wait_fit()
+        wait_for(partial(knows_its_peer, old), f"haproxy of {old}", timeout_s=15)
