@@ -21,7 +21,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="bench",
         description="Measure the figures Twinbeat is judged by beside keepalived and FRR.",
-        epilog="Groups: " + ", ".join(group.name for group in run.GROUPS),
+        epilog="Groups: "
+        + ", ".join(group.name for group in run.GROUPS)
+        + "; only if asked for: "
+        + ", ".join(group.name for group in run.GROUPS if group.by_name),
     )
     top.add_argument("--quick", action="store_true", help="every figure, fewer runs: 4 minutes")
     top.add_argument("--json", action="store_true", help="the result as one object")

@@ -25,6 +25,7 @@ FULL_SECONDS = {
     "cost_balanced": 45.0,
     "sync": 60.0,
     "storm": 400.0,
+    "connections": 330.0,
     "load_balanced": 700.0,
 }
 QUICK_SECONDS = {
@@ -46,6 +47,7 @@ QUICK_SECONDS = {
     "cost_balanced": 12.0,
     "sync": 9.0,
     "storm": 6.0,
+    "connections": 20.0,
     "load_balanced": 16.0,
 }
 
@@ -93,6 +95,8 @@ class Effort:
     storm_deaths: int = 200
     storm_pause_s: float = 0.6
     """The longest pause between two commands of the stream."""
+    connections: int = 21
+    """Silent deaths under a download and a conversation."""
     cost_s: float = 12.0
     bare_s: float = 4.0
     """Of each of the bare loops beside the agents' cost."""
@@ -127,6 +131,7 @@ class Effort:
             commands=runs,
             full_syncs=runs,
             storm_deaths=runs,
+            connections=runs,
         )
 
     def with_load(self, seconds: float) -> Effort:
@@ -164,6 +169,7 @@ QUICK = Effort(
     full_syncs=1,
     storm_deaths=2,
     storm_pause_s=0.15,
+    connections=1,
     cost_s=2.5,
     bare_s=0.6,
     noise_s=0.4,

@@ -476,6 +476,35 @@ SPECS = _specs(
         bar_on=MAXIMUM,
         runs_needed=200,
     ),
+    # --------------------------------------------------------------- connections --------------
+    Spec(
+        name="connections_download",
+        what="downloads through NAT that a silent death of the primary breaks, balanced",
+        unit="downloads",
+        bar=1,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="connections_conversation",
+        what="conversations, line by line, that it breaks",
+        unit="conversations",
+        bar=1,
+        aim=0,
+        bar_on=MAXIMUM,
+        runs_needed=20,
+    ),
+    Spec(
+        name="connections_pause",
+        what="the longest a line of those that go on took, there and back",
+        unit="ms",
+    ),
+    Spec(
+        name="connections_fill",
+        what="until the node that came back had all of the primary's connections",
+        unit="s",
+    ),
     # ------------------------------------------------------------------------- hog -----------
     Spec(
         name="hog_overlap",

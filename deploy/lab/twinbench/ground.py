@@ -107,7 +107,7 @@ def mend(*, keep: tuple[str, ...] = ()) -> None:
             agents.cont(node)
     if processes.RECORDS_DIR.exists():
         for record in processes.RECORDS_DIR.iterdir():
-            kept = ("agent-", "worker-", "nginx-", "echo-", *keep)
+            kept = ("agent-", "worker-", "nginx-", "echo-", "lines-", *keep)
             if not record.name.startswith(kept):
                 processes.end(record.name)
 

@@ -22,6 +22,7 @@ from twinbench import (
     limits,
     machine,
     measures_agent,
+    measures_connections,
     measures_cost,
     measures_death,
     measures_flood,
@@ -48,6 +49,8 @@ class Group:
     measure: Callable[[Effort, Budget], list[Figure]]
     figures: tuple[str, ...]
     needs_lab: bool = True
+    by_name: bool = False
+    """Measured only where it is asked for by its name: a whole bench takes an hour without it."""
 
 
 def _load_names(profile: str) -> tuple[str, ...]:
@@ -132,6 +135,15 @@ GROUPS = (
         measures_sync.deaths,
         ("storm_lost", "storm_twice", "storm_faults", "storm_agree"),
     ),
+    Group(
+        "connections",
+        measures_connections.connections,
+        (
+            *("connections_download", "connections_conversation"),
+            *("connections_pause", "connections_fill"),
+        ),
+        by_name=True,
+    ),
     Group("load_balanced", measures_load.balanced, _load_names("balanced")),
     Group(
         "routed",
@@ -146,7 +158,8 @@ GROUPS = (
 
 
 def chosen(names: Sequence[str]) -> list[Group]:
-    """The groups asked for, by their own names or by those of their figures; all of none."""
+    """The groups asked for, by their own names or by those of their figures; of none all but those
+    that want to be asked for."""
     known = {group.name for group in GROUPS} | set(figures.SPECS)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -155,7 +168,7 @@ def chosen(names: Sequence[str]) -> list[Group]:
             f"{', '.join(group.name for group in GROUPS)})"
         )
     if not names:
-        return list(GROUPS)
+        return [group for group in GROUPS if not group.by_name]
     return [group for group in GROUPS if group.name in names or set(group.figures) & set(names)]
 
 

@@ -71,14 +71,15 @@ def talk(address: str, port: int, interval_s: float, patience_s: float) -> None:
     say(ended_ns=now_ns(), lines=lines, longest_ns=longest_ns, error=error)
 
 
-def download(address: str, port: int, path: str, patience_s: float) -> None:
-    """To its end; what came is told by its length and SHA-256."""
+def download(address: str, port: int, path: str, size: int, patience_s: float) -> None:
+    """To its end, or so many bytes of it; what came is told by its length and SHA-256."""
     digest, size, longest_ns, error = hashlib.sha256(), 0, 0, ""
     connection = http.client.HTTPConnection(address, port, timeout=patience_s)
     try:
         connection.connect()
         say(began_ns=now_ns(), source_port=connection.sock.getsockname()[1])
-        connection.request("GET", path)
+        headers = {"Range": f"bytes=0-{size - 1}"} if size else {}
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         last_ns = now_ns()
         while piece := response.read1(65536):
@@ -86,7 +87,7 @@ def download(address: str, port: int, path: str, patience_s: float) -> None:
             size += len(piece)
             longest_ns = max(longest_ns, now_ns() - last_ns)
             last_ns = now_ns()
-        if response.status != http.HTTPStatus.OK:
+        if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT}:
             error = f"status {response.status}"
         elif response.length:
             error = f"{response.length} bytes are missing"
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("address", nargs="?", default="")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/")
+    parser.add_argument("--bytes", type=int, default=0, help="of a download; 0 = all")
     parser.add_argument("--interval-ms", type=int, default=20)
     parser.add_argument("--patience-s", type=float, default=20.0)
     given = parser.parse_args()
@@ -112,7 +114,7 @@ def main() -> None:
     elif given.what == "talk":
         talk(given.address, given.port, given.interval_ms / 1000, given.patience_s)
     else:
-        download(given.address, given.port, given.path, given.patience_s)
+        download(given.address, given.port, given.path, given.bytes, given.patience_s)
 
 
 if __name__ == "__main__":
