@@ -7,11 +7,7 @@ Each node's state lies on an ext4 of its own. What wasn't synced is gone when it
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import signal
-import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from twinlab import agents, netns, plan, processes, storm
-from twinlab.shell import run, wait_for
+from twinlab import disks as power
+from twinlab.disks import STATE, Disk
+from twinlab.shell import wait_for
 
 from lab import watching
 from lab.test_policy import said, tell, transitions
@@ -29,64 +27,11 @@ from twinbeat.sync.operation import State
 from twinbeat.sync.store import Store
 
 LAB_OPTIONS = plan.Options(profile="balanced", settings=(*watching.CALM, "keys.send=0"))
-STATE = "/var/lib/twinbeat"
-EXT4_IOC_SHUTDOWN = 0x8004587D
-NOLOGFLUSH = 2
 SIZE = 32 << 20
 BETWEEN = 8
 """Commands that are answered before a cut."""
 SEED = 20261124
 VIP = "10.77.0.114"
-
-
-class Disk:
-    """Where a node keeps everything that has to outlast it."""
-
-    def __init__(self, node: str, root: Path) -> None:
-        self.node = node
-        self.image = root / f"{node}.ext4"
-        self.looked_at = root / node
-        self.looked_at.mkdir()
-        with self.image.open("wb") as file:
-            file.truncate(SIZE)
-        run(["mkfs.ext4", "-q", "-F", str(self.image)])
-
-    def inside(self, *command: str) -> None:
-        run([*netns.enter(plan.namespace(self.node)), *command])
-
-    def mount(self) -> None:
-        self.inside("mount", "-o", "loop", str(self.image), STATE)
-
-    def umount(self) -> None:
-        command = [*netns.enter(plan.namespace(self.node)), "umount", STATE]
-
-        def done() -> bool:
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-        # Who was killed lets go of it in his own time.
-        wait_for(done, f"the disk of {self.node} to be let go of", timeout_s=10)
-
-    @property
-    def path(self) -> Path:
-        """Where the host finds it, as long as the node's agent runs."""
-        return Path(f"/proc/{agents.pid(self.node)}/root{STATE}")
-
-    def cut(self) -> None:
-        """From now on nothing reaches it, nor what is still on its way."""
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
-        finally:
-            os.close(directory)
-
-    @contextlib.contextmanager
-    def looked_into(self) -> Iterator[Path]:
-        """What is on it, while nobody else has it mounted."""
-        run(["mount", "-o", "loop", str(self.image), str(self.looked_at)])
-        try:
-            yield self.looked_at
-        finally:
-            run(["umount", str(self.looked_at)])
 
 
 Disks = dict[str, Disk]
@@ -106,7 +51,7 @@ def end(nodes: Sequence[str]) -> None:
 def disks(pair: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
     """A pair that is in step, on disks of its own."""
     root = tmp_path_factory.mktemp("disks")
-    made = {node: Disk(node, root) for node in plan.NODES}
+    made = {node: Disk(node, root, SIZE) for node in plan.NODES}
     end(plan.NODES)
     for node, disk in made.items():
         disk.mount()
@@ -121,19 +66,7 @@ def disks(pair: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk
 
 def lose_power(disks: Disks, nodes: Sequence[str]) -> None:
     """All of them at one moment, in the middle of whatever they do."""
-    found = [processes.pid_of(name) for name in names(nodes)]
-    pids = [pid for pid in found if pid is not None]
-    assert len(pids) == len(found), "one had ended by itself"
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    for node in nodes:
-        disks[node].cut()
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    for name in names(nodes):
-        wait_for(lambda name=name: processes.pid_of(name) is None, f"{name} to end", timeout_s=5)
-    for node in nodes:
-        disks[node].umount()
+    power.lose_power([disks[node] for node in nodes], names(nodes))
 
 
 def missing(state: Path, answers: dict[str, State]) -> list[str]:

@@ -96,7 +96,8 @@ def test_every_figure_is_measured_by_exactly_one_group() -> None:
 
 
 def test_groups_are_chosen_by_their_names_or_their_figures() -> None:
-    assert run.chosen([]) == [group for group in run.GROUPS if group.name != "connections"]
+    by_name = {"connections", "weblog"}
+    assert run.chosen([]) == [group for group in run.GROUPS if group.name not in by_name]
     assert [group.name for group in run.chosen(["connections_pause"])] == ["connections"]
     assert [group.name for group in run.chosen(["flood"])] == ["flood"]
     assert [group.name for group in run.chosen(["hog_outage", "bfd"])] == ["bfd", "hog"]
@@ -117,6 +118,8 @@ def test_a_full_bench_measures_as_much_as_every_bar_asks_for() -> None:
     assert full.reloads >= specs["reload_lost"].runs_needed
     assert full.flood_s >= specs["flood_rate"].seconds_needed
     assert full.cost_s >= specs["agent_cpu_fast"].seconds_needed
+    assert full.weblog_failovers >= specs["weblog_lost"].runs_needed
+    assert full.weblog_steady_s >= specs["weblog_in_time"].seconds_needed
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ FULL_SECONDS = {
     "sync": 60.0,
     "storm": 400.0,
     "connections": 330.0,
+    "weblog": 420.0,
     "load_balanced": 700.0,
 }
 QUICK_SECONDS = {
@@ -48,6 +49,7 @@ QUICK_SECONDS = {
     "sync": 9.0,
     "storm": 6.0,
     "connections": 20.0,
+    "weblog": 40.0,
     "load_balanced": 16.0,
 }
 
@@ -93,6 +95,13 @@ class Effort:
     commands: int = 12
     full_syncs: int = 2
     storm_deaths: int = 200
+    weblog_failovers: int = 20
+    """Of five kinds, in turn."""
+    weblog_steady_s: float = 20.0
+    weblog_stop_s: float = 60.0
+    """So long a log client stands still."""
+    weblog_lines: int = 1_000_000
+    """Fed at once, to see how many a second get through."""
     storm_pause_s: float = 0.6
     """The longest pause between two commands of the stream."""
     connections: int = 21
@@ -131,6 +140,7 @@ class Effort:
             commands=runs,
             full_syncs=runs,
             storm_deaths=runs,
+            weblog_failovers=runs,
             connections=runs,
         )
 
@@ -169,6 +179,10 @@ QUICK = Effort(
     full_syncs=1,
     storm_deaths=2,
     storm_pause_s=0.15,
+    weblog_failovers=5,
+    weblog_steady_s=2.0,
+    weblog_stop_s=1.0,
+    weblog_lines=200_000,
     connections=1,
     cost_s=2.5,
     bare_s=0.6,

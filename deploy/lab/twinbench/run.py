@@ -32,6 +32,7 @@ from twinbench import (
     measures_reload,
     measures_routed,
     measures_sync,
+    measures_weblog,
     measures_xdp,
 )
 from twinbench.budget import Budget, allowance
@@ -141,6 +142,15 @@ GROUPS = (
         (
             *("connections_download", "connections_conversation"),
             *("connections_pause", "connections_fill"),
+        ),
+        by_name=True,
+    ),
+    Group(
+        "weblog",
+        measures_weblog.records,
+        (
+            *("weblog_lost", "weblog_twice", "weblog_disorder", "weblog_missing"),
+            *("weblog_in_time", "weblog_caught_up", "weblog_throughput", "weblog_cost"),
         ),
         by_name=True,
     ),

@@ -75,6 +75,14 @@ def state_of(pid: int) -> str:
     return fields[0] if fields else ""
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+
+
 def pid_of(name: str) -> int | None:
     """The pid of a process of ours if it still runs (a stopped one does)."""
     try:
