@@ -47,7 +47,7 @@ def directive(unit: str, name: str) -> str:
     ("unit", "most"),
     [
         ("twinbeatd.service", 2.5),
-        ("twinbeat-worker.service", 1.7),
+        ("twinbeat-worker.service", 1.8),
         ("twinbeat-weblog.service", 1.5),
     ],
 )
@@ -116,7 +116,9 @@ def test_a_planned_restart_counts_as_success_and_restarts() -> None:
 def test_the_worker_never_outranks_the_daemon() -> None:
     assert int(directive("twinbeat-worker.service", "Nice")) > 0
     assert directive("twinbeat-worker.service", "RestrictRealtime") == "yes"
-    assert directive("twinbeat-worker.service", "CapabilityBoundingSet") == "CAP_NET_ADMIN"
+    assert directive("twinbeat-worker.service", "CapabilityBoundingSet") == (
+        "CAP_NET_ADMIN CAP_NET_RAW"
+    )
     daemon, worker = (
         int(directive(unit, "OOMScoreAdjust"))
         for unit in ("twinbeatd.service", "twinbeat-worker.service")

@@ -68,10 +68,11 @@ LAYERS = {
     "twinbeat.api": layer("core", "msgspec"),
     # What the workers say to each other is what they say to their daemons.
     "twinbeat.api.worker": layer(
-        "api.schema sessions.connections sync.document sync.operation sync.shown weblog.shown",
+        "api.schema sessions.connections sessions.shown sync.document sync.operation sync.shown "
+        "weblog.shown",
         "msgspec",
     ),
-    "twinbeat.api.sync": layer("api.worker sync.shown", "msgspec"),
+    "twinbeat.api.sync": layer("api.worker sessions.shown sync.shown", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
     "twinbeat.api.schema": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
@@ -81,12 +82,12 @@ LAYERS = {
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
         "api config core engine health net observe programs sessions.connections "
-        "sessions.conntrackd sync.document sync.operation weblog.shown witness",
+        "sessions.conntrackd sessions.shown sync.document sync.operation weblog.shown witness",
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(
-        "api.schema api.client api.figures api.sync api.text sync.document sync.operation "
-        "sync.shown weblog.shown",
+        "api.schema api.client api.figures api.sync api.text sessions.shown sync.document "
+        "sync.operation sync.shown weblog.shown",
         "click msgspec",
         "config",
     ),

@@ -377,6 +377,20 @@ def counters(**changes: Any) -> schema.Counters:
         "sync_files": {"placed": 4, "failed_full": 2},
         "weblog": {"own-dropped full": 4, "rewound": 1},
         "weblog_replication": histogram({14: 17}),
+        "sessions": schema.Sessions(
+            why="",
+            rules=[
+                schema.PersistenceRule(
+                    name="http", entries=7, limit=100, counts={"created": 9, "expired": 2}
+                )
+            ],
+            servers=[
+                schema.PersistenceServer(pool="web", address="10.88.0.21", state="up", entries=7)
+            ],
+            replication=schema.Replication(state="in-step", outstanding=1, counts={"sent": 9}),
+            counts={"learned": 9},
+            window=histogram({14: 9}),
+        ),
         "rivals": [schema.RivalCount(interface="lan0", kind="address", frames=3)],
         "neighbours": {"learned": 5, "given_up": 2, "turned_away": 0},
         "monitors": [

@@ -37,7 +37,8 @@ def test_what_can_be_used_is_not_complained_of() -> None:
     rules = [
         HTTP,
         HTTP | {"name": "dns", "protocol": "udp", "kind": "source-prefix", "prefix_length": 20},
-        HTTP | {"name": "six", "vips": ["2001:db8::10"], "kind": "source-destination"},
+        HTTP | {"name": "six", "vips": ["2001:db8::10"], "kind": "source-prefix"},
+        HTTP | {"name": "both", "port": 81, "kind": "source-destination"},
         {"name": "proxy", "kind": "opaque", "timeout_s": 60},
     ]
     assert complaints([WEB], rules) == []
@@ -67,6 +68,7 @@ def test_a_pool_that_can_t_be_used_is_refused(pool: dict[str, Any], key: str, sa
         ({"vips": ["192.0.2.10/24"]}, "vips", "without host bits"),
         ({"vips": ["192.0.2.10", "2001:db8::10"]}, "vips", "of one family"),
         ({"vips": ["192.0.2.99"]}, "vips", "is no address of a [[vrid]]"),
+        ({"kind": "source-destination", "vips": ["2001:db8::10"]}, "kind", "of IPv6"),
         ({"port": 0}, "port", "that clients ask for"),
         ({"pool": "ftp"}, "pool", "the name of a [[pool]]"),
         ({"prefix_length": 24}, "prefix_length", "but for kind source-prefix"),

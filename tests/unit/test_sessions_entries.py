@@ -201,6 +201,7 @@ def test_whatever_happens_listeners_can_follow(steps: list[tuple[str, bytes, int
                 now += length // 8
         assert {key for _, key in heard.live} == set(table.keys())
         assert len(table) <= OPAQUE.limit
+        assert sum(table.servers.values()) == len(table)
         for each in list(model):
             held = table.get(each, now)
             assert held is None or held.expires_ns == model[each] > now

@@ -946,6 +946,49 @@ class Histogram(Struct, frozen=True, kw_only=True):
     """None = not kept; readers estimate it from the buckets."""
 
 
+class PersistenceRule(Struct, frozen=True, kw_only=True):
+    """A persistence rule, in brief: `twinbeat show sessions` has the rest."""
+
+    name: str
+    entries: int
+    limit: int
+    counts: dict[str, int] = {}
+    """created, refreshed, moved, expired, deleted, evicted, stale, dropped"""
+
+
+class PersistenceServer(Struct, frozen=True, kw_only=True):
+    """A server of a pool."""
+
+    pool: str
+    address: str
+    state: str
+    """up, down or disabled"""
+    entries: int = 0
+
+
+class Replication(Struct, frozen=True, kw_only=True):
+    """How entries get to the other node."""
+
+    state: str
+    """alone, follows, filling, in-step, behind"""
+    outstanding: int = 0
+    waiting: int = 0
+    counts: dict[str, int] = {}
+
+
+class Sessions(Struct, frozen=True, kw_only=True):
+    """Persistence, as this node's worker told it last."""
+
+    why: str
+    """Why the kernel's table isn't as the rules want it; empty: it is."""
+    rules: list[PersistenceRule]
+    servers: list[PersistenceServer]
+    replication: Replication
+    counts: dict[str, int]
+    window: Histogram
+    """From an entry's making until it was in the other node's kernel."""
+
+
 class LinkCounters(Struct, frozen=True, kw_only=True):
     """What went over one link since the agent (sent) or the map (received) began."""
 
@@ -1049,6 +1092,8 @@ class Counters(Struct, frozen=True, kw_only=True):
     """What happened to log records, since the worker started, by `what which`."""
     weblog_replication: Histogram | None = None
     """How long own records took from their arrival to both nodes' disks."""
+    sessions: Sessions | None = None
+    """Persistence; None: no worker tells."""
     worker: dict[str, int] = {}
     """connected, hung_up, check, apply, refused, failed (for a fault of the agent's own)."""
     late_ticks: int = 0

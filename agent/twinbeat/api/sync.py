@@ -26,6 +26,8 @@ READABLE: Final = (
     "/v1/backups",
     "/v1/files",
     "/v1/weblog",
+    "/v1/sessions",
+    "/v1/persistence",
 )
 """What may be read of the other node: of its daemon the first three, of its worker the rest."""
 DAEMONS: Final = READABLE[:3]

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from twinbeat.api.schema import Histogram
 from twinbeat.sessions.connections import ConnectionsBrief, ConnectionSettings
+from twinbeat.sessions.shown import SessionsStatus
 from twinbeat.sync.document import U64, Document, Lineage, Name, Sentence, Tables, Version
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
 from twinbeat.sync.shown import Briefs
@@ -85,6 +86,8 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     """None: as it was told last."""
     took: dict[Name, Histogram] = {}
     """How long changes waited for what; empty: as it was told last."""
+    sessions: SessionsStatus | None = None
+    """Persistence; None: as it was told last."""
 
 
 class Check(Struct, frozen=True, kw_only=True, tag="check"):

@@ -54,7 +54,7 @@ _WATCH_COLOR: Final = {
 }
 
 
-_WORKERS: Final = ("sync", "config", "files", "weblog")
+_WORKERS: Final = ("sync", "config", "files", "weblog", "sessions", "persistence")
 """What the worker is asked for."""
 
 
@@ -64,13 +64,25 @@ _WORKERS: Final = ("sync", "config", "files", "weblog")
 @click.option("--backup", type=click.IntRange(1), metavar="N", help="config: one that gave way.")
 @click.option("--generations", "listed", flag_value="generations", help="config: list them.")
 @click.option("--backups", "listed", flag_value="backups", help="config: list what gave way.")
+@click.option("--client", default="", metavar="ADDRESS", help="persistence: of this client.")
+@click.option("--rule", default="", metavar="NAME", help="persistence: of this rule.")
+@click.option("--most", type=click.IntRange(1, 1000), default=100, help="persistence: so many.")
 @remote
-def show(what: str | None, generation: int | None, backup: int | None, listed: str | None) -> None:
+def show(
+    what: str | None,
+    generation: int | None,
+    backup: int | None,
+    listed: str | None,
+    client: str,
+    rule: str,
+    most: int,
+) -> None:
     """Who is primary, how the peer is, what is wrong.
 
     The first line says it all; WHAT shows one part in full. sync is how the shared configuration
     stands on both nodes, config what it says, files how each list of files stands, connections
-    whether they would outlast a takeover, weblog how log records stand.
+    whether they would outlast a takeover, weblog how log records stand, sessions the persistence
+    rules and servers, persistence which client is bound to which server.
     """
     chosen = [given for given in (generation, backup, listed) if given is not None]
     if len(chosen) > 1 or (chosen and what != "config"):
@@ -92,6 +104,16 @@ def show(what: str | None, generation: int | None, backup: int | None, listed: s
         from twinbeat.cli.weblog import show_weblog
 
         show_weblog()
+        return
+    if (client or rule) and what != "persistence":
+        raise Stop(Exit.USAGE, "--client and --rule are for `show persistence`")
+    if what in {"sessions", "persistence"}:
+        from twinbeat.cli import sessions
+
+        if what == "sessions":
+            sessions.show_sessions()
+        else:
+            sessions.show_persistence(rule, client, most)
         return
     body = read("/v1/status")
     if settings().json:

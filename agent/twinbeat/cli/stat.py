@@ -136,6 +136,7 @@ def _table(counters: Counters) -> Iterator[str]:
         ("refused to the worker", counters.sync_failures),
         ("files kept alike", counters.sync_files),
         ("log records", counters.weblog),
+        ("persistence", counters.sessions.counts if counters.sessions is not None else {}),
         ("worker", counters.worker),
     ):
         counted = {name: value for name, value in values.items() if value}

@@ -16,7 +16,7 @@ class Histogram:
         self.counts = [0] * BUCKETS
         self.sum_ns = 0
 
-    def add(self, length_ns: int) -> None:
+    def add(self, length_ns: int, times: int = 1) -> None:
         assert length_ns >= 0
-        self.counts[min((length_ns // 1000).bit_length(), BUCKETS - 1)] += 1
-        self.sum_ns += length_ns
+        self.counts[min((length_ns // 1000).bit_length(), BUCKETS - 1)] += times
+        self.sum_ns += length_ns * times

@@ -18,6 +18,7 @@ from twinbeat.api.schema import Counters, Status
 from twinbeat.observe import exposition as written
 from twinbeat.observe import happenings, network, node, others
 from twinbeat.observe.connections import connections
+from twinbeat.observe.persistence import persistence
 from twinbeat.observe.sync import shared_configuration
 from twinbeat.observe.weblog import log_records
 
@@ -44,6 +45,7 @@ class TwinbeatCollector:
         yield from shared_configuration(status, counters)
         yield from connections(status)
         yield from log_records(status, counters)
+        yield from persistence(status, counters)
         yield from happenings.happenings(status, counters)
         yield from happenings.histograms(status, counters)
 
@@ -141,6 +143,17 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_peer_fit",
         "twinbeat_peer_health_score",
         "twinbeat_peer_state",
+        "twinbeat_persistence_changes_total",
+        "twinbeat_persistence_entries",
+        "twinbeat_persistence_events_total",
+        "twinbeat_persistence_in_kernel",
+        "twinbeat_persistence_limit",
+        "twinbeat_persistence_outstanding",
+        "twinbeat_persistence_replication_state",
+        "twinbeat_persistence_replication_total",
+        "twinbeat_persistence_server_entries",
+        "twinbeat_persistence_server_up",
+        "twinbeat_persistence_window_seconds",
         "twinbeat_primary",
         "twinbeat_resident_memory_bytes",
         "twinbeat_rival_frames_total",

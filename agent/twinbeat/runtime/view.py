@@ -26,6 +26,7 @@ from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.links import Links
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.outside import Outside
+from twinbeat.runtime.persistence import persistence
 from twinbeat.runtime.shared import shown, shown_connections
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.teller import Teller
@@ -119,4 +120,5 @@ class View:
             )
             if logs is not None and logs.replication.delays
             else None,
+            sessions=persistence(self.workers.sessions),
         )

@@ -34,6 +34,7 @@ from twinbeat.api.worker import (
     Standing,
     Welcome,
 )
+from twinbeat.sessions.shown import SessionsStatus
 from twinbeat.sync.document import Document, Tables
 from twinbeat.sync.operation import Problem
 
@@ -73,6 +74,8 @@ class WorkerDesk:
         self._report: Report | None = None
         self.counts: Counter[str] = Counter()
         """connected, hung_up, check, apply, refused, failed: all only grow."""
+        self.sessions: SessionsStatus | None = None
+        """Persistence, as it was told last."""
         self.took: dict[str, Histogram] = {}
         """How long changes waited for what, as the worker says."""
         self._tasks: set[asyncio.Task[tuple[bool, tuple[Problem, ...]]]] = set()
@@ -174,6 +177,7 @@ class WorkerDesk:
         if beat.report is not None:
             self._report = beat.report
         self.took = beat.took or self.took
+        self.sessions = beat.sessions or self.sessions
         if self._told is None:
             welcome = self._welcome()
             self._told = self._standing()

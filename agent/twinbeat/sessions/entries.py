@@ -114,6 +114,8 @@ class Table:
         """Keys in `_due`: those of entries that were removed stay until their second."""
         self.counts: Counter[str] = Counter()
         """created, refreshed, moved, and every `Reason`."""
+        self.servers: Counter[str] = Counter()
+        """Entries of each server."""
         self.high = 0
         """Most entries at a time."""
 
@@ -142,12 +144,13 @@ class Table:
         server and this lifetime. Where the table is full the oldest entry goes."""
         lifetime_ns = self.timeout_ns if lifetime_ns is None else min(lifetime_ns, self.timeout_ns)
         entry = Entry(server, now_ns + max(0, lifetime_ns))
-        before = self._entries.pop(key, None)
+        before = self._pop(key)
         if before is not None and before.expires_ns <= now_ns:
             # It was over: this is another entry, though nobody has swept yet.
             self.counts[Reason.EXPIRED] += 1
             before = None
         self._entries[key] = entry
+        self.servers[server] += 1
         if before is None:
             self.counts["created"] += 1
             self._file(key, entry)
@@ -180,7 +183,7 @@ class Table:
         origin: Origin = Origin.LOCAL,
     ) -> bool:
         """Whether it was there."""
-        entry = self._entries.pop(key, None)
+        entry = self._pop(key)
         if entry is None:
             return False
         alive = entry.expires_ns > now_ns
@@ -220,7 +223,7 @@ class Table:
                 if entry.expires_ns > now_ns:
                     self._file(key, entry)
                 else:
-                    del self._entries[key]
+                    self._pop(key)
                     self.counts[Reason.EXPIRED] += 1
                     gone = Gone(self.rule.name, key, entry, Origin.LOCAL, Reason.EXPIRED)
                     self._tell(gone)
@@ -238,13 +241,23 @@ class Table:
     def drop(self) -> None:
         """Forget everything, one by one for those who listen."""
         entries, self._entries, self._due, self._filed = self._entries, {}, {}, 0
+        self.servers.clear()
         for key, entry in entries.items():
             self.counts[Reason.DROPPED] += 1
             self._tell(Gone(self.rule.name, key, entry, Origin.LOCAL, Reason.DROPPED))
 
+    def _pop(self, key: bytes) -> Entry | None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.servers[entry.server] -= 1
+            if not self.servers[entry.server]:
+                del self.servers[entry.server]
+        return entry
+
     def _evict(self) -> None:
         key = next(iter(self._entries))
-        entry = self._entries.pop(key)
+        entry = self._pop(key)
+        assert entry is not None
         self.counts[Reason.EVICTED] += 1
         self._tell(Gone(self.rule.name, key, entry, Origin.LOCAL, Reason.EVICTED))
 

@@ -127,7 +127,12 @@ def read(
     """The rows of a document, by name. What can't be read is left out: it was examined before."""
     pools = _rows(tables.get("pool", {}), Pool)
     rules = _rows(tables.get("persistence", {}), Persistence)
-    return pools, rules
+    usable = {
+        name: rule
+        for name, rule in rules.items()
+        if not rule.in_kernel or (rule.pool in pools and rule.version and rule.port)
+    }
+    return pools, usable
 
 
 def _rows(rows: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
@@ -208,6 +213,9 @@ def _kernel_problems(
         yield "vips", wrong[0], "an IPv4 or IPv6 address, or a network without host bits"
     elif len({each.version for each in map(network, rule.vips) if each is not None}) > 1:
         yield "vips", list(rule.vips), "of one family; another rule does the other"
+    if rule.version == 6 and rule.kind == "source-destination":
+        # nft 1.0.6 of Debian 12 has no registers for a key of 32 bytes beside a value.
+        yield "kind", rule.kind, "source or source-prefix, for addresses of IPv6"
     if rule.prefix_length and rule.kind != "source-prefix":
         yield "prefix_length", rule.prefix_length, "left out, but for kind source-prefix"
     if rule.version == 4 and rule.prefix_length > 32:

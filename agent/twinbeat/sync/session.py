@@ -28,6 +28,7 @@ from twinbeat.sync.identity import Certificate
 from twinbeat.sync.shown import printable
 from twinbeat.sync.tls import failure
 from twinbeat.sync.wire import (
+    BETWEEN,
     BULK,
     Assembly,
     Bye,
@@ -196,6 +197,7 @@ class Session:
         self._work, self._came = asyncio.Event(), asyncio.Event()
         self._control: deque[bytes] = deque()
         self._first: Lane[bytes] = Lane(limits, self._work)
+        self._between: Lane[bytes] = Lane(limits, self._work)
         self._bulk: Lane[bytes] = Lane(limits, self._work)
         self._inbound: Lane[Traffic] = Lane(limits, self._came)
         self._over: Bye | None = None
@@ -216,6 +218,7 @@ class Session:
         """Messages in each queue."""
         return {
             "send": len(self._first),
+            "between": len(self._between),
             "bulk": len(self._bulk),
             "receive": len(self._inbound),
         }
@@ -262,6 +265,8 @@ class Session:
         self._end(code, sentence, tell=True)
 
     def _lane(self, message: Traffic) -> Lane[bytes]:
+        if isinstance(message, BETWEEN):
+            return self._between
         return self._bulk if isinstance(message, BULK) else self._first
 
     def _gone(self) -> SessionOverError:
@@ -319,7 +324,7 @@ class Session:
         self._count(by, code)
         if tell:
             self._farewell = framed(self._codec.encode(self._over))
-        for lane in (self._first, self._bulk, self._inbound):
+        for lane in (self._first, self._between, self._bulk, self._inbound):
             lane.close()
         self._ended.set()
         self._work.set()
@@ -415,10 +420,11 @@ class Session:
                 await self._work.wait()
 
     def _next(self) -> bytes | None:
-        """The frame that is to go: the connection's own, a command's, and only then a file's."""
+        """The frame that is to go: the connection's own, a command's, an entry's, then a file's."""
         if self._control:
             return framed(self._control.popleft())
-        for name, lane in (("first", self._first), ("bulk", self._bulk)):
+        lanes = (("first", self._first), ("between", self._between), ("bulk", self._bulk))
+        for name, lane in lanes:
             frame = next(self._cut.get(name, iter(())), None)
             if frame is not None:
                 return frame

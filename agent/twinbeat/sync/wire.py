@@ -17,7 +17,7 @@ messages that carry a key show it in no repr.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -239,14 +239,50 @@ class FileCommon(Struct, frozen=True, kw_only=True, tag="file_common"):
     stamps: Annotated[tuple[tuple[Path, Stamp], ...], Meta(max_length=FILE_ITEMS_MAX)] = ()
 
 
+# -- persistence ---------------------------------------------------------------------------------
+
+
+ENTRIES_MAX: Final = 1000
+"""Entries of persistence in one message, which has to go in one frame."""
+Bound = Annotated[bytes, Meta(max_length=256)]
+
+
+class SessionBatch(Struct, frozen=True, kw_only=True, tag="session_batch"):
+    """Entries of a persistence rule, or the beginning or end of all there are; see
+    `sessions.replication`. Answered by `SessionDone`, which may answer several."""
+
+    number: U64
+    part: Literal["live", "begin", "more", "end"] = "live"
+    rule: Name = ""
+    entries: Annotated[
+        tuple[tuple[Bound, Annotated[str, Meta(max_length=256)], U64], ...],
+        Meta(max_length=ENTRIES_MAX),
+    ] = ()
+    """Key, server, and what remains of the lifetime in milliseconds."""
+    gone: Annotated[tuple[Bound, ...], Meta(max_length=ENTRIES_MAX)] = ()
+
+
+class SessionDone(Struct, frozen=True, kw_only=True, tag="session_done"):
+    """All up to that number is in the sender's kernel."""
+
+    number: U64
+
+
+class SessionAsk(Struct, frozen=True, kw_only=True, tag="session_ask"):
+    """Send all entries anew: there are rules now that weren't when they came."""
+
+
 Filing = Manifest | FileAsk | FileOrders | FileWant | FilePiece | FileDone | FileCommon
 Keying = KeyGive | KeyUse | KeyDone
-Traffic = messages.Message | Keying | Read | ReadAnswer | Filing
+Persisting = SessionBatch | SessionDone | SessionAsk
+Traffic = messages.Message | Keying | Read | ReadAnswer | Filing | Persisting
 """What whoever holds a connection sends and receives; the rest is the connection's own business."""
 Message = Hello | Bye | Ping | Pong | Fragment | Renew | Renewed | Traffic
 
 BULK: Final = (Manifest, FileOrders, FilePiece, FileDone, FileCommon)
 """Let everything else go first, but keep their order among themselves."""
+BETWEEN: Final = (SessionBatch, SessionDone, SessionAsk)
+"""Let commands go first, and go before files; in their order."""
 
 
 # -- from bytes and to bytes -----------------------------------------------------------------------

@@ -35,6 +35,8 @@ from twinbeat.api.sync import (
 )
 from twinbeat.api.worker import Report
 from twinbeat.sessions.connections import ConnectionsBrief
+from twinbeat.sessions.entries import Refused
+from twinbeat.sessions.shown import ENTRIES_MOST
 from twinbeat.sync import operation
 from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
@@ -42,6 +44,7 @@ from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import TARGET_MAX
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
+from twinbeat.worker.sessions import Sessions
 from twinbeat.worker.weblog import Weblog
 
 log = logging.getLogger("twinbeat.worker")
@@ -66,6 +69,8 @@ class Door:
         self.connections: Callable[[], ConnectionsBrief | None] = lambda: None
         """How the state of connections stands."""
         self.weblog: Weblog | None = None
+        self.sessions: Sessions | None = None
+        """Persistence; before it listens."""
         self.routes: dict[tuple[str, str], Handler] = {}
         """Of others, to be answered as well; before it listens."""
         self._server: HttpServer | None = None
@@ -77,6 +82,8 @@ class Door:
             "/v1/backups": self._get_backups,
             "/v1/files": self._get_files,
             "/v1/weblog": self._get_weblog,
+            "/v1/sessions": self._get_sessions,
+            "/v1/persistence": self._get_persistence,
         }
 
     async def listen(self, path: str) -> None:
@@ -278,6 +285,22 @@ class Door:
         if self.weblog is None:
             return problem(503, "busy", "the worker has only been started")
         return await self.weblog.get(request)
+
+    async def _get_sessions(self, _: Request) -> Response:
+        assert self.sessions is not None, "set before it listens"
+        return _json(self.sessions.status())
+
+    async def _get_persistence(self, request: Request) -> Response:
+        """Entries: of `rule=`, of `client=`, `limit=` of them at most."""
+        assert self.sessions is not None, "set before it listens"
+        most = number(request.query.get("limit", "100"), 1, ENTRIES_MOST)
+        if most is None:
+            return problem(400, "bad_request", f"limit is a number from 1 to {ENTRIES_MOST}")
+        rule, client = request.query.get("rule", ""), request.query.get("client", "")
+        try:
+            return _json(self.sessions.entries(rule, client, most))
+        except Refused as refused:
+            return problem(404, refused.code, refused.sentence)
 
     async def _get_peer(self, request: Request) -> Response:
         """The same of the other node: `what` names the target, the rest goes with it."""

@@ -27,6 +27,7 @@ from twinbeat.api.worker import (
     Standing,
     Welcome,
 )
+from twinbeat.sessions.shown import SessionsStatus
 
 RETRY_S: Final = 1.0
 
@@ -50,6 +51,7 @@ class DaemonLink:
         hear: Callable[[Heard], None],
         report: Callable[[], Report | None],
         took: Callable[[], dict[str, Histogram]],
+        sessions: Callable[[], SessionsStatus | None] = lambda: None,
     ) -> None:
         """``hear`` is called in the loop, in the order of what is heard; ``took`` says how long
         changes waited for what."""
@@ -57,6 +59,7 @@ class DaemonLink:
         self._hear = hear
         self._report = report
         self._took = took
+        self._sessions = sessions
         self._writer: asyncio.StreamWriter | None = None
         self._told: Report | None = None
 
@@ -104,7 +107,13 @@ class DaemonLink:
     async def _beat(self) -> None:
         while True:
             self._told = self._report()
-            beat = Beat(pid=os.getpid(), version=__version__, report=self._told, took=self._took())
+            beat = Beat(
+                pid=os.getpid(),
+                version=__version__,
+                report=self._told,
+                took=self._took(),
+                sessions=self._sessions(),
+            )
             self._say(beat)
             await asyncio.sleep(BEAT_S)
 

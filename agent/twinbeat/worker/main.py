@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from twinbeat.api.schema import Histogram
 from twinbeat.api.worker import Apply, Check, Report, Standing
 from twinbeat.observe.log import set_up
 from twinbeat.sessions.keeper import Keeper
+from twinbeat.sessions.plane import PlaneError, remove
+from twinbeat.sync.session import Session
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import Keying, Traffic
 from twinbeat.worker.door import Door
@@ -30,6 +33,7 @@ from twinbeat.worker.keys import Keys
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.line import Line
 from twinbeat.worker.link import DaemonLink
+from twinbeat.worker.sessions import Sessions
 from twinbeat.worker.weblog import Weblog
 
 SOCKET: Final = "/run/twinbeat/worker.sock"
@@ -53,13 +57,15 @@ class Worker:
         self._ledger = Ledger(state / "shared.db")
         self._driver = Driver(ledger=self._ledger, ask=self._ask)
         self._gateway = self._driver.gateway = Gateway(self._driver, state / "files")
+        self._sessions = Sessions(self._driver)
         control = str(socket.with_name("control.sock"))
         self._door = Door(self._driver, control=control)
         self._door.files = self._gateway.status
+        self._door.sessions = self._sessions
         self._line = self._door.line = Line(
             self._driver,
             read=self._door.read,
-            attending=self._gateway.attending,
+            attending=self._attending,
             other=self._take,
         )
         self._connections = Keeper(socket.parent)
@@ -69,7 +75,11 @@ class Worker:
         self._weblog = Weblog(self._driver, state / "weblog", socket.with_name("weblog.boot"))
         self._door.weblog = self._weblog
         self._link = DaemonLink(
-            str(socket), hear=self._driver.hear, report=self._report, took=self._took
+            str(socket),
+            hear=self._driver.hear,
+            report=self._report,
+            took=self._took,
+            sessions=self._sessions.status,
         )
         self._telling: asyncio.TimerHandle | None = None
         self._files_telling: asyncio.TimerHandle | None = None
@@ -91,6 +101,7 @@ class Worker:
                 self._line.run(),
                 self._connections.run(),
                 self._weblog.run(),
+                self._sessions.run(),
             )
         ]
         watched: list[asyncio.Future[Any]] = [*parts, self._driver.failed]
@@ -129,11 +140,17 @@ class Worker:
         self._connections.configure(standing.connections)
         self._connections.stand(primary=standing.primary, peer_alive=standing.peer_alive)
 
+    @contextlib.asynccontextmanager
+    async def _attending(self, session: Session) -> AsyncIterator[None]:
+        """All who speak over a session beside the document."""
+        async with self._gateway.attending(session), self._sessions.attending(session):
+            yield
+
     def _take(self, message: Traffic) -> None:
         """What the other node says of something else than the document."""
         if isinstance(message, Keying):
             self._keys.heard(message)
-        else:
+        elif not self._sessions.take(message):
             self._gateway.take(message)
 
     def _keys_directory(self) -> str:
@@ -146,6 +163,7 @@ class Worker:
     def _changed(self) -> None:
         self._gateway.look()
         self._weblog.look()
+        self._sessions.look()
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
 
@@ -200,11 +218,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="the store of the shared configuration; default: %(default)s",
     )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="take the table of persistence out of the kernel, and end",
+    )
     parser.add_argument("--version", action="version", version=f"twinbeat-worker {__version__}")
     options = parser.parse_args(arguments)
     sink = set_up("auto", name="twinbeat-worker")
     try:
+        if options.remove:
+            asyncio.run(remove())
+            return 0
         asyncio.run(_main(options.socket, options.state))
+    except PlaneError as error:
+        log.error("the table of persistence stays: %s", error)
+        return EXIT_FAILED
     except (WorkerFailedError, OSError) as error:
         log.error("the worker begins anew: %s", error)
         return EXIT_FAILED

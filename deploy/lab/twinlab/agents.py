@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import secrets
 import signal
@@ -66,6 +67,7 @@ def configuration(node: str, options: plan.Options) -> str:
         lines[:] = [line for line in lines if line.partition(" ")[0] != name]
         lines.append(f"{name} = {value.strip()}")
     text = "".join(f"[{table}]\n" + "\n".join(lines) + "\n\n" for table, lines in tables.items())
+    text += sessions(options)
     if options.routed:
         return text + routed.sections(node, options)
     for link in options.links:
@@ -76,9 +78,7 @@ def configuration(node: str, options: plan.Options) -> str:
             f'peer = "{plan.node_address(peer, link)}"\n\n'
         )
     lan = [plan.LAN_VIP, plan.LAN_VIP6] if options.ipv6 else [plan.LAN_VIP]
-    servers = [plan.server_address(server) for server in plan.SERVERS]
-    if options.ipv6:
-        servers += [plan.server_address6(server) for server in plan.SERVERS]
+    servers = plan.servers(4) + (plan.servers(6) if options.ipv6 else [])
     text += (
         f'[[vrid]]\nid = {plan.LAN_VRID}\ninterface = "lan0"\nvmac = {vmac}\n'
         f"vips = {json.dumps(lan)}\n{vips_file}\n"
@@ -86,6 +86,26 @@ def configuration(node: str, options: plan.Options) -> str:
         f"vips = {json.dumps(options.wan_vips())}\n"
         f"neighbours = {json.dumps(servers)}\n"
     )
+    return text
+
+
+def sessions(options: plan.Options) -> str:
+    """What the gateways' clients are bound by: their own address, to one of the two servers."""
+    versions = (4, 6) if options.ipv6 else (4,)
+    servers = [address for version in versions for address in plan.servers(version)]
+    text = (
+        f'[[pool]]\nname = "web"\nservers = {json.dumps(servers)}\n'
+        f'probe = "tcp"\nprobe_port = {plan.HTTP_PORT}\n\n'
+    )
+    for version in versions:
+        for protocol, port in plan.SERVED:
+            name = plan.rule_name(port)
+            text += (
+                f'[[persistence]]\nname = "{name}{"" if version == 4 else "6"}"\n'
+                f"vips = {json.dumps(options.served(version))}\n"
+                f'protocol = "{protocol}"\nport = {port}\npool = "web"\n'
+                f"limit = {plan.ENTRIES_MAX}\n\n"
+            )
     return text
 
 
@@ -317,6 +337,23 @@ def pair_is_fit() -> str | None:
     assert other is not None
     ready = other["node"]["role"] == "secondary" and not other["node"]["starting"]
     return serving if ready and not other.get("waiting") else None
+
+
+def wait_bound() -> None:
+    """Wait until both gateways' kernels bind clients to servers."""
+    for node in plan.NODES:
+        wait_for(
+            functools.partial(_binds, node),
+            f"the worker of {node} to make its table\n{processes.log_tail(f'worker-{node}', 8)}",
+            timeout_s=20,
+        )
+
+
+def _binds(node: str) -> bool:
+    command = [*netns.enter(plan.namespace(node)), "nft", "list", "chain", "inet"]
+    asked = [*command, "twinbeat_sessions", "bind"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return "goto" in shown.stdout
 
 
 def wait_fit(*, timeout_s: float = FIT_TIMEOUT_S) -> str:

@@ -76,6 +76,7 @@ def up(wanted: plan.Options) -> str:
         if wanted.agent:
             for node in plan.NODES:
                 agents.start(node)
+            agents.wait_bound()
     except BaseException:
         down()
         raise

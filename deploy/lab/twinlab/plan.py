@@ -55,6 +55,8 @@ LINE_PORT = 7778
 """Of the echo of lines over TCP, for connections that last."""
 SERVED = (("tcp", HTTP_PORT), ("tcp", LINE_PORT), ("udp", PROBE_PORT))
 """What the servers are reached for through the gateways."""
+ENTRIES_MAX = 200_000
+"""Clients that are bound by each rule of the gateways."""
 HEARTBEAT_PORT = 3003
 
 PAIR_ID = 1
@@ -64,6 +66,8 @@ LAN_VIP = "10.77.0.10"
 WAN_VIP = "10.88.0.10"
 LAN_VIP6 = "fd77::10"
 WAN_VIP6 = "fd88::10"
+CROWD_NET = "10.96.0.0/12"
+"""A million addresses that are all the client's: as many clients as a test wants."""
 MORE_VIPS_NET = "10.78.0.0/16"
 VIPS_MAX = 16_384
 """What Twinbeat takes of each address family: VIPS_MAX of twinbeat.config.service."""
@@ -120,6 +124,16 @@ def server_address6(server: str) -> str:
     return f"fd88::2{SERVERS.index(server) + 1}"
 
 
+def rule_name(port: int) -> str:
+    """What the persistence rule for a port is called."""
+    return {HTTP_PORT: "http", LINE_PORT: "line", PROBE_PORT: "echo"}[port]
+
+
+def servers(version: int) -> list[str]:
+    """All of them, by their addresses of one family."""
+    return [(server_address if version == 4 else server_address6)(each) for each in SERVERS]
+
+
 def server_mac(server: str) -> str:
     return f"02:88:00:00:02:0{SERVERS.index(server) + 1}"
 
@@ -167,6 +181,12 @@ class Options:
         """All VIPs of the lan side; the first is always there."""
         vips = [LAN_VIP, *more_vips(self.vips - 1)]
         return [*vips, LAN_VIP6] if self.ipv6 else vips
+
+    def served(self, version: int) -> list[str]:
+        """What clients ask for: addresses and networks of one family."""
+        if version == 6:
+            return [LAN_VIP6]
+        return [LAN_VIP, MORE_VIPS_NET] if self.vips > 1 else [LAN_VIP]
 
     def wan_vips(self) -> list[str]:
         if self.routed:

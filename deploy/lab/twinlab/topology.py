@@ -113,48 +113,31 @@ def _build_gateway(node: str, options: plan.Options) -> None:
         bridged = not (options.routed and link in routed.LINKS)
         _plug(switch, node, name, link, plan.node_mac(node, link), bridged=bridged)
     lines = routed.gateway_lines(node, ipv6=options.ipv6) if options.routed else []
+    crowd = [] if options.routed else [f"route add {plan.CROWD_NET} via {plan.CLIENT_ADDRESS}"]
     for link in () if options.routed else plan.LINKS:
         address = f"{plan.node_address(node, link)}/{plan.prefix_length(link)}"
         lines += [f"link set {link} up", f"addr add {address} dev {link}"]
         if options.ipv6:
             lines.append(f"addr add {plan.node_address6(node, link)}/64 dev {link} nodad")
-    _ip(name, lines)
+    _ip(name, lines + crowd)
     _in(name, "nft", "-f", "-", input_text=nat_rules(options))
 
 
 def nat_rules(options: plan.Options) -> str:
-    """The gateways' rule set, the same on both: forward, NAT, balance.
+    """The gateways' rule set, the same on both: forward, NAT, and without agents the balance.
 
-    Balancing hashes the client's address and port instead of counting, so that both gateways pick
-    the same server for a flow, and a takeover doesn't move a client that asks again.  No rule names
-    the interface a packet came in by: to a virtual MAC it comes in by that MAC's own interface.
+    With agents Twinbeat balances (`agents.sessions`).  No rule names the interface a packet came in
+    by: to a virtual MAC it comes in by that MAC's own interface.
     """
-    plain = [vip for vip in options.lan_vips() if ":" not in vip][:1]
-    vips = ", ".join([*plain, plan.MORE_VIPS_NET] if options.vips > 1 else plain)
     translate = f"oifname lan0 ip saddr {SERVERS_NET} snat ip to {plan.LAN_VIP}"
     if options.routed:
         # The servers' router knows nothing of clients, and must answer the gateway that asked.
         translate = "oifname wan0 masquerade"
-    servers = " , ".join(f"{n} : {plan.server_address(s)}" for n, s in enumerate(plan.SERVERS))
-    rules6 = ""
-    if options.ipv6:
-        servers6 = ", ".join(f"{n} : {plan.server_address6(s)}" for n, s in enumerate(plan.SERVERS))
-        rules6 = "\n        ".join(
-            f"ip6 daddr {plan.LAN_VIP6} {protocol} dport {port} "
-            f"dnat ip6 to jhash ip6 saddr . {protocol} sport mod 2 seed 0x7b map {{ {servers6} }}"
-            for protocol, port in plan.SERVED
-        )
-    rules = "\n        ".join(
-        f"ip daddr {{ {vips} }} {protocol} dport {port} "
-        f"dnat ip to jhash ip saddr . {protocol} sport mod 2 seed 0x7b map {{ {servers} }}"
-        for protocol, port in plan.SERVED
-    )
     return f"""
 table inet gateway {{
     chain balance {{
         type nat hook prerouting priority dstnat; policy accept;
-        {rules}
-        {rules6}
+        {"" if options.agent else _balance(options)}
     }}
     chain translate {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -179,12 +162,29 @@ table inet gateway {{
 """
 
 
+def _balance(options: plan.Options) -> str:
+    """For whoever keeps a pair without balancing: by the client's address and port, so that both
+    gateways pick the same server for a flow."""
+    rules = []
+    for version in (4, 6) if options.ipv6 else (4,):
+        ip = "ip" if version == 4 else "ip6"
+        numbered = enumerate(plan.servers(version))
+        servers = ", ".join(f"{number} : {address}" for number, address in numbered)
+        rules += [
+            f"{ip} daddr {{ {', '.join(options.served(version))} }} {protocol} dport {port} "
+            f"dnat {ip} to jhash {ip} saddr . {protocol} sport mod 2 seed 0x7b map {{ {servers} }}"
+            for protocol, port in plan.SERVED
+        ]
+    return "\n        ".join(rules)
+
+
 def _build_client(options: plan.Options) -> None:
     switch = plan.SWITCHES["lan0"]
     bridged = not options.routed
     _plug(switch, "client", plan.CLIENT_NS, "eth0", plan.CLIENT_MAC, bridged=bridged)
     address = routed.CLIENT_ADDRESS if options.routed else plan.CLIENT_ADDRESS
     lines = ["link set eth0 up", f"addr add {address}/24 dev eth0"]
+    lines.append(f"route add local {plan.CROWD_NET} dev lo")
     if options.routed:
         lines.append(f"route add default via {routed.CLIENT_GATEWAY}")
     elif options.vips > 1:

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane of one node: keeps the kernel's table as the rules want it, writes entries that
+come from elsewhere into its maps, and learns of those that packets made.
+
+Whatever goes wrong here, the kernel goes on with what it has: entries are made, followed and
+forgotten by packets alone. A worker that starts again finds the table and flushes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from twinbeat.sessions import ruleset
+from twinbeat.sessions.entries import Change, Gone, Origin, Put, Reason, Store
+from twinbeat.sessions.kernel import Connections, Element, KernelError, Maps
+from twinbeat.sessions.keys import Finder, Seen, packed, server_of
+from twinbeat.sessions.rules import Persistence, Pool
+from twinbeat.sessions.ruleset import Present
+
+NFT: Final = "/usr/sbin/nft"
+NFT_S: Final = 20.0
+"""Nobody waits for it longer."""
+MS: Final = 1_000_000
+FLUSH_MOST: Final = 1024
+"""Elements that are written before other work gets its turn."""
+SLACK_NS: Final = 1_500 * MS
+"""An entry that the kernel prolonged by less was prolonged by news that are on their way."""
+
+_WRITES: Final = frozenset({Reason.DELETED, Reason.EVICTED, Reason.STALE})
+"""Reasons for which an entry has to be taken out of the kernel: it does the rest by itself."""
+
+log = logging.getLogger("twinbeat.sessions")
+
+
+class PlaneError(Exception):
+    """The kernel's table can't be made so; the text says why."""
+
+
+def now_ns() -> int:
+    """The clock of entries on this node."""
+    return time.monotonic_ns()
+
+
+class Plane:
+    """Raises OSError where there is no netlink for it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._maps, self._reader = Maps(), Maps()
+        self._connections: Connections | None = None
+        self._pending: dict[tuple[str, bytes], tuple[str, int, bool] | None] = {}
+        """Server, end and whether it is new; None = it is to go."""
+        self._servers: dict[bytes, str] = {}
+        self._finder = Finder(())
+        self._rules: dict[str, Persistence] = {}
+        self._addresses: dict[str, frozenset[bytes]] = {}
+        self.counts: Counter[str] = Counter()
+        """learned, foreign, overflow, repaired, restored, failed"""
+        store.listen(self._changed)
+
+    def close(self) -> None:
+        """The kernel keeps what it has."""
+        self._maps.close()
+        self._reader.close()
+        self.attend(on=False)
+
+    @property
+    def kernel_counts(self) -> Counter[str]:
+        """What became of what was written."""
+        return self._maps.counts
+
+    # -- the rules ---------------------------------------------------------------------------------
+
+    async def configure(
+        self,
+        rules: Mapping[str, Persistence],
+        pools: Mapping[str, Pool],
+        failed: Mapping[str, frozenset[str]],
+    ) -> None:
+        """Make these rules the kernel's. Raises PlaneError, and what was in force stays so."""
+        wanted = [rule for rule in rules.values() if rule.in_kernel]
+        present = await self.present()
+        before = self._rules
+        if wanted or present.table:
+            await _nft(ruleset.maps_script(wanted, present))
+            fresh = {rule.name for rule in wanted if ruleset.map_name(rule) not in present.maps}
+            self._rules = {rule.name: rule for rule in wanted}
+            try:
+                await self._fill(fresh)
+                await _nft(ruleset.chains_script(wanted, pools, failed, present))
+            except PlaneError:
+                self._rules = before
+                raise
+        self._rules = {rule.name: rule for rule in wanted}
+        self._finder = Finder(wanted)
+        self._addresses = {
+            rule.name: frozenset(map(packed, pools[rule.pool].of(rule.version))) for rule in wanted
+        }
+
+    async def _fill(self, names: set[str]) -> None:
+        """What a rule has is in its new map before anybody follows that."""
+        moment = now_ns()
+        for name in names & self._store.tables.keys():
+            for key, entry in self._store.tables[name].items(moment):
+                self._pending[name, key] = entry.server, entry.expires_ns, True
+        more = True
+        while more:
+            more = self.flush()
+            await asyncio.sleep(0)
+
+    @staticmethod
+    async def present() -> Present:
+        """What of ours is in the kernel. Raises PlaneError."""
+        code, said, wrong = await _run("-j", "-t", "list", "tables", ruleset.FAMILY)
+        if code:
+            raise PlaneError(f"nft can't list tables: {wrong}")
+        if ruleset.TABLE not in {each["name"] for each in _of(said, "table")}:
+            return Present()
+        code, said, wrong = await _run("-j", "-t", "list", "table", ruleset.FAMILY, ruleset.TABLE)
+        if code:
+            raise PlaneError(f"nft can't list the table {ruleset.TABLE}: {wrong}")
+        names = {
+            what: frozenset(each["name"] for each in _of(said, what))
+            for what in ("map", "chain", "counter")
+        }
+        return Present(
+            table=True, maps=names["map"], chains=names["chain"], counters=names["counter"]
+        )
+
+    # -- from elsewhere into the kernel ------------------------------------------------------------
+
+    def _changed(self, change: Change) -> None:
+        if change.rule not in self._rules or change.origin is Origin.KERNEL:
+            return
+        at = change.rule, change.key
+        match change:
+            case Put(entry=entry, before=before):
+                # What is to go and hasn't yet is there still.
+                fresh = before is None and at not in self._pending
+                self._pending[at] = entry.server, entry.expires_ns, fresh
+            case Gone(reason=reason) if reason in _WRITES:
+                self._pending[at] = None
+            case _:
+                self._pending.pop(at, None)
+
+    def flush(self) -> bool:
+        """Write what has changed, a bounded number at a time: whether there is more.
+
+        What the kernel refuses is counted, and mended by `reload`.
+        """
+        moment = now_ns()
+        elements: list[Element] = []
+        for name, key in list(itertools.islice(self._pending, FLUSH_MOST)):
+            wanted = self._pending.pop((name, key))
+            rule = self._rules.get(name)
+            if rule is None:
+                continue
+            at, timeout_ms = ruleset.map_name(rule), rule.timeout_s * 1000
+            if wanted is None:
+                elements.append(Element(at, key, b"", 0, 0, fresh=False))
+                continue
+            server, expires_ns, fresh = wanted
+            remaining_ms = (expires_ns - moment) // MS
+            if remaining_ms > 0 and (data := packed(server)):
+                elements.append(Element(at, key, data, timeout_ms, remaining_ms, fresh))
+        self._maps.write(elements)
+        return bool(self._pending)
+
+    # -- from the kernel ---------------------------------------------------------------------------
+
+    def attend(self, *, on: bool) -> None:
+        """Follow new connections, or don't. Raises OSError."""
+        if on and self._connections is None:
+            self._connections = Connections()
+        elif not on and self._connections is not None:
+            self._connections.close()
+            self._connections = None
+
+    @property
+    def descriptor(self) -> int | None:
+        """Readable when there are news of connections."""
+        return self._connections.fileno() if self._connections is not None else None
+
+    def learn(self) -> tuple[int, bool]:
+        """Take in new connections: how many there were, and whether the kernel told of all."""
+        if self._connections is None:
+            return 0, True
+        moment, heard = now_ns(), 0
+
+        def take(seen: Seen) -> None:
+            nonlocal heard
+            heard += 1
+            self._take(seen, moment)
+
+        whole = self._connections.read(take)
+        if not whole:
+            self.counts["overflow"] += 1
+        return heard, whole
+
+    def _take(self, seen: Seen, moment: int) -> None:
+        found = self._finder.find(seen)
+        if found is None:
+            return
+        name, key = found
+        if seen.server not in self._addresses[name]:
+            self.counts["foreign"] += 1
+            return
+        table = self._store.tables.get(name)
+        if table is not None:
+            self.counts["learned"] += 1
+            table.put(key, self._server(seen.server), moment, origin=Origin.KERNEL)
+
+    def _server(self, data: bytes) -> str:
+        known = self._servers.get(data)
+        if known is None:
+            if len(self._servers) > 4096:
+                self._servers.clear()
+            known = self._servers[data] = server_of(data)
+        return known
+
+    async def reload(self, *, restore: bool) -> None:
+        """Compare all maps with what is known, and take in what was missed. Raises PlaneError.
+
+        ``restore``: what the kernel hasn't got, though it should, is written again.
+        """
+        for name, rule in list(self._rules.items()):
+            table = self._store.tables.get(name)
+            if table is None:
+                continue
+            begun, found = now_ns(), set()
+            try:
+                for part in self._reader.read(ruleset.map_name(rule)):
+                    moment = now_ns()
+                    for held in part:
+                        found.add(held.key)
+                        known = table.get(held.key, moment)
+                        server = self._server(held.server)
+                        ends = moment + held.remaining_ms * MS
+                        if known is not None and (name, held.key) in self._pending:
+                            continue
+                        if (
+                            known is None
+                            or known.server != server
+                            or ends > known.expires_ns + SLACK_NS
+                        ):
+                            self.counts["repaired"] += 1
+                            left = ends - moment
+                            table.put(
+                                held.key, server, moment, lifetime_ns=left, origin=Origin.KERNEL
+                            )
+                    await asyncio.sleep(0)
+                    if self._rules.get(name) is not rule:
+                        return
+            except KernelError as error:
+                raise PlaneError(str(error)) from error
+            if restore:
+                self._restore(name, begun, found)
+
+    def _restore(self, name: str, begun: int, found: set[bytes]) -> None:
+        """Entries that were there before the kernel was asked, and of which it said nothing."""
+        table, moment = self._store.tables[name], now_ns()
+        oldest = moment - SLACK_NS
+        for key, entry in table.items(moment):
+            made = entry.expires_ns - table.timeout_ns
+            if (
+                key not in found
+                and made < min(begun, oldest)
+                and entry.expires_ns > moment + SLACK_NS
+            ):
+                self.counts["restored"] += 1
+                self._pending[name, key] = entry.server, entry.expires_ns, False
+
+    def full(self) -> dict[str, int]:
+        """Connections that found no room in the map, by rule. Raises KernelError."""
+        counted = self._reader.counters()
+        return {
+            name: counted.get(ruleset.counter_name(rule), 0) for name, rule in self._rules.items()
+        }
+
+
+async def remove() -> None:
+    """Take the table away: nothing of ours stays. Raises PlaneError."""
+    if (await Plane.present()).table:
+        await _nft(f"delete table {ruleset.FAMILY} {ruleset.TABLE}\n")
+
+
+async def _nft(script: str) -> None:
+    if script:
+        code, _, wrong = await _run("-f", "-", text=script)
+        if code:
+            raise PlaneError(f"nft refuses the rules: {wrong}")
+
+
+async def _run(*arguments: str, text: str = "") -> tuple[int, str, str]:
+    """Exit code and both outputs, the second one line only."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            NFT,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        return 127, "", f"{NFT} can't be run: {error.strerror}"
+    try:
+        async with asyncio.timeout(NFT_S):
+            said, wrong = await process.communicate(text.encode())
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        return 124, "", f"it took longer than {NFT_S:g} s"
+    line = next(iter(wrong.decode(errors="replace").split("\n")), "")
+    return process.returncode or 0, said.decode(), line[:512]
+
+
+def _of(said: str, what: str) -> list[dict[str, str]]:
+    found = json.loads(said or "{}").get("nftables", [])
+    return [each[what] for each in found if what in each]

@@ -1,0 +1,489 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Persistence of one node: the rules of the document in force, their entries, the kernel's table,
+the servers, and what the two nodes tell each other of all that.
+
+Beside the document, and after it: nothing here can hold up a command, and nothing that happens
+here changes a role. What packets need is in the kernel; this only keeps it as it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import time
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
+
+from twinbeat.api.worker import Standing
+from twinbeat.health import answer
+from twinbeat.observe.histogram import Histogram
+from twinbeat.sessions import rules as rows
+from twinbeat.sessions import shown
+from twinbeat.sessions.entries import Reason, Store, Table
+from twinbeat.sessions.kernel import KernelError
+from twinbeat.sessions.keys import concerns
+from twinbeat.sessions.keys import shown as shown_key
+from twinbeat.sessions.plane import Plane, PlaneError, now_ns
+from twinbeat.sessions.replication import Batch, Follower, Leader, Part
+from twinbeat.sessions.rules import Persistence, Pool
+from twinbeat.sessions.ruleset import chosen
+from twinbeat.sessions.servers import Servers
+from twinbeat.sessions.shown import EntryView, RuleStatus, ServerStatus, SessionsStatus
+from twinbeat.sync.alike import leads
+from twinbeat.sync.session import Session
+from twinbeat.sync.wire import Persisting, SessionAsk, SessionBatch, SessionDone, Traffic
+from twinbeat.worker.driver import Driver
+
+TICK_S: Final = 0.02
+"""How long news gather. An entry made now is told of within two of these."""
+IDLE_TICKS: Final = 100
+"""Ticks without news after which news are waited for instead."""
+IDLE_S: Final = 1.0
+SWEEP_S: Final = 1.0
+RELOAD_S: Final = 60.0
+"""How often a primary compares the kernel's maps with what it knows, whatever it was told."""
+RETRY_S: Final = 5.0
+"""Between two attempts to make the kernel's table as it should be."""
+LOOK_S: Final = 5.0
+WARN_S: Final = 60.0
+"""A full table is warned of no more often than this."""
+REBIND_MOST: Final = 2000
+"""Entries that are bound anew before other work gets its turn."""
+
+log = logging.getLogger("twinbeat.worker")
+
+
+class Sessions:
+    """Runs beside the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.store = Store()
+        self.window = Histogram()
+        """From an entry's making until it was in the other node's kernel."""
+        self.leader = Leader(self.store, self._took, now_ns)
+        self.follower = Follower(self.store)
+        self.counts: Counter[str] = Counter()
+        """rebound, failed, full: connections that found no room"""
+        self.servers = Servers(_ask, self._server_changed)
+        self.plane: Plane | None = None
+        self.why = ""
+        """Why the kernel's table isn't as it should be."""
+        self.rules: dict[str, Persistence] = {}
+        self.pools: dict[str, Pool] = {}
+        self.primary = False
+        self._tables: Mapping[str, Any] | None = None
+        self._session: Session | None = None
+        self._leading = False
+        self._dirty = asyncio.Event()
+        self._news = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._rebind = asyncio.Event()
+        self._read_ns = now_ns()
+        self._warned_s = 0.0
+        self._full: dict[str, int] = {}
+        self.store.listen(lambda _: self._news.set())
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._driver.introduced.wait()
+        self._driver.on_standing.append(self._standing)
+        try:
+            self.plane = Plane(self.store)
+        except OSError as error:
+            self.why = f"netlink can't be used: {error.strerror}"
+        self.look()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in (
+                    self._configuring(),
+                    self._ticking(),
+                    self._sweeping(),
+                    self._comparing(),
+                    self._rebinding(),
+                ):
+                    tasks.create_task(part)
+        finally:
+            self.servers.close()
+            if self.plane is not None:
+                self.plane.close()
+
+    def look(self) -> None:
+        """The document or the roles may be others now."""
+        machine, welcome = self._driver.machine, self._driver.welcome
+        standing = self._driver.standing
+        if welcome is None or standing is None:
+            return
+        if machine is not None and machine.current is not None:
+            tables: Mapping[str, Any] = machine.current.tables
+        else:
+            tables = welcome.document.tables if welcome.document is not None else welcome.tables
+        wanted = {name: tables.get(name, {}) for name in ("pool", "persistence")}
+        if wanted != self._tables:
+            self._tables = wanted
+            self._dirty.set()
+        self._look_at_roles(standing)
+
+    def _standing(self, _: Standing, __: Standing) -> None:
+        self.look()
+
+    def _look_at_roles(self, standing: Standing) -> None:
+        if standing.primary != self.primary:
+            self.primary = standing.primary
+            if self.primary:
+                # Whatever packets did since the gate opened is in the maps.
+                self._reload.set()
+                self._rebind.set()
+            self._attend()
+        machine, session = self._driver.machine, self._session
+        peer = machine.peer if machine is not None else None
+        leading = (
+            self.primary
+            and session is not None
+            and machine is not None
+            and peer is not None
+            and leads(machine.summary(), peer) is True
+        )
+        if leading != self._leading:
+            self._leading = leading
+            self.leader.follow(self._carry if leading else None, now_ns())
+            self._news.set()
+
+    def _attend(self) -> None:
+        if self.plane is None:
+            return
+        on = self.primary and any(rule.in_kernel for rule in self.rules.values())
+        try:
+            self.plane.attend(on=on)
+        except OSError as error:
+            self.counts["failed"] += 1
+            log.error("new connections can't be followed: %s", error.strerror)
+        self._read_ns = now_ns()
+        self._news.set()
+
+    # -- the rules -------------------------------------------------------------------------------
+
+    async def _configuring(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            assert self._tables is not None
+            before = self.rules
+            self.pools, self.rules = rows.read(self._tables)
+            self.store.configure(self.rules.values())
+            self.servers.configure(self.pools.values())
+            await self._make()
+            self._attend()
+            self._rebind.set()
+            if self.rules.keys() - before.keys():
+                self._reload.set()
+                if self._session is not None and not self.primary:
+                    self._session.offer(SessionAsk())
+
+    async def _make(self) -> None:
+        """Have the kernel's table as the rules want it; where it can't be, again later."""
+        if self.plane is None:
+            return
+        try:
+            await self.plane.configure(self.rules, self.pools, self.servers.failed())
+        except PlaneError as error:
+            self.counts["failed"] += 1
+            if self.why != str(error):
+                log.error("persistence isn't in the kernel as configured: %s", error)
+            self.why = str(error)
+            asyncio.get_running_loop().call_later(RETRY_S, self._dirty.set)
+        else:
+            self.why = ""
+
+    def _server_changed(self, pool: str) -> None:
+        for server in self.servers.all()[pool].values():
+            if server.streak == 0:
+                word = "failed" if server.failed else "lives"
+                about = server.address, pool, word, server.sentence
+                log.warning("server %s of pool %s %s: %s", *about)
+        self._dirty.set()
+
+    # -- ticks -----------------------------------------------------------------------------------
+
+    async def _ticking(self) -> None:
+        idle = 0
+        while True:
+            idle = 0 if self._tick() else idle + 1
+            if idle < IDLE_TICKS:
+                await asyncio.sleep(TICK_S)
+            else:
+                await self._wait_for_news()
+                idle = 0
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        loop = asyncio.get_running_loop()
+        descriptor = self.plane.descriptor if self.plane is not None else None
+        if descriptor is not None:
+            loop.add_reader(descriptor, self._news.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_S):
+                    await self._news.wait()
+        finally:
+            if descriptor is not None:
+                loop.remove_reader(descriptor)
+        # Nothing was there until now.
+        self._read_ns = now_ns()
+
+    def _tick(self) -> bool:
+        """Whether anything was to be done."""
+        moment, heard, more = now_ns(), 0, False
+        if self.plane is not None:
+            # What is read now was made after the last reading: that is how old it may be.
+            self.leader.made_ns = self._read_ns
+            heard, whole = self.plane.learn()
+            self.leader.made_ns, self._read_ns = None, moment
+            if not whole:
+                self._reload.set()
+            more = self.plane.flush()
+        sent = self.leader.waiting
+        self.leader.tick(moment)
+        return bool(heard or more or sent or self.leader.outstanding)
+
+    async def _sweeping(self) -> None:
+        looked_s = 0.0
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            more = True
+            while more:
+                more = self.store.sweep(now_ns())
+                await asyncio.sleep(0)
+            if time.monotonic() - looked_s >= LOOK_S:
+                looked_s = time.monotonic()
+                self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """A table that is full says so, once a minute."""
+        if self.plane is None:
+            return
+        full = Counter(
+            {name: table.counts[Reason.EVICTED] for name, table in self.store.tables.items()}
+        )
+        try:
+            without = self.plane.full()
+        except KernelError:
+            without = {}
+        full.update(without)
+        self.counts["full"] = sum(without.values())
+        grown = [name for name, count in full.items() if count > self._full.get(name, 0)]
+        if grown and time.monotonic() - self._warned_s >= WARN_S:
+            self._warned_s = time.monotonic()
+            for name in grown:
+                more = full[name] - self._full.get(name, 0)
+                limit = self.rules[name].limit if name in self.rules else 0
+                log.warning(
+                    "persistence %s is full with %d entries: the oldest make room, %d so far",
+                    name,
+                    limit,
+                    more,
+                )
+            self._full = dict(full)
+
+    async def _comparing(self) -> None:
+        """The kernel's maps with what is known: at the start, as told to, and by the clock."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RELOAD_S):
+                    await self._reload.wait()
+            told = self._reload.is_set()
+            self._reload.clear()
+            if self.plane is None or not (told or self.primary):
+                continue
+            try:
+                await self.plane.reload(restore=self.primary)
+            except PlaneError as error:
+                self.counts["failed"] += 1
+                log.warning("entries can't be read from the kernel: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _rebinding(self) -> None:
+        """Clients of a server that is gone get another one, by their key."""
+        while True:
+            await self._rebind.wait()
+            self._rebind.clear()
+            if not self.primary:
+                continue
+            for rule in list(self.rules.values()):
+                if rule.in_kernel and rule.pool in self.pools:
+                    await self._rebind_rule(rule)
+
+    async def _rebind_rule(self, rule: Persistence) -> None:
+        failed = self.servers.failed().get(rule.pool, frozenset())
+        servers = chosen(self.pools[rule.pool], rule.version, failed)
+        table = self.store.tables.get(rule.name)
+        if not servers or table is None:
+            return
+        use, moment = frozenset(servers), now_ns()
+        gone = [(key, entry) for key, entry in table.items(moment) if entry.server not in use]
+        for number, (key, entry) in enumerate(gone, 1):
+            if table.get(key, moment) == entry:
+                left = entry.remaining_ns(moment)
+                table.put(key, servers[zlib.crc32(key) % len(servers)], moment, lifetime_ns=left)
+                self.counts["rebound"] += 1
+            if number % REBIND_MOST == 0:
+                await asyncio.sleep(0)
+        if gone:
+            log.info("%d clients of persistence %s got another server", len(gone), rule.name)
+
+    # -- the other node --------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def attending(self, session: Session) -> AsyncIterator[None]:
+        """Speak about entries over this session while the block lasts."""
+        self._session = session
+        self.look()
+        try:
+            yield
+        finally:
+            self._session = None
+            self._leading = False
+            self.leader.follow(None, now_ns())
+            self.follower.lost()
+
+    def take(self, message: Traffic) -> bool:
+        """A message about entries, and whether it is one. Never waits."""
+        if not isinstance(message, Persisting):
+            return False
+        match message:
+            case SessionDone(number=number):
+                self.leader.answered(number, now_ns())
+            case SessionAsk():
+                self.leader.asked()
+            case SessionBatch():
+                self._take_batch(message)
+        return True
+
+    def _take_batch(self, message: SessionBatch) -> None:
+        batch = Batch(
+            number=message.number,
+            part=Part(message.part),
+            rule=message.rule,
+            entries=message.entries,
+            gone=message.gone,
+        )
+        self.follower.take(batch, now_ns(), leading=self.primary)
+        if self.plane is not None:
+            while self.plane.flush():
+                pass
+        if self._session is not None:
+            self._session.offer(SessionDone(number=message.number))
+
+    def _carry(self, batch: Batch) -> bool:
+        session = self._session
+        return session is not None and session.offer(
+            SessionBatch(
+                number=batch.number,
+                part=batch.part.value,
+                rule=batch.rule,
+                entries=batch.entries,
+                gone=batch.gone,
+            )
+        )
+
+    def _took(self, length_ns: int, entries: int) -> None:
+        self.window.add(length_ns, entries)
+
+    # -- what there is to see ----------------------------------------------------------------------
+
+    def status(self) -> SessionsStatus:
+        """How all of it stands."""
+        bound: Counter[tuple[str, str]] = Counter()
+        for rule in self.rules.values():
+            table = self.store.tables.get(rule.name)
+            if table is not None and rule.in_kernel:
+                bound.update({(rule.pool, one): count for one, count in table.servers.items()})
+        plane = self.plane
+        written = plane.kernel_counts if plane is not None else Counter[str]()
+        packets = plane.counts if plane is not None else Counter[str]()
+        return SessionsStatus(
+            why=self.why[:1024],
+            primary=self.primary,
+            rules=tuple(map(_of_rule, self.store.tables.values()))[: shown.RULES_MOST],
+            servers=tuple(self._servers_shown(bound))[: shown.RULES_MOST],
+            replication=shown.Replication(
+                state=self.leader.state.value if self._leading else self._follows(),
+                outstanding=self.leader.outstanding,
+                waiting=self.leader.waiting,
+                filled=self.leader.filled,
+                filled_ns=self.leader.filled_ns,
+                counts={
+                    **self.leader.counts,
+                    **{f"got {what}": count for what, count in self.follower.counts.items()},
+                },
+            ),
+            counts=dict(packets + written + self.counts),
+            window=list(self.window.counts),
+            window_sum_ns=self.window.sum_ns,
+        )
+
+    def _follows(self) -> str:
+        return "follows" if self._session is not None and not self.primary else "alone"
+
+    def _servers_shown(self, bound: Counter[tuple[str, str]]) -> Iterator[ServerStatus]:
+        for name, servers in self.servers.all().items():
+            for server in servers.values():
+                enabled = self.pools[name].is_enabled(server.address)
+                state = ("down" if server.failed else "up") if enabled else "disabled"
+                yield ServerStatus(
+                    pool=name,
+                    address=server.address,
+                    state=state,
+                    sentence=server.sentence[:1024],
+                    entries=bound[name, server.address],
+                    failures=server.failures,
+                )
+
+    def entries(self, rule: str, client: str, most: int) -> shown.Entries:
+        """Entries of a rule, or of all; of a client, or the first ones. Raises Refused."""
+        moment = now_ns()
+        found: list[EntryView] = []
+        tables = [self.store.table(rule)] if rule else list(self.store.tables.values())
+        for table in tables:
+            for key, entry in table.items(moment):
+                if client and not concerns(table.rule, key, client):
+                    continue
+                if len(found) >= most:
+                    return shown.Entries(entries=tuple(found), more=True)
+                found.append(
+                    EntryView(
+                        rule=table.rule.name,
+                        client=shown_key(table.rule, key),
+                        server=entry.server,
+                        remaining_ms=entry.remaining_ns(moment) // 1_000_000,
+                    )
+                )
+        return shown.Entries(entries=tuple(found))
+
+
+def _of_rule(table: Table) -> RuleStatus:
+    rule = table.rule
+    return RuleStatus(
+        name=rule.name,
+        kind=rule.kind,
+        pool=rule.pool,
+        timeout_s=rule.timeout_s,
+        entries=len(table),
+        limit=rule.limit,
+        high=table.high,
+        counts={str(what): count for what, count in table.counts.items()},
+    )
+
+
+async def _ask(address: str, how: str, port: int, timeout_s: float) -> tuple[bool, str]:
+    """Whether a server answers. Raises OSError."""
+    found = await answer.ask(
+        ipaddress.ip_address(address), probe=how, interface="", port=port, timeout_s=timeout_s
+    )
+    return found.holds, found.sentence

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's table: rules of every kind are taken, packets make entries, and both sides agree."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from twinbeat.sessions import plane as plane_module
+from twinbeat.sessions.entries import Origin, Reason, Store
+from twinbeat.sessions.keys import Seen, shown
+from twinbeat.sessions.plane import Plane, now_ns
+from twinbeat.sessions.rules import Persistence, Pool
+from unit.namespace import fresh_namespace, ip
+
+pytestmark = pytest.mark.privileged
+
+FAR = "tbs-far"
+S = 1_000_000_000
+CLIENTS = [f"198.18.0.{number}" for number in range(1, 6)]
+POOL = Pool(name="web", servers=("10.88.0.21", "10.88.0.22", "fd88::21", "fd88::22"), probe="none")
+HTTP = Persistence(
+    name="http", vips=("192.0.2.10", "192.0.2.128/25"), port=80, pool="web", timeout_s=60, limit=100
+)
+KINDS = (
+    HTTP,
+    replace(HTTP, name="net", kind="source-prefix", port=81),
+    replace(HTTP, name="both", kind="source-destination", port=82, protocol="udp"),
+    replace(HTTP, name="six", vips=("2001:db8::10",)),
+    replace(HTTP, name="six-net", kind="source-prefix", vips=("2001:db8::10",), port=81),
+)
+
+
+MADE: list[Node] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Every node's sockets are closed when its test is over."""
+    yield
+    while MADE:
+        MADE.pop().plane.close()
+
+
+class Node:
+    """A store and its plane, with these rules in force."""
+
+    def __init__(self, *rules: Persistence) -> None:
+        self.store = Store()
+        self.plane = Plane(self.store)
+        self.rules = {rule.name: rule for rule in rules}
+        MADE.append(self)
+
+    async def make(self, pool: Pool = POOL, failed: frozenset[str] = frozenset()) -> None:
+        self.store.configure(self.rules.values())
+        await self.plane.configure(self.rules, {"web": pool}, {"web": failed})
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await work()
+
+    with fresh_namespace():
+        asyncio.run(bounded())
+
+
+def nft(*arguments: str) -> str:
+    return subprocess.run(
+        ["nft", *arguments], check=True, capture_output=True, text=True, timeout=10
+    ).stdout
+
+
+def test_rules_of_every_kind_are_taken_and_kept_alike() -> None:
+    async def work() -> None:
+        for balance in ("hash", "round-robin", "random"):
+            node = Node(*KINDS)
+            pool = replace(POOL, balance=balance, port=8080)
+            await node.make(pool)
+            before = nft("list", "ruleset")
+            await node.make(pool)
+            assert nft("list", "ruleset") == before
+            await node.make(pool, failed=frozenset({"10.88.0.21", "fd88::22"}))
+            after = nft("list", "ruleset")
+            assert "10.88.0.21" not in after
+            assert "fd88::22" not in after
+            await node.make(pool, failed=frozenset({"10.88.0.21", "10.88.0.22"}))
+            assert "10.88.0.21" in nft("list", "ruleset"), "where all fail all are tried"
+            node.rules = {}
+            await node.make(pool)
+            assert nft("list", "ruleset") == ""
+
+    run(work)
+
+
+def test_what_is_written_is_read_again_by_another_worker() -> None:
+    async def work() -> None:
+        node = Node(*KINDS)
+        await node.make()
+        sizes = {"http": 4, "net": 4, "both": 8, "six": 16, "six-net": 16}
+        for name, size in sizes.items():
+            table = node.store.table(name)
+            server = POOL.of(table.rule.version)[0]
+            for number in range(100):
+                table.put(number.to_bytes(size), server, now_ns(), origin=Origin.PEER)
+                table.put(number.to_bytes(size), server, now_ns(), lifetime_ns=50 * S)
+        assert not node.plane.flush()
+        other = Node(*KINDS)
+        await other.make()
+        await other.plane.reload(restore=False)
+        for name in sizes:
+            mine, theirs = node.store.table(name), other.store.table(name)
+            assert set(mine.keys()) == set(theirs.keys())
+            assert mine.servers == theirs.servers
+            for key in theirs.keys():  # noqa: SIM118
+                entry = theirs.get(key, now_ns())
+                assert entry is not None
+                assert 40 * S < entry.remaining_ns(now_ns()) <= 50 * S
+        assert node.plane.kernel_counts["refused"] == 0
+
+    run(work)
+
+
+def test_changes_are_written_whatever_the_kernel_has() -> None:
+    async def work() -> None:
+        node = Node(HTTP)
+        await node.make()
+        table, name = node.store.table("http"), "p_http.source4-32.100"
+        keys = [bytes((198, 18, 0, number)) for number in range(10)]
+        for key in keys:
+            table.put(key, "10.88.0.21", now_ns(), origin=Origin.PEER)
+        node.plane.flush()
+        # Somebody took some away, and put in one that is bound otherwise.
+        at = ("inet", "twinbeat_sessions", name)
+        nft("delete", "element", *at, "{ 198.18.0.1, 198.18.0.2 }")
+        nft("add", "element", *at, "{ 198.18.0.77 timeout 30s : 10.88.0.22 }")
+        table.put(keys[1], "10.88.0.22", now_ns(), origin=Origin.PEER)
+        table.delete(keys[2], now_ns())
+        table.delete(keys[3], now_ns())
+        table.put(bytes((198, 18, 0, 77)), "10.88.0.21", now_ns(), origin=Origin.PEER)
+        node.plane.flush()
+        there = nft("list", "map", *at)
+        assert "198.18.0.1 timeout" in there
+        assert "198.18.0.3 " not in there
+        moved = there[there.index("198.18.0.77") :].splitlines()[0]
+        assert "10.88.0.21" in moved.split(",")[0]
+        assert node.plane.kernel_counts["refused"] == 0
+
+    run(work)
+
+
+def test_another_limit_keeps_the_entries() -> None:
+    async def work() -> None:
+        node = Node(HTTP)
+        await node.make()
+        for number in range(50):
+            node.store.table("http").put(
+                number.to_bytes(4), "10.88.0.21", now_ns(), origin=Origin.PEER
+            )
+        node.plane.flush()
+        node.rules["http"] = replace(HTTP, limit=200, timeout_s=100)
+        await node.make()
+        listed = nft("list", "table", "inet", "twinbeat_sessions")
+        assert "p_http.source4-32.100 " not in listed
+        other = Node(node.rules["http"])
+        await other.make()
+        await other.plane.reload(restore=False)
+        assert len(other.store.table("http")) == 50
+
+    run(work)
+
+
+def test_the_table_goes_when_it_is_told_to() -> None:
+    async def work() -> None:
+        nft("add", "table", "inet", "somebody")
+        await Node(HTTP).make()
+        await plane_module.remove()
+        await plane_module.remove()
+        assert nft("list", "tables").split("\n") == ["table inet somebody", ""]
+
+    run(work)
+
+
+# ---------------------------------------------------------------------------- packets ------------
+
+
+@contextlib.contextmanager
+def clients() -> Iterator[None]:
+    """This namespace is a gateway with both servers in it; another one has the clients."""
+    with fresh_namespace():
+        with contextlib.suppress(AssertionError):
+            ip(f"netns del {FAR}")
+        ip(f"netns add {FAR}")
+        try:
+            ip("link add near type veth peer name far")
+            ip(f"link set far netns {FAR}")
+            ip("link set near up")
+            ip("addr add 192.0.2.10/32 dev near")
+            ip("addr add 10.88.0.21/32 dev lo")
+            ip("addr add 10.88.0.22/32 dev lo")
+            ip("route add 198.18.0.0/24 dev near")
+            inside = f"-n {FAR}"
+            ip(f"{inside} link set far up")
+            ip(f"{inside} link set lo up")
+            ip(f"{inside} addr add 198.18.0.1/24 dev far")
+            for client in CLIENTS[1:]:
+                ip(f"{inside} addr add {client}/32 dev far")
+            ip(f"{inside} route add 192.0.2.0/24 dev far")
+            yield
+        finally:
+            ip(f"netns del {FAR}")
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[list[tuple[str, str]]]:
+    """Both servers; what they saw: client and server."""
+    seen: list[tuple[str, str]] = []
+    listeners = [socket.create_server((server, 80)) for server in POOL.of(4)]
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, (client, _) = listener.accept()
+                seen.append((client, connection.getsockname()[0]))
+                connection.close()
+
+    threads = [threading.Thread(target=serve, args=(each,), daemon=True) for each in listeners]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        for listener in listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in threads:
+            thread.join(5)
+
+
+def ask(client: str) -> None:
+    """A new connection of a client, from the other namespace, until the server hangs up."""
+    program = (
+        "import socket,sys\n"
+        "s = socket.create_connection(('192.0.2.10', 80), 5, (sys.argv[1], 0))\n"
+        "s.recv(1)"
+    )
+    command = ["ip", "netns", "exec", FAR, "/usr/bin/python3", "-c", program, client]
+    subprocess.run(command, check=True, timeout=10, capture_output=True)
+
+
+def learned(node: Node) -> int:
+    heard, whole = node.plane.learn()
+    assert whole
+    return heard
+
+
+def test_a_client_stays_with_its_server_and_is_learned_of() -> None:
+    async def work() -> None:
+        node = Node(replace(HTTP, timeout_s=60))
+        await node.make(replace(POOL, balance="round-robin"))
+        node.plane.attend(on=True)
+        table = node.store.table("http")
+        with servers() as seen:
+            for client in CLIENTS * 2:
+                await asyncio.to_thread(ask, client)
+        assert learned(node) >= 2 * len(CLIENTS)
+        assert {shown(HTTP, key) for key in table.keys()} == set(CLIENTS)  # noqa: SIM118
+        assert (table.counts["created"], table.counts["refreshed"]) == (5, 5)
+        by_client = dict(seen)
+        assert seen == [(client, by_client[client]) for client in CLIENTS * 2]
+        assert set(by_client.values()) == set(POOL.of(4))
+        for client in CLIENTS:
+            entry = table.get(socket.inet_aton(client), now_ns())
+            assert entry is not None
+            assert entry.server == by_client[client]
+        # Whoever asks the kernel is told the same, and of nothing that wasn't heard of.
+        await node.plane.reload(restore=True)
+        assert node.plane.counts["repaired"] == node.plane.counts["restored"] == 0
+
+    with clients():
+        asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_entries_from_elsewhere_are_followed_and_missed_news_are_made_up_for() -> None:
+    async def work() -> None:
+        node = Node(HTTP)
+        await node.make()
+        table = node.store.table("http")
+        wanted = {client: POOL.of(4)[number % 2] for number, client in enumerate(CLIENTS)}
+        for client, server in wanted.items():
+            table.put(socket.inet_aton(client), server, now_ns(), origin=Origin.PEER)
+        node.plane.flush()
+        with servers() as seen:
+            for client in CLIENTS:
+                await asyncio.to_thread(ask, client)
+        assert dict(seen) == wanted
+        # Nobody followed the connections: another worker finds what they made.
+        other = Node(HTTP)
+        await other.make()
+        await other.plane.reload(restore=False)
+        assert other.store.table("http").servers == table.servers
+        # What was flushed behind our back is written again.
+        nft("flush", "map", "inet", "twinbeat_sessions", "p_http.source4-32.100")
+        for key, entry in list(table.items(now_ns())):
+            table.put(key, entry.server, now_ns(), lifetime_ns=40 * S, origin=Origin.KERNEL)
+        await node.plane.reload(restore=True)
+        assert node.plane.counts["restored"] == len(CLIENTS)
+        node.plane.flush()
+        await other.plane.reload(restore=False)
+        assert len(other.store.table("http")) == len(CLIENTS)
+
+    with clients():
+        asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_a_map_without_room_is_served_without_an_entry_and_counted() -> None:
+    async def work() -> None:
+        node = Node(replace(HTTP, limit=16))
+        await node.make()
+        name = "p_http.source4-32.16"
+        size = 16 + 2 + 1024
+        elements = ", ".join(
+            f"10.{number >> 8}.{number & 255}.1 timeout 60s : 10.88.0.21" for number in range(size)
+        )
+        nft("add", "element", "inet", "twinbeat_sessions", name, f"{{ {elements} }}")
+        with servers() as seen:
+            await asyncio.to_thread(ask, CLIENTS[0])
+        assert [client for client, _ in seen] == [CLIENTS[0]]
+        assert node.plane.full() == {"http": 1}
+        await node.plane.reload(restore=False)
+        assert len(node.store.table("http")) == 16
+        assert node.store.table("http").counts[Reason.EVICTED] == size - 16
+        more = True
+        while more:
+            more = node.plane.flush()
+        with servers() as seen:
+            await asyncio.to_thread(ask, CLIENTS[0])
+        assert node.plane.full() == {"http": 1}, "the oldest made room"
+
+    with clients():
+        asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_news_of_others_are_no_concern_of_ours() -> None:
+    async def work() -> None:
+        node = Node(HTTP)
+        await node.make()
+        client, vip = socket.inet_aton(CLIENTS[0]), socket.inet_aton("192.0.2.10")
+        ours = socket.inet_aton("10.88.0.21")
+        take = node.plane._take
+        take(Seen(6, 80, client, vip, socket.inet_aton("10.99.0.1")), now_ns())
+        take(Seen(17, 80, client, vip, ours), now_ns())
+        take(Seen(6, 80, client, socket.inet_aton("192.0.2.11"), ours), now_ns())
+        assert len(node.store.table("http")) == 0
+        assert node.plane.counts["foreign"] == 1
+        take(Seen(6, 80, client, socket.inet_aton("192.0.2.200"), ours), now_ns())
+        assert len(node.store.table("http")) == 1
+
+    run(work)
