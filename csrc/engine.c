@@ -184,6 +184,44 @@ static void choose_frames(struct round *r)
 	out->echo_arrived_ns = r->in->peer.arrived_ns;
 }
 
+enum {
+	PAUSE_MS_NS = 1000000, /* of TB_PAUSE_LEFT */
+	PAUSE_STEPS = 32,      /* to a doubling */
+	PAUSE_CODES = 1024,
+};
+
+tb_u32 tb_pause_said(tb_u64 left_ns)
+{
+	tb_u64 left = left_ns / PAUSE_MS_NS + (left_ns % PAUSE_MS_NS != 0);
+	tb_u64 code;
+
+	for (code = 0; left >= 2 * PAUSE_STEPS; code += PAUSE_STEPS)
+		left = left / 2 + left % 2;
+	return (tb_u32)sooner(code + left, PAUSE_CODES - 1) << TB_PAUSE_SHIFT;
+}
+
+tb_u64 tb_pause_left_ns(tb_u32 flags)
+{
+	tb_u64 code = (flags & TB_PAUSE_LEFT) >> TB_PAUSE_SHIFT;
+	tb_u64 exponent = code / PAUSE_STEPS;
+	tb_u64 left = exponent == 0 ? code : (PAUSE_STEPS + code % PAUSE_STEPS) << (exponent - 1);
+
+	return left * PAUSE_MS_NS;
+}
+
+/* What Python said of a pause, with what is left of it now: it ends though Python hangs. */
+static tb_u32 say_pause(const struct round *r, tb_u32 flags)
+{
+	tb_u64 until = r->in->order.pause_until_ns;
+
+	flags &= ~TB_PAUSE_LEFT;
+	if (!(flags & TB_F_PAUSED) || until == 0)
+		return flags;
+	if (r->now >= until)
+		return flags & ~(tb_u32)TB_F_PAUSED;
+	return flags | tb_pause_said(until - r->now);
+}
+
 static void write_self(struct round *r)
 {
 	struct tb_engine *e = r->e;
@@ -197,6 +235,7 @@ static void write_self(struct round *r)
 	if (r->in->peer.epoch != e->first_epoch)
 		flags &= ~(tb_u32)TB_F_NEWBORN;
 	flags |= TB_F_NEGOTIATES;
+	flags = say_pause(r, flags);
 	if (e->watch == TB_ALIVE)
 		flags |= TB_F_HEARS_YOU;
 	if (e->phase == TB_CLAIMING)

@@ -78,6 +78,7 @@ struct tb_order {
 	tb_u32 permits;		/* enum tb_permit */
 	tb_u32 resign_of;	/* generation (low 32 bits) of a demand to shut the gate at once; 0 = none */
 	tb_u64 heard;		/* counter of the newest frame of the peer when what the order rests on was found out */
+	tb_u64 pause_until_ns;	/* with PAUSED in `flags`: the end of the pause, whether Python runs then or not; 0 = it has none */
 	/* Facts for the frames. */
 	tb_u32 flags;		/* enum tb_flag that Python knows: PAUSED RESTART FIT STARTING PREFERRED NEVER_CLAIMS PAUSE_ACK ISOLATED NEWBORN */
 	tb_u8 role;
@@ -304,5 +305,12 @@ void tb_engine_configure(struct tb_engine *engine, const struct tb_settings *set
 /* One round. */
 void tb_engine_step(struct tb_engine *engine, tb_u64 now, const struct tb_input *input,
 		    struct tb_actions *actions);
+
+/*
+ * What is left of a pause, as a frame's flags have it (TB_PAUSE_LEFT) and back: never less than it was, nor more by
+ * more than a 32nd and a millisecond. The longest is 63 << 30 ms; what is longer is said as that.
+ */
+tb_u32 tb_pause_said(tb_u64 left_ns);
+tb_u64 tb_pause_left_ns(tb_u32 flags);
 
 #endif /* TB_ENGINE_H */

@@ -232,6 +232,7 @@ void read_peer(struct round *r)
 	const struct tb_peer *peer = &r->in->peer;
 	bool open = (peer->flags & TB_F_OPEN) != 0;
 	bool idle, deaf;
+	tb_u32 flags;
 	tb_u64 told;
 
 	if (peer->epoch == 0 || peer->counter == 0 || peer->arrived_ns < e->started_ns)
@@ -266,8 +267,10 @@ void read_peer(struct round *r)
 
 	if (peer->type == TB_ANSWER)
 		return;
-	told = peer->term << 24 ^ (tb_u64)(peer->flags & ~(tb_u32)TB_F_HEARS_YOU) << 8 ^
-	       (tb_u64)peer->role ^ (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
+	/* What is left of a pause is told each time that it has halved: Python reckons with the end. */
+	flags = peer->flags & ~(tb_u32)(TB_F_HEARS_YOU | (TB_PAUSE_LEFT & ~TB_PAUSE_HALVED));
+	told = peer->term << 24 ^ (tb_u64)flags << 8 ^ (tb_u64)peer->role ^
+	       (tb_u64)peer->admin << 4 ^ (tb_u64)peer->health << 48;
 	/* What it keeps, what it wants and what it has: numbers of all sizes, so they are mixed. */
 	told ^= ((tb_u64)peer->hello_us << 32 | peer->dead_us) * 0x9e3779b97f4a7c15ull;
 	told ^= ((tb_u64)peer->generation << 32 | peer->digest) * 0x94d049bb133111ebull;

@@ -78,6 +78,15 @@ enum tb_flag {
 	TB_F_NEGOTIATES = 1u << 19, /* the sender understands PROPOSAL; who doesn't is sent none */
 };
 
+/*
+ * The upper bits of a frame's flags: with PAUSED, how much of the pause is left, rounded up; 0 = it has no end (or
+ * its sender is of a version that told none: those never set these bits, and heed them not). Five bits of exponent
+ * over five of mantissa, in ms: E = 0 is M, any other (32 + M) << (E - 1), so that at most a 32nd is added.
+ */
+#define TB_PAUSE_LEFT 0xffc00000u
+#define TB_PAUSE_SHIFT 22
+#define TB_PAUSE_HALVED 0xf8000000u /* its exponent */
+
 enum tb_role { TB_ROLE_INIT = 0, TB_ROLE_SECONDARY, TB_ROLE_CLAIMING, TB_ROLE_PRIMARY, TB_ROLE_DISABLED };
 enum tb_admin { TB_ADMIN_ENABLED = 0, TB_ADMIN_STAY_PRIMARY, TB_ADMIN_STAY_SECONDARY, TB_ADMIN_DISABLED };
 

@@ -47,6 +47,7 @@ local FLAGS = {
 	{ "even_so", "though a host can't hold them" },
 	{ "negotiates", "it understands proposals" },
 }
+local PAUSE_SHIFT = 22 -- the bits from there on: what is left of a pause, see pause_left_ms()
 local OPEN, CLAIMING, KNOWN, PROPOSAL = 1, 11, 15, 17 -- places in FLAGS
 
 -- ------------------------------------------------------------------------------ fields ----
@@ -101,6 +102,7 @@ named("receipt", ProtoField.uint64, "Receipt for the claim of term")
 named("answer_in", ProtoField.framenum, "Answered in", base.NONE, frametype.RESPONSE)
 named("answer_to", ProtoField.framenum, "Answer to", base.NONE, frametype.REQUEST)
 named("answer_us", ProtoField.double, "Answered after (us)")
+named("pause_left_ms", ProtoField.double, "Left of the pause (ms, rounded up)")
 for place, flag in ipairs(FLAGS) do
 	named("flags_" .. flag[1], ProtoField.bool, flag[2], 32, nil, 2 ^ (place - 1))
 end
@@ -274,18 +276,29 @@ local function places(flags)
 	return set
 end
 
+-- Five bits of exponent over five of mantissa.
+local function pause_left_ms(flags)
+	local code = math.floor(flags / 2 ^ PAUSE_SHIFT)
+	local exponent = math.floor(code / 32)
+	return exponent == 0 and code or (32 + code % 32) * 2 ^ (exponent - 1)
+end
+
 local function add_flags(tree, payload, set)
 	local names, strange = {}, false
 	for place = 1, 32 do
 		if set[place] and FLAGS[place] then
 			table.insert(names, FLAGS[place][1])
 		end
-		strange = strange or (set[place] and not FLAGS[place])
+		strange = strange or (set[place] and not FLAGS[place] and place <= PAUSE_SHIFT)
 	end
 	local branch = tree:add(field.flags, payload(84, 4))
 	branch:append_text(" (" .. table.concat(names, ", ") .. ")")
 	for _, flag in ipairs(FLAGS) do
 		branch:add(field["flags_" .. flag[1]], payload(84, 4))
+	end
+	local left = pause_left_ms(payload(84, 4):uint())
+	if left > 0 then
+		branch:add(field.pause_left_ms, payload(84, 4), left)
 	end
 	if strange then
 		branch:add_proto_expert_info(notes.unknown, "Flags that no version has")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -274,16 +274,32 @@ def test_a_pause_told_to_who_watches_ends_by_itself_though_the_other_is_lost(pri
     assert agents.boot_ns() > begun + 4e9
 
 
-def test_a_pause_whose_end_is_lost_with_its_node_is_ended_by_the_operator(primary: str) -> None:
+@pytest.mark.parametrize("lose", [agents.kill, partial(lab.cut, silent=True)], ids=["kill", "cut"])
+def test_a_pause_told_to_who_serves_ends_though_that_one_is_lost(
+    primary: str, lose: Callable[[str], object]
+) -> None:
+    """Killed, its kernel answers and says for ever what its agent said last of the pause."""
     other = plan.peer(primary)
     begun = agents.boot_ns()
-    spoken = tell(primary, "pause", "--for", "1s", "--reason", "new cable")
-    assert "until it is back or the other node is told to resume" in spoken
+    spoken = tell(primary, "pause", "--for", "3s", "--reason", "new cable")
+    assert "nobody would take over until it is back or the pause ends" in spoken
+    lose(primary)
+    stays_paused(other)
+    assert re.search(r"nobody takes over until \S+ at the latest", agents.cli(other, "show").stdout)
+    wait_for(partial(watching.serves, other), "the pause ends", timeout_s=10)
+    took_s = (agents.boot_ns() - begun) / 1e9
+    assert 3 < took_s < 5
+    log = processes.log_tail(agents.process_name(other), 40)
+    assert f"the pause of {primary}, which isn't heard, ran out" in log
+
+
+def test_a_pause_without_an_end_outlasts_its_node_until_the_operator_ends_it(primary: str) -> None:
+    other = plan.peer(primary)
+    spoken = tell(primary, "pause", "--reason", "new cable")
+    assert "until it is back or `twinbeat resume` is given to the node that is left" in spoken
     agents.kill(primary)
     stays_paused(other)
-    wait_for(lambda: agents.boot_ns() > begun + 2e9, "its end is past", timeout_s=5)
-    assert "or `twinbeat resume`" in agents.cli(other, "show").stdout
-    assert not watching.serves(other)
+    assert "until it is back, or `twinbeat resume`" in agents.cli(other, "show").stdout
     tell(other, "resume")
     wait_for(partial(watching.serves, other), "it takes over", timeout_s=5)
 

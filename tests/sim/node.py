@@ -383,15 +383,19 @@ class SimNode:
         """Everything but the disk is gone."""
         self.ground.dog.disarm()
         if self.powered:
-            paused = self.disk.durable.paused_until_ns
-            if 0 < paused < FOREVER:
-                left = max(0, paused - self.clock())
-                self.offset_ns = self.world.rng.randrange(1, 1 << 50)
-                self.disk.durable = replace(
-                    self.disk.durable, paused_until_ns=self.clock() + left or 1
-                )
-            else:
-                self.offset_ns = self.world.rng.randrange(1, 1 << 50)
+            before, kept = self.clock(), self.disk.durable
+            self.offset_ns = self.world.rng.randrange(1, 1 << 50)
+            after = self.clock()
+
+            def by_the_next_clock(until_ns: int) -> int:
+                ends = 0 < until_ns < FOREVER
+                return after + max(0, until_ns - before) if ends else until_ns
+
+            self.disk.durable = replace(
+                kept,
+                paused_until_ns=by_the_next_clock(kept.paused_until_ns),
+                peer_paused_until_ns=by_the_next_clock(kept.peer_paused_until_ns),
+            )
         self.powered = False
         self.agent = None
         self.stopped = self.python_hung = False

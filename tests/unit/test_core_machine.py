@@ -800,7 +800,7 @@ def test_a_pause_of_the_peer_is_ended_there(bench: Bench) -> None:
 
 
 def test_a_reboot_does_not_end_a_pause_of_the_pair() -> None:
-    bench = Bench(durable=Durable(peer_known=True, peer_paused=True))
+    bench = Bench(durable=Durable(peer_known=True, peer_paused_until_ns=FOREVER))
     bench.start()
     bench.wait(3 * SECOND)
     assert bench.machine.role is Role.SECONDARY
@@ -808,6 +808,84 @@ def test_a_reboot_does_not_end_a_pause_of_the_pair() -> None:
     bench.engine(Kind.HEARD)
     bench.hear(flags=WELL)
     assert bench.order.permits & CLAIMS, "the peer says that it is over"
+
+
+def paused_peer(bench: Bench, left_ns: int, **changes: Any) -> None:
+    bench.hear(flags=WELL | Flag.OPEN | Flag.PAUSED, pause_left_ns=left_ns, **changes)
+
+
+def test_the_pause_of_a_lost_peer_ends_when_that_said_it_would(bench: Bench) -> None:
+    bench.secondary()
+    told_ns = bench.now
+    paused_peer(bench, 60 * SECOND)
+    bench.engine(Kind.DEAD, a=1)
+    bench.wait(59 * SECOND)
+    assert not bench.order.permits & CLAIMS
+    assert bench.machine.status.peer_paused_until_ns >= told_ns + 60 * SECOND
+    bench.wait(SECOND + 10 * MILLISECOND)
+    assert bench.order.permits & Permit.MAY_CLAIM_DEAD
+    assert logged(bench).count(Code.PEER_PAUSE_EXPIRED) == 1
+    paused_peer(bench, 60 * SECOND, answered=True)
+    assert bench.order.permits & Permit.MAY_CLAIM_DEAD, "its kernel repeats what its agent said"
+    paused_peer(bench, 60 * SECOND)
+    assert not bench.order.permits & CLAIMS, "its agent says it anew"
+
+
+def test_the_pause_of_a_peer_that_speaks_ends_when_that_says_so(bench: Bench) -> None:
+    bench.secondary()
+    paused_peer(bench, SECOND)
+    bench.wait(2 * SECOND)
+    assert not bench.order.permits & CLAIMS
+    bench.hear(flags=WELL | Flag.OPEN)
+    assert bench.order.permits & CLAIMS
+
+
+def test_a_kernel_that_answers_for_a_hung_agent_doesn_t_lengthen_its_pause(bench: Bench) -> None:
+    bench.secondary()
+    paused_peer(bench, 10 * SECOND)
+    bench.engine(Kind.STALLED)
+    for _ in range(11):
+        paused_peer(bench, 10 * SECOND, answered=True)
+        bench.wait(SECOND)
+    assert bench.order.permits & Permit.MAY_CLAIM_STALLED
+
+
+def test_a_pause_without_an_end_outlasts_its_node(bench: Bench) -> None:
+    bench.secondary()
+    paused_peer(bench, 5 * SECOND)
+    paused_peer(bench, 0)
+    bench.engine(Kind.DEAD, a=1)
+    bench.wait(3600 * SECOND)
+    assert not bench.order.permits & CLAIMS
+    assert bench.machine.status.peer_paused_until_ns == FOREVER
+
+
+def test_the_end_of_a_peer_s_pause_is_never_too_early_and_seldom_written(bench: Bench) -> None:
+    """What is left is rounded up anew in each frame, as the engine does it."""
+    bench.secondary()
+    ends_ns = bench.now + 1000 * SECOND
+    written = 0
+    while (left_ns := ends_ns - bench.now) > SECOND:
+        bench.effects.clear()
+        paused_peer(bench, left_ns + left_ns // 32)
+        until_ns = bench.machine.status.peer_paused_until_ns
+        assert ends_ns <= until_ns <= ends_ns + left_ns // 10 + 1000
+        written += sum(effects.save is not None for effects in bench.effects)
+        bench.wait(100 * MILLISECOND)
+    assert written < 100
+    longer_ns = bench.now + 2000 * SECOND
+    paused_peer(bench, 2000 * SECOND)
+    assert bench.machine.status.peer_paused_until_ns >= longer_ns
+
+
+def test_frames_say_when_a_pause_ends(bench: Bench) -> None:
+    bench.secondary()
+    bench.feed(Pause(request_id="p", for_ns=5 * SECOND))
+    assert bench.order.flags & Flag.PAUSED
+    assert bench.now <= bench.order.pause_until_ns <= bench.now + 5 * SECOND
+    bench.feed(Pause(request_id="q", for_ns=0))
+    assert bench.order.flags & Flag.PAUSED
+    assert bench.order.pause_until_ns == 0
 
 
 # -- what fails ----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from twinbeat.engine._engine import lib
 from twinbeat.engine.types import (
@@ -1083,6 +1085,52 @@ def test_paused_claims_nothing_and_goes_on_serving() -> None:
     serving.order_again(permits=ALL | Permit.PAUSED)
     serving.run(40 * MS)
     assert serving.gate_open
+
+
+PAUSED = replace(ORDER.facts, flags=ORDER.facts.flags | Flag.PAUSED)
+
+
+def said_of_pause(bench: Bench) -> tuple[bool, int]:
+    """What its frames say: that it is paused, and for how long."""
+    bench.round()
+    flags = bench.node.engine.actions.self.flags
+    return bool(flags & lib.TB_F_PAUSED), lib.tb_pause_left_ns(flags)
+
+
+def test_frames_say_how_much_of_a_pause_is_left_and_end_it_though_python_hangs() -> None:
+    bench = secondary()
+    bench.order_again(facts=replace(PAUSED, pause_until_ns=bench.now + 40 * MS))
+    assert said_of_pause(bench) == (True, 40 * MS)
+    bench.run(30 * MS)
+    paused, left_ns = said_of_pause(bench)
+    assert paused
+    assert 9 * MS < left_ns <= 11 * MS
+    bench.run(12 * MS)
+    assert said_of_pause(bench) == (False, 0)
+
+
+def test_a_pause_without_an_end_says_none() -> None:
+    bench = secondary()
+    bench.order_again(facts=PAUSED)
+    assert said_of_pause(bench) == (True, 0)
+
+
+@given(st.integers(1, 1 << 63))
+@example(1)
+@example(MS)
+@example(63 * MS)
+@example(64 * MS)
+@example(127 * MS + 1)
+@example((63 << 30) * MS)
+def test_what_is_left_of_a_pause_is_rounded_up(left_ns: int) -> None:
+    said = lib.tb_pause_said(left_ns)
+    assert said & ~lib.TB_PAUSE_LEFT == 0
+    told_ns = lib.tb_pause_left_ns(said | lib.TB_F_PAUSED)
+    longest_ns = (63 << 30) * MS
+    if left_ns <= longest_ns:
+        assert left_ns <= told_ns <= left_ns + left_ns // 32 + MS + MS // 32
+    else:
+        assert told_ns == longest_ns
 
 
 @pytest.mark.parametrize(

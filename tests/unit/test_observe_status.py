@@ -153,6 +153,17 @@ def test_warnings_of_the_runtime_stay_and_are_not_doubled() -> None:
     ]
 
 
+def test_the_end_of_a_lost_peer_s_pause_is_named() -> None:
+    lost = peer(paused=True, watch=schema.Watch.DEAD, paused_until_ns=1_000_060 * SECOND)
+    told = finish(status(peer=lost))
+    assert told.peer.pause_expires == moment(1_701_000_060 * SECOND)
+    assert "PAUSED by b for another 1m" in told.sentence
+    (warning,) = [each for each in told.warnings if each.code == "peer_paused"]
+    assert f"until {told.peer.pause_expires} at the latest" in warning.sentence
+    endless = finish(status(peer=peer(paused=True, watch=schema.Watch.DEAD)))
+    assert any("until it is back" in each.sentence for each in endless.warnings)
+
+
 def test_the_end_of_a_pause_has_a_date() -> None:
     paused = finish(status(pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * SECOND)))
     assert paused.pause is not None

@@ -140,7 +140,7 @@ class TestDurable:
         admin=Admin.STAY_SECONDARY,
         last_primary=True,
         peer_known=True,
-        peer_paused=True,
+        peer_paused_until_ns=FOREVER,
         paused_until_ns=NOW + 100 * SECOND,
         pause_reason="new switch",
         pause_since_ns=NOW - SECOND,
@@ -159,6 +159,18 @@ class TestDurable:
         at(tmp_path, wall_s=1_000).save(self.WILL, now_ns=self.NOW)
         after = at(tmp_path, boot="second", wall_s=1_101).durable(now_ns=7 * SECOND)
         assert after == replace(self.WILL, paused_until_ns=0, pause_reason="", pause_since_ns=0)
+
+    def test_the_peer_s_pause_ends_over_a_reboot_as_well(self, tmp_path: Path) -> None:
+        will = replace(self.WILL, peer_paused_until_ns=self.NOW + 50 * SECOND)
+        at(tmp_path, wall_s=1_000).save(will, now_ns=self.NOW)
+        assert at(tmp_path, wall_s=1_000).durable(now_ns=self.NOW) == will
+        after = at(tmp_path, boot="second", wall_s=1_040).durable(now_ns=7 * SECOND)
+        assert after.peer_paused_until_ns == (7 + 10) * SECOND
+        assert not at(tmp_path, boot="third", wall_s=1_051).durable(now_ns=SECOND).peer_paused
+
+    def test_an_older_version_knew_of_no_end(self, tmp_path: Path) -> None:
+        (tmp_path / "operator.json").write_text('{"peer_paused": true, "boot": "first"}')
+        assert at(tmp_path).durable(now_ns=0).peer_paused_until_ns == FOREVER
 
     def test_a_pause_without_end_has_none(self, tmp_path: Path) -> None:
         will = replace(self.WILL, paused_until_ns=FOREVER)

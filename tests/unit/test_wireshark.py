@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from twinbeat.engine import abi
-from twinbeat.engine._engine import ffi
+from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.step import Kernel
 from twinbeat.engine.types import Admin, FrameType, Role, WireConfig
 
@@ -175,6 +175,21 @@ def test_every_flag_has_its_name(tmp_path: Path) -> None:
     for flag, shown in zip(abi.Flag, dissected(file), strict=True):
         set_ = {name for name, value in shown.items() if name[:6] == "flags_" and number(value[0])}
         assert set_ == {f"flags_{str(flag.name).lower()}"}
+
+
+def test_what_is_left_of_a_pause_is_shown(tmp_path: Path) -> None:
+    node = kernel(0)
+    said = []
+    for left_ns in (0, 20 * 10**6, 30 * 60 * 10**9):
+        code = lib.tb_pause_said(left_ns) if left_ns else 0
+        node.maps.self.flags = abi.Flag.PAUSED | code
+        said.append(node.frame(FrameType.HELLO, 0, NOW))
+    file = capture(tmp_path / "pause.pcap", *(packet(frame, 0, 0) for frame in said))
+    endless, short, long = dissected(file)
+    assert "pause_left_ms" not in endless
+    assert float(short["pause_left_ms"][0]) == 20
+    assert 1_800_000 <= float(long["pause_left_ms"][0]) <= 1_800_000 * 33 / 32
+    assert "unknown" not in long
 
 
 def test_claims_receipts_probes_and_answers(tmp_path: Path) -> None:

@@ -278,6 +278,9 @@ class Peer(Struct, frozen=True, kw_only=True):
     """Frames from it are refused for their key or version: a state of its own, not death."""
     paused: bool = False
     """It was paused, and this node heeds that: it outlasts the silence of the peer."""
+    paused_until_ns: int | None = None
+    """So long at most, a sixteenth late perhaps; None = not paused, or it told no end."""
+    pause_expires: str | None = None
 
 
 class LinkQuality(Struct, frozen=True, kw_only=True):

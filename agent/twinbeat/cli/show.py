@@ -238,7 +238,8 @@ def _node(status: Status) -> Iterator[str]:
         sides = "both nodes" if status.pause.both else "this node only"
         yield paint(f"paused until {until}", "yellow") + f" ({sides}): {status.pause.reason}"
     if status.peer.paused:
-        yield paint(f"paused by {status.peer.name}", "yellow")
+        until = f" until {status.peer.pause_expires}" if status.peer.pause_expires else ""
+        yield paint(f"paused by {status.peer.name}{until}", "yellow")
     if gate.open or gate.term:
         yield f"attested for another {length(max(gate.attested_left_ns, 0))}"
     timers = status.timers

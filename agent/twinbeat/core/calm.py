@@ -88,6 +88,7 @@ class Calm:
             self._follower.listens_until_ns,
             operations.deadline_ns,
             known.memory.state.paused_until_ns,
+            known.peer_pause_ends_ns,
             known.memory.retry_ns,
             known.ledger.terms.retry_ns,
             known.witness.deadline(now_ns, peer_heard=known.peer_heard),

@@ -50,13 +50,13 @@ class Held:
     peer_heard: bool
     peer_knows: bool
     """The peer has said that it knows of the pause."""
+    pause_ends: bool
+    """The pause has an end."""
 
 
 PAUSE_ENDS: Final = "it is back or the pause ends"
-PAUSE_ENDS_HERE: Final = (
-    "it is back or the other node is told to resume, which doesn't know when the pause ends"
-)
-"""When the node that was told is lost: frames say that there is a pause, and not until when."""
+ENDLESS: Final = "it is back or `twinbeat resume` is given to the node that is left"
+"""Of a pause without an end: the node that was told may be lost."""
 
 
 class Desk:
@@ -151,7 +151,7 @@ class Desk:
                 answer = Code.PAUSED_ONE_SIDED
             elif each.claim_came_first and not each.serving:
                 answer = Code.DONE_AFTER_CLAIM
-            ends = PAUSE_ENDS_HERE if each.serving else PAUSE_ENDS
+            ends = PAUSE_ENDS if held.pause_ends else ENDLESS
             self.answer(each.request_id, Outcome.DONE, self._because(answer, pause_ends=ends))
         return True
 

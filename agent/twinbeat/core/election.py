@@ -49,6 +49,8 @@ class Facts:
     isolated: bool = False
     stopping: bool = False
     paused: bool = False
+    pause_until_ns: int = 0
+    """When that ends; 0 = it has no end."""
     last_primary: bool = False
     peer_known: bool = False
     """The peer was heard at least once under this state directory."""

@@ -9,7 +9,7 @@ one value. Nothing is decided: what follows is `twinbeat.core.election`'s, `oper
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from twinbeat.core import election
 from twinbeat.core.effects import Draft, Level
@@ -31,6 +31,7 @@ from twinbeat.core.office import Office
 from twinbeat.core.reasons import Code
 from twinbeat.core.terms import Ledger, Past
 from twinbeat.core.types import (
+    FOREVER,
     Durable,
     EngineView,
     Flag,
@@ -57,6 +58,11 @@ Fact = (
     | WitnessAnswered
 )
 """Events that change what is known, and nothing by themselves."""
+
+
+PAUSE_TOLERANCE: Final = 16
+"""The end of the peer's pause is known to such a part of what is left, and only ever too late:
+frames round what is left up, each a bit differently, and each other end is written to disk."""
 
 
 def unpaused(state: Durable) -> Durable:
@@ -101,6 +107,8 @@ class Knowledge:
         self.gates_missing: dict[str, None] = {}
         self._ports_lost: dict[str, None] = {}
         self._peer_pause_overridden = False
+        self._peer_pause_ended_ns = 0
+        """When the pause of a silent peer ended by itself; 0 = it said otherwise since."""
         self._witness_silent = False
         self._patience = patience
         self._office = office
@@ -172,10 +180,9 @@ class Knowledge:
             memory.state = state = replace(state, peer_known=True)
         if self.peer is not None and peer.counter < self.peer.counter:
             return False
-        paused = bool(peer.flags & Flag.PAUSED)
-        if paused is not state.peer_paused and not (paused and self._peer_pause_overridden):
-            memory.state = state = replace(state, peer_paused=paused)
-        self._peer_pause_overridden = paused and self._peer_pause_overridden
+        until_ns = self._hear_pause(peer)
+        if until_ns != state.peer_paused_until_ns:
+            memory.state = state = replace(state, peer_paused_until_ns=until_ns)
         if peer.serves and not self._office.serving and state.last_primary:
             memory.state = replace(state, last_primary=False)
         self.peer = peer
@@ -190,12 +197,28 @@ class Knowledge:
             self.witness.heard(term)
         return True
 
+    def _hear_pause(self, peer: PeerView) -> int:
+        """Until when the peer is paused, as far as that frame tells: as `Durable` has it."""
+        known_ns, ended_ns = self.memory.state.peer_paused_until_ns, self._peer_pause_ended_ns
+        if not peer.flags & Flag.PAUSED:
+            self._peer_pause_overridden, self._peer_pause_ended_ns = False, 0
+            return 0
+        if self._peer_pause_overridden or (peer.answered and (known_ns or ended_ns)):
+            return known_ns  # A kernel repeats what its agent last said, however long ago.
+        left_ns = peer.pause_left_ns
+        told_ns = peer.arrived_ns + left_ns if left_ns else FOREVER
+        if told_ns <= ended_ns:
+            return 0  # The same frame once more.
+        self._peer_pause_ended_ns = 0
+        same = told_ns <= known_ns <= told_ns + left_ns // PAUSE_TOLERANCE
+        return known_ns if same else told_ns
+
     def resume(self) -> None:
         """The operator ends the pause; that of a peer which isn't heard as well."""
         state = self.memory.state
         if state.peer_paused and not self.peer_heard:
             self._peer_pause_overridden = True
-            state = replace(state, peer_paused=False)
+            state = replace(state, peer_paused_until_ns=0)
         self.memory.state = unpaused(state)
 
     def configure(self, policy: Policy) -> None:
@@ -213,6 +236,11 @@ class Knowledge:
         if until_ns and now_ns >= until_ns:
             self.memory.state = unpaused(self.memory.state)
             self._voice.say(Level.WARNING, Code.PAUSE_EXPIRED)
+        until_ns = self.peer_pause_ends_ns
+        if until_ns and now_ns >= until_ns:
+            self._peer_pause_ended_ns = until_ns
+            self.memory.state = replace(self.memory.state, peer_paused_until_ns=0)
+            self._voice.say(Level.WARNING, Code.PEER_PAUSE_EXPIRED)
 
     def settle_past(self) -> None:
         """Who may claim though it hears nobody can't wait for the peer's word."""
@@ -254,6 +282,12 @@ class Knowledge:
         return self.peer if self.peer_heard else None
 
     @property
+    def peer_pause_ends_ns(self) -> int:
+        """When the pause of a peer ends that isn't heard; 0 = there is none. One that is heard says
+        itself when it is over."""
+        return 0 if self.peer_heard else self.memory.state.peer_paused_until_ns
+
+    @property
     def peer_negotiates(self) -> bool:
         """It understands proposals of other intervals."""
         return self.peer is not None and bool(self.peer.flags & Flag.NEGOTIATES)
@@ -284,6 +318,7 @@ class Knowledge:
             isolated=self.isolated,
             stopping=stopping,
             paused=bool(state.paused_until_ns),
+            pause_until_ns=state.paused_until_ns if state.paused_until_ns < FOREVER else 0,
             last_primary=state.last_primary,
             peer_known=state.peer_known,
             peer=self.peer,
@@ -291,7 +326,7 @@ class Knowledge:
             handing_over=handing_over,
             abstaining=abstaining,
             peer_paused=state.peer_paused,
-            peer_pause_saved=self.memory.saved.peer_paused,
+            peer_pause_saved=self.memory.saved.peer_paused_until_ns >= state.peer_paused_until_ns,
             peer_fenced=self.fenced_after is not None,
             fenced_after=self.fenced_after or 0,
             witness_silent=self._witness_silent and not self.policy.witness_serve,

@@ -289,6 +289,7 @@ class Machine:
             pause_since_ns=state.pause_since_ns,
             paused_both=bool(state.paused_until_ns and peer and peer.flags & Flag.PAUSE_ACK),
             peer_paused=facts.peer_paused,
+            peer_paused_until_ns=state.peer_paused_until_ns,
             waiting=waiting,
             waiting_until_ns=until_ns,
             contested=office.contested,
@@ -441,6 +442,7 @@ class Machine:
                 save_failed=known.memory.refused,
                 peer_heard=known.peer_heard,
                 peer_knows=peer is not None and bool(peer.flags & Flag.PAUSE_ACK),
+                pause_ends=known.memory.state.paused_until_ns < FOREVER,
             ),
             self._now,
         )

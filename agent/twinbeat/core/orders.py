@@ -139,6 +139,7 @@ class Orders:
             health=facts.health,
             generation_shared=facts.policy.generation,
             digest=facts.policy.digest,
+            pause_until_ns=facts.pause_until_ns,
             proposal=proposal,
             proposal_every=proposal_every,
         )
@@ -214,6 +215,7 @@ def _permits_of(order: Order) -> Order:
         health=0,
         generation_shared=0,
         digest=0,
+        pause_until_ns=0,
         proposal=None,
         proposal_every=0,
     )

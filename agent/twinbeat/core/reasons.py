@@ -128,6 +128,7 @@ class Code(enum.Enum):
     REOPENED = "reopened"
     COUNTER_JUMP = "counter_jump"
     PAUSE_EXPIRED = "pause_expired"
+    PEER_PAUSE_EXPIRED = "peer_pause_expired"
     PORT_LOST = "port_lost"
     PORT_RESTORED = "port_restored"
     GATE_RESTORED = "gate_restored"
@@ -272,6 +273,7 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.REOPENED: "{peer} is fenced: the gate of {node} is open again",
     Code.COUNTER_JUMP: "{peer} knew a newer counter of {node}; it jumped above",
     Code.PAUSE_EXPIRED: "the pause ran out",
+    Code.PEER_PAUSE_EXPIRED: "the pause of {peer}, which isn't heard, ran out",
     Code.PORT_LOST: "{interface} lost its carrier or vanished",
     Code.PORT_RESTORED: "{interface} is back",
     Code.GATE_RESTORED: "the gate programs stand on {interface} again",

@@ -80,6 +80,8 @@ class Status:
     paused_both: bool
     """The peer has said that it knows."""
     peer_paused: bool
+    peer_paused_until_ns: int
+    """As far as the peer told; FOREVER = it told no end."""
     waiting: Reason | None
     """What this node waits for before it acts, if anything; counted down by `waiting_until_ns`."""
     waiting_until_ns: int

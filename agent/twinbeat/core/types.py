@@ -380,6 +380,8 @@ class Order:
     health: int = 0
     generation_shared: int = 0
     digest: int = 0
+    pause_until_ns: int = 0
+    """With `Flag.PAUSED`: when the pause ends; 0 = it has no end."""
     proposal: Proposal | None = None
     """Of other intervals."""
     proposal_every: int = 0
@@ -398,6 +400,10 @@ class PeerView:
     highest: int = 0
     lease_us: int = 0
     flags: Flag = NO_FLAGS
+    answered: bool = False
+    """Made by the peer's kernel: what its agent says in it is as of when that last ran."""
+    pause_left_ns: int = 0
+    """With `Flag.PAUSED`: what was left of the pause, rounded up; 0 = it has no end."""
     role: Role = Role.INIT
     admin: Admin = Admin.ENABLED
     health: int = 0
@@ -477,9 +483,9 @@ class Durable:
     """This node served last: the only one that may claim while the pair is paused."""
     peer_known: bool = False
     """The peer was heard at least once under this state directory."""
-    peer_paused: bool = False
-    """The peer said that it is paused, and was not heard to say otherwise: a reboot of this node
-    may not end a pause of the pair."""
+    peer_paused_until_ns: int = 0
+    """The peer said that it is paused for so long, and was not heard to say otherwise: a reboot of
+    this node may not end a pause of the pair. As `paused_until_ns`."""
     paused_until_ns: int = 0
     """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
     runtime sets it to `FOREVER` or to what is left."""
@@ -489,6 +495,11 @@ class Durable:
     """0 = not paused, or since before this boot."""
     wish: Wish = field(default_factory=Wish)
     """The intervals that an operator set while the pair ran."""
+
+    @property
+    def peer_paused(self) -> bool:
+        """The peer is paused, for however long."""
+        return self.peer_paused_until_ns > 0
 
 
 class NodeState(enum.Enum):

@@ -77,6 +77,7 @@ def facts_to_c(facts: Facts, c: Any = None) -> Any:
     c.health = facts.health
     c.generation_shared = facts.generation
     c.digest = facts.digest
+    c.pause_until_ns = facts.pause_until_ns
     proposal_to_c(facts.proposal, c.proposal)
     return c
 
@@ -277,7 +278,8 @@ def peer_words(c: Any) -> PeerWords:
         fence_below=c.fence_below,
         highest=c.highest,
         lease_us=c.lease_us,
-        flags=Flag(c.flags),
+        flags=Flag(c.flags & ~lib.TB_PAUSE_LEFT),
+        pause_left_ns=lib.tb_pause_left_ns(c.flags),
         type=c.type,
         link=c.link,
         role=c.role,

@@ -259,6 +259,8 @@ class Facts:
     generation: int = 0
     """Of the configuration that both nodes share."""
     digest: int = 0
+    pause_until_ns: int = 0
+    """With PAUSED: when that ends; 0 = it has no end."""
     proposal: Proposal = field(default_factory=Proposal)
 
 
@@ -489,6 +491,8 @@ class PeerWords:
     highest: int
     lease_us: int
     flags: Flag
+    pause_left_ns: int
+    """With PAUSED: what was left of that when the frame was made, rounded up; 0 = it has no end."""
     type: int
     link: int
     role: int

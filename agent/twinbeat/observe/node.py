@@ -92,9 +92,12 @@ def _pause(family: Family, status: Status) -> Iterator[Metric]:
         "1 while nobody may claim, whichever node was paused.",
         status.pause is not None or status.peer.paused,
     )
-    pause = status.pause
-    if pause is not None and pause.until_ns is not None:
-        expires = (pause.until_ns + status.realtime_offset_ns) / 1e9
+    pause, ends_ns = status.pause, [status.peer.paused_until_ns]
+    if pause is not None:
+        ends_ns.append(pause.until_ns)
+    known_ns = [each for each in ends_ns if each is not None]
+    if known_ns:
+        expires = (max(known_ns) + status.realtime_offset_ns) / 1e9
         yield from family.gauge(
             "twinbeat_pause_expires_timestamp_seconds", "When the pause ends by itself.", expires
         )

@@ -22,6 +22,10 @@ def finish(status: Status) -> Status:
     if pause is not None and pause.until_ns is not None:
         expires = moment(pause.until_ns + status.realtime_offset_ns)
         status = replace(status, pause=replace(pause, expires=expires))
+    until_ns = status.peer.paused_until_ns
+    if until_ns is not None:
+        expires = moment(until_ns + status.realtime_offset_ns)
+        status = replace(status, peer=replace(status.peer, pause_expires=expires))
     known = {warning.code for warning in status.warnings}
     added = [warning for warning in _warnings(status) if warning.code not in known]
     finished = replace(status, warnings=[*status.warnings, *added])
@@ -53,7 +57,10 @@ def sentence(status: Status) -> str:
             left = f" for another {age(status.pause.until_ns - status.now_ns)}"
         parts.append(f"PAUSED{left}")
     elif status.peer.paused:
-        parts.append(f"PAUSED by {status.peer.name}")
+        left = ""
+        if status.peer.paused_until_ns is not None:
+            left = f" for another {age(max(0, status.peer.paused_until_ns - status.now_ns))}"
+        parts.append(f"PAUSED by {status.peer.name}{left}")
     parts.extend(
         warning.code.upper().replace("_", " ")
         for warning in status.warnings
@@ -144,8 +151,8 @@ def _about_service(status: Status) -> Iterator[Warn]:
     elif peer.paused:
         sentence = f"paused by {peer.name}, nobody takes over"
         if peer.watch in {Watch.DEAD, Watch.STALLED, Watch.UNKNOWN}:
-            # Frames say that there is a pause, and not until when.
-            sentence += " until it is back, as it alone knows when that ends, or `twinbeat resume`"
+            ends = f"{peer.pause_expires} at the latest" if peer.pause_expires else "it is back"
+            sentence += f" until {ends}, or `twinbeat resume`"
         yield Warn(code="peer_paused", sentence=sentence)
 
 

@@ -106,7 +106,13 @@ def status(
             node=_node(config, core, monitors, now_ns, offset_ns),
             monitors=monitors,
             gate=_gate(snapshot, guarded, facts),
-            peer=replace(_peer(config, snapshot), paused=core.peer_paused),
+            peer=replace(
+                _peer(config, snapshot),
+                paused=core.peer_paused,
+                paused_until_ns=core.peer_paused_until_ns
+                if 0 < core.peer_paused_until_ns < FOREVER
+                else None,
+            ),
             links=[_link(section, snapshot, guarded, links) for section in config.links],
             rivals=rivals.status(offset_ns),
             vrids=[_vrid(section, snapshot, guarded) for section in config.vrids],

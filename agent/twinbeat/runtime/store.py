@@ -75,6 +75,9 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     last_primary: bool = False
     peer_known: bool = False
     peer_paused: bool = False
+    peer_paused_until_ns: int = FOREVER
+    """If `peer_paused`: as `paused_until_ns`. Older versions didn't know it."""
+    peer_paused_until_wall_ns: int = 0
     paused_until_ns: int = 0
     """Of the boot-time clock; 0 = not paused, FOREVER = until resumed."""
     paused_until_wall_ns: int = 0
@@ -237,14 +240,15 @@ class Store:
         until_ns, since_ns = file.paused_until_ns, file.pause_since_ns
         if file.boot != self._boot():
             since_ns = 0
-        if 0 < until_ns < FOREVER and file.boot != self._boot():
-            left_ns = file.paused_until_wall_ns - self._wall_s() * SECOND
-            until_ns = now_ns + left_ns if left_ns > 0 else 0
+        peer_until_ns = file.peer_paused_until_ns if file.peer_paused else 0
+        if file.boot != self._boot():
+            until_ns = self._again(until_ns, file.paused_until_wall_ns, now_ns)
+            peer_until_ns = self._again(peer_until_ns, file.peer_paused_until_wall_ns, now_ns)
         return Durable(
             admin=Admin[file.admin] if file.admin in Admin.__members__ else Admin.ENABLED,
             last_primary=file.last_primary,
             peer_known=file.peer_known,
-            peer_paused=file.peer_paused,
+            peer_paused_until_ns=peer_until_ns,
             paused_until_ns=until_ns,
             pause_reason=file.pause_reason if until_ns else "",
             pause_since_ns=since_ns if until_ns else 0,
@@ -255,17 +259,29 @@ class Store:
             ),
         )
 
+    def _again(self, until_ns: int, wall_ns: int, now_ns: int) -> int:
+        """A moment of an earlier boot's clock by this one's; 0 = it is past, or never was."""
+        if not 0 < until_ns < FOREVER:
+            return until_ns
+        left_ns = wall_ns - self._wall_s() * SECOND
+        return now_ns + left_ns if left_ns > 0 else 0
+
+    def _by_wall(self, until_ns: int, now_ns: int) -> int:
+        """The same moment by the wall clock; 0 = there is no such moment."""
+        return self._wall_s() * SECOND + until_ns - now_ns if 0 < until_ns < FOREVER else 0
+
     def save(self, durable: Durable, *, now_ns: int) -> None:
         """Persist it; raises StoreError."""
         until_ns, kept = durable.paused_until_ns, durable.wish.intervals
-        ends = 0 < until_ns < FOREVER
         file = DurableFile(
             admin=durable.admin.name,
             last_primary=durable.last_primary,
             peer_known=durable.peer_known,
             peer_paused=durable.peer_paused,
+            peer_paused_until_ns=durable.peer_paused_until_ns,
+            peer_paused_until_wall_ns=self._by_wall(durable.peer_paused_until_ns, now_ns),
             paused_until_ns=until_ns,
-            paused_until_wall_ns=self._wall_s() * SECOND + until_ns - now_ns if ends else 0,
+            paused_until_wall_ns=self._by_wall(until_ns, now_ns),
             pause_reason=durable.pause_reason,
             pause_since_ns=durable.pause_since_ns,
             boot=self._boot(),

@@ -319,6 +319,7 @@ def order(wanted: core.Order) -> engine.Order:
             health=wanted.health,
             generation=wanted.generation_shared,
             digest=wanted.digest,
+            pause_until_ns=wanted.pause_until_ns,
             proposal=proposal_of(wanted),
         ),
     )
@@ -411,6 +412,8 @@ def peer_view(words: engine.PeerWords) -> core.PeerView | None:
         highest=words.highest,
         lease_us=words.lease_us,
         flags=core.Flag(int(words.flags)),
+        answered=words.type == engine.FrameType.ANSWER,
+        pause_left_ns=words.pause_left_ns,
         role=core.Role(words.role),
         admin=core.Admin(words.admin),
         health=words.health,
