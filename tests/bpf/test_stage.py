@@ -287,6 +287,21 @@ def test_vrids_come_and_go_behind_their_gates(world: World) -> None:
     run(world, test)
 
 
+def test_ports_are_known_as_they_are_now(world: World) -> None:
+    """Though they are looked at only when the kernel told that a link is another."""
+
+    async def test(up: Node) -> None:
+        before = up.stage.ports()
+        assert before == {name: interfaces()[name] for name in ("lan0", "wan0")}
+        assert up.stage.ports() == before
+        ip("link set wan0 address 02:00:00:00:77:01")
+        await until(lambda: up.stage.ports()["wan0"].mac == "02:00:00:00:77:01")
+        ip("link del wan0")
+        await until(lambda: list(up.stage.ports()) == ["lan0"])
+
+    run(world, test)
+
+
 def test_vrids_that_are_refused_leave_no_trace(world: World) -> None:
     async def test(up: Node) -> None:
         with pytest.raises(NetError, match="spare0"):

@@ -619,7 +619,7 @@ def _getter(kind: type) -> Any:
 
 def _names(kind: type) -> tuple[str, ...]:
     if hasattr(kind, "__dataclass_fields__"):
-        tokens = {"token", "tokens", "applying", "owed_token", "marking", "recording", "foretold"}
+        tokens = {"token", "tokens", "journal", "applying", "owed_token", "marking", "recording"}
         hidden = {*tokens, "_out"}
         return tuple(one.name for one in fields(kind) if one.name not in hidden)
     if hasattr(kind, "__struct_fields__") and kind.__name__ not in {"Done", "Run"}:
@@ -634,10 +634,11 @@ def _awaited(node: Node) -> tuple[Any, ...]:
         return ()
     waits = {
         worker.active and worker.active.token: "active",
+        worker.active and worker.active.journal: "journal",
         worker.serving and worker.serving.token: "serving",
         worker.taking and worker.taking.token: "taking",
         worker.applying: "applying",
-        worker.foretold: "foretold",
+        worker.foreseen and worker.foreseen.token: "foreseen",
         worker.owed_token: "owed",
         worker.marking: "marking",
         worker.recording[0]: "recording",

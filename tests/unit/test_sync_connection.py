@@ -151,9 +151,27 @@ async def test_a_reader_that_is_busy_makes_the_sender_wait_and_loses_nothing(
 async def test_what_finds_no_room_and_may_not_wait_is_dropped_and_counted(tmp_path: Path) -> None:
     limits = Limits(ping_s=0.05, dead_s=1.0, queue_messages=8)
     async with connected(tmp_path, limits=limits) as (a, _):
-        taken = [a.session.offer(Query(request=str(n + 1))) for n in range(20)]
+        large = bulk(0, wire.PIECE_MAX)
+        taken = [a.session.offer(large)]
+        taken += [a.session.offer(Query(request=str(n + 1))) for n in range(19)]
         assert taken == [True] * 8 + [False] * 12
         assert a.counted("dropped") == {"send": 12}
+
+
+@asynchronous
+async def test_what_nothing_is_before_goes_at_once_and_in_order(tmp_path: Path) -> None:
+    async with connected(tmp_path, limits=Limits(queue_messages=2)) as (a, b):
+        for n in range(20):
+            assert a.session.offer(Query(request=str(n + 1)))
+            assert a.session.waiting["send"] == 0
+        large = bulk(21, wire.PIECE_MAX)
+        assert a.session.offer(large)
+        assert a.session.offer(Query(request="22"))
+        assert a.session.waiting["send"] == 2, "behind the large one, which goes in pieces"
+        await until(lambda: len(b.heard) == 22)
+        assert b.heard[20] == large
+        small = [heard.request for heard in b.heard if isinstance(heard, Query)]
+        assert small == [str(n) for n in [*range(1, 21), 22]]
 
 
 @asynchronous

@@ -11,15 +11,15 @@ import pytest
 from twinbeat.sync import events as ev
 from twinbeat.sync import ground
 from twinbeat.sync.document import Document, Done, Expect, Put, Remove, Version
-from twinbeat.sync.effects import Answer, Apply, Check, StoreAdopt, StoreCommit
+from twinbeat.sync.effects import Answer, Apply, Check, StoreAdopt, StoreCommit, StorePrepare
 from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
-from twinbeat.sync.parts import QUEUE_MOST, Active, Phase, Serving, Taking
+from twinbeat.sync.parts import FORETOLD_NS, QUEUE_MOST, Active, Phase, Serving, Taking
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import SENTENCES, outcome
 from twinbeat.sync.synchronizer import Decision, SyncState, owed
 from unit.sync_explorer import begun, explore, scripts, wander
-from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, run, seed
+from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, mark, run, seed
 
 STRICT, AVAILABLE = Policy.STRICT, Policy.AVAILABLE
 
@@ -247,6 +247,11 @@ def asked(world: World, request: Request, to: int = 0) -> tuple[State, str]:
     return state, code
 
 
+def exposed(world: World) -> bool:
+    """The primary has asked its peer to prepare something."""
+    return any(isinstance(message, Prepare) for message in world.wires[0])
+
+
 def alone(world: World) -> World:
     """The peer's worker is gone and stays so."""
     world.act("kill-worker", 1)
@@ -295,14 +300,139 @@ def test_a_worker_that_was_not_told_beforehand_examines_when_asked() -> None:
     assert world.answers[-1][2:] == (State.DONE, "done")
 
 
-def test_the_primary_puts_in_force_while_its_store_commits() -> None:
+def test_what_was_examined_beforehand_is_not_examined_again() -> None:
     world = calm_pair()
     world.ask(0, add("x", STRICT))
-    until(world, lambda: world.nodes[0].stores != () and world.nodes[0].asks != ())
+    world.act("wire", 0)
+    world.act("daemon", 1)
+    until(world, lambda: world.nodes[1].stores != ())
+    (prepare,) = world.nodes[1].stores
+    assert isinstance(prepare, StorePrepare)
+    assert world.nodes[1].asks == ()
+
+
+def test_what_was_examined_a_while_ago_is_examined_again() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    world.act("wire", 0)
+    world.act("daemon", 1)
+    world.now_ns += FORETOLD_NS
+    until(world, lambda: exposed(world))
+    world.act("wire", 0)
+    (check,) = world.nodes[1].asks
+    assert isinstance(check, Check)
+
+
+def test_what_is_being_examined_is_waited_for() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    world.act("wire", 0)
+    world.act("daemon", 0)
+    world.act("store", 0)
+    world.act("wire", 0)
+    (check,) = world.nodes[1].asks
+    assert isinstance(check, Check)
+    world.act("refuse", 1)
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "peer_invalid")
+
+
+def test_the_primary_journals_while_its_daemon_examines() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    assert [type(effect) for effect in world.nodes[0].asks] == [Check]
+    assert [type(effect) for effect in world.nodes[0].stores] == [StorePrepare]
+    world.act("store", 0)
+    assert world.nodes[0].store.prepared is not None
+    assert not exposed(world)
+    world.act("daemon", 0)
+    assert exposed(world)
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+def test_what_is_refused_while_it_is_journaled_is_forgotten(journaled: bool) -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    if journaled:
+        world.act("store", 0)
+    world.act("refuse", 0)
+    assert world.answers == ()
+    world.calm()
+    assert world.answers[-1][2:] == (State.REFUSED, "invalid")
+    assert world.nodes[0].store.prepared is None
+    assert asked(world, add("y", STRICT)) == (State.DONE, "done")
+
+
+def test_what_is_wrong_is_said_though_the_disk_is_full() -> None:
+    world = calm_pair()
+    world.ask(0, add("x", STRICT))
+    world.act("refuse", 0)
+    world.act("disk-full", 0)
+    assert world.answers[-1][2:] == (State.REFUSED, "invalid")
+    assert asked(world, add("y", STRICT)) == (State.DONE, "done")
+
+
+def ahead(world: World) -> None:
+    """The secondary has a strict change in force, and the primary has heard so."""
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: bool(world.nodes[1].stores and world.nodes[1].store.prepared))
+    while not world.nodes[0].asks:
+        world.act("wire", 1)
+
+
+def test_the_primary_puts_in_force_while_the_secondary_commits() -> None:
+    world = calm_pair()
+    ahead(world)
+    (commit,), (apply,) = world.nodes[1].stores, world.nodes[0].asks
+    assert isinstance(commit, StoreCommit)
+    assert isinstance(apply, Apply)
+    world.act("daemon", 0)
+    assert world.answers == ()
+    world.calm()
+    assert world.answers[-1][2:] == (State.DONE, "done")
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_what_is_in_force_on_both_is_kept_whoever_dies_before_it_is_committed(dies: int) -> None:
+    world = calm_pair()
+    ahead(world)
+    world.act("daemon", 0)
+    world.act("kill-worker", dies)
+    world.calm()
+    for node in world.nodes:
+        assert node.store.current.contains("x")
+        assert node.in_force == node.store.current
+
+
+def test_what_is_in_force_on_both_stays_though_another_change_cannot_wait() -> None:
+    """The secondary is gone before it committed, and the primary is asked for more."""
+    world = calm_pair()
+    ahead(world)
+    world.act("daemon", 0)
+    alone(world)
+    assert asked(world, add("y", AVAILABLE)) == (State.ALONE, "alone_unreachable")
+    assert world.nodes[0].store.current.contains("x")
+    assert world.nodes[0].in_force == world.nodes[0].store.current
+    world.dead = frozenset()
+    world.calm()
+    assert world.nodes[1].store.current == world.nodes[0].store.current
+    assert asked(world, add("x", STRICT)) == (State.DONE, "settled")
+
+
+def test_the_primary_puts_in_force_while_its_store_commits() -> None:
+    """As with a peer of an older release, which says nothing before it has committed."""
+    world = calm_pair()
+    ahead(world)
+    assert world.nodes[0].worker is not None
+    world.nodes[0].asks = ()
+    feed(world, 0, ev.DaemonLost())
+    world.act("store", 1)
+    while world.wires[1]:
+        world.act("wire", 1)
+    feed(world, 0, ev.DaemonFound(in_force=mark(world.nodes[0].in_force)))
     (commit,), (apply,) = world.nodes[0].stores, world.nodes[0].asks
     assert isinstance(commit, StoreCommit)
     assert isinstance(apply, Apply)
-    assert world.nodes[1].store.current.contains("x")
     world.act("daemon", 0)
     assert world.answers == ()
     world.act("store", 0)
@@ -375,11 +505,11 @@ def test_a_wish_for_another_document_is_refused() -> None:
 def test_a_wrong_configuration_is_nowhere(refuser: int, code: str, policy: Policy) -> None:
     world = calm_pair()
     world.ask(0, add("x", policy))
-    worker = world.nodes[refuser].worker
-    assert worker is not None
-    until(world, lambda: worker.active is not None or worker.serving is not None)
-    until(world, lambda: bool(world.nodes[refuser].asks))
-    world.act("refuse", refuser)
+    # The secondary finds so when it is foretold, and once more when it is asked.
+    for _ in range(1 + refuser):
+        until(world, lambda: bool(world.nodes[refuser].asks))
+        assert isinstance(world.nodes[refuser].asks[0], Check)
+        world.act("refuse", refuser)
     world.calm()
     assert world.answers[-1][2:] == (State.REFUSED, code)
     for node in world.nodes:
@@ -397,9 +527,11 @@ def until(world: World, holds: Callable[[], bool]) -> None:
 
 def test_what_the_primary_cannot_put_in_force_is_taken_back_on_both() -> None:
     world = calm_pair()
-    world.ask(0, add("x", STRICT))
-    until(world, lambda: world.nodes[0].store.current.contains("x"))
-    world.act("refuse", 0)
+    ahead(world)
+    for _ in range(2):  # While the store is at it, and when it is through.
+        until(world, lambda: bool(world.nodes[0].asks))
+        assert isinstance(world.nodes[0].asks[0], Apply)
+        world.act("refuse", 0)
     world.calm()
     assert world.answers[-1][2:] == (State.REFUSED, "taken_back")
     for node in world.nodes:

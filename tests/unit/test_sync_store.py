@@ -128,6 +128,34 @@ class TestTransactions:
         assert again.outcome("another") is None
         again.close()
 
+    def test_what_was_foreseen_is_committed_and_nothing_else(
+        self, store: Store, path: Path
+    ) -> None:
+        given_up = following(held(store))
+        store.prepare(given_up)
+        store.foresee(given_up)
+        store.abort(given_up.request)
+        operation = following(held(store), padding="another")
+        store.prepare(operation)
+        store.foresee(operation)
+        assert store.commit(*done(held(store))) == operation.onto(seed())
+        # Of a document that isn't current any more nothing is left that could be written.
+        store.foresee(given_up)
+        later = step(store)
+        again = Store(path)
+        assert held(again).current == later
+        again.close()
+
+    def test_a_document_is_read_anew_after_another_process_has_written(
+        self, store: Store, path: Path
+    ) -> None:
+        held(store)
+        again = Store(path)
+        later = step(again)
+        again.close()
+        assert held(store).current == later
+        assert step(store).version.generation == later.version.generation + 1
+
     def test_an_abort_keeps_the_generation_used(self, store: Store) -> None:
         operation = following(held(store))
         store.prepare(operation)

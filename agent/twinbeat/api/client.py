@@ -9,6 +9,7 @@ What matters most is told apart with care: whether a request was never delivered
 (`UnknownOutcomeError`).
 """
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from twinbeat.api.schema import SOCKET
 _ANSWER_MAX: Final = 64 << 20
 _HEAD_MAX: Final = 16 << 10
 _CHUNK: Final = 64 << 10
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,12})(?:\r\n|$)", re.IGNORECASE)
 
 
 class ClientError(Exception):
@@ -71,7 +73,7 @@ class Client:
         with self._connect(deadline) as connection:
             self._send(connection, "GET", target, b"", deadline)
             with self._telling():
-                status, data = self._head(connection, deadline)
+                status, data, _ = self._head(connection, deadline)
                 connection.settimeout(None)
                 if status != 200:
                     said = data + self._rest(connection, deadline)
@@ -92,7 +94,9 @@ class Client:
         with self._connect(deadline) as connection:
             self._send(connection, method, target, body, deadline)
             with self._telling():
-                status, start = self._head(connection, deadline)
+                status, start, size = self._head(connection, deadline)
+                if size is not None and len(start) >= size:
+                    return Response(status, start[:size])  # All of it came with the head.
                 return Response(status, start + self._rest(connection, deadline))
 
     @contextmanager
@@ -133,8 +137,8 @@ class Client:
         except OSError as error:
             raise UnknownOutcomeError(f"the agent at {self.path} takes no requests") from error
 
-    def _head(self, connection: socket.socket, deadline: float) -> tuple[int, bytes]:
-        """Status code, and what already came of the body."""
+    def _head(self, connection: socket.socket, deadline: float) -> tuple[int, bytes, int | None]:
+        """Status code, what already came of the body, and how long that is to be, if it is said."""
         data = b""
         while b"\r\n\r\n" not in data:
             connection.settimeout(_left(deadline))
@@ -146,7 +150,8 @@ class Client:
         words = head.split(b" ", 2)
         if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
             raise ClientError(f"what listens at {self.path} is no agent")
-        return int(words[1]), body
+        said = _LENGTH.search(head)
+        return int(words[1]), body, int(said[1]) if said else None
 
     def _rest(self, connection: socket.socket, deadline: float | None) -> bytes:
         parts: list[bytes] = []

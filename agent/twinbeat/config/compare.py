@@ -51,8 +51,16 @@ def compare(before: Config, after: Config) -> list[Change]:
         # Writing out every key takes most of the time, and most sections are as they were.
         if was != is_:
             of_section = (section, model, many)
+            if many:
+                was, is_ = _others(was, is_), _others(is_, was)
             changes += _differences(_flat(was, *of_section), _flat(is_, *of_section))
     return changes
+
+
+def _others(tables: Any, than: Any) -> list[Any]:
+    """Those of an array that aren't the same in the other one."""
+    there = {_identity(table): table for table in than}
+    return [table for table in tables if there.get(_identity(table)) != table]
 
 
 def _differences(old: _Flat, new: _Flat) -> list[Change]:

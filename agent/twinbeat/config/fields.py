@@ -52,6 +52,7 @@ def fields_of(section: type[Struct]) -> tuple[FieldInfo, ...]:
     return fields(section)
 
 
+@cache
 def free_key(section: type[Struct]) -> bool:
     """Whether the keys of this section are names that the user chooses."""
     return any(known.encode_name == ANY_NAME for known in fields_of(section))

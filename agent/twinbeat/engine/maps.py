@@ -167,6 +167,9 @@ class Maps:
         self._totals: dict[str, bpf.Totals] = {}
         self._written: dict[str, dict[bytes, bytes]] = {}
         """What is in the maps that nobody but us writes, as far as it was written here."""
+        self._vips: dict[str, Vip] | None = None
+        self._vrids: dict[int, abi.VridBit] | None = None
+        """What of them was asked for last, if it is there whole: most is asked for again."""
 
     @classmethod
     def open(cls, pair: int, *, root: Path = PIN_ROOT) -> Self:
@@ -309,6 +312,9 @@ class Maps:
 
     def set_vips(self, vips: Mapping[str, Vip]) -> None:
         """Make the addresses behind the gate exactly these; an address that stays is never off."""
+        if vips == self._vips:
+            return
+        self._vips = None
         four: dict[bytes, bytes] = {}
         six: dict[bytes, bytes] = {}
         values = {
@@ -326,6 +332,7 @@ class Maps:
         self._let_through(self._sieve() | wanted)
         self._sync("vips6", six)
         self._let_through(wanted)
+        self._vips = dict(vips)
 
     def _sieve(self) -> int:
         raw = bpf.lookup(self._fds["sieve6"], _ZERO, abi.SIEVE_BYTES)
@@ -338,11 +345,15 @@ class Maps:
 
     def set_vrids(self, vrids: Mapping[int, abi.VridBit]) -> None:
         """Say which virtual MACs are ours; the others are not."""
+        if vrids == self._vrids:
+            return
+        self._vrids = None
         ours = {
             vrid.to_bytes(4, "little"): int(bit).to_bytes(4, "little")
             for vrid, bit in vrids.items()
         }
         self._sync("vrids", _NO_VRIDS | ours)
+        self._vrids = dict(vrids)
 
     def vips(self) -> list[str]:
         """The addresses behind the gate, sorted."""

@@ -68,15 +68,26 @@ def assign(index: int, wanted: Collection[Address], *, name: str, own: bool) -> 
         for address, one in present.items()
         if address not in keep and (own or one.proto == ADDRESS_PROTO)
     ]
+    return change(index, missing, surplus, name=name)
+
+
+def change(
+    index: int, missing: Collection[Address], surplus: Collection[Address], *, name: str
+) -> Change:
+    """Add some VIPs to an interface and remove others from it, without a look at what is there.
+
+    Blocking, and raises, like `assign`.
+    """
+    added, removed = list(missing), list(surplus)
     with Socket() as sock:
-        _run(sock, [adding(index, address) for address in missing], missing, "adding {} to " + name)
+        _run(sock, [adding(index, address) for address in added], added, "adding {} to " + name)
         _run(
             sock,
-            [_remove(index, address) for address in surplus],
-            surplus,
+            [_remove(index, address) for address in removed],
+            removed,
             "removing {} from " + name,
         )
-    return Change(added=len(missing), removed=len(surplus))
+    return Change(added=len(added), removed=len(removed))
 
 
 def by_interface() -> dict[int, set[Address]]:

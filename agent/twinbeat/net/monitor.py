@@ -83,6 +83,11 @@ class Monitor:
         self.addresses_of: set[int] = set()
         """Indexes of interfaces whose addresses are watched."""
 
+    @property
+    def listening(self) -> bool:
+        """Whether it is begun: whatever changes is told of."""
+        return self._socket is not None
+
     def start(self) -> None:
         """Begin to listen; from now on nothing is missed without a Missed."""
         if self._socket is None:

@@ -40,8 +40,14 @@ class Current:
         """What the file says of shared tables, where there is no document."""
         self.ignored = found.ignored
         """What the file says otherwise than the document."""
-        self.digest = digest(file, whole=found.document is not None)
+        self._digest: int | None = None
+
+    @property
+    def digest(self) -> int:
         """What the peer compares: raised timers are this host's affair."""
+        if self._digest is None:
+            self._digest = digest(self.file, whole=self.document is not None)
+        return self._digest
 
     @property
     def generation(self) -> int:

@@ -83,7 +83,7 @@ class Reloader:
             self.reloading()
             self.examiner.forget()
             try:
-                sentence = await self._bring_about(self.current.document, _keep_nothing)
+                _, sentence = await self._bring_about(self.current.document)
             except ConfigError as error:
                 for problem in error.problems:
                     log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", problem)
@@ -114,10 +114,12 @@ class Reloader:
         Raises what it raises, ConfigError, or one of REFUSALS; all is as it was then.
         """
         async with self._turn:
-            await self._bring_about(document, keep)
-            return tuple(self.facts.needs_restart)
+            intent, _ = await self._bring_about(document, keep)
+            return intent.needs_restart
 
-    async def _bring_about(self, document: Document | None, keep: Callable[[], None]) -> str:
+    async def _bring_about(
+        self, document: Document | None, keep: Callable[[], None] | None = None
+    ) -> tuple[Plan, str]:
         current = self.current
         found, intent, keys, options = await asyncio.to_thread(self._read, document, keep)
         waiting = ", ".join(intent.needs_restart)
@@ -128,18 +130,25 @@ class Reloader:
             self._note_loaded(intent.needs_restart)
             if told != (current.generation, current.digest):
                 self.take_effect()
-            return f"the configuration was reloaded, and nothing is to be changed{later}"
+            return intent, f"the configuration was reloaded, and nothing is to be changed{later}"
         self._check_rotation(intent.config, keys)
         config = await self._fit(intent.config)
         await self._try(intent, config)
         self._take_keys(config, keys)
         await self._apply(intent, config, options, found)
+        if keep is None:
+            self._conclude(intent)
+        else:
+            # Who waits for the document hears that it is in force before the peer's engine does.
+            asyncio.get_running_loop().call_soon(self._conclude, intent)
+        return intent, f"the configuration was reloaded, {len(intent.changes)} keys changed{later}"
+
+    def _conclude(self, intent: Plan) -> None:
         self._note_loaded(intent.needs_restart)
         self.take_effect()
-        return f"the configuration was reloaded, {len(intent.changes)} keys changed{later}"
 
     def _read(
-        self, document: Document | None, keep: Callable[[], None]
+        self, document: Document | None, keep: Callable[[], None] | None
     ) -> tuple[InForce, Plan, tuple[Key, ...], Options]:
         """All that takes time, off the loop that decides."""
         running = self.current.file
@@ -148,8 +157,13 @@ class Reloader:
         else:
             found = self.examiner.load(document)
         wanted = found.config
-        keys, options = load_keys(wanted), load_options(wanted.fence, wanted.path)
-        keep()
+        if keep is not None and (wanted.keys, wanted.fence) == (running.keys, running.fence):
+            # A document names no file of a node: to read those again takes a reload.
+            keys, options = self.current.keys, self.current.fence_options
+        else:
+            keys, options = load_keys(wanted), load_options(wanted.fence, wanted.path)
+        if keep is not None:
+            keep()
         return found, plan(running, wanted), keys, options
 
     def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
@@ -246,7 +260,3 @@ def _ports(config: Config) -> list[tuple[object, ...]]:
         )
         for section in config.vrids
     ]
-
-
-def _keep_nothing() -> None:
-    """What is in force stays the document."""

@@ -112,7 +112,8 @@ class Shared:
             await asyncio.to_thread(self._restore, before)
             raise
         if before is None or before.version != document.version:
-            log.info("the shared configuration is %s now", document.version)
+            words = "the shared configuration is %s now", document.version
+            asyncio.get_running_loop().call_soon(log.info, *words)
         later = "takes effect with a restart of the agent"
         return True, tuple(Problem(where=key[:1024], right=later) for key in waiting)
 

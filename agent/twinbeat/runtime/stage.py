@@ -66,6 +66,8 @@ class Stage:
         self.guarded: dict[str, Guarded] = {}
         """By interface: every port and link."""
         self._vips = Vips(ipr=ipr, pair=config.pair.id, guarded=self.guarded)
+        self._ports: dict[str, Interface] | None = None
+        """What `ports` found, for as long as the kernel tells of no link that is another now."""
         self.control_index = 0
         """Sending end of the private pair."""
 
@@ -224,8 +226,12 @@ class Stage:
 
     def ports(self) -> dict[str, Interface]:
         """The interfaces with virtual addresses, as they are now."""
-        now = interfaces()
-        return {name: now[name] for name, one in self.guarded.items() if one.serves and name in now}
+        serving = [name for name, one in self.guarded.items() if one.serves]
+        found = self._ports
+        if found is None or list(found) != serving or not self._monitor.listening:
+            now = interfaces()
+            found = self._ports = {name: now[name] for name in serving if name in now}
+        return dict(found)
 
     @property
     def sysctls(self) -> list[Finding]:
@@ -342,6 +348,8 @@ class Stage:
     # -- notices ---------------------------------------------------------------------------------
 
     def _noticed(self, notice: Notice) -> None:
+        if not isinstance(notice, monitor.AddressGone | monitor.HookChanged):
+            self._ports = None
         match notice:
             case monitor.LinkChanged(interface=changed):
                 one = self.guarded.get(changed.name)

@@ -162,10 +162,16 @@ class Vips:
         aim = frozenset(wanted)
         if index in self._put_on and self._aim[index] == aim:
             return
+        # What is the agent's own and has all of its addresses needs no look at them.
+        known = self._aim[index] if own and index in self._put_on else None
         self._put_on.discard(index)
         self._aim[index] = aim
         # Thousands of addresses take a while; the loop goes on attesting meanwhile.
-        await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+        if known is None:
+            await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+        else:
+            missing = [one for one in wanted if one not in known]
+            await asyncio.to_thread(addresses.change, index, missing, known - aim, name=name)
         self._put_on.add(index)
 
     def is_missed(self, gone: Assigned) -> bool:

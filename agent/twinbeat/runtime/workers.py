@@ -78,7 +78,7 @@ class WorkerDesk:
         """Persistence, as it was told last."""
         self.took: dict[str, Histogram] = {}
         """How long changes waited for what, as the worker says."""
-        self._tasks: set[asyncio.Task[tuple[bool, tuple[Problem, ...]]]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def alive(self) -> bool:
@@ -195,24 +195,27 @@ class WorkerDesk:
                     problems = await self._found(tables)
                     self.counts["refused"] += bool(problems)
                     self._say(writer, Checked(id=number, problems=problems))
-                case Apply(id=number, document=document):
+                case Apply() as question:
                     self.counts["apply"] += 1
-                    done, problems = await self._to_its_end(self._apply(document))
-                    self.counts["refused"] += not done
-                    self.tell()
-                    self._say(writer, Applied(id=number, in_force=done, problems=problems))
+                    # Nothing is left half in force because who asked for it is gone.
+                    await asyncio.shield(self._begin(self._carry_out(question, writer)))
 
-    async def _to_its_end(
-        self, applying: Coroutine[Any, Any, tuple[bool, tuple[Problem, ...]]]
-    ) -> tuple[bool, tuple[Problem, ...]]:
-        """Nothing is left half in force because who asked for it is gone."""
-        task = asyncio.get_running_loop().create_task(applying)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _carry_out(self, question: Apply, writer: asyncio.StreamWriter) -> None:
+        """To its end; it is said in the very moment in which it is in force."""
         try:
-            return await asyncio.shield(task)
+            done, problems = await self._apply(question.document)
         except Exception as error:  # noqa: BLE001 - else nobody would hear what became of it
-            return False, (self._fault("putting a document in force", error),)
+            fault = self._fault("putting a document in force", error)
+            done, problems = False, (fault,)
+        self.counts["refused"] += not done
+        self.tell()
+        self._say(writer, Applied(id=question.id, in_force=done, problems=problems))
 
     async def _found(self, tables: Tables) -> tuple[Problem, ...]:
         try:

@@ -85,19 +85,21 @@ class Coordinator(Ground):
             reason=request.reason,
             made_at_ns=waiting.wall_ns,
         )
-        token = self._token()
+        token, journal = self._token(), self._token()
         self.active = Active(
             operation=operation,
             before=current,
             after=operation.document(current, tables),
             phase=Phase.CHECK,
             token=token,
+            journal=journal,
             waiting=waiting,
             alone=alone,
         )
-        self._out.append(Check(token=token, tables=tables, run=run))
         if run is None and self.peer is not None and in_step(self.summary(), self.peer):
-            self._send(Foretold(operation=operation))
+            self._send(Foretold(operation=operation))  # First: both examine it at the same time.
+        self._out.append(Check(token=token, tables=tables, run=run))
+        self._out.append(StorePrepare(token=journal, operation=operation))
 
     def _number(self) -> Version:
         """A version that was never used: highest is what was prepared here, kept or not."""
@@ -109,8 +111,32 @@ class Coordinator(Ground):
         self.active = replace(active, phase=Phase.PREPARE, token=token)
         self._out.append(StorePrepare(token=token, operation=active.operation))
 
+    def _journaled(self, active: Active, event: Result) -> None:
+        """What the store says, which kept it while the daemon examined it."""
+        if isinstance(event, ev.StoreFailed):
+            self._note(Level.ERROR, "store", why=f"{event.sentence} ({event.code})")
+            name = active.operation.request
+            refused = outcome(name, State.REFUSED, "store", why=event.sentence)
+            self._finish(active.answer or refused)
+            return
+        assert isinstance(event, ev.Stored)
+        self.prepared = active.operation
+        if active.answer is not None:
+            self._abort(active, active.answer)
+        elif active.phase is Phase.PREPARE:
+            self._offer(active)
+        else:
+            self.active = active
+
+    def _drop_begun(self, active: Active, said: Outcome) -> None:
+        """Nothing comes of it; the store may have it already, or be about to."""
+        if active.journal:
+            self.active = replace(active, phase=Phase.PREPARE, token=0, answer=said)
+        else:
+            self._abort(active, said)
+
     def _offer(self, active: Active) -> None:
-        """It is journaled: to the peer, if there is one to give it to."""
+        """It is examined and journaled: to the peer, if there is one to give it to."""
         name = active.operation.request
         if not self.primary:
             why = "the role moved while it was prepared"
@@ -122,6 +148,18 @@ class Coordinator(Ground):
             self._abort(active, outcome(name, State.REFUSED, "peer_unreachable"))
         else:
             self._commit(active, active.alone)
+
+    def _coming(self, request: str) -> None:
+        """The secondary has it in force, so may this node, while both stores are at it."""
+        active = self.active
+        if active is None or active.operation.request != request:
+            return
+        if active.phase is Phase.PEER and active.operation.run is None:
+            self.active = replace(active, coming=True)
+
+    def _is_coming(self, active: Active) -> bool:
+        """Whether the secondary said so, or said so to a worker that ended: the daemon has it."""
+        return active.coming or (active.after is not None and self._has(active.after))
 
     def _voted(self, vote: Prepared) -> None:
         """The secondary did it, or nothing of it."""
@@ -199,17 +237,23 @@ class Coordinator(Ground):
             case _:
                 assert_never(verdict)
 
-    def _commit(self, active: Active, alone: str) -> None:
+    def _commit(self, active: Active, alone: str, *, said: Outcome | None = None) -> None:
         """It is decided: by the peer, or by this node alone for the reason given."""
-        said = self._verdict(active, alone)
+        said = said or self._verdict(active, alone)
         outcomes = [said]
         if active.operation.run is not None and active.undoing is None:
             outcomes = [outcome(said.request, State.UNDECIDED, "running", version=said.version)]
         if active.undoing is not None:
             outcomes.append(self._taken_back(active))
-        token = self._token()
+        token, coming = self._token(), self._is_coming(active)
         self.active = replace(
-            active, phase=Phase.COMMIT, token=token, answer=said, alone=alone, retry_ns=0
+            active,
+            phase=Phase.COMMIT,
+            token=token,
+            answer=said,
+            alone=alone,
+            retry_ns=0,
+            coming=coming,
         )
         self._out.append(
             StoreCommit(token=token, request=active.operation.request, outcomes=tuple(outcomes))
@@ -350,12 +394,14 @@ class Coordinator(Ground):
         active = replace(active, token=0)
         name = active.operation.request
         match event:
+            case ev.Checked(problems=()) if active.journal:
+                self.active = replace(active, phase=Phase.PREPARE)
             case ev.Checked(problems=()):
-                self._prepare(active)
+                self._offer(active)
             case ev.Checked(problems=problems):
                 why = named(problems)
                 said = outcome(name, State.REFUSED, "invalid", problems=problems, why=why)
-                self._finish(said)
+                self._drop_begun(active, said)
             case ev.StoreFailed(code=code, sentence=why):
                 self._note(Level.ERROR, "store", why=f"{why} ({code})")
                 if active.phase is Phase.RECORD and active.answer is not None:

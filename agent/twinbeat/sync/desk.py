@@ -170,10 +170,22 @@ class Desk(Coordinator):
         active = self.active
         if request.policy is not Policy.AVAILABLE or active is None or active.waiting is not None:
             return False
+        if not self.daemon:
+            return False  # Which may have it in force.
         if active.phase not in {Phase.DOUBT, Phase.PEER}:
             return False
         if active.operation.policy is Policy.AVAILABLE:
             self._commit(active, "alone_silent")
+        elif self._is_coming(active):
+            # In force here, as it is there: the peer brings it to its end, and so does this node.
+            said = outcome(
+                active.operation.request,
+                State.UNDECIDED,
+                "undecided",
+                version=active.operation.version,
+            )
+            self._doubt(said)
+            self._commit(active, "", said=said)
         else:
             code = "given_up" if active.operation.run is None else "interrupted"
             given_up = outcome(active.operation.request, State.UNDECIDED, code)

@@ -14,7 +14,16 @@ from twinbeat.sync.effects import Answer, Apply, Effect, Level, Note, Send
 from twinbeat.sync.events import Mark
 from twinbeat.sync.messages import Forwarded, Message, Summary
 from twinbeat.sync.operation import Operation, Outcome, Problem
-from twinbeat.sync.parts import FINISHED_MOST, Active, Phase, Serving, Taking, Waiting, mark
+from twinbeat.sync.parts import (
+    FINISHED_MOST,
+    Active,
+    Foreseen,
+    Phase,
+    Serving,
+    Taking,
+    Waiting,
+    mark,
+)
 from twinbeat.sync.reasons import named, sentence
 from twinbeat.sync.synchronizer import Decision, Standing, SyncState, decide
 
@@ -51,8 +60,7 @@ class Ground:
     active: Active | None = None
     serving: Serving | None = None
     taking: Taking | None = None
-    foretold: int = 0
-    """Token of the examination of an operation that the peer is about to send."""
+    foreseen: Foreseen | None = None
     forwarded: tuple[Waiting, ...] = ()
     applying: int = 0
     """Token of the attempt to put a document in force that was current then."""
@@ -120,7 +128,10 @@ class Ground:
 
     def _has(self, document: Document) -> bool:
         """Whether the daemon has it in force."""
-        return self.in_force == mark(document)
+        known = self.in_force
+        return known is not None and (
+            known.version == document.version and known.lineage == document.lineage
+        )
 
     def decision(self) -> Decision | None:
         """What is to be done about the two documents; None while the peer isn't connected."""

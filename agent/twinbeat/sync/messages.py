@@ -72,6 +72,15 @@ class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
     operation: Operation
 
 
+class Ahead(Struct, frozen=True, kw_only=True, tag="ahead"):
+    """What you asked to prepare is journaled and in force here, and about to be committed.
+
+    `Prepared` follows. Who doesn't know it waits for that.
+    """
+
+    request: RequestId
+
+
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """What came of a `Prepare`: done and durable, or nothing of it."""
 
@@ -136,6 +145,7 @@ Message = (
     Status
     | Foretold
     | Prepare
+    | Ahead
     | Prepared
     | Query
     | Answered

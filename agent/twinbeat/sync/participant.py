@@ -14,9 +14,9 @@ from twinbeat.sync import events as ev
 from twinbeat.sync.document import ChangeRefused
 from twinbeat.sync.effects import Check, Level, RunCommand, StoreAbort, StoreCommit, StorePrepare
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import Answered, Prepared, Verdict
+from twinbeat.sync.messages import Ahead, Answered, Prepared, Verdict
 from twinbeat.sync.operation import Operation, Outcome, Problem, State
-from twinbeat.sync.parts import RETRY_NS, Phase, Result, Serving, mark
+from twinbeat.sync.parts import FORETOLD_NS, RETRY_NS, Foreseen, Phase, Result, Serving, mark
 from twinbeat.sync.reasons import named, outcome, sentence
 
 
@@ -25,18 +25,25 @@ class Participant(Ground):
     """What a node does about the peer's operation."""
 
     def _told_beforehand(self, operation: Operation) -> None:
-        """The daemon examines it while the primary does. What it finds it remembers for a moment;
-        here nothing depends on it, and one at a time is enough."""
-        if self.foretold or self._occupied() or not self.daemon or operation.run is not None:
+        """The daemon examines it while the primary does. One at a time is enough, and of what is
+        wrong with it the peer is told when it asks."""
+        under_way = self.foreseen is not None and self.foreseen.token
+        if under_way or self._occupied() or not self.daemon or operation.run is not None:
             return
+        current = self._document()
         try:
-            after = operation.onto(self._document())
+            after = operation.onto(current)
         except ChangeRefused:
             return
-        self.foretold = self._token()
-        self._out.append(Check(token=self.foretold, tables=after.tables))
+        token = self._token()
+        self.foreseen = Foreseen(operation=operation, before=current, after=after, token=token)
+        self._out.append(Check(token=token, tables=after.tables))
 
-    def _asked_to_prepare(self, operation: Operation) -> None:
+    def _examined(self, foreseen: Foreseen, event: ev.Checked, now_ns: int) -> None:
+        sound = not event.problems
+        self.foreseen = replace(foreseen, token=0, found_ns=now_ns) if sound else None
+
+    def _asked_to_prepare(self, operation: Operation, now_ns: int) -> None:
         name, current = operation.request, self._document()
         if any(
             done.request == name and done.version == operation.version for done in current.recent
@@ -56,8 +63,13 @@ class Participant(Ground):
         if self._occupied():
             self._refuse(name, "unsettled")
             return
+        foreseen, self.foreseen = self.foreseen, None
+        if foreseen is not None and (
+            foreseen.before is not current or foreseen.operation != operation
+        ):
+            foreseen = None
         try:
-            after = operation.onto(current)
+            after = foreseen.after if foreseen is not None else operation.onto(current)
         except ChangeRefused as refused:
             code = refused.code if refused.code == "content_differs" else "out_of_step"
             self._refuse(name, code, why=refused.sentence)
@@ -70,9 +82,20 @@ class Participant(Ground):
             self._refuse(name, "daemon_away")
             return
         self.taking = None
+        serving = Serving(operation=operation, after=after, phase=Phase.CHECK)
+        if foreseen is not None and foreseen.token:
+            self.serving = replace(serving, token=foreseen.token)  # It is being examined.
+        elif foreseen is not None and now_ns - foreseen.found_ns < FORETOLD_NS:
+            self._journal(serving)
+        else:
+            token = self._token()
+            self.serving = replace(serving, token=token)
+            self._out.append(Check(token=token, tables=after.tables, run=operation.run))
+
+    def _journal(self, serving: Serving) -> None:
         token = self._token()
-        self.serving = Serving(operation=operation, after=after, phase=Phase.CHECK, token=token)
-        self._out.append(Check(token=token, tables=after.tables, run=operation.run))
+        self.serving = replace(serving, phase=Phase.PREPARE, token=token)
+        self._out.append(StorePrepare(token=token, operation=serving.operation))
 
     def _serving_result(self, serving: Serving, event: Result, now_ns: int) -> None:
         serving = replace(serving, token=0)
@@ -80,9 +103,7 @@ class Participant(Ground):
         name = operation.request
         match event:
             case ev.Checked(problems=()):
-                token = self._token()
-                self.serving = replace(serving, phase=Phase.PREPARE, token=token)
-                self._out.append(StorePrepare(token=token, operation=operation))
+                self._journal(serving)
             case ev.Checked(problems=problems):
                 self.serving = None
                 self._refuse_live(serving, "invalid", problems, why=named(problems))
@@ -107,6 +128,8 @@ class Participant(Ground):
                 self._out.append(RunCommand(token=token, request=name, run=operation.run))
             case ev.Applied(in_force=True):
                 self.in_force = mark(serving.after)
+                if serving.live:
+                    self._send(Ahead(request=name))
                 self._commit_serving(serving)
             case ev.Applied(problems=problems):
                 self._vote_no(serving, "apply_failed", problems, named(problems))

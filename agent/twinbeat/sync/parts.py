@@ -24,6 +24,9 @@ TAKE_NS: Final = 60 * SECOND_NS
 """A document that was wanted is wanted again if it isn't here by then."""
 REFUSED_NS: Final = 30 * SECOND_NS
 """Between two attempts to take over a document that the daemon refused."""
+FORETOLD_NS: Final = SECOND_NS
+"""So long what the daemon found of an operation that was foretold counts for preparing it: half of
+what the daemon gives it (`config.inforce.FRESH_NS`), so that it still counts when it is applied."""
 CONNECT_NS: Final = 2 * SECOND_NS
 """So long after the start no operation is made without the peer, who may well be there."""
 
@@ -97,8 +100,12 @@ class Active:
     phase: Phase
     token: int = 0
     """Of the effect that is awaited; 0: none."""
+    journal: int = 0
+    """Of the journaling that goes on beside the examination; 0: it is over."""
     waiting: Waiting | None = None
     """None: it was found prepared at the start, or nobody waits any more."""
+    coming: bool = False
+    """The peer has it in force and journaled: it brings it to its end whatever happens."""
     exposed: bool = False
     """It was sent to the peer."""
     stale: bool = False
@@ -121,8 +128,10 @@ class Active:
     """What it takes back isn't on the peer, unless the peer commits this one."""
 
     def certain(self) -> Document | None:
-        """What will be current, as the peer has committed it; the store here is at it."""
-        if self.phase is not Phase.COMMIT or not self.acked or self.undoing is not None:
+        """What will be current, as the peer has it in force; the store here isn't through."""
+        committing = self.phase is Phase.COMMIT and (self.acked or self.coming)
+        announced = self.phase is Phase.PEER and self.coming
+        if not (committing or announced) or self.undoing is not None:
             return None
         return self.after if self.operation.run is None else None
 
@@ -143,6 +152,20 @@ class Serving:
     vote: Prepared | None = None
     """What is said when it is aborted."""
     outputs: tuple[Output, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """An operation that the peer is about to send, and that the daemon examines meanwhile."""
+
+    operation: Operation
+    before: Document
+    """What was current when it was foretold."""
+    after: Document
+    token: int
+    """Of the examination; 0: it is over, and nothing was found wrong."""
+    found_ns: int = 0
+    """When it was over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

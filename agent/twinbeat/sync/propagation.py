@@ -15,21 +15,22 @@ the operation until it hears of it. ::
 
     primary                                       secondary
             ------ Foretold ------------------>
-    check with the daemon                         daemon: examines it
-    store: prepared
+    check with the daemon, store: prepared        check with the daemon
             ------ Prepare ------------------->
-                                                  check with the daemon
                                                   store: prepared
-                                                  daemon: in force
-                                                  store: committed           <- the decision
+                                                  daemon: in force       <- it will be done
+            <----- Ahead ----------------------
+    daemon: in force                              store: committed       <- the decision
             <----- Prepared -------------------
-    store: committed, daemon: in force
+    store: committed
     answer: done on both
             ------ Status (new version) ------>
 
-`Foretold` only saves time: the secondary's daemon remembers for a moment what it found. And what
-the secondary has committed may be in force on the primary before its own store has it: a worker
-that ends in between finds the daemon ahead, and leaves it so until it has asked.
+`Foretold` only saves time: what the secondary's daemon finds counts for the `Prepare` that follows,
+and where none follows nothing comes of it. So does `Ahead`: what is journaled there and in force
+there is committed whatever ends meanwhile, as the store finds it prepared and the daemon has it on
+disk. So the primary's daemon may be ahead of both stores, and a worker that ends in between finds
+it so and leaves it so; and what is ahead is never given up.
 
 What goes wrong, and what follows:
 
@@ -66,6 +67,7 @@ from twinbeat.sync.document import ChangeRefused, fingerprint
 from twinbeat.sync.effects import Answer, Apply, Effect, Level, StorePaired, StoreRecord
 from twinbeat.sync.events import Event, Held, Mark
 from twinbeat.sync.messages import (
+    Ahead,
     Answered,
     Foretold,
     Forward,
@@ -207,10 +209,11 @@ class Propagation(Desk, Participant, Taker):
 
     def _daemon_lost(self, now_ns: int) -> None:
         self.daemon, self.in_force = False, None
-        self.applying = self.foretold = 0
+        self.applying, self.foreseen = 0, None
         active, serving, taking = self.active, self.serving, self.taking
         if active is not None and active.phase is Phase.CHECK:
-            self._finish(outcome(active.operation.request, State.REFUSED, "daemon_away"))
+            said = outcome(active.operation.request, State.REFUSED, "daemon_away")
+            self._drop_begun(active, said)
         if serving is not None and serving.phase is Phase.CHECK:
             self.serving = None
             self._refuse_live(serving, "daemon_away")
@@ -220,7 +223,7 @@ class Propagation(Desk, Participant, Taker):
             self.taking = None
 
     def _peer_lost(self) -> None:
-        self.peer = self.told = None
+        self.peer = self.told = self.foreseen = None
         self.conflict = self.refresh = False
         if self.serving is not None:
             self.serving = replace(self.serving, live=False, asked=False)
@@ -276,7 +279,9 @@ class Propagation(Desk, Participant, Taker):
             case Foretold(operation=operation):
                 self._told_beforehand(operation)
             case Prepare(operation=operation):
-                self._asked_to_prepare(operation)
+                self._asked_to_prepare(operation, now_ns)
+            case Ahead(request=request):
+                self._coming(request)
             case Prepared():
                 self._voted(message)
             case Query(request=request):
@@ -311,11 +316,14 @@ class Propagation(Desk, Participant, Taker):
         elif token == self.applying:
             assert isinstance(event, ev.Applied)
             self._reapplied(event, now_ns)
-        elif token == self.foretold:
-            self.foretold = 0
+        elif self.foreseen is not None and token == self.foreseen.token:
+            assert isinstance(event, ev.Checked)
+            self._examined(self.foreseen, event, now_ns)
         elif token == self.owed_token:
             assert isinstance(event, ev.Ran)
             self._owed_ran(event)
+        elif self.active is not None and token == self.active.journal:
+            self._journaled(replace(self.active, journal=0), event)
         elif self.active is not None and token == self.active.token:
             self._active_result(self.active, event, now_ns)
         elif self.serving is not None and token == self.serving.token:
@@ -396,7 +404,8 @@ class Propagation(Desk, Participant, Taker):
             return
         name = active.waiting.request.request
         if active.phase is Phase.CHECK:
-            self._finish(outcome(name, State.REFUSED, "timeout", why="the agent is slow"))
+            said = outcome(name, State.REFUSED, "timeout", why="the agent is slow")
+            self._drop_begun(active, said)
             return
         code = {Phase.PEER: "silent", Phase.DOUBT: "undecided"}.get(active.phase, "unfinished")
         self._reply(active.waiting, outcome(name, State.UNDECIDED, code))
@@ -407,7 +416,7 @@ class Propagation(Desk, Participant, Taker):
         active, serving = self.active, self.serving
         if active is not None and 0 < active.retry_ns <= now_ns:
             if active.phase is Phase.COMMIT:
-                self._commit(active, active.alone)
+                self._commit(active, active.alone, said=active.answer)
             else:
                 assert active.answer is not None
                 self._abort(active, active.answer)

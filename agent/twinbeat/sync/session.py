@@ -30,6 +30,7 @@ from twinbeat.sync.tls import failure
 from twinbeat.sync.wire import (
     BETWEEN,
     BULK,
+    PIECE_MAX,
     Assembly,
     Bye,
     Fragment,
@@ -200,6 +201,7 @@ class Session:
         self._between: Lane[bytes] = Lane(limits, self._work)
         self._bulk: Lane[bytes] = Lane(limits, self._work)
         self._inbound: Lane[Traffic] = Lane(limits, self._came)
+        self._moving = False
         self._over: Bye | None = None
         self._farewell: bytes | None = None
         self._cut: dict[str, Iterator[bytes]] = {}
@@ -243,7 +245,12 @@ class Session:
     def offer(self, message: Traffic) -> bool:
         """Queue a message if there is room now. What finds none is dropped and counted."""
         payload = self._codec.encode(message)
-        if self._lane(message).offer(payload, len(payload)):
+        lane = self._lane(message)
+        if lane is self._first and self._idle(len(payload)):
+            self._count("messages", "sent")
+            self._put_out(framed(payload))
+            return True
+        if lane.offer(payload, len(payload)):
             return True
         self._count("dropped", "send")
         return False
@@ -264,6 +271,19 @@ class Session:
         """End it, and tell the peer why. What waits to be sent is dropped."""
         self._end(code, sentence, tell=True)
 
+    def _idle(self, size: int) -> bool:
+        """Whether a message of a command may go at once: nothing is before it, and it is one frame.
+
+        So whoever is told next on this node, and may take the processor, doesn't hold it up.
+        """
+        return (
+            self._moving
+            and self._over is None
+            and size <= PIECE_MAX
+            and not (self._control or len(self._first) or "first" in self._cut)
+            and not self._writer.transport.get_write_buffer_size()
+        )
+
     def _lane(self, message: Traffic) -> Lane[bytes]:
         if isinstance(message, BETWEEN):
             return self._between
@@ -283,6 +303,7 @@ class Session:
     async def move(self) -> None:
         """Carry messages in both directions until the session is over, and close it."""
         self._writer.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._moving = True
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
         try:
@@ -402,8 +423,7 @@ class Session:
                 else:
                     await self._wait_for_work(ping_at)
                     continue
-                self._count("bytes", "sent", len(frame))
-                self._writer.write(frame)
+                self._put_out(frame)
                 await self._writer.drain()
             if self._farewell is not None:
                 self._writer.write(self._farewell)
@@ -419,6 +439,10 @@ class Session:
             async with asyncio.timeout_at(until):
                 await self._work.wait()
 
+    def _put_out(self, frame: bytes) -> None:
+        self._count("bytes", "sent", len(frame))
+        self._writer.write(frame)
+
     def _next(self) -> bytes | None:
         """The frame that is to go: the connection's own, a command's, an entry's, then a file's."""
         if self._control:
@@ -428,6 +452,7 @@ class Session:
             frame = next(self._cut.get(name, iter(())), None)
             if frame is not None:
                 return frame
+            self._cut.pop(name, None)
             payload = lane.pop()
             if payload is not None:
                 self._count("messages", "sent")

@@ -165,6 +165,10 @@ class Store:
         self._generations_most = generations_most
         self._bytes_most = bytes_most
         self._uncertain = False
+        self._read: tuple[int, Document] | None = None
+        """The document of that number, as it is on disk; its row is never written to again."""
+        self._foreseen: tuple[Document, Operation, Document, bytes] | None = None
+        """What an operation will make of that document, and that as it is kept."""
         self._make_directory()
         self._examine()
         self._database = self._opened()
@@ -202,6 +206,11 @@ class Store:
             ).fetchone()
             return None if row is None else _unpacked(row[0], Outcome)
 
+    def names(self) -> set[str]:
+        """Every request of which something is kept."""
+        with self._transaction("reading") as database:
+            return {name for (name,) in database.execute("SELECT request FROM outcome")}
+
     # -- what Propagation wants done -------------------------------------------------------------
 
     def seed(self, document: Document, *, highest: int = 0) -> None:
@@ -211,7 +220,10 @@ class Store:
                 raise StoreError("seeded", f"{self.path} has a document already")
             database.execute(
                 "INSERT INTO node (id, current, highest, paired) VALUES (1, ?, ?, 0)",
-                (self._insert(database, document), max(highest, document.version.generation)),
+                (
+                    self._insert(database, document, _packed(document)),
+                    max(highest, document.version.generation),
+                ),
             )
 
     def prepare(self, operation: Operation) -> None:
@@ -230,6 +242,14 @@ class Store:
                 (operation.request, _packed(operation), operation.version.generation),
             )
 
+    def foresee(self, operation: Operation) -> None:
+        """Work out what `commit` of this operation will write, while nobody waits for it."""
+        if self._read is not None:
+            current = self._read[1]
+            with contextlib.suppress(ChangeRefused):
+                document = operation.onto(current)
+                self._foreseen = current, operation, document, _packed(document)
+
     def commit(self, request: str, outcomes: Iterable[Outcome] = ()) -> Document:
         """Make the document of the operation prepared current, keep the outcomes.
 
@@ -237,17 +257,24 @@ class Store:
         """
         with self._transaction("committing") as database:
             operation = self._prepared(database, request)
-            try:
-                document = operation.onto(self._current(database))
-            except ChangeRefused as refused:
-                raise StoreError(refused.code, refused.sentence) from refused
+            current, foreseen = self._current(database), self._foreseen
+            if foreseen is not None and foreseen[0] is current and foreseen[1] == operation:
+                document, content = foreseen[2:]
+            else:
+                try:
+                    document = operation.onto(current)
+                except ChangeRefused as refused:
+                    raise StoreError(refused.code, refused.sentence) from refused
+                content = _packed(document)
+            number = self._insert(database, document, content)
             database.execute(
-                "UPDATE node SET current = ?, request = NULL, prepared = NULL",
-                (self._insert(database, document),),
+                "UPDATE node SET current = ?, request = NULL, prepared = NULL", (number,)
             )
             self._keep(database, outcomes)
             self._bound(database)
-            return document
+        # Only now: a number that was rolled back is given once more.
+        self._read, self._foreseen = (number, document), None
+        return document
 
     def abort(self, request: str, outcomes: Iterable[Outcome] = ()) -> None:
         """Forget the operation prepared, but not its generation; keep the outcomes."""
@@ -269,7 +296,8 @@ class Store:
                     "SELECT current, ?, ? FROM node",
                     (why, self._wall_ns()),
                 )
-                database.execute("UPDATE node SET current = ?", (self._insert(database, document),))
+                number = self._insert(database, document, _packed(document))
+                database.execute("UPDATE node SET current = ?", (number,))
             database.execute(
                 "UPDATE node SET request = NULL, prepared = NULL, paired = 1,"
                 " highest = max(highest, ?)",
@@ -366,10 +394,13 @@ class Store:
     # -- parts of transactions -------------------------------------------------------------------
 
     def _current(self, database: sqlite3.Connection) -> Document:
-        row = database.execute(
-            "SELECT content FROM document WHERE number = (SELECT current FROM node)"
-        ).fetchone()
-        return _unpacked(row[0], Document)
+        (number,) = database.execute("SELECT current FROM node").fetchone()
+        if self._read is None or self._read[0] != number:
+            (content,) = database.execute(
+                "SELECT content FROM document WHERE number = ?", (number,)
+            ).fetchone()
+            self._read = number, _unpacked(content, Document)
+        return self._read[1]
 
     def _standing(self, database: sqlite3.Connection) -> tuple[Document, str | None]:
         """The current document and the request that is prepared."""
@@ -384,8 +415,8 @@ class Store:
             raise StoreError("not_prepared", f"{request} isn't prepared")
         return _unpacked(row[0], Operation)
 
-    def _insert(self, database: sqlite3.Connection, document: Document) -> int:
-        content = _packed(document)
+    def _insert(self, database: sqlite3.Connection, document: Document, content: bytes) -> int:
+        """``content`` is the document as it is kept."""
         number = database.execute(
             "INSERT INTO document (lineage, term, generation, made_at_ns, kept_at_ns, author,"
             " reason, request, bytes, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

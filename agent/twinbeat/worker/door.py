@@ -12,6 +12,7 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -335,7 +336,8 @@ class Door:
         said = await asyncio.shield(task)
         fields = {"event": "change", "reason": said.code, "request": wanted.request}
         why = f" ({wanted.reason})" if wanted.reason else ""
-        log.info(
+        record = partial(
+            log.info,
             "a change by %s%s: %s, %s",
             wanted.by,
             why,
@@ -343,6 +345,7 @@ class Door:
             said.sentence,
             extra={"fields": fields},
         )
+        asyncio.get_running_loop().call_soon(record)  # after the answer
         return _json(said)
 
     async def _post_sync(self, request: Request) -> Response:

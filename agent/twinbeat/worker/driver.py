@@ -153,6 +153,8 @@ class Driver:
         self._waiting: dict[str, set[asyncio.Future[Outcome]]] = {}
         self._peer: Peer | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns: int | None = None
+        """When it is due."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.ended: Counter[str] = Counter()
         """Requests of this node by the state they ended in."""
@@ -264,13 +266,19 @@ class Driver:
         self.took.setdefault(what, Histogram()).add(length_ns)
 
     def _set_timer(self, machine: Propagation) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         moment_ns = machine.next_deadline(now_ns())
-        self._timer = None
+        if self._timer is not None:
+            if moment_ns == self._timer_ns:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_ns = None, moment_ns
         if moment_ns is not None:
             delay_s = max(0.001, (moment_ns - now_ns()) / 1e9)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self.feed, Tick())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(Tick())
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:

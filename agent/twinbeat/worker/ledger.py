@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 from twinbeat.sync.document import Document
 from twinbeat.sync.effects import (
@@ -20,8 +21,11 @@ from twinbeat.sync.effects import (
     Stores,
 )
 from twinbeat.sync.events import Held, Stored, StoreFailed
-from twinbeat.sync.operation import Outcome
-from twinbeat.sync.store import Store, StoreError
+from twinbeat.sync.operation import Operation, Outcome
+from twinbeat.sync.store import OUTCOMES_MOST, Store, StoreError
+
+NAMED_MOST: Final = 8 * OUTCOMES_MOST
+"""Names of requests that are remembered beside the store; with more each is looked up there."""
 
 _T = TypeVar("_T")
 
@@ -33,12 +37,15 @@ class Ledger:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._store: Store | None = None
+        self._named: set[str] | None = None
+        """At least those requests of which something is kept; None: only the store knows."""
 
     async def open(self) -> list[str]:
         """Open the file; sentences about what was wrong with it. Raises StoreError."""
 
         def opened() -> list[str]:
             self._store = Store(self._path)
+            self._named = self._store.names()
             return list(self._store.complaints)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, opened)
@@ -65,6 +72,8 @@ class Ledger:
 
     async def outcome(self, request: str) -> Outcome | None:
         """What is kept of a request; nothing where the disk can't be read."""
+        if self._named is not None and request not in self._named:
+            return None  # As good as always: a request is asked for once.
         try:
             return await self.ask(lambda store: store.outcome(request))
         except StoreError:
@@ -73,6 +82,7 @@ class Ledger:
     def do(self, effect: Stores, answer: Callable[[Stored | StoreFailed], None]) -> None:
         """Carry it out in its turn; ``answer`` is called in the loop."""
         loop = asyncio.get_running_loop()
+        self._note(effect)
 
         def work() -> None:
             said: Stored | StoreFailed
@@ -82,8 +92,22 @@ class Ledger:
             except StoreError as error:
                 said = StoreFailed(token=effect.token, code=error.code, sentence=error.sentence)
             loop.call_soon_threadsafe(answer, said)
+            if isinstance(effect, StorePrepare) and isinstance(said, Stored):
+                loop.call_soon_threadsafe(self._foresee, effect.operation)
 
         self._thread.submit(work)
+
+    def _foresee(self, operation: Operation) -> None:
+        """Not before what follows from the journaling was begun: it would take turns with that."""
+        with contextlib.suppress(RuntimeError):  # The thread was told to end.
+            self._thread.submit(self._opened.foresee, operation)
+
+    def _note(self, effect: Stores) -> None:
+        """Whoever asks from now on is told what comes of this."""
+        if self._named is not None and not isinstance(effect, StorePrepare | StorePaired):
+            self._named.update(outcome.request for outcome in effect.outcomes)
+            if len(self._named) > NAMED_MOST:
+                self._named = None
 
     @property
     def _opened(self) -> Store:

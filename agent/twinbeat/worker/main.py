@@ -41,7 +41,7 @@ STATE: Final = "/var/lib/twinbeat/worker"
 EXIT_FAILED: Final = 1
 RETRY_S: Final = 5.0
 """Between two attempts to open a store that refuses."""
-TELL_S: Final = 0.02
+TELL_S: Final = 0.1
 """The daemon hears of what has changed so much later: once for all steps of a change."""
 FILES_TELL_S: Final = 0.25
 """Of lists of files that stand otherwise, so much later."""
