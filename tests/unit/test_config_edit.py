@@ -11,8 +11,9 @@ from twinbeat.config import document, edit
 from twinbeat.config.contrast import lines
 from twinbeat.config.edit import EditError
 from twinbeat.config.model import SECTIONS
+from twinbeat.config.rows import identity
 from twinbeat.config.scopes import LOCAL_KEYS, SHARED
-from twinbeat.config.shared import identity, split
+from twinbeat.config.shared import split
 from twinbeat.config.timers import TIMER_KEYS
 from twinbeat.sync.document import Change, ChangeRefused, Expect, Put, Tables, applied, difference
 from unit.test_config_shared import EVERYTHING

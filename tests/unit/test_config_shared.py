@@ -13,14 +13,13 @@ from twinbeat.config import document
 from twinbeat.config.load import examine_tables
 from twinbeat.config.model import SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Problem
+from twinbeat.config.rows import ONLY, identity
 from twinbeat.config.scopes import LOCAL_KEYS, NODE_LOCAL, SHARED
 from twinbeat.config.shared import (
-    ONLY,
     Shared,
     Source,
     Tables,
     examine,
-    identity,
     split,
 )
 from twinbeat.config.shared import join as join_with_names

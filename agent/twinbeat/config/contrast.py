@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from twinbeat.config.problems import show
-from twinbeat.config.shared import where_of
+from twinbeat.config.rows import where_of
 from twinbeat.sync.document import Change, Put, Remove, Row, Tables
 
 _ITEMS_MOST: Final = 8

@@ -11,10 +11,10 @@ from msgspec.structs import FieldInfo
 
 from twinbeat.config.compare import needs_restart
 from twinbeat.config.fields import ANY_NAME, fields_of
-from twinbeat.config.load import right
 from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import show
 from twinbeat.config.shared import join
+from twinbeat.config.structure import right
 from twinbeat.config.timers import PROFILES, TIMER_KEYS
 from twinbeat.sync.document import Tables
 

@@ -17,11 +17,11 @@ from msgspec import Struct
 from msgspec.structs import FieldInfo
 
 from twinbeat.config.fields import fields_of
-from twinbeat.config.load import right
 from twinbeat.config.model import SECTIONS
 from twinbeat.config.problems import did_you_mean, show
+from twinbeat.config.rows import ONLY, identity, where_of
 from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
-from twinbeat.config.shared import ONLY, identity, where_of
+from twinbeat.config.structure import right
 from twinbeat.config.timers import TIMER_KEYS
 from twinbeat.sync.document import Change, Expect, Put, Remove, Row, Tables
 

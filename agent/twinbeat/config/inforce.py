@@ -18,7 +18,8 @@ import msgspec
 from twinbeat.config.load import examine, parse
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError, Problem
-from twinbeat.config.shared import Source, called, split, where_of
+from twinbeat.config.rows import where_of
+from twinbeat.config.shared import Source, called, split
 from twinbeat.config.shared import examine as examine_joined
 from twinbeat.config.system import System
 from twinbeat.sync.document import Document, Put, Tables, difference

@@ -13,20 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from twinbeat.config.load import examine_tables, read_section, refuse_unknown_sections
+from twinbeat.config.load import examine_tables
 from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Findings, Problem
+from twinbeat.config.rows import ONLY, identity_of, where_of
 from twinbeat.config.scopes import FILE_KEYS, LOCAL_KEYS, SHARED
-from twinbeat.config.service import RouteSection, RuleSection, VridSection
+from twinbeat.config.structure import read_section, refuse_unknown_sections
 from twinbeat.config.system import System
 from twinbeat.config.vips import read_addresses
-
-ONLY: Final = ""
-"""Identity of the one row of a section that isn't an array."""
 
 Row = dict[str, Any]
 Shared = dict[str, dict[str, Row]]
@@ -45,7 +41,6 @@ _TWICE: Final = {
 """What `check` says of a second row with the same identity, and at which key."""
 
 _TWICE_NAMED: Final = ("name", "is that of {first} already.")
-_ANY_MARK: Final = (0, 0xFFFFFFFF)
 _PLACE: Final = re.compile(rf"\b({'|'.join(sorted(SHARED))})\[([0-9]+)\]")
 
 
@@ -60,15 +55,6 @@ class Source:
 def called(generation: int) -> str:
     """What problems call a document."""
     return f"shared document generation {generation}"
-
-
-def identity(section: str, row: Mapping[str, Any]) -> str:
-    """What a row of a shared section is filed under.
-
-    Raises KeyError for a section that isn't known and msgspec.ValidationError for a row whose keys
-    are not as the model has them.
-    """
-    return _identity(section, msgspec.convert(dict(row), SECTIONS[section][1]))
 
 
 def split(tables: Mapping[str, Any], *, file: str = CONFIG_PATH) -> tuple[Tables, Shared]:
@@ -161,11 +147,6 @@ def examine(
     return config, [_named(problem, identities, source) for problem in problems]
 
 
-def where_of(section: str, name: str) -> str:
-    """What a row is called wherever people read of it: `vrid 51`, `timers`."""
-    return f"{section} {name}".rstrip()
-
-
 def _named(problem: Problem, identities: Identities, source: Source) -> Problem:
     """The same with rows in the place of numbers, as nobody sees those of a document."""
 
@@ -214,7 +195,7 @@ def _rows(section: str, value: Any, findings: Findings) -> dict[str, Row]:
     for number, struct in enumerate(structs):
         if struct is None:
             continue
-        name, where = _identity(section, struct), f"{section}[{number}]"
+        name, where = identity_of(section, struct), f"{section}[{number}]"
         if name in first:
             key, wrong = _TWICE.get(section, _TWICE_NAMED)
             findings.add(
@@ -241,46 +222,9 @@ def _filed_right(section: str, names: list[str], rows: list[Row], findings: Find
     """That each row is what its identity says; rows that can't be read are left to `examine`."""
     for name, row in zip(names, rows, strict=True):
         (struct,) = read_section(section, [row], Findings(findings.file))
-        if struct is not None and (right := _identity(section, struct)) != name:
+        if struct is not None and (right := identity_of(section, struct)) != name:
             wrong = f'is filed under its identity: that of this row is "{right}".'
             findings.add(where_of(section, name), name, wrong)
-
-
-def _identity(section: str, table: Struct) -> str:
-    if not SECTIONS[section][2]:
-        return ONLY
-    match table:
-        case VridSection():
-            return str(table.id)
-        case RouteSection():
-            return f"{_destination(table)} table {table.table} metric {table.metric}"
-        case RuleSection():
-            return _selector(table)
-        case _:
-            return str(getattr(table, "name", ONLY))
-
-
-def _destination(route: RouteSection) -> str:
-    """As `check` has it: of two default routes in different families neither is the other."""
-    if route.destination == "default":
-        return "::/0" if ":" in route.gateway else "0.0.0.0/0"
-    return route.destination
-
-
-def _selector(rule: RuleSection) -> str:
-    """Every key of it, for any of them makes it another rule."""
-    parts = [str(rule.priority)]
-    if rule.source:
-        parts.append(f"from {rule.source}")
-    if rule.destination:
-        parts.append(f"to {rule.destination}")
-    if (rule.fwmark, rule.fwmask) != _ANY_MARK:
-        parts.append(f"fwmark {rule.fwmark:#x}/{rule.fwmask:#x}")
-    if rule.interface:
-        parts.append(f"iif {rule.interface}")
-    if rule.family != "auto":
-        parts.append(f"family {rule.family}")
-    return " ".join([*parts, f"table {rule.table}"])
 
 
 def _place(section: str, name: str, row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ import msgspec
 from twinlab import agents, plan, processes, storm
 from twinlab.shell import LabError, wait_for
 
-from twinbeat.config.shared import identity
+from twinbeat.config.rows import identity
 from twinbeat.sync.document import Put, Remove
 from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
 from twinbench import figures, ground, judge, samples
