@@ -33,7 +33,7 @@ def block(first: int, count: int = 3, *, epoch: int = 7, size: int = 10, at: int
 
 
 def fresh(directory: Path, size_max: int = MANY, boot: str = "one") -> Journal:
-    journal, complaints = opened(
+    journal, complaints, _ = opened(
         directory, "a", size_max=size_max, boot=boot, now_ns=lambda: 7 * SECOND
     )
     assert complaints == []
@@ -106,7 +106,7 @@ def test_power_is_cut_at_every_byte(tmp_path: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         (directory / whole.name).write_bytes(data[:size])
-        journal, complaints = opened(
+        journal, complaints, doubtful = opened(
             directory, "a", size_max=MANY, boot="one", now_ns=lambda: 7 * SECOND
         )
         kept = sum(size >= end for end in ends) - 1
@@ -114,6 +114,7 @@ def test_power_is_cut_at_every_byte(tmp_path: Path) -> None:
         assert bool(complaints) == torn
         assert everything(journal) == records(*made[: max(kept, 0)])
         newest = journal.marks()[-1]
+        assert (doubtful is not None) == (torn and kept >= 0)
         assert (newest.epoch > 7 or kept < 0) == torn, "no number is used twice"
         last = newest.durable
         journal.append([block(last, epoch=newest.epoch)], now_ns=NOW)
@@ -131,7 +132,7 @@ def test_a_damaged_place_is_named_and_set_aside(tmp_path: Path) -> None:
     data = bytearray(first.read_bytes())
     data[len(data) // 2] ^= 1
     first.write_bytes(data)
-    journal, complaints = opened(
+    journal, complaints, _ = opened(
         tmp_path, "a", size_max=16 << 20, boot="one", now_ns=lambda: 7 * SECOND
     )
     assert len(complaints) == 1
@@ -161,7 +162,7 @@ def test_a_block_that_rots_while_it_is_served_is_passed_over(tmp_path: Path) -> 
 
 def test_a_foreign_file_is_no_segment(tmp_path: Path) -> None:
     (tmp_path / f"{3:020d}-{0:020d}{SUFFIX}").write_bytes(b"something else")
-    journal, complaints = opened(tmp_path, "a", size_max=MANY, boot="one", now_ns=lambda: NOW)
+    journal, complaints, _ = opened(tmp_path, "a", size_max=MANY, boot="one", now_ns=lambda: NOW)
     assert len(complaints) == 1
     assert [each.epoch for each in journal.marks()] == [NOW // SECOND]
 

@@ -270,6 +270,42 @@ async def test_the_survivor_has_what_was_replicated_and_the_dead_one_the_rest(
 
 
 @looped
+async def test_a_damaged_end_comes_back_from_the_peer_and_nothing_is_there_twice(
+    tmp_path: Path,
+) -> None:
+    async with logging_pair(tmp_path) as lab:
+        lab.a.start()
+        lab.b.start()
+        await in_step(lab.a, lab.b)
+        lab.write(lab.a, *(f"record {n}" for n in range(60)))
+        await lab.until(lab.a, replicated("a", 60), "all are on both nodes")
+        lab.write(lab.a, *(f"record {n}" for n in range(60, 100)))
+        await lab.until(lab.a, replicated("a", 100), "all are on both nodes")
+        await lab.a.stop()
+        (segment,) = (lab.a.root / "state/weblog/journal/a").glob("*.blocks")
+        data = bytearray(segment.read_bytes())
+        data[-10] ^= 1
+        segment.write_bytes(data)
+        lab.write(lab.a, *(f"record {n}" for n in range(100, 120)))
+        lab.a.start()
+        assert isinstance(await introduced(lab.folder, lab.b, lab.port), Introduced)
+        async with dialed(lab.folder, lab.b, lab.port) as client:
+            await client.greet()
+            assert await client.until("a", 120) == [b"record %d" % n for n in range(120)]
+            assert len([key for key in client.got if key[0] == "a"]) == 2, "another epoch"
+        seen = await lab.view(lab.a)
+        assert seen.counts["replicated restored"] >= 40
+        assert seen.counts["own-cut times"] == 1
+        await lab.a.stop()
+        lab.write(lab.a, "one more")
+        lab.a.start()
+        await lab.until(lab.a, replicated("a", 121), "it goes on")
+        assert (
+            sum(each.durable for each in (await lab.view(lab.a)).streams if each.node == "a") == 121
+        )
+
+
+@looped
 async def test_what_the_client_has_is_freed(tmp_path: Path) -> None:
     async with logging_pair(tmp_path, size_mb=16) as lab:
         lab.a.start()

@@ -140,6 +140,11 @@ class Journal:
         for hole in segment.holes:
             self._remember(segment.epoch, hole)
         before.append(segment)
+        for source, noted_at in found.checkpoint.positions.items():
+            where, known = Position(*noted_at), self.positions.get(source)
+            # Records that came back from the peer are older than a checkpoint, and know more.
+            if known is None or known.inode != where.inode or known.offset < where.offset:
+                self.positions[source] = where
         self.positions.update(found.positions)
 
     def _set_aside(self, found: Scanned) -> str:
@@ -443,13 +448,15 @@ class Journal:
 
 def opened(
     directory: Path, node: str, *, size_max: int, boot: str, now_ns: Callable[[], int]
-) -> tuple[Journal, list[str]]:
-    """A node's own journal, with an epoch to write in. Raises JournalError."""
+) -> tuple[Journal, list[str], Marks | None]:
+    """A node's own journal, with an epoch to write in; sentences about what was wrong, and where
+    the epoch before ended if that can't be relied on. Raises JournalError."""
     journal = Journal(directory, node, size_max=size_max, boot=boot)
     complaints, sound = journal.open()
     marks = journal.marks()
+    if sound:
+        return journal, complaints, None
     now = now_ns()
-    if not sound:
-        newest = marks[-1].epoch if marks else 0
-        journal.begin(max(newest + 1, now // 1_000_000_000), 0, now)
-    return journal, complaints
+    newest = marks[-1].epoch if marks else 0
+    journal.begin(max(newest + 1, now // 1_000_000_000), 0, now)
+    return journal, complaints, marks[-1] if marks else None

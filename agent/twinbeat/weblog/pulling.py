@@ -71,10 +71,41 @@ class Replicator:
                 keeper = store.keep(await asyncio.to_thread(store.load, welcome.node))
             except ValueError:
                 raise WireError("node", "The peer has a name that none may have.") from None
+        await self._restore(welcome, reader, writer)
         self._next, self._acked, self.streams = {}, {}, welcome.streams
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._acknowledge(keeper, writer))
             tasks.create_task(self._pull(keeper, reader, writer))
+
+    async def _restore(
+        self, welcome: Welcome, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Take back what this node had given away and its own disk has forgotten, so that nothing
+        of it is read from a file once more."""
+        store, doubtful = self._store, self._store.doubtful
+        if doubtful is None:
+            return
+        node, epoch, following = store.node, doubtful.epoch, doubtful.durable
+        known = {(each.node, each.epoch): each.durable for each in welcome.streams}
+        while known.get((node, epoch), 0) > following:
+            while not store.has_room:
+                await store.wait(0.5)
+            await _send(writer, Pull(cursors=(Cursor(node, epoch, following),), wait_ms=0))
+            answer = await _heard(reader)
+            if not isinstance(answer, Blocks):
+                raise _unexpected(answer)
+            if answer.gaps or not answer.blocks:
+                break  # Neither has it any more.
+            for raw in answer.blocks:
+                block = _checked(raw)
+                if (block.node, block.epoch, block.first) != (node, epoch, following):
+                    raise WireError("malformed", "The peer sent a block that was not its turn.")
+                following = block.next
+                store.restore(block)
+                self.counts["restored"] += block.count
+        while (store.own.journal.cursor(epoch) or 0) < following:
+            await store.wait(0.5)
+        store.doubtful = None
 
     async def _pull(
         self, keeper: Keeper, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -116,12 +147,7 @@ class Replicator:
             self._next[gap.epoch] = gap.first + gap.count
             self.counts["gaps"] += gap.count
         for raw in answer.blocks:
-            try:
-                block: Block = received(raw)
-            except BlockError as error:
-                raise WireError(
-                    "malformed", f"The peer sent a block that is none: {error}."
-                ) from None
+            block = _checked(raw)
             if block.node != node or block.first != self._next.get(block.epoch):
                 raise WireError("malformed", "The peer sent a block that was not its turn.")
             self._next[block.epoch] = block.next
@@ -142,6 +168,13 @@ class Replicator:
                 await _send(writer, Ack(cursors=tuple(fresh[-STREAMS_MAX:])))
                 self._acked |= {each.epoch: each.next for each in fresh}
             await self._store.wait(1.0)
+
+
+def _checked(raw: bytes) -> Block:
+    try:
+        return received(raw)
+    except BlockError as error:
+        raise WireError("malformed", f"The peer sent a block that is none: {error}.") from None
 
 
 async def _heard(reader: asyncio.StreamReader) -> Struct:

@@ -182,6 +182,7 @@ class Scanned:
 
     segment: Segment
     positions: dict[str, Position]
+    """After the last block of each source in it."""
     checkpoint: Checkpoint | None
     """None: it holds none, so it is no segment."""
     strange: int
@@ -202,8 +203,6 @@ def scan(path: Path, node: str) -> Scanned:
                 break
             if block.kind == CHECKPOINT:
                 found.checkpoint = msgspec.json.decode(block.payload, type=Checkpoint)
-                for source, where in found.checkpoint.positions.items():
-                    found.positions[source] = Position(*where)
                 segment.last_ns = block.received_ns
             segment.note(block, offset)
             if block.position != NOWHERE:

@@ -231,9 +231,8 @@ class Server:
         """What there is, or what comes in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + pull.wait_ms / 1000
-        own = serving.who == PEER
         while True:
-            streams = self._store.streams(own=own)
+            streams = self._store.streams()
             answer = await self._gathered(serving, pull, streams, turn)
             left = until - loop.time()
             if answer.blocks or answer.gaps or left <= 0 or not _keys(streams) <= told:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twinbeat.weblog.block import NOWHERE, Position, make
-from twinbeat.weblog.journal import Journal, opened
+from twinbeat.weblog.block import NOWHERE, Block, Position, make
+from twinbeat.weblog.journal import Journal, Marks, opened
 from twinbeat.weblog.keeper import Keeper
 from twinbeat.weblog.messages import STREAMS_MAX, Cursor, Stream
 
@@ -60,6 +60,8 @@ class Store:
         self.epoch = 0
         self.records: Counter[str] = Counter()
         """Collected since the start, by source."""
+        self.doubtful: Marks | None = None
+        """The end of an epoch of this node's that the peer may have more of: see `restore`."""
         self.delays = [0] * DELAY_BUCKETS
         """Own records by how long they took from their arrival to both nodes' disks: number n is of
         less than 2^n microseconds and not of a lower number."""
@@ -85,7 +87,7 @@ class Store:
 
         Blocks while all of it is read. Raises JournalError where the own one can't be used.
         """
-        journal, complaints = opened(
+        journal, complaints, self.doubtful = opened(
             self._directory / self.node,
             self.node,
             size_max=self.limits.size,
@@ -168,6 +170,13 @@ class Store:
     def position(self, source: str) -> Position | None:
         """Where the reader of a file stood at the last record that was taken."""
         return self._positions.get(source)
+
+    def restore(self, block: Block) -> None:
+        """A record of this node's own that only the peer still had, to be kept here again. Files
+        are read on behind it."""
+        self.own.put(block)
+        if block.position != NOWHERE:
+            self._positions[block.source] = block.position
 
     # -- replicas ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import logging
 import random
 import socket
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,8 @@ RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 TIDY_S: Final = 1.0
 REOPEN_S: Final = 5.0
+SETTLE_S: Final = 10.0
+"""How long the peer is waited for when this node's journal may have lost its end."""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -94,6 +97,7 @@ class LogSite:
         self._server: Server | None = None
         self._replicator: Replicator | None = None
         self._pending: dict[socket.socket, None] = {}
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._restart = asyncio.Event()
         """The sockets are wanted otherwise."""
         self._port = 0
@@ -112,6 +116,7 @@ class LogSite:
         self._configure()
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._settle())
                 for part in (
                     self._collector.run(),
                     self._always(self._listen),
@@ -121,6 +126,9 @@ class LogSite:
                     tasks.create_task(part)
         finally:
             self._collector.close()
+            # All of them were told to close; what a peer doesn't answer is over after a second.
+            closing = [writer.wait_closed() for writer in list(self._writers)]
+            await asyncio.shield(asyncio.gather(*closing, return_exceptions=True))
             await asyncio.shield(asyncio.to_thread(store.close))
             self._readers.shutdown(wait=False)
 
@@ -146,6 +154,19 @@ class LogSite:
             store.begin()
             return store
 
+    async def _settle(self) -> None:
+        """Where the own journal may have lost its end, wait a while for the peer to give it back:
+        files wait as well, and nothing in them is recorded twice."""
+        store = self._store
+        assert store is not None
+        until = time.monotonic() + SETTLE_S
+        while store.doubtful is not None and time.monotonic() < until:
+            await store.wait(0.2)
+        if store.doubtful is not None:
+            log.warning("the peer could not be asked for the end of this node's log records")
+            store.doubtful = None
+        self._configure()
+
     def configure(self, wanted: Wanted) -> None:
         """Something is wanted otherwise. Node and identity stay as they are."""
         before, self._wanted = self._wanted, wanted
@@ -163,7 +184,9 @@ class LogSite:
         gone = store.clients - self._guests.allowed.keys()
         store.clients = frozenset(self._guests.allowed)
         store.limit(wanted.limits)
-        self._collector.configure(wanted.sources)
+        # A file is read on where the last record of it ended: see `_settle`.
+        settled = store.doubtful is None
+        self._collector.configure(each for each in wanted.sources if settled or not each.path)
         for serving in self._server.connections:
             if serving.who in gone:
                 serving.end("denied", "This client is no longer allowed here.")
@@ -250,6 +273,7 @@ class LogSite:
             return
         finally:
             self._pending.pop(accepted, None)
+        self._writers.add(writer)
         try:
             await self._serve(server, credentials, reader, writer, address)
         except OSError:
@@ -351,6 +375,7 @@ class LogSite:
         except (OSError, TimeoutError, WireError) as error:
             self._counts["replication", "unreached"] += 1
             return _why(error)
+        self._writers.add(writer)
         try:
             credentials.peer_of(writer.get_extra_info("ssl_object"))
             self._pulling = ""
