@@ -53,7 +53,6 @@ class Code(enum.Enum):
     ISOLATED = "isolated"
     NO_CONTROL = "no_control"
     PEER_SERVES = "peer_serves"
-    PEER_BACK = "peer_back"
     NOT_PERMITTED = "not_permitted"
     PEER_LEASE = "peer_lease"
     MISMATCH = "mismatch"
@@ -194,7 +193,6 @@ SENTENCES: Final[dict[Code, str]] = {
     Code.ISOLATED: "{node} is itself cut off from the network",
     Code.NO_CONTROL: "the receive path of {node} isn't proven to run",
     Code.PEER_SERVES: "{peer} serves",
-    Code.PEER_BACK: "{peer} was heard again",
     Code.NOT_PERMITTED: "the standing order of {node} doesn't allow it",
     Code.PEER_LEASE: "the last lease of {peer} may still run",
     Code.MISMATCH: "{peer} speaks under a key or version that {node} doesn't accept",
@@ -375,7 +373,6 @@ CAUSES: Final[dict[Cause, Code]] = {
     Cause.ISOLATED: Code.ISOLATED,
     Cause.NO_CONTROL: Code.NO_CONTROL,
     Cause.PEER_SERVES: Code.PEER_SERVES,
-    Cause.PEER_BACK: Code.PEER_BACK,
     Cause.NOT_PERMITTED: Code.NOT_PERMITTED,
     Cause.PEER_LEASE: Code.PEER_LEASE,
     Cause.MISMATCH: Code.MISMATCH,

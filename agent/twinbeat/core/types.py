@@ -184,17 +184,16 @@ class Cause(enum.IntEnum):
     ISOLATED = 23
     NO_CONTROL = 24
     PEER_SERVES = 25
-    PEER_BACK = 26
-    NOT_PERMITTED = 27
-    PEER_LEASE = 28
-    MISMATCH = 29
-    UNPROVEN = 30
-    DESPITE_MISMATCH = 31
+    NOT_PERMITTED = 26
+    PEER_LEASE = 27
+    MISMATCH = 28
+    UNPROVEN = 29
+    DESPITE_MISMATCH = 30
     # The witness granted it; neither peer nor witness gave their word.
-    WITNESSED = 32
-    NO_WITNESS = 33
+    WITNESSED = 31
+    NO_WITNESS = 32
     # Nobody has served yet, and the node that goes first is starting.
-    PEER_STARTS = 34
+    PEER_STARTS = 33
 
 
 NO_FLAGS: Final = Flag(0)

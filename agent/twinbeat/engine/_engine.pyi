@@ -141,7 +141,6 @@ class _Lib:
     TB_C_ISOLATED: int
     TB_C_NO_CONTROL: int
     TB_C_PEER_SERVES: int
-    TB_C_PEER_BACK: int
     TB_C_NOT_PERMITTED: int
     TB_C_PEER_LEASE: int
     TB_C_MISMATCH: int
