@@ -332,7 +332,7 @@ def could_be_answered(checks: Checks, asker: int, since_ns: int) -> bool:
     other = checks.world.nodes[1 - asker]
     return (
         other.powered
-        and other.plain.gate.counter > checks.world.nodes[asker].plain.peer.known
+        and other.plain.gate.counter >= checks.world.nodes[asker].plain.peer.known
         and checks.jumped_ns[other.index] < since_ns
     )
 
@@ -353,7 +353,7 @@ def check_overlap_ends(checks: Checks, overlap: Overlap) -> None:
         # Only a recording could have so low a counter: a disk was lost and a clock set back, and
         # the node hears nobody who could tell it. No frame of it may move anything (FORGE).
         listener = world.nodes[1 - sender.index]
-        speaks = speaks and sender.plain.gate.counter > listener.plain.peer.known
+        speaks = speaks and sender.plain.gate.counter >= listener.plain.peer.known
         if listener.plain.peer.epoch != sender.plain.gate.counter >> 32:
             # Heard, but not to be told from a recording: its engine yields, its kernel can't.
             speaks = (
