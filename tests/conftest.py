@@ -12,6 +12,7 @@ units, which have namespaces of their own, and yield to the lab where both want 
 """
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,12 @@ NEEDS_ROOT = "needs root"
 
 def in_ci() -> bool:
     return os.environ.get("CI", "") not in {"", "0", "false"}
+
+
+def pytest_configure() -> None:
+    # A shell that runs the tests in its background makes them, and all they start, deaf to ^C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -67,10 +67,15 @@ def carries(node: str, name: str) -> bool:
 
 
 def verdicts(node: str) -> dict[str, int]:
-    """What suspicions came to, those that were cleared at once left out."""
+    """What suspicions came to that may move a role.
+
+    Left out are those that were cleared at once, and agents that the machine kept from running for
+    a moment (`stalled`: the node's kernel answered for it).
+    """
     counted = agents.counters(node)
     assert counted is not None
-    return {key: count for key, count in counted["suspicions"].items() if key != "cleared"}
+    harmless = ("cleared", "stalled")
+    return {key: count for key, count in counted["suspicions"].items() if key not in harmless}
 
 
 def xdp_on(node: str, interface: str) -> bool:

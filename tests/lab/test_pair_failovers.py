@@ -55,9 +55,7 @@ def test_status_and_cli_say_the_same(primary: str) -> None:
 
 
 def test_cli_shows_what_comes_as_it_comes_and_may_be_interrupted(primary: str) -> None:
-    # Whoever runs the tests in the background of a shell has a shell that made them deaf to it.
-    command = ["env", "--default-signal=INT", str(plan.LAB_DIR / "lab"), "cli", primary]
-    command += ["--json", "stat", "--watch", "1"]
+    command = [str(plan.LAB_DIR / "lab"), "cli", primary, "--json", "stat", "--watch", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:

@@ -23,7 +23,7 @@ LAB_OPTIONS = plan.Options(
     profile="balanced", settings=(*watching.CALM, f"policy.preempt_hold_s={HOLD_S}")
 )
 
-CHANGES = 20
+CHANGES = 10
 SLOW_HELLO_US = (60_000, 80_000)
 FAST_HELLO_US = (4_000, 12_000)
 FAST_DEAD_US = (45_000, 55_000)
