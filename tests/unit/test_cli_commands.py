@@ -807,6 +807,30 @@ def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
     assert "\x1b[" not in at_a_terminal("--no-color")
 
 
+def test_talk_is_coloured_no_more_than_data(tmp_path: Path) -> None:
+    file = tmp_path / "keepalived.conf"
+    file.write_text("vrrp_instance V {\n interface eth0\n virtual_router_id 7\n}\n")
+    link = "--link=eth0,10.0.0.1,10.0.0.2"
+
+    def at_a_terminal(*options: str, **environment: str) -> str:
+        leader, follower = pty.openpty()
+        subprocess.run(
+            [sys.executable, "-m", "twinbeat.cli.main", "import", str(file), link, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=follower,
+            env=os.environ | {"TERM": "xterm"} | environment,
+            check=False,
+        )
+        os.close(follower)
+        shown = os.read(leader, 65536).decode()
+        os.close(leader)
+        return shown
+
+    assert "\x1b[" in at_a_terminal()
+    assert "\x1b[" not in at_a_terminal(NO_COLOR="1")
+    assert "\x1b[" not in at_a_terminal("--no-color")
+
+
 # ------------------------------------------------------------------------------- the tree --------
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from twinbeat.api import page
+from twinbeat.api import openapi, page
 from twinbeat.api.agent import Agent
 from twinbeat.api.events import Subscription
 from twinbeat.api.http import (
@@ -38,17 +38,12 @@ from twinbeat.api.http import (
 )
 from twinbeat.api.schema import (
     COMMANDS,
-    SCHEMA,
     Answer,
     Caller,
     Command,
-    Counters,
-    Doctor,
-    Event,
     History,
     Outcome,
     OutcomeState,
-    Problem,
     Refusal,
     Role,
     Status,
@@ -60,7 +55,6 @@ HISTORY_MAX: Final = 1000
 REMEMBERED_MAX: Final = 256
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
-LINES: Final = "application/x-ndjson"
 HTML: Final = "text/html; charset=utf-8"
 
 log = logging.getLogger("twinbeat.api")
@@ -162,14 +156,14 @@ class Server:
             msgspec.json.encode(event) + b"\n" for event in self._agent.events.recent()
         )
         if request.query.get("follow", "0") != "1":
-            return Response(body=recent, content_type=LINES)
+            return Response(body=recent, content_type=openapi.LINES)
         reader = self._agent.events.subscribe()
         if reader is None:
             return problem(503, "busy", "all places of the event stream are taken")
-        return Stream(lines=_follow(recent, reader), content_type=LINES)
+        return Stream(lines=_follow(recent, reader), content_type=openapi.LINES)
 
     async def _get_openapi(self, _: Request) -> Response:
-        return _json(openapi())
+        return _json(openapi.described())
 
     async def _get_metrics(self, _: Request) -> Response:
         return Response(body=self._metrics(), content_type=EXPOSITION)
@@ -291,8 +285,8 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _verdict(status: Status, holds: bool) -> Response:
-    body = {"schema": SCHEMA, "role": status.node.role, "sentence": status.sentence}
-    return _json(body, 200 if holds else 503)
+    verdict = openapi.Verdict(role=status.node.role, sentence=status.sentence)
+    return _json(verdict, 200 if holds else 503)
 
 
 def unix_socket(path: str) -> socket.socket:
@@ -351,49 +345,3 @@ def _answers(path: str) -> bool:
         except OSError:
             return True
         return True
-
-
-# ------------------------------------------------------------------------------- openapi ---------
-
-
-def openapi() -> dict[str, Any]:
-    """The interface described, from the types that answer it."""
-    answers: dict[str, Any] = {"status": Status, "history": History, "counters": Counters}
-    bodies = list(COMMANDS.values())
-    types = [*answers.values(), Event, Answer, Problem, Doctor, *bodies]
-    refs, schemas = msgspec.json.schema_components(
-        types, ref_template="#/components/schemas/{name}"
-    )
-    by_type = dict(zip(types, refs, strict=True))
-    paths: dict[str, Any] = {}
-    for name, type_ in answers.items():
-        paths[f"/v1/{name}"] = {"get": {"responses": {"200": _content(by_type[type_])}}}
-    paths["/v1/events"] = {
-        "get": {"responses": {"200": _content(by_type[Event], "application/x-ndjson")}}
-    }
-    for name, type_ in COMMANDS.items():
-        responses = {
-            "200": _content(by_type[Answer], description="Done."),
-            "202": _content(by_type[Answer], description="Under way."),
-            "409": _content(by_type[Answer], description="Refused; nothing has changed."),
-            "400": _content(by_type[Problem], description="The request is wrong."),
-        }
-        body = {"required": True, "content": {"application/json": {"schema": by_type[type_]}}}
-        paths[f"/v1/{name}"] = {
-            "post": {"summary": type_.__doc__, "requestBody": body, "responses": responses}
-        }
-    for name in ("primary", "secondary", "health", "live", "ready"):
-        verdicts = {"200": {"description": "Yes."}, "503": {"description": "No."}}
-        paths[f"/{name}"] = {"get": {"responses": verdicts}}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Twinbeat", "version": str(SCHEMA)},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
-
-
-def _content(
-    schema: dict[str, Any], kind: str = "application/json", description: str = "The answer."
-) -> dict[str, Any]:
-    return {"description": description, "content": {kind: {"schema": schema}}}

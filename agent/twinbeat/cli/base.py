@@ -164,10 +164,15 @@ def settings() -> Settings:
 
 def say(text: str) -> None:
     """A line of data."""
-    color = settings().color
+    click.echo(text, color=color())
+
+
+def color() -> bool | None:
+    """Whether colours are wanted; None = where a terminal is."""
     if os.environ.get("NO_COLOR"):
-        color = False
-    click.echo(text, color=color)
+        return False
+    context = click.get_current_context(silent=True)
+    return context.ensure_object(Settings).color if context is not None else None
 
 
 def say_json(value: Any) -> None:
@@ -178,7 +183,7 @@ def say_json(value: Any) -> None:
 
 def talk(text: str) -> None:
     """A line for the person, not for the pipe."""
-    click.echo(text, err=True)
+    click.echo(text, err=True, color=color())
 
 
 def paint(text: str, color: str | None = None, *, bold: bool = False) -> str:

@@ -109,6 +109,14 @@ def generate() -> None:
     say(document.toml().rstrip("\n"))
 
 
+@config.command()
+def schema() -> None:
+    """Print a JSON schema of the file, for editors and for programs that write it."""
+    from twinbeat.config.schema import schema as made
+
+    say(msgspec.json.format(msgspec.json.encode(made()), indent=2).decode())
+
+
 @config.command(name="show")
 @_file
 @click.option("--effective", is_flag=True, help="Defaults and the profile's values filled in.")

@@ -10,7 +10,7 @@ import msgspec
 
 from twinbeat.api.client import Client, ClientError, ForbiddenError
 from twinbeat.api.schema import Counters, History, Problem, Status
-from twinbeat.cli.base import Answered, Exit, Stop, readable, say, say_json, settings
+from twinbeat.cli.base import Answered, Exit, Stop, color, readable, say, say_json, settings
 from twinbeat.cli.topview import Picture, Told, Tracker, line
 
 INTERVAL_MIN_S = 0.2
@@ -47,7 +47,7 @@ def top(interval: float, count: int | None, plain: bool) -> int:
     except ImportError as error:
         needs = f"the screen needs the package rich ({error}); --plain prints lines without it"
         raise Stop(Exit.NO, needs) from error
-    colored = settings().color is not False and not os.environ.get("NO_COLOR")
+    colored = color() is not False
     return topscreen.run(source.ask, first, interval, count, colored=colored)
 
 
