@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "pair": ("pair", "pair", "Make the two nodes known to each other."),
     "keys": ("config", "keys", "Make keys, and change them on a running pair."),
     "doctor": ("doctor", "doctor", "What this host lacks, and how to fix it."),
+    "debug": ("debug", "debug", "What somebody needs who is to help: debug dump."),
     "check": ("check", "check", "A monitoring plugin: codes 0 to 3, with figures."),
     "is-primary": ("check", "is_primary", "Exit 0 while this node serves, else 1."),
     "is-healthy": ("check", "is_healthy", "Exit 0 while this node could serve, else 1."),

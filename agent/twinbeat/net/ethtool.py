@@ -13,6 +13,7 @@ from typing import Final
 _SIOCETHTOOL: Final = 0x8946
 _GET_FLAGS: Final = 0x25
 _GET_DRIVER: Final = 0x03
+_GET_COALESCE: Final = 0x0E
 _GET_FLOW_HASH: Final = 0x29
 _FLAG_RX_VLAN: Final = 1 << 8
 _UDP_V4_FLOW: Final = 2
@@ -33,6 +34,19 @@ def driver(name: str) -> str:
     """The driver's name, empty if it has none to tell."""
     answer = _ask(name, struct.pack("=I", _GET_DRIVER) + bytes(192))
     return "" if answer is None else answer[4:36].split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def coalescing(name: str) -> tuple[int, bool] | None:
+    """How long received frames are held back (µs), and whether the card changes that by itself;
+    None where the driver has no such thing.
+    """
+    # struct ethtool_coalesce: 23 words; the second is rx_coalesce_usecs, the eleventh
+    # use_adaptive_rx_coalesce (linux/ethtool.h).
+    answer = _ask(name, struct.pack("=I", _GET_COALESCE) + bytes(88))
+    if answer is None:
+        return None
+    words = struct.unpack_from("=23I", answer)
+    return words[1], bool(words[10])
 
 
 def hashes_udp_ports(name: str, version: int) -> bool | None:

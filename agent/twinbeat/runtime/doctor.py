@@ -34,7 +34,7 @@ from twinbeat.engine.bpf import BpfError, MapFlag, MapType
 from twinbeat.engine.maps import PIN_ROOT
 from twinbeat.net import ethtool, sysctls
 from twinbeat.net.interfaces import Interface, interfaces
-from twinbeat.runtime import conntrack, host, witness
+from twinbeat.runtime import conntrack, host, machine, witness
 from twinbeat.runtime.store import STATE_DIRECTORY
 from twinbeat.witness.base import WitnessError
 
@@ -452,7 +452,10 @@ def examine_host(path: str) -> Doctor:
         checks += last_resorts(config)
         checks += third_parties(config)
         checks += network(config)
+        checks += machine.cards(config)
+        checks.append(machine.sleep(config))
     checks += realtime(config)
+    checks.append(machine.versions())
     return Doctor(checks=checks)
 
 
