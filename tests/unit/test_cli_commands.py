@@ -809,7 +809,10 @@ def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
 
 def test_talk_is_coloured_no_more_than_data(tmp_path: Path) -> None:
     file = tmp_path / "keepalived.conf"
-    file.write_text("vrrp_instance V {\n interface eth0\n virtual_router_id 7\n}\n")
+    file.write_text(
+        "vrrp_instance V {\n interface eth0\n virtual_router_id 7\n"
+        " virtual_ipaddress { 10.0.0.9 }\n}\n"
+    )
     link = "--link=eth0,10.0.0.1,10.0.0.2"
 
     def at_a_terminal(*options: str, **environment: str) -> str:
