@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from twinbeat.core.terms import floor_of
 from twinbeat.core.witness import (
     LIFE_LEASES,
     LIFELESS_LEASES,
+    TERMS_AWAY,
+    TERMS_HONEST,
     Answer,
     Arbitration,
     Kind,
@@ -50,6 +53,25 @@ def silent(desk: Arbitration, now: int, after: int = 250 * MS) -> None:
     """Ask, and get no answer."""
     question = asked(desk, now)
     desk.answered(answer(question, Verdict.SILENT, now, now + after), now + after)
+
+
+@pytest.mark.parametrize(
+    ("highest", "most"),
+    [
+        (0, TERMS_HONEST),
+        (TERMS_HONEST - TERMS_AWAY, TERMS_HONEST),
+        (TERMS_HONEST, TERMS_HONEST + TERMS_AWAY),
+        (1 << 50, (1 << 50) + TERMS_AWAY),
+    ],
+)
+def test_no_answer_may_be_further_ahead_than_a_history_gets(highest: int, most: int) -> None:
+    question = arbitration().question(NOW, peer_heard=True, highest=highest)
+    assert question is not None
+    assert question.term_max == most
+
+
+def test_no_floor_is_as_high_as_what_is_believed() -> None:
+    assert 2 * floor_of((1 << 64) - 1) < TERMS_HONEST
 
 
 def test_without_a_witness_nothing_is_asked() -> None:

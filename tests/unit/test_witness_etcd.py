@@ -9,12 +9,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from twinbeat.core.witness import Answer, Question, Verdict
+from twinbeat.core.witness import TERMS_HONEST, Answer, Question, Verdict
 from twinbeat.witness.base import WitnessError
 from twinbeat.witness.etcd import Access, Etcd
 from twinbeat.witness.keeping import Keeping
@@ -86,7 +87,8 @@ def test_the_higher_term_is_kept(papers: lab_etcd.Papers, url: str) -> None:
 def test_terms_are_compared_as_numbers(papers: lab_etcd.Papers, url: str) -> None:
     """9 against 10, and one with more digits than any other."""
     huge = (1 << 62) - 1
-    answers = ask(at(papers, url, 2), claim(9), claim(10), claim(9), claim(huge), claim(10))
+    far = [replace(claim(term), term_max=huge) for term in (huge, 10)]
+    answers = ask(at(papers, url, 2), claim(9), claim(10), claim(9), *far)
     assert verdicts(answers) == ["granted", "granted", "denied", "granted", "denied"]
     assert answers[-1].kept == huge
 
@@ -294,6 +296,12 @@ LIES = {
     "yes, and nothing else": (confirm(4), b'{"succeeded": true}'),
     "yes as a text": (confirm(4), answer_of(4, succeeded=True).replace(b"true", b'"true"')),
     "a term no pair gets to": (LOOK, answer_of(1 << 63, succeeded=True)),
+    "a term that no history explains": (LOOK, answer_of(TERMS_HONEST + 1, succeeded=True)),
+    "denied for such a term": (confirm(4), answer_of((1 << 62) - 1, succeeded=False)),
+    "claimed after such a term": (
+        claim(TERMS_HONEST + 1),
+        claimed_of(TERMS_HONEST + 1, succeeded=True),
+    ),
     "no JSON": (confirm(4), b"<html>maintenance</html>"),
     "a list": (confirm(4), b"[]"),
     "null": (claim(4), b"null"),
@@ -327,6 +335,20 @@ def test_the_same_truthfully_is_one(papers: lab_etcd.Papers) -> None:
     truths = iter([answer_of(4, succeeded=True), claimed_of(6, succeeded=True)])
     with faulty_server(papers, lambda handler, _: respond(handler, next(truths))) as server:
         assert verdicts(ask(client(papers, server.url), confirm(4), claim(6))) == ["granted"] * 2
+
+
+def test_a_term_that_no_history_explains_is_named_and_one_that_does_is_believed(
+    papers: lab_etcd.Papers,
+) -> None:
+    far = TERMS_HONEST + 5
+    body = answer_of(far, succeeded=True)
+    with faulty_server(papers, lambda handler, _: respond(handler, body)) as server:
+        asked = client(papers, server.url)
+        knowing = replace(LOOK, term_max=far)
+        refused, believed = ask(asked, LOOK, knowing)
+    assert f"it keeps term {far}, and this pair can't have got beyond {TERMS_HONEST}" in refused.why
+    assert f"see who writes to {keeping(1).term_key}" in refused.why
+    assert believed.kept == far
 
 
 @pytest.mark.parametrize(

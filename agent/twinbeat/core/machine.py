@@ -458,7 +458,11 @@ class Machine:
         words = known.witness.words(now)
         news = words != self._witness_words
         self._witness_words = words
-        ask = known.witness.question(now, peer_heard=known.peer_heard) if started else None
+        ask = None
+        if started:
+            ask = known.witness.question(
+                now, peer_heard=known.peer_heard, highest=known.ledger.highest
+            )
         notify = None
         if draft.status_changed:
             told = self._office.sentence(known.policy.name)

@@ -35,12 +35,24 @@ class Verdict(enum.Enum):
     """No answer, or none that can be one. It is never a yes."""
 
 
+TERMS_HONEST: Final = 1 << 43
+"""No pair's terms get there by themselves: whoever lost its disk begins above a boot epoch of 32
+bits times two to the tenth (`terms.floor_of`), below 2**42, and 2**42 more would do for a thousand
+claims a second for a hundred years."""
+TERMS_AWAY: Final = 1 << 20
+"""So many may have been used, by a pair that got there all the same, since this node heard of the
+highest that it knows. Each costs its claimant a turn with the witness."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One request to the witness."""
 
     kind: Kind
     term: int = 0
+    term_max: int = TERMS_HONEST
+    """No term above it can truly be kept. Whoever believed one would claim above it, until there
+    are no numbers left."""
     mark: bool = False
     """Leave a sign of life with the confirmation, that the peer can see."""
 
@@ -208,11 +220,16 @@ class Arbitration:
         """What the engine should know now."""
         return replace(self._words, absent=self._serve and self.is_silent(now_ns))
 
-    def question(self, now_ns: int, *, peer_heard: bool) -> Question | None:
-        """What to ask now, if anything is due; it counts as asked."""
+    def question(self, now_ns: int, *, peer_heard: bool, highest: int = 0) -> Question | None:
+        """What to ask now, if anything is due; it counts as asked.
+
+        `highest`: the highest term that this node ever saw.
+        """
         if not self._lease_ns or now_ns < self._due(now_ns, peer_heard=peer_heard):
             return None
         question = self._wanted(now_ns, peer_heard=peer_heard)
+        if highest + TERMS_AWAY > TERMS_HONEST:
+            question = replace(question, term_max=highest + TERMS_AWAY)
         if question.mark:
             self._marked_ns = now_ns
         self._asked, self._asked_ns = question, now_ns

@@ -110,6 +110,11 @@ class Keeping:
             before = self._before(inner) if question.kind is Kind.CLAIM and succeeded else 0
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise NonsenseError(f"not an answer of etcd ({type(error).__name__})") from error
+        if (most := max(term, before)) > question.term_max:
+            raise NonsenseError(
+                f"it keeps term {most}, and this pair can't have got beyond {question.term_max}: "
+                f"see who writes to {self.term_key}, and delete it while the nodes hear each other"
+            )
         return Kept(
             verdict=_verdict(question, succeeded=succeeded, kept=term),
             term=term,
