@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.network import US
+from sim.network import MS, US
 from twinbeat.core.effects import Effects, Outcome, Transition
 from twinbeat.core.events import (
     AdminCommand,
@@ -22,9 +22,10 @@ from twinbeat.core.events import (
     HealthChanged,
     Pause,
     Resume,
+    Tick,
 )
 from twinbeat.core.reasons import Code, Reason, Refusal
-from twinbeat.core.types import Admin, Cause, EngineEventKind, Flag, Role, TrackedHealth
+from twinbeat.core.types import FOREVER, Admin, Cause, EngineEventKind, Flag, Role, TrackedHealth
 from twinbeat.engine._engine import ffi, lib
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ DRIFT = 50
 def flags_of(payload: bytes) -> int:
     """What a frame says in flags."""
     return int.from_bytes(payload[FLAGS_AT : FLAGS_AT + 4], "big")
+
+
+PAUSE_LATE_NS = 2 * MS
+"""A frame waits so long at most to be looked at, beside what rounding adds to what it says."""
 
 
 def stretched(length_ns: int) -> int:
@@ -112,6 +117,8 @@ class Checks:
         """By node: the node that was told so, and whose disk knows it."""
         self.forgot_pause = [False, False]
         """By node: its disk was lost since it heard that its peer is paused."""
+        self.peer_pause_over_ns = [0, 0]
+        """By node: when a pause is over of which its peer told, whatever happens to that one."""
         self.newest = ["", ""]
         """By node: the newest request that set its status."""
         self.requests: dict[tuple[int, str], Event] = {}
@@ -178,6 +185,8 @@ class Checks:
         check_reason(effects)
         check_damped(self, node, event)
         check_routes(self, node, effects)
+        if isinstance(event, Tick):
+            check_pause_ends(self, node)
         if effects.reserve_terms is not None and node.disk.reserved == 0:
             check_first_terms(self, node, effects.reserve_terms.first)
         for record in effects.records:
@@ -257,6 +266,10 @@ class Checks:
             self.heard_ns[node.index] = self.world.now_ns
             if flags_of(payload) & Flag.PAUSED:
                 self.forgot_pause[node.index] = False
+                left_ns = lib.tb_pause_left_ns(flags_of(payload))
+                over_ns = self.world.now_ns + stretched(left_ns) + left_ns // 8 + PAUSE_LATE_NS
+                kept = self.peer_pause_over_ns
+                kept[node.index] = max(kept[node.index], over_ns if left_ns else FOREVER)
             for at in TERM_FIELDS:
                 self.told[node.index].add(int.from_bytes(payload[at : at + 8], "big"))
             check_one_owner_on_acceptance(self, node, payload)
@@ -321,6 +334,16 @@ def check_silence_was_real(checks: Checks, opener: int) -> None:
     since = world.now_ns - stretched(world.nodes[opener].timers.verify_ns)
     if could_be_answered(checks, opener, since) and world.clean_loop(since):
         raise Violation("ONE_OWNER", f"{'ab'[opener]} opened though its probes were answerable")
+
+
+def check_pause_ends(checks: Checks, node: SimNode) -> None:
+    """The pause of a peer that isn't heard is over when that said that it would be."""
+    assert node.agent is not None
+    facts = node.agent.machine.facts
+    if not facts.peer_paused or facts.peer_heard:
+        return
+    if checks.world.now_ns > checks.peer_pause_over_ns[node.index]:
+        raise Violation("SOMEONE", f"{node.name} outlasts the pause of a peer that isn't heard")
 
 
 def could_be_answered(checks: Checks, asker: int, since_ns: int) -> bool:

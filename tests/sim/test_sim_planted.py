@@ -19,6 +19,7 @@ from twinbeat.core import election
 from twinbeat.core.damping import Damper
 from twinbeat.core.effects import Effects
 from twinbeat.core.follower import Follower
+from twinbeat.core.knowledge import Knowledge
 from twinbeat.core.types import (
     Flag,
     Order,
@@ -150,6 +151,20 @@ def pause_forgotten(patch: Patch) -> None:
         return permits, refusals
 
     around(patch, election, "permitted", permitted)
+
+
+def pause_of_the_lost_never_ends(patch: Patch) -> None:
+    """Who isn't heard stays paused, though it said for how long."""
+    patch.setattr(Knowledge, "peer_pause_ends_ns", 0)
+
+
+def pause_of_the_lost_is_cut_short(patch: Patch) -> None:
+    """Half of what it said."""
+
+    def heard(original: Any, known: Knowledge, peer: PeerView) -> Any:
+        return original(known, replace(peer, pause_left_ns=(peer.pause_left_ns + 1) // 2))
+
+    around(patch, Knowledge, "_hear_pause", heard)
 
 
 def nobody_claims(patch: Patch) -> None:
@@ -310,6 +325,8 @@ PLANTS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (terms_not_on_disk, {"TERM"}),
     (stay_secondary_claims, {"NO_SURPRISE", "STATE"}),
     (pause_forgotten, {"NO_SURPRISE"}),
+    (pause_of_the_lost_never_ends, {"SOMEONE"}),
+    (pause_of_the_lost_is_cut_short, {"NO_SURPRISE"}),
     (nobody_claims, {"SOMEONE", "FAIL_SAFE"}),
     (no_proof_needed, {"ONE_OWNER"}),
     (ties_yield, {"STEADY", "SOMEONE"}),
