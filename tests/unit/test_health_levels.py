@@ -19,7 +19,7 @@ from twinbeat.health.answer import AddressProber
 from twinbeat.health.board import Finding, Kind, Spec
 from twinbeat.net.routetable import Hop, RouteTable
 from twinbeat.net.statistics import transmitted
-from twinbeat.runtime.levels import Interfaces, RouteProber, route_finding
+from twinbeat.runtime.levels import STATISTICS_NS, Interfaces, RouteProber, route_finding
 from twinbeat.runtime.monitors import Target
 from unit.namespace import fresh_namespace, ip, veth
 from unit.reach import as_nobody
@@ -193,6 +193,66 @@ def test_one_way_of_several_that_carries_is_enough() -> None:
             await watched.until(holds=False)
 
     asyncio.run(watch())
+
+
+def heeded(said: list[str]) -> asyncio.Queue[str]:
+    """What the loop's handler is told of, one by one."""
+    queue = asyncio.Queue[str]()
+
+    def handle(_: object, context: dict[str, Any]) -> None:
+        said.append(context["message"])
+        queue.put_nowait(context["message"])
+
+    asyncio.get_running_loop().set_exception_handler(handle)
+    return queue
+
+
+def test_a_look_at_the_routes_that_breaks_is_said_and_made_again() -> None:
+    said: list[str] = []
+    breaks = [True]
+
+    async def watch() -> None:
+        changed = asyncio.Event()
+
+        def broken_once() -> None:
+            if breaks.pop() if breaks else False:
+                raise ZeroDivisionError
+            changed.set()
+
+        told = heeded(said)
+        table = RouteTable(broken_once)
+        await table.watch({ipaddress.ip_network(PREFIX)})
+        ip(f"route add {PREFIX} via 10.0.0.9")
+        await asyncio.wait_for(told.get(), 10)
+        ip(f"route del {PREFIX}")
+        async with asyncio.timeout(10):
+            await changed.wait()
+        await table.stop()
+
+    asyncio.run(watch())
+    assert said == ["looking at the routes broke"]
+
+
+def test_a_look_at_the_transmitters_that_breaks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("twinbeat.runtime.levels.transmitted", broken)
+
+    async def watch() -> None:
+        told = heeded(said)
+        interfaces = Interfaces(changed=lambda: None)
+        await interfaces.watch({"lan0"})
+        interfaces.duty(STATISTICS_NS)
+        await asyncio.wait_for(told.get(), 10)
+        interfaces.duty(2 * STATISTICS_NS)
+        await asyncio.wait_for(told.get(), 10)
+        await interfaces.stop()
+
+    asyncio.run(watch())
+    assert set(said) == {"looking at the transmitters broke"}
 
 
 # -- interfaces ----------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 9, 15, 18
 _PAUSE_MIN_S: Final = 0.02
 _PAUSE_COST: Final = 10
 """So many times as long as a look took nobody looks again."""
+_PAUSE_BROKEN_S: Final = 2.0
+"""After a look that ended in a fault of ours."""
 _LOOK_AGAIN_S: Final = 30.0
 """Even when nothing is heard, in case a kernel forgets to say so."""
 
@@ -113,7 +115,7 @@ class RouteTable:
             except OSError as error:
                 raise NetError("listening for routes", code=error.errno or 0) from error
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
-            self._task = asyncio.get_running_loop().create_task(self._keep())
+            self._begin()
         self._routes = await asyncio.to_thread(self._look)
 
     async def stop(self) -> None:
@@ -153,6 +155,23 @@ class RouteTable:
         return self._watched.get((family, length, packed))
 
     # -- looking ---------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._socket is not None and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Routes that nobody looks at any more must not look like routes that stay: the loop's
+        handler says what broke, and after a while they are looked at anew."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "looking at the routes broke", "exception": error})
+        if task is self._task:
+            self._task = None
+            self._stale.set()
+            loop.call_later(_PAUSE_BROKEN_S, self._begin)
 
     async def _keep(self) -> None:
         while True:

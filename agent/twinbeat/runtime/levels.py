@@ -109,6 +109,7 @@ class Interfaces:
         if self._watched and not busy and at_ns - self._looked_ns >= STATISTICS_NS:
             self._looked_ns = at_ns
             self._task = asyncio.get_running_loop().create_task(self._look_at_transmitters())
+            self._task.add_done_callback(_ended)
 
     async def _look_at_transmitters(self) -> None:
         try:
@@ -133,6 +134,14 @@ class Interfaces:
         if stalled.keys() != self._stalled.keys():
             self._stalled = stalled
             self._changed()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """A look that broke is said at once, by the loop's handler; the next one is on its way."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "looking at the transmitters broke", "exception": error}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
