@@ -18,6 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from twinbeat.api import schema
+from twinbeat.cli.check import PATIENCE_S
 from twinbeat.cli.main import COMMANDS, run
 from twinbeat.config import document
 from twinbeat.core.reasons import Code
@@ -742,6 +743,21 @@ def test_a_question_that_is_never_answered_is_three(
         assert run([*line.split(), "--socket", str(tmp_path / "s"), "--timeout", "0.05"]) == 3
     out, err = capsys.readouterr()
     assert "no answer within 0.05 s" in out + err
+
+
+def test_a_plugin_tells_of_a_hung_agent_before_it_is_killed_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 * PATIENCE_S < 10, "the patience of NRPE"
+    monkeypatch.setattr("twinbeat.cli.check.PATIENCE_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        assert run(["check", "--socket", str(tmp_path / "s")]) == 3
+        assert run(["check", "--socket", str(tmp_path / "s"), "--timeout", "0.07"]) == 3
+    out = capsys.readouterr().out
+    assert "no answer within 0.05 s" in out
+    assert "no answer within 0.07 s" in out
 
 
 @pytest.mark.parametrize("line", ["show", "events --follow"])

@@ -62,7 +62,10 @@ class Settings:
     """The options that every command has."""
 
     socket: str = SOCKET
-    timeout_s: float = 10.0
+    timeout_s: float | None = None
+    """As it was given."""
+    patience_s: float = 10.0
+    """What it is if it wasn't: a command may have less."""
     json: bool = False
     color: bool | None = None
     """None = where a terminal is."""
@@ -70,14 +73,19 @@ class Settings:
     """Whose answer is wanted: this node's, or `peer`."""
 
     @property
+    def within_s(self) -> float:
+        """How long to wait for an answer."""
+        return self.patience_s if self.timeout_s is None else self.timeout_s
+
+    @property
     def client(self) -> Client:
         """A client for the agent."""
-        return Client(self.socket, self.timeout_s)
+        return Client(self.socket, self.within_s)
 
     @property
     def worker(self) -> Client:
         """A client for the worker of this node."""
-        return Client(os.path.join(os.path.dirname(self.socket), WORKER_SOCKET), self.timeout_s)
+        return Client(os.path.join(os.path.dirname(self.socket), WORKER_SOCKET), self.within_s)
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -110,7 +118,7 @@ def shared(function: Command) -> Command:
             default=None,
             expose_value=False,
             callback=_set("timeout_s"),
-            help="How long to wait for an answer.",
+            help="How long to wait for an answer; 10 if not given, 4 for `check`.",
         ),
         click.option(
             "--no-color",

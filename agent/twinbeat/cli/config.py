@@ -245,7 +245,7 @@ def rotate() -> None:
     """
     from twinbeat.api.sync import Rotated
 
-    client = Client(settings().worker.path, max(settings().timeout_s, _ROTATION_S))
+    client = Client(settings().worker.path, max(settings().within_s, _ROTATION_S))
     response = reach(lambda: client.post("/v1/keys", b"{}"), "twinbeat-worker")
     if response.status not in {200, 409}:
         stop_for(response)

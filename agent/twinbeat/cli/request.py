@@ -152,7 +152,7 @@ def ask(wish: Wish, how: How, request: str = "") -> int:
 
 
 def _answer(wish: Wish, how: How, request: str, *, base: Document | None = None) -> Outcome:
-    within_s = settings().timeout_s
+    within_s = settings().within_s
     body = msgspec.json.encode(
         Request(
             request=request,

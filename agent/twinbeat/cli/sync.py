@@ -218,7 +218,7 @@ def force_sync(adopt: bool, yes: bool) -> None:
 
 def _wait() -> SyncView:
     """Until both are in step. Stops the command where that isn't to be."""
-    ends = time.monotonic() + settings().timeout_s
+    ends = time.monotonic() + settings().within_s
     shown = ""
     while True:
         time.sleep(_LOOK_S)

@@ -339,7 +339,7 @@ async def _run(options: Options, conf: Conf) -> int:
 @pass_options
 def show(options: Options, as_json: bool) -> None:
     """How the running client stands: each node with its lag, and what was written."""
-    asking = Asking(options.control, options.timeout_s)
+    asking = Asking(options.control, options.within_s)
     response = reach(lambda: asking.get("/v1/status"), f"{NAME} start")
     if as_json:
         say_json(response.body)
