@@ -323,7 +323,8 @@ class Found:
             f"{'complete' if self.complete else 'NOT COMPLETE'}, {frontier}; states by new terms "
             f"used: {by_terms}, {self.beyond} transitions needed more than {TERMS}; {opened}; "
             f"{len(self.broken)} rules broken; audit: of {self.audited} transitions from worlds "
-            f"taken for a known state {self.differed.total()} led to another state; "
+            f"taken for a known state {self.differed.total()} led to another state "
+            f"({', '.join(f'{name} {count}' for name, count in self.differed.most_common())}); "
             f"{self.took_s:.0f} s, {self.used_s:.0f} s of processors' time"
         )
 

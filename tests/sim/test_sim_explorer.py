@@ -16,6 +16,12 @@ WITHIN_S = 600
 """Several times what it takes where nothing else runs; a search not over by then isn't complete."""
 
 
+DIFFERING_MOST = 0.1
+"""Of the transitions from worlds that count as one state such a part may lead to different ones: of
+342 it was 20 when this was written down. Each is explored as well. Which worlds are tried depends
+on all that a form says, so it is a sample, three of whose standard deviations are between."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S + 60)
 def test_a_budget_of_faults_is_covered_completely(
@@ -28,7 +34,9 @@ def test_a_budget_of_faults_is_covered_completely(
     assert not found.broken, "\n".join(found.broken[:10])
     assert found.complete, str(found)
     assert found.states > 10_000, "most of them were taken for the same"
-    assert found.audited, "that they are the same was not tried"
+    assert found.audited > 200, "that they are the same was hardly tried"
+    differed = found.differed.total() / found.audited
+    assert differed < DIFFERING_MOST, f"the form says too little: {found.differed}"
     assert set(found.by_terms) == set(range(explorer.TERMS + 1))
     assert found.opened["opened silence"]
     assert found.opened["opened receipt"]
