@@ -96,7 +96,7 @@ def test_every_figure_is_measured_by_exactly_one_group() -> None:
 
 
 def test_groups_are_chosen_by_their_names_or_their_figures() -> None:
-    by_name = {"connections", "weblog"}
+    by_name = {"connections", "sessions", "weblog"}
     assert run.chosen([]) == [group for group in run.GROUPS if group.name not in by_name]
     assert [group.name for group in run.chosen(["connections_pause"])] == ["connections"]
     assert [group.name for group in run.chosen(["flood"])] == ["flood"]

@@ -365,3 +365,26 @@ def test_news_of_others_are_no_concern_of_ours() -> None:
         assert len(node.store.table("http")) == 1
 
     run(work)
+
+
+def test_news_that_are_older_than_what_is_to_be_written_change_nothing() -> None:
+    async def work() -> None:
+        node = Node(HTTP)
+        await node.make()
+        table, key = node.store.table("http"), socket.inet_aton(CLIENTS[0])
+        seen = Seen(6, 80, key, socket.inet_aton("192.0.2.10"), socket.inet_aton("10.88.0.21"))
+        take = node.plane._take
+        take(seen, now_ns())
+        # Bound anew, and not written yet: the connection was made before.
+        table.put(key, "10.88.0.22", now_ns())
+        take(seen, now_ns())
+        assert table.servers == {"10.88.0.22": 1}
+        node.plane.flush()
+        # Taken out, and not written yet: a packet makes it again.
+        table.delete(key, now_ns())
+        take(seen, now_ns())
+        node.plane.flush()
+        assert CLIENTS[0] in nft("list", "ruleset")
+        assert table.servers == {"10.88.0.21": 1}
+
+    run(work)

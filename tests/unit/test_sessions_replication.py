@@ -246,3 +246,18 @@ def test_nonsense_and_rules_that_aren_t_there_are_counted() -> None:
     )
     assert pair.follower.counts == {"received": 1, "malformed": 2, "unknown_rule": 1}
     assert pair.other.table("web").keys() == [key(1)]
+
+
+def test_all_is_told_only_when_it_is_there() -> None:
+    pair = connected()
+    assert pair.leader.all_told
+    pair.bind(1)
+    assert not pair.leader.all_told
+    pair.stopped = True
+    pair.run()
+    assert not pair.leader.all_told
+    pair.stopped = False
+    pair.run()
+    assert pair.leader.all_told
+    pair.leader.follow(None, pair.now_ns)
+    assert not pair.leader.all_told

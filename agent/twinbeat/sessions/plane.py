@@ -87,7 +87,12 @@ class Plane:
     ) -> None:
         """Make these rules the kernel's. Raises PlaneError, and what was in force stays so."""
         wanted = [rule for rule in rules.values() if rule.in_kernel]
-        present = await self.present()
+        try:
+            present = await self.present()
+        except PlaneError:
+            if wanted or self._rules:
+                raise
+            return
         before = self._rules
         if wanted or present.table:
             await _nft(ruleset.maps_script(wanted, present))
@@ -214,6 +219,10 @@ class Plane:
             self.counts["foreign"] += 1
             return
         table = self._store.tables.get(name)
+        if (name, key) in self._pending:
+            if self._pending[name, key] is not None:
+                return  # What is to be written is newer.
+            del self._pending[name, key]  # A packet made it anew before it was taken out.
         if table is not None:
             self.counts["learned"] += 1
             table.put(key, self._server(seen.server), moment, origin=Origin.KERNEL)
@@ -244,7 +253,7 @@ class Plane:
                         known = table.get(held.key, moment)
                         server = self._server(held.server)
                         ends = moment + held.remaining_ms * MS
-                        if known is not None and (name, held.key) in self._pending:
+                        if (name, held.key) in self._pending:
                             continue
                         if (
                             known is None

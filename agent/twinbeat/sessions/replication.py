@@ -121,6 +121,11 @@ class Leader:
         """Changes that wait to be sent."""
         return len(self._waiting)
 
+    @property
+    def all_told(self) -> bool:
+        """The other node has everything, as far as this one knows."""
+        return self.state is State.IN_STEP and not self._waiting and not self._answers
+
     def follow(self, carry: Carry | None, now_ns: int) -> None:
         """There is somebody to send to, or nobody any more."""
         self._carry = carry

@@ -23,6 +23,8 @@ from twinbeat.sessions.rules import Network, Persistence, Pool, network
 TABLE: Final = "twinbeat_sessions"
 FAMILY: Final = "inet"
 HOOK: Final = "bind"
+PRIORITY: Final = "dstnat - 5"
+"""Before the rules of others that translate the same addresses: the first one decides."""
 SEED: Final = "0x7b"
 """Of the balance by hash: the same on both nodes."""
 
@@ -90,7 +92,7 @@ def chains_script(
     at = f"{FAMILY} {TABLE}"
     lines = [f"add table {at}", f"flush table {at}"]
     lines += [f"add counter {at} {counter_name(rule)}" for rule in rules]
-    lines.append(f"add chain {at} {HOOK} {{ type nat hook prerouting priority dstnat; }}")
+    lines.append(f"add chain {at} {HOOK} {{ type nat hook prerouting priority {PRIORITY}; }}")
     lines += [f"add chain {at} {name}" for name in sorted(chains - {HOOK})]
     for each in made.values():
         lines += [f"add rule {at} {line}" for line in each.lines()]

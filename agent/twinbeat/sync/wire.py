@@ -269,7 +269,11 @@ class SessionDone(Struct, frozen=True, kw_only=True, tag="session_done"):
 
 
 class SessionAsk(Struct, frozen=True, kw_only=True, tag="session_ask"):
-    """Send all entries anew: there are rules now that weren't when they came."""
+    """To who leads: send all entries anew, there are rules now that weren't when they came. From
+    who leads: say what you have alone, ended by a part ``end`` of number 0."""
+
+    fresh: bool = False
+    """The sender's worker has just started, and lost the entries that no kernel keeps."""
 
 
 Filing = Manifest | FileAsk | FileOrders | FileWant | FilePiece | FileDone | FileCommon

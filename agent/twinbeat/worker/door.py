@@ -43,6 +43,7 @@ from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import TARGET_MAX
+from twinbeat.worker import bound
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
 from twinbeat.worker.sessions import Sessions
@@ -289,7 +290,7 @@ class Door:
 
     async def _get_sessions(self, _: Request) -> Response:
         assert self.sessions is not None, "set before it listens"
-        return _json(self.sessions.status())
+        return _json(bound.status(self.sessions))
 
     async def _get_persistence(self, request: Request) -> Response:
         """Entries: of `rule=`, of `client=`, `limit=` of them at most."""
@@ -299,7 +300,7 @@ class Door:
             return problem(400, "bad_request", f"limit is a number from 1 to {ENTRIES_MOST}")
         rule, client = request.query.get("rule", ""), request.query.get("client", "")
         try:
-            return _json(self.sessions.entries(rule, client, most))
+            return _json(bound.entries(self.sessions, rule, client, most))
         except Refused as refused:
             return problem(404, refused.code, refused.sentence)
 

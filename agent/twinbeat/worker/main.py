@@ -26,6 +26,7 @@ from twinbeat.sessions.plane import PlaneError, remove
 from twinbeat.sync.session import Session
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import Keying, Traffic
+from twinbeat.worker import bound
 from twinbeat.worker.door import Door
 from twinbeat.worker.driver import Driver, WorkerFailedError
 from twinbeat.worker.gateway import Gateway
@@ -79,7 +80,7 @@ class Worker:
             hear=self._driver.hear,
             report=self._report,
             took=self._took,
-            sessions=self._sessions.status,
+            sessions=lambda: bound.status(self._sessions),
         )
         self._telling: asyncio.TimerHandle | None = None
         self._files_telling: asyncio.TimerHandle | None = None

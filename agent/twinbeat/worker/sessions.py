@@ -11,32 +11,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import logging
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from twinbeat.api.worker import Standing
 from twinbeat.health import answer
 from twinbeat.observe.histogram import Histogram
 from twinbeat.sessions import rules as rows
-from twinbeat.sessions import shown
-from twinbeat.sessions.entries import Reason, Store, Table
+from twinbeat.sessions.entries import Reason, Store
 from twinbeat.sessions.kernel import KernelError
-from twinbeat.sessions.keys import concerns
-from twinbeat.sessions.keys import shown as shown_key
 from twinbeat.sessions.plane import Plane, PlaneError, now_ns
-from twinbeat.sessions.replication import Batch, Follower, Leader, Part
+from twinbeat.sessions.replication import (
+    BATCH_MOST,
+    MS,
+    OPAQUE_MOST,
+    Batch,
+    Follower,
+    Leader,
+    Part,
+)
 from twinbeat.sessions.rules import Persistence, Pool
 from twinbeat.sessions.ruleset import chosen
 from twinbeat.sessions.servers import Servers
-from twinbeat.sessions.shown import EntryView, RuleStatus, ServerStatus, SessionsStatus
 from twinbeat.sync.alike import leads
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import Persisting, SessionAsk, SessionBatch, SessionDone, Traffic
-from twinbeat.worker.driver import Driver
+from twinbeat.worker.driver import Driver, WorkerFailedError
 
 TICK_S: Final = 0.02
 """How long news gather. An entry made now is told of within two of these."""
@@ -46,6 +51,8 @@ IDLE_S: Final = 1.0
 SWEEP_S: Final = 1.0
 RELOAD_S: Final = 60.0
 """How often a primary compares the kernel's maps with what it knows, whatever it was told."""
+ASK_S: Final = 2.0
+"""How long the other node may be silent about what it has alone."""
 RETRY_S: Final = 5.0
 """Between two attempts to make the kernel's table as it should be."""
 LOOK_S: Final = 5.0
@@ -65,7 +72,7 @@ class Sessions:
         self.store = Store()
         self.window = Histogram()
         """From an entry's making until it was in the other node's kernel."""
-        self.leader = Leader(self.store, self._took, now_ns)
+        self.leader = Leader(self.store, self.window.add, now_ns)
         self.follower = Follower(self.store)
         self.counts: Counter[str] = Counter()
         """rebound, failed, full: connections that found no room"""
@@ -78,12 +85,24 @@ class Sessions:
         self.primary = False
         self._tables: Mapping[str, Any] | None = None
         self._session: Session | None = None
-        self._leading = False
+        self.leading = False
+        self._loaded = False
+        """What the kernel's maps had when the worker started is known: before, a snapshot would
+        take from the other node what this one has only to read."""
+        self._asking: asyncio.TimerHandle | None = None
+        """The other node is asked what it has alone, before it is filled."""
+        self._telling: asyncio.Task[None] | None = None
+        self._knows = False
+        """The other node was asked, or has told everything, since this worker started."""
+        self._ruled = False
+        """This node served, and hasn't taken over everything from the other since."""
         self._dirty = asyncio.Event()
         self._news = asyncio.Event()
         self._reload = asyncio.Event()
         self._rebind = asyncio.Event()
         self._read_ns = now_ns()
+        self._watched: int | None = None
+        """Descriptor that the loop looks at while news are waited for."""
         self._warned_s = 0.0
         self._full: dict[str, int] = {}
         self.store.listen(lambda _: self._news.set())
@@ -109,10 +128,19 @@ class Sessions:
                     self._rebinding(),
                 ):
                     tasks.create_task(part)
+        except* OSError as errors:
+            why = f"netlink failed: {errors.exceptions[0]}"
+            raise WorkerFailedError(why) from errors
         finally:
+            self._unwatch()
             self.servers.close()
             if self.plane is not None:
                 self.plane.close()
+
+    @property
+    def connected(self) -> bool:
+        """There is another node to speak with."""
+        return self._session is not None
 
     def look(self) -> None:
         """The document or the roles may be others now."""
@@ -134,30 +162,54 @@ class Sessions:
         self.look()
 
     def _look_at_roles(self, standing: Standing) -> None:
+        self._ruled = self._ruled or standing.primary
         if standing.primary != self.primary:
             self.primary = standing.primary
             if self.primary:
                 # Whatever packets did since the gate opened is in the maps.
                 self._reload.set()
                 self._rebind.set()
+            else:
+                self._ruled = not self.leader.all_told
             self._attend()
         machine, session = self._driver.machine, self._session
         peer = machine.peer if machine is not None else None
         leading = (
             self.primary
+            and self._loaded
             and session is not None
             and machine is not None
             and peer is not None
             and leads(machine.summary(), peer) is True
         )
-        if leading != self._leading:
-            self._leading = leading
-            self.leader.follow(self._carry if leading else None, now_ns())
+        if leading != self.leading:
+            self.leading = leading
+            self._lead()
+
+    def _lead(self) -> None:
+        """Send entries from now on, or no more; but first hear what the other node has alone."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+        self.leader.follow(None, now_ns())
+        if self.leading and self._session is not None:
+            self._session.offer(SessionAsk(fresh=not self._knows))
+            self._asking = asyncio.get_running_loop().call_later(ASK_S, self._heard)
+
+    def _heard(self) -> None:
+        """What the other node had alone has come, or won't: now it is filled."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+        self._knows = True
+        if self.leading:
+            self.leader.follow(self._carry, now_ns())
             self._news.set()
 
     def _attend(self) -> None:
         if self.plane is None:
             return
+        self._unwatch()
         on = self.primary and any(rule.in_kernel for rule in self.rules.values())
         try:
             self.plane.attend(on=on)
@@ -217,25 +269,32 @@ class Sessions:
             idle = 0 if self._tick() else idle + 1
             if idle < IDLE_TICKS:
                 await asyncio.sleep(TICK_S)
-            else:
-                await self._wait_for_news()
+            elif await self._news_came():
                 idle = 0
 
-    async def _wait_for_news(self) -> None:
+    async def _news_came(self) -> bool:
+        """Wait for news instead of looking for them; whether any came in time."""
         self._news.clear()
-        loop = asyncio.get_running_loop()
-        descriptor = self.plane.descriptor if self.plane is not None else None
-        if descriptor is not None:
-            loop.add_reader(descriptor, self._news.set)
+        self._watched = self.plane.descriptor if self.plane is not None else None
+        if self._watched is not None:
+            asyncio.get_running_loop().add_reader(self._watched, self._news.set)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_S):
-                    await self._news.wait()
+            async with asyncio.timeout(IDLE_S):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        else:
+            return True
         finally:
-            if descriptor is not None:
-                loop.remove_reader(descriptor)
-        # Nothing was there until now.
-        self._read_ns = now_ns()
+            self._unwatch()
+            # Nothing was there until now.
+            self._read_ns = now_ns()
+
+    def _unwatch(self) -> None:
+        """Before the descriptor is closed: its number may be another's at once."""
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
 
     def _tick(self) -> bool:
         """Whether anything was to be done."""
@@ -299,14 +358,18 @@ class Sessions:
                     await self._reload.wait()
             told = self._reload.is_set()
             self._reload.clear()
-            if self.plane is None or not (told or self.primary):
+            if not (told or self.primary):
                 continue
             try:
-                await self.plane.reload(restore=self.primary)
+                if self.plane is not None:
+                    await self.plane.reload(restore=self.primary)
             except PlaneError as error:
                 self.counts["failed"] += 1
                 log.warning("entries can't be read from the kernel: %s", error)
                 await asyncio.sleep(RETRY_S)
+            if not self._loaded:
+                self._loaded = True
+                self.look()
 
     async def _rebinding(self) -> None:
         """Clients of a server that is gone get another one, by their key."""
@@ -348,8 +411,11 @@ class Sessions:
             yield
         finally:
             self._session = None
-            self._leading = False
-            self.leader.follow(None, now_ns())
+            self.leading = False
+            self._lead()
+            if self._telling is not None:
+                self._telling.cancel()
+                self._telling = None
             self.follower.lost()
 
     def take(self, message: Traffic) -> bool:
@@ -359,11 +425,36 @@ class Sessions:
         match message:
             case SessionDone(number=number):
                 self.leader.answered(number, now_ns())
-            case SessionAsk():
+            case SessionAsk() if self.leading:
                 self.leader.asked()
+            case SessionAsk(fresh=fresh):
+                if self._telling is None or self._telling.done():
+                    loop = asyncio.get_running_loop()
+                    self._telling = loop.create_task(self._tell_alone(fresh=fresh))
             case SessionBatch():
                 self._take_batch(message)
         return True
+
+    async def _tell_alone(self, *, fresh: bool) -> None:
+        """Tell the primary what it may not have: all, where this node served as well; and to a
+        worker that has just started the entries of proxies, which no kernel keeps for it."""
+        moment = now_ns()
+        for table in list(self.store.tables.values()):
+            if not (self._ruled or (fresh and not table.rule.in_kernel)):
+                continue
+            most = BATCH_MOST if table.rule.in_kernel else OPAQUE_MOST
+            keys = iter(table.keys())
+            while part := list(itertools.islice(keys, most)):
+                held = [(key, table.get(key, moment)) for key in part]
+                entries = tuple(
+                    (key, one.server, one.remaining_ns(moment) // MS)
+                    for key, one in held
+                    if one is not None
+                )
+                if not self._carry(Batch(number=0, rule=table.rule.name, entries=entries)):
+                    return
+                await asyncio.sleep(TICK_S)
+        self._carry(Batch(number=0, part=Part.END))
 
     def _take_batch(self, message: SessionBatch) -> None:
         batch = Batch(
@@ -377,7 +468,15 @@ class Sessions:
         if self.plane is not None:
             while self.plane.flush():
                 pass
-        if self._session is not None:
+        if not batch.number and self._asking is not None:
+            self._asking.cancel()
+            self._asking = asyncio.get_running_loop().call_later(ASK_S, self._heard)
+        if batch.part is Part.END:
+            if batch.number:
+                self._ruled, self._knows = self.primary, True
+            else:
+                self._heard()
+        if self._session is not None and batch.number:
             self._session.offer(SessionDone(number=message.number))
 
     def _carry(self, batch: Batch) -> bool:
@@ -391,94 +490,6 @@ class Sessions:
                 gone=batch.gone,
             )
         )
-
-    def _took(self, length_ns: int, entries: int) -> None:
-        self.window.add(length_ns, entries)
-
-    # -- what there is to see ----------------------------------------------------------------------
-
-    def status(self) -> SessionsStatus:
-        """How all of it stands."""
-        bound: Counter[tuple[str, str]] = Counter()
-        for rule in self.rules.values():
-            table = self.store.tables.get(rule.name)
-            if table is not None and rule.in_kernel:
-                bound.update({(rule.pool, one): count for one, count in table.servers.items()})
-        plane = self.plane
-        written = plane.kernel_counts if plane is not None else Counter[str]()
-        packets = plane.counts if plane is not None else Counter[str]()
-        return SessionsStatus(
-            why=self.why[:1024],
-            primary=self.primary,
-            rules=tuple(map(_of_rule, self.store.tables.values()))[: shown.RULES_MOST],
-            servers=tuple(self._servers_shown(bound))[: shown.RULES_MOST],
-            replication=shown.Replication(
-                state=self.leader.state.value if self._leading else self._follows(),
-                outstanding=self.leader.outstanding,
-                waiting=self.leader.waiting,
-                filled=self.leader.filled,
-                filled_ns=self.leader.filled_ns,
-                counts={
-                    **self.leader.counts,
-                    **{f"got {what}": count for what, count in self.follower.counts.items()},
-                },
-            ),
-            counts=dict(packets + written + self.counts),
-            window=list(self.window.counts),
-            window_sum_ns=self.window.sum_ns,
-        )
-
-    def _follows(self) -> str:
-        return "follows" if self._session is not None and not self.primary else "alone"
-
-    def _servers_shown(self, bound: Counter[tuple[str, str]]) -> Iterator[ServerStatus]:
-        for name, servers in self.servers.all().items():
-            for server in servers.values():
-                enabled = self.pools[name].is_enabled(server.address)
-                state = ("down" if server.failed else "up") if enabled else "disabled"
-                yield ServerStatus(
-                    pool=name,
-                    address=server.address,
-                    state=state,
-                    sentence=server.sentence[:1024],
-                    entries=bound[name, server.address],
-                    failures=server.failures,
-                )
-
-    def entries(self, rule: str, client: str, most: int) -> shown.Entries:
-        """Entries of a rule, or of all; of a client, or the first ones. Raises Refused."""
-        moment = now_ns()
-        found: list[EntryView] = []
-        tables = [self.store.table(rule)] if rule else list(self.store.tables.values())
-        for table in tables:
-            for key, entry in table.items(moment):
-                if client and not concerns(table.rule, key, client):
-                    continue
-                if len(found) >= most:
-                    return shown.Entries(entries=tuple(found), more=True)
-                found.append(
-                    EntryView(
-                        rule=table.rule.name,
-                        client=shown_key(table.rule, key),
-                        server=entry.server,
-                        remaining_ms=entry.remaining_ns(moment) // 1_000_000,
-                    )
-                )
-        return shown.Entries(entries=tuple(found))
-
-
-def _of_rule(table: Table) -> RuleStatus:
-    rule = table.rule
-    return RuleStatus(
-        name=rule.name,
-        kind=rule.kind,
-        pool=rule.pool,
-        timeout_s=rule.timeout_s,
-        entries=len(table),
-        limit=rule.limit,
-        high=table.high,
-        counts={str(what): count for what, count in table.counts.items()},
-    )
 
 
 async def _ask(address: str, how: str, port: int, timeout_s: float) -> tuple[bool, str]:

@@ -27,6 +27,7 @@ FULL_SECONDS = {
     "storm": 400.0,
     "connections": 330.0,
     "weblog": 420.0,
+    "sessions": 400.0,
     "load_balanced": 700.0,
 }
 QUICK_SECONDS = {
@@ -50,6 +51,7 @@ QUICK_SECONDS = {
     "storm": 6.0,
     "connections": 20.0,
     "weblog": 40.0,
+    "sessions": 60.0,
     "load_balanced": 16.0,
 }
 
@@ -106,6 +108,17 @@ class Effort:
     """The longest pause between two commands of the stream."""
     connections: int = 21
     """Silent deaths under a download and a conversation."""
+    sessions_clients: int = 10_000
+    """That are bound when the primary dies."""
+    sessions_deaths: int = 4
+    sessions_bulk: int = 50_000
+    """Entries that a node gets that comes back."""
+    sessions_fills: int = 3
+    sessions_rate: int = 5_000
+    """New clients a second, under which deaths and the window are looked at."""
+    sessions_stream_s: float = 30.0
+    sessions_outages: int = 10
+    """Deaths with and without them."""
     cost_s: float = 12.0
     bare_s: float = 4.0
     """Of each of the bare loops beside the agents' cost."""
@@ -142,6 +155,9 @@ class Effort:
             storm_deaths=runs,
             weblog_failovers=runs,
             connections=runs,
+            sessions_deaths=runs,
+            sessions_fills=runs,
+            sessions_outages=runs,
         )
 
     def with_load(self, seconds: float) -> Effort:
@@ -184,6 +200,12 @@ QUICK = Effort(
     weblog_stop_s=1.0,
     weblog_lines=200_000,
     connections=1,
+    sessions_clients=2_000,
+    sessions_deaths=1,
+    sessions_bulk=10_000,
+    sessions_fills=1,
+    sessions_stream_s=3.0,
+    sessions_outages=1,
     cost_s=2.5,
     bare_s=0.6,
     noise_s=0.4,

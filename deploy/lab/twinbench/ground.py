@@ -79,6 +79,8 @@ def end_twinbeat() -> None:
     for node in plan.NODES:
         agents.terminate(node)
         processes.end(f"worker-{node}")
+        # What a worker leaves behind goes on binding clients.
+        run([*netns.enter(plan.namespace(node)), str(agents.WORKER), "--remove"])
         left = _left_behind(node)
         if left:
             raise LabError(f"the agent of {node} ended and left {', '.join(left)} behind")

@@ -31,6 +31,7 @@ from twinbench import (
     measures_partition,
     measures_reload,
     measures_routed,
+    measures_sessions,
     measures_sync,
     measures_weblog,
     measures_xdp,
@@ -151,6 +152,16 @@ GROUPS = (
         (
             *("weblog_lost", "weblog_twice", "weblog_disorder", "weblog_missing"),
             *("weblog_in_time", "weblog_caught_up", "weblog_throughput", "weblog_cost"),
+        ),
+        by_name=True,
+    ),
+    Group(
+        "sessions",
+        measures_sessions.sessions,
+        (
+            *("sessions_moved", "sessions_unanswered", "sessions_fill"),
+            *("sessions_fill_suspicions", "sessions_window", "sessions_window_late"),
+            *("sessions_stream_missing", "sessions_outage", "sessions_outage_quiet"),
         ),
         by_name=True,
     ),

@@ -342,11 +342,15 @@ def pair_is_fit() -> str | None:
 def wait_bound() -> None:
     """Wait until both gateways' kernels bind clients to servers."""
     for node in plan.NODES:
-        wait_for(
-            functools.partial(_binds, node),
-            f"the worker of {node} to make its table\n{processes.log_tail(f'worker-{node}', 8)}",
-            timeout_s=20,
-        )
+        try:
+            wait_for(
+                functools.partial(_binds, node),
+                f"the worker of {node} to bind clients",
+                timeout_s=20,
+            )
+        except LabError as error:
+            logs = [processes.log_tail(name, 8) for name in (process_name(node), f"worker-{node}")]
+            raise LabError("\n".join([f"{error}", *logs])) from error
 
 
 def _binds(node: str) -> bool:

@@ -126,8 +126,8 @@ def _build_gateway(node: str, options: plan.Options) -> None:
 def nat_rules(options: plan.Options) -> str:
     """The gateways' rule set, the same on both: forward, NAT, and without agents the balance.
 
-    With agents Twinbeat balances (`agents.sessions`).  No rule names the interface a packet came in
-    by: to a virtual MAC it comes in by that MAC's own interface.
+    With agents Twinbeat balances (`agents.sessions`), before any other rule.  No rule names the
+    interface a packet came in by: to a virtual MAC it comes in by that MAC's own interface.
     """
     translate = f"oifname lan0 ip saddr {SERVERS_NET} snat ip to {plan.LAN_VIP}"
     if options.routed:

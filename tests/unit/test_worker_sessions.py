@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of proxies on two real workers: replicated, given back, and put together again.
+
+The rules are opaque, so no kernel is touched; `test_sessions_plane` and the lab have the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from twinbeat.sessions.plane import now_ns
+from twinbeat.sessions.shown import Entries, SessionsStatus
+from twinbeat.sync.document import Tables
+from twinbeat.worker.sessions import Sessions
+from unit import worker_pair
+from unit.worker_pair import Site, in_step, looped, until, working
+
+RULES: Tables = {"persistence": {"proxy": {"name": "proxy", "kind": "opaque", "timeout_s": 60}}}
+
+
+@pytest.fixture(autouse=True)
+def _ruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pair, "SEED", worker_pair.SEED | RULES)
+
+
+def sessions(site: Site) -> Sessions:
+    assert site.worker is not None
+    return site.worker._sessions
+
+
+def put(site: Site, key: bytes, server: str) -> None:
+    sessions(site).store.put("proxy", key, server, now_ns())
+
+
+def held(site: Site) -> dict[bytes, str]:
+    table = sessions(site).store.tables.get("proxy")
+    if table is None:
+        return {}
+    return {key: entry.server for key, entry in table.items(now_ns())}
+
+
+def state(site: Site) -> str:
+    return sessions(site).leader.state.value
+
+
+async def filled(leader: Site) -> None:
+    await until(lambda: state(leader) == "in-step", "the other node is filled")
+
+
+@looped
+async def test_entries_of_the_primary_are_on_both(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        put(a, b"cookie", "app1")
+        await until(lambda: held(b) == {b"cookie": "app1"}, "it is on both")
+        sessions(a).store.delete("proxy", b"cookie", now_ns())
+        await until(lambda: not held(b), "it is gone on both")
+
+
+@looped
+async def test_a_worker_that_starts_anew_gets_entries_back(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        for number in range(600):
+            put(a, b"%d" % number, "app1")
+        await until(lambda: len(held(b)) == 600, "all are on both")
+        await a.stop()
+        a.start()
+        await in_step(a, b)
+        await filled(a)
+        assert held(a) == held(b)
+        assert len(held(a)) == 600
+
+
+@looped
+async def test_what_both_bound_apart_is_put_together(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        put(a, b"shared", "app1")
+        await until(lambda: bool(held(b)), "it is on both")
+        # b serves as well, and neither hears of the other.
+        a.settings = replace(a.settings, peer="127.0.0.9", port=1)
+        a.desk.tell()
+        await until(lambda: state(a) == "alone", "they are parted")
+        b.primary, b.term = True, a.term + 1
+        b.desk.tell()
+        await until(lambda: sessions(b).primary, "b serves")
+        put(a, b"of-a", "app1")
+        put(a, b"shared", "app1")
+        put(b, b"of-b", "app2")
+        put(b, b"shared", "app2")
+        a.primary = False
+        a.settings = replace(a.settings, peer="127.0.0.2", port=b.settings.port)
+        a.desk.tell()
+        await filled(b)
+        together = {b"shared": "app2", b"of-a": "app1", b"of-b": "app2"}
+        assert held(a) == held(b) == together
+
+
+@looped
+async def test_it_is_shown_on_both_nodes(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        put(a, b"cookie", "app1")
+        await until(lambda: bool(held(b)), "it is on both")
+        for site, states in ((a, {"in-step"}), (b, {"follows"})):
+            answer = await site.ask("/v1/sessions")
+            seen = msgspec.json.decode(answer.body, type=SessionsStatus)
+            assert {seen.replication.state} == states
+            assert [(rule.name, rule.entries) for rule in seen.rules] == [("proxy", 1)]
+            answer = await site.ask("/v1/persistence?rule=proxy&client=cookie")
+            (entry,) = msgspec.json.decode(answer.body, type=Entries).entries
+            assert (entry.client, entry.server) == ("cookie", "app1")
+            assert 50_000 < entry.remaining_ms <= 60_000
+            assert (await site.ask("/v1/persistence?rule=nosuch")).status == 404
+            assert (await site.ask("/v1/persistence?limit=none")).status == 400
+            elsewhere = await site.ask("/v1/peer?what=%2Fv1%2Fpersistence&rule=proxy")
+            assert elsewhere.status == 200
+            assert b"cookie" in elsewhere.body
