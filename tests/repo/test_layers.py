@@ -39,19 +39,22 @@ LAYERS = {
     "twinbeat.__main__": layer("cli.main"),
     "twinbeat.core": layer(),
     "twinbeat.config": layer(
-        "core sessions.rules sync.document sync.lists sync.templates weblog.sources", "msgspec"
+        "core durable sessions.rules sync.document sync.lists sync.templates weblog.sources",
+        "msgspec",
     ),
     # Whoever runs a program of the operator's runs it through this one.
     "twinbeat.programs": layer(),
     # The two languages that nodes speak with others have their frames in common.
     "twinbeat.framing": layer("", "msgspec"),
+    # Whoever replaces a file does so in one way.
+    "twinbeat.durable": layer(),
     # Bytes, for whoever speaks netlink.
     "twinbeat.nlmsg": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core nlmsg", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
-    "twinbeat.sync": layer("core framing programs", "cffi cryptography msgspec"),
+    "twinbeat.sync": layer("core durable framing programs", "cffi cryptography msgspec"),
     "twinbeat.weblog": layer("core framing", "msgspec"),
     # A program of its own, on another machine.
     "twinbeat.weblog.client": layer(
@@ -81,7 +84,7 @@ LAYERS = {
     "twinbeat.api.figures": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core engine health net observe programs sessions.connections "
+        "api config core durable engine health net observe programs sessions.connections "
         "sessions.conntrackd sessions.shown sync.document sync.operation weblog.shown witness",
         "msgspec prometheus_client pyroute2",
     ),
@@ -94,7 +97,9 @@ LAYERS = {
     # Loaded when somebody looks at a live screen, and by nothing else.
     "twinbeat.cli.topscreen": layer("api.text cli", "rich"),
     # Loaded when somebody pairs, and by nothing else.
-    "twinbeat.cli.pair": layer("api.schema cli config sync.identity sync.pairing", "click msgspec"),
+    "twinbeat.cli.pair": layer(
+        "api.schema cli config sync.identity sync.pairing sync.parties", "click msgspec"
+    ),
 }
 
 HEAVY = (

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from twinbeat.framing import Codec
-from twinbeat.sync.connection import Connection, Settings
+from twinbeat.sync.connection import Connection
 from twinbeat.sync.document import Version
+from twinbeat.sync.endpoints import Settings
 from twinbeat.sync.identity import Folder
 from twinbeat.sync.messages import Summary
 from twinbeat.sync.session import Limits, Session

@@ -73,6 +73,34 @@ def test_an_agent_that_dies_leaves_the_outcome_unknown(tmp_path: Path) -> None:
         Client(path).post("/v1/yield", b"{}")
 
 
+@pytest.mark.parametrize("apart", [0, 2, 7])
+def test_an_answer_whose_length_is_said_is_not_waited_for(tmp_path: Path, apart: int) -> None:
+    """Whoever answered may be busy, and closes the connection later."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        body = b'{"a":1}'
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:apart])
+        connection.sendall(body[apart:])
+        until_closed(connection)
+
+    with listener(tmp_path / "s", answer) as path:
+        assert Client(path, timeout_s=5).get("/").body == b'{"a":1}'
+
+
+def test_an_answer_that_ends_too_early_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{")
+
+    with (
+        listener(tmp_path / "s", answer) as path,
+        pytest.raises(UnknownOutcomeError, match="ended before"),
+    ):
+        Client(path, timeout_s=5).get("/")
+
+
 def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
     over = threading.Event()
 

@@ -538,3 +538,8 @@ def test_a_fence_agent_has_to_be_a_program(good: Path, agent: str, said: str) ->
     (problem,) = problems_of(good, offline=False)
     assert problem.key == "fence.agent"
     assert said in str(problem)
+
+
+def test_no_section_takes_a_key_that_it_does_not_have() -> None:
+    """A table that is sound is converted whole: whatever is too much has to be refused by that."""
+    assert all(model.__struct_config__.forbid_unknown_fields for _, model, _ in SECTIONS.values())

@@ -17,18 +17,18 @@ import pytest
 
 from twinbeat.config import keys
 from twinbeat.framing import framed, read_frame
-from twinbeat.sync import identity, pairing
+from twinbeat.sync import claims, identity, pairing, parties, sockets
+from twinbeat.sync.ceremony import Ceremony
+from twinbeat.sync.claims import Claim
 from twinbeat.sync.identity import Folder, generate
-from twinbeat.sync.pairing import (
-    Claim,
+from twinbeat.sync.pairing import pair_dialing, pair_listening
+from twinbeat.sync.parties import (
     Comparison,
     HeartbeatKey,
     Paired,
     PairingError,
     Party,
     Patience,
-    pair_dialing,
-    pair_listening,
 )
 from unit.sync_pair import HERE, PATIENCE_S, Node, introduce, running, until
 
@@ -249,7 +249,7 @@ async def test_pairing_anew_takes_the_place_of_what_was(tmp_path: Path) -> None:
     assert [each.name for each in b.folder.trusted()] == ["a"]
 
 
-class Later(pairing._Ceremony):
+class Later(Ceremony):
     """The next release says more in its claim."""
 
     def _claim(self) -> bytes:
@@ -358,17 +358,17 @@ async def test_nodes_that_are_no_pair_are_told(
     assert isinstance(await listening, Paired)
 
 
-async def dial_as(kind: type[pairing._Ceremony], side: Side, port: int) -> Paired:
+async def dial_as(kind: type[Ceremony], side: Side, port: int) -> Paired:
     """Dial with another's manners."""
-    with pairing._Writing(side.folder, side.party, side.keys) as writing:
+    with parties.Writing(side.folder, side.party, side.keys) as writing:
         connected = await pairing._met(HERE, port)
         return await kind(connected, writing, QUICK, dialed=True).hold(side.ask)
 
 
-def vanishing(after: int) -> type[pairing._Ceremony]:
+def vanishing(after: int) -> type[Ceremony]:
     """One who is gone, without a word, once he has said so many things."""
 
-    class Vanishing(pairing._Ceremony):
+    class Vanishing(Ceremony):
         said = 0
 
         async def _send_raw(self, payload: bytes) -> None:
@@ -408,8 +408,8 @@ async def test_a_listener_that_is_killed_leaves_nothing_behind(tmp_path: Path, a
 
     async def listen() -> None:
         with (
-            pairing._Writing(b.folder, b.party, b.keys) as writing,
-            pairing.bound(HERE, 0) as listener,
+            parties.Writing(b.folder, b.party, b.keys) as writing,
+            sockets.bound(HERE, 0) as listener,
         ):
             listener.listen()
             b.port.set_result(listener.getsockname()[1])
@@ -481,8 +481,8 @@ async def test_passing_on_what_both_say_makes_no_codes_alike(tmp_path: Path) -> 
 
     a.answer = b.answer = compare
     with (
-        pairing._Writing(m.folder, m.party, m.keys) as writing,
-        pairing.bound(HERE, 0) as listener,
+        parties.Writing(m.folder, m.party, m.keys) as writing,
+        sockets.bound(HERE, 0) as listener,
     ):
         listener.listen()
         ends = [
@@ -493,17 +493,17 @@ async def test_passing_on_what_both_say_makes_no_codes_alike(tmp_path: Path) -> 
         to_b = await pairing._met(HERE, await b.port)
         streams = []
         for connected, dialed in ((from_a, False), (to_b, True)):
-            tls = pairing._Ceremony(connected, writing, QUICK, dialed=dialed)._context()
-            streams.append(await pairing.secured(connected, tls, dialed=dialed, within_s=5.0))
+            tls = Ceremony(connected, writing, QUICK, dialed=dialed)._context()
+            streams.append(await sockets.secured(connected, tls, dialed=dialed, within_s=5.0))
         (a_reads, a_writes), (b_reads, b_writes) = streams
-        claims = [
+        both = [
             msgspec.msgpack.decode(await read_frame(reader), type=Claim)
             for reader in (a_reads, b_reads)
         ]
-        for claim, writer in zip(claims, (b_writes, a_writes), strict=True):
+        for claim, writer in zip(both, (b_writes, a_writes), strict=True):
             own = writing.identity.certificate.der
             writer.write(
-                framed(pairing._CODEC.encode(msgspec.structs.replace(claim, certificate=own)))
+                framed(claims.CODEC.encode(msgspec.structs.replace(claim, certificate=own)))
             )
         for reader, writer in ((a_reads, b_writes), (b_reads, a_writes)):
             writer.write(framed(await read_frame(reader)))
@@ -518,7 +518,7 @@ async def test_passing_on_what_both_say_makes_no_codes_alike(tmp_path: Path) -> 
 @asynchronous
 async def test_a_code_is_drawn_from_all_that_was_said() -> None:
     def drawn(*said: bytes, dialed: bool = True) -> bytes:
-        ceremony = pairing._Ceremony(
+        ceremony = Ceremony(
             socket.socket(),
             None,  # type: ignore[arg-type]
             QUICK,
@@ -541,14 +541,14 @@ async def test_a_code_is_drawn_from_all_that_was_said() -> None:
     assert len({plain, *others}) == 7
 
 
-class Pretender(pairing._Ceremony):
+class Pretender(Ceremony):
     """Claims another's certificate as his own."""
 
     borrowed: bytes
 
     def _claim(self) -> bytes:
         claim = msgspec.msgpack.decode(super()._claim(), type=Claim)
-        return pairing._CODEC.encode(msgspec.structs.replace(claim, certificate=self.borrowed))
+        return claims.CODEC.encode(msgspec.structs.replace(claim, certificate=self.borrowed))
 
 
 @asynchronous
@@ -574,8 +574,8 @@ async def test_nobody_passes_on_the_listener_s_certificate(tmp_path: Path) -> No
     before = a.state()
     borrowed = b.folder.make_own("b", time.time()).certificate.der
     with (
-        pairing._Writing(m.folder, m.party, m.keys) as writing,
-        pairing.bound(HERE, 0) as listener,
+        parties.Writing(m.folder, m.party, m.keys) as writing,
+        sockets.bound(HERE, 0) as listener,
     ):
         listener.listen()
         dialing = asyncio.create_task(outcome(a.dial(listener.getsockname()[1])))
@@ -590,12 +590,12 @@ async def test_nobody_passes_on_the_listener_s_certificate(tmp_path: Path) -> No
     assert a.state() == before
 
 
-class Grinder(pairing._Ceremony):
+class Grinder(Ceremony):
     """Chooses his nonce when he has seen the other's."""
 
     async def _send(self, message: msgspec.Struct) -> None:
-        if isinstance(message, pairing.Reveal):
-            message = pairing.Reveal(nonce=bytes(32))
+        if isinstance(message, claims.Reveal):
+            message = claims.Reveal(nonce=bytes(32))
         await super()._send(message)
 
 
@@ -618,7 +618,7 @@ async def test_nothing_is_revealed_before_the_other_has_committed_himself(tmp_pa
     b = Side(tmp_path, 1)
     patience = Patience(meet_s=2 * PATIENCE_S, step_s=0.2)
     listening = asyncio.create_task(outcome(b.listen(patience)))
-    tls = pairing._Ceremony(
+    tls = Ceremony(
         socket.socket(),
         None,
         QUICK,
@@ -629,9 +629,9 @@ async def test_nothing_is_revealed_before_the_other_has_committed_himself(tmp_pa
     reader, writer = await asyncio.open_connection(
         HERE, await b.port, ssl=context, server_hostname=""
     )
-    said = [pairing._CODEC.decode(await read_frame(reader))]
-    said.append(pairing._CODEC.decode(await read_frame(reader)))
-    assert [type(each) for each in said] == [Claim, pairing.Stop]
+    said = [claims.CODEC.decode(await read_frame(reader))]
+    said.append(claims.CODEC.decode(await read_frame(reader)))
+    assert [type(each) for each in said] == [Claim, claims.Stop]
     writer.close()
     assert "0.2 s" in b.away[0]
     listening.cancel()
@@ -662,7 +662,7 @@ async def test_who_guesses_has_one_guess(tmp_path: Path) -> None:
 
 def test_codes_are_spread_evenly() -> None:
     rng = random.Random(7)
-    drawn = [pairing._code(rng.randbytes(32)).replace(" ", "") for _ in range(10_000)]
+    drawn = [claims.code_of(rng.randbytes(32)).replace(" ", "") for _ in range(10_000)]
     assert len(set(drawn)) > 9_990
     for place in range(8):
         counts = [sum(code[place] == str(digit) for code in drawn) for digit in range(10)]
@@ -670,10 +670,10 @@ def test_codes_are_spread_evenly() -> None:
 
 
 def test_what_a_code_is_drawn_from_cannot_be_shifted() -> None:
-    assert pairing._hashed("x", b"ab", b"c") != pairing._hashed("x", b"a", b"bc")
-    assert pairing._hashed("x", b"a") != pairing._hashed("y", b"a")
+    assert claims.hashed("x", b"ab", b"c") != claims.hashed("x", b"a", b"bc")
+    assert claims.hashed("x", b"a") != claims.hashed("y", b"a")
     nonce = bytes(32)
-    assert pairing._commitment(nonce, dialed=True) != pairing._commitment(nonce, dialed=False)
+    assert claims.commitment(nonce, dialed=True) != claims.commitment(nonce, dialed=False)
 
 
 @asynchronous
@@ -723,8 +723,8 @@ async def test_broken_claims_are_turned_away_and_no_more(tmp_path: Path) -> None
         certificate=generate("m", time.time()).certificate.der,
         commitment=bytes(32),
     )
-    good = pairing._CODEC.encode(sample)
-    maker = pairing._Ceremony(socket.socket(), None, QUICK, dialed=True)  # type: ignore[arg-type]
+    good = claims.CODEC.encode(sample)
+    maker = Ceremony(socket.socket(), None, QUICK, dialed=True)  # type: ignore[arg-type]
     context = maker._context()
     maker.drop()
     for attempt in range(60):
@@ -799,9 +799,9 @@ def test_no_secret_goes_where_it_can_be_read(
     asyncio.run(run())
     secret = bytes(range(40, 56))
     shown += [
-        repr(pairing.Hand(id=1, secret=secret)),
-        repr(pairing.Reveal(nonce=secret * 2)),
-        str([pairing.Hand(id=1, secret=secret)]),
+        repr(claims.Hand(id=1, secret=secret)),
+        repr(claims.Reveal(nonce=secret * 2)),
+        str([claims.Hand(id=1, secret=secret)]),
     ]
     marks += [repr(secret)[2:-1], secret.hex()]
     shown += [record.getMessage() + repr(record.__dict__) for record in caplog.records]

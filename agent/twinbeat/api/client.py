@@ -95,9 +95,8 @@ class Client:
             self._send(connection, method, target, body, deadline)
             with self._telling():
                 status, start, size = self._head(connection, deadline)
-                if size is not None and len(start) >= size:
-                    return Response(status, start[:size])  # All of it came with the head.
-                return Response(status, start + self._rest(connection, deadline))
+                missing = None if size is None else size - len(start)
+                return Response(status, start + self._rest(connection, deadline, missing))
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -153,12 +152,19 @@ class Client:
         said = _LENGTH.search(head)
         return int(words[1]), body, int(said[1]) if said else None
 
-    def _rest(self, connection: socket.socket, deadline: float | None) -> bytes:
+    def _rest(
+        self, connection: socket.socket, deadline: float | None, missing: int | None = None
+    ) -> bytes:
+        """So many bytes more; None: until the agent ends it."""
         parts: list[bytes] = []
         size = 0
         while size <= _ANSWER_MAX:
+            if missing is not None and size >= missing:
+                return b"".join(parts)
             connection.settimeout(None if deadline is None else _left(deadline))
             more = connection.recv(_CHUNK)
+            if not more and missing is not None:
+                raise UnknownOutcomeError("the connection ended before the answer did")
             if not more:
                 return b"".join(parts)
             parts.append(more)

@@ -16,16 +16,8 @@ from twinbeat.config.keys import check_keys, new_key, store_key
 from twinbeat.config.model import Config
 from twinbeat.config.problems import Findings
 from twinbeat.sync.identity import Folder
-from twinbeat.sync.pairing import (
-    Ask,
-    Comparison,
-    HeartbeatKey,
-    Paired,
-    PairingError,
-    Party,
-    pair_dialing,
-    pair_listening,
-)
+from twinbeat.sync.pairing import pair_dialing, pair_listening
+from twinbeat.sync.parties import Ask, Comparison, HeartbeatKey, Paired, PairingError, Party
 
 
 class KeyFiles:

@@ -88,6 +88,11 @@ class Examiner:
         """Whatever the file refers to may be another now."""
         self._parsed = self._found = None
 
+    @property
+    def found(self) -> Config | None:
+        """The configuration of what was examined last, if nothing is wrong with it."""
+        return None if self._found is None else self._found[3]
+
     def problems_of(self, tables: Tables, name: str) -> list[Problem]:
         """What a document of these tables would be refused for. ``name`` is what it is called."""
         try:

@@ -16,6 +16,7 @@ from typing import Final
 from twinbeat.config.model import Config
 from twinbeat.config.nodes import KEYS_MAX
 from twinbeat.config.problems import AboutFile, ConfigError, Findings
+from twinbeat.durable import sync_directory
 
 KEY_BYTES: Final = 16
 CHOSEN: Final = "send"
@@ -233,11 +234,7 @@ def _written(directory: Path, name: str, line: str, *, mode: int) -> Iterator[Pa
         yield fresh
     finally:
         fresh.unlink(missing_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory)
 
 
 def new_key() -> str:

@@ -84,14 +84,20 @@ class Host:
     """This machine, asked once for each thing: made anew for each configuration it is to check."""
 
     def __init__(self) -> None:
+        self._names: list[tuple[int, str]] | None = None
         self._interfaces: dict[str, str] | None = None
         self._devices: dict[str, Device] = {}
 
     def interfaces(self) -> dict[str, str]:
         """Name and MAC address of every interface; no MAC is an empty string."""
         if self._interfaces is None:
-            self._interfaces = {name: _mac(name) for _, name in socket.if_nameindex()}
+            self._interfaces = {name: _mac(name) for _, name in self._named()}
         return self._interfaces
+
+    def _named(self) -> list[tuple[int, str]]:
+        if self._names is None:
+            self._names = socket.if_nameindex()
+        return self._names
 
     def device(self, name: str) -> Device:
         """From /sys: what sort of interface this is."""
@@ -113,7 +119,7 @@ class Host:
 
     def addresses(self) -> list[Address]:
         """Every address assigned, or none where netlink can't be asked."""
-        names = dict(socket.if_nameindex())
+        names = dict(self._named())
         found = []
         try:
             for index, prefix, packed in _dump_addresses():

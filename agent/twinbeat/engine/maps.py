@@ -326,12 +326,13 @@ class Maps:
             else:
                 four[socket.inet_pton(socket.AF_INET, text)] = values[vip]
         self._sync("vips4", four)
-        # The programs look up only what the sieve lets through: it has to know an address first,
-        # and to forget it last.
-        wanted = sieve_of(six)
-        self._let_through(self._sieve() | wanted)
-        self._sync("vips6", six)
-        self._let_through(wanted)
+        if six != self._written.get("vips6"):
+            # The programs look up only what the sieve lets through: it has to know an address
+            # first, and to forget it last.
+            wanted = sieve_of(six)
+            self._let_through(self._sieve() | wanted)
+            self._sync("vips6", six)
+            self._let_through(wanted)
         self._vips = dict(vips)
 
     def _sieve(self) -> int:

@@ -355,6 +355,7 @@ class App:
             store=self._store,
             machine=self._machine,
             put=self._reloader.put,
+            foresee=self._reloader.foresee,
         )
         self._workers = workers = WorkerDesk(
             self._paths.run / "worker.sock",

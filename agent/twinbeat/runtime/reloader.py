@@ -64,6 +64,8 @@ class Reloader:
     reloaded: Callable[[], None]
     """Told when it is over."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _planned: tuple[Config, Config, Plan] | None = None
+    """What is to be done to get from the one to the other."""
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -164,7 +166,17 @@ class Reloader:
             keys, options = load_keys(wanted), load_options(wanted.fence, wanted.path)
         if keep is not None:
             keep()
-        return found, plan(running, wanted), keys, options
+        planned = self._planned
+        if planned is None or planned[0] is not running or planned[1] is not wanted:
+            planned = running, wanted, plan(running, wanted)
+        self._planned = None
+        return found, planned[2], keys, options
+
+    def foresee(self) -> None:
+        """Think through what was examined last, while nobody waits for it. Blocking."""
+        running, wanted = self.current.file, self.examiner.found
+        if wanted is not None:
+            self._planned = running, wanted, plan(running, wanted)
 
     def _check_rotation(self, config: Config, keys: tuple[Key, ...]) -> None:
         """Raises ConfigError if these keys would cut the pair."""

@@ -44,13 +44,22 @@ class Shared:
     """What the worker is told and answered about documents."""
 
     def __init__(
-        self, *, current: Current, examiner: Examiner, store: Store, machine: Machine, put: Put
+        self,
+        *,
+        current: Current,
+        examiner: Examiner,
+        store: Store,
+        machine: Machine,
+        put: Put,
+        foresee: Callable[[], None],
     ) -> None:
+        """``foresee`` is that of the `Reloader`."""
         self._current = current
         self._examiner = examiner
         self._store = store
         self._machine = machine
         self._put = put
+        self._foresee = foresee
         self._connections: tuple[Config, ConnectionSettings] | None = None
         """What was made of which configuration."""
 
@@ -94,6 +103,8 @@ class Shared:
     async def check(self, tables: Tables) -> tuple[Problem, ...]:
         """Why a document of these tables could not be put in force here."""
         found = await asyncio.to_thread(self._examiner.problems_of, tables, CHECKED)
+        if not found:
+            asyncio.get_running_loop().run_in_executor(None, self._foresee)
         return told(found)
 
     async def apply(self, document: Document) -> tuple[bool, tuple[Problem, ...]]:

@@ -84,7 +84,7 @@ class Stage:
         await asyncio.to_thread(
             xdp.attach_xdp, receiver.index, self._link_program, name_of=self._maps.program_name
         )
-        ports = _ports_of(self._config)
+        ports = wiring.port_names(self._config)
         links = {section.interface for section in self._links}
         for name in lowest_first(ports | links):
             self.guarded[name] = Guarded(name=name, serves=name in ports)
@@ -107,7 +107,7 @@ class Stage:
         Raises one of REFUSALS, having taken back what it put there.
         """
         async with self._lock:
-            names = _interfaces_of(links)
+            names = wiring.link_names(links)
             new = [name for name in lowest_first(names) if name not in self.guarded]
             try:
                 for name in new:
@@ -139,7 +139,7 @@ class Stage:
             await self._release(links)
 
     async def _release(self, links: Sequence[LinkSection]) -> None:
-        wanted = _interfaces_of(links)
+        wanted = wiring.link_names(links)
         for one in list(self.guarded.values()):
             if one.serves or one.name in wanted:
                 continue
@@ -184,7 +184,7 @@ class Stage:
     async def _guard_ports(self, config: Config) -> None:
         """Our programs on ports that are to come. Raises one of REFUSALS."""
         guarded = {one.name for one in self.guarded.values() if one.serves}
-        for name in lowest_first(_ports_of(config) - guarded):
+        for name in lowest_first(wiring.port_names(config) - guarded):
             one = self.guarded.get(name)
             if one is None:
                 one = self.guarded[name] = Guarded(name=name, serves=True)
@@ -199,7 +199,7 @@ class Stage:
     async def _settle(self, config: Config) -> None:
         """Nothing but what this configuration serves is behind the gate, and on ports of ours."""
         fill_maps(self._maps, config)
-        wanted = _ports_of(config)
+        wanted = wiring.port_names(config)
         for one in self.guarded.values():
             if one.serves and one.name not in wanted:
                 one.serves = False
@@ -385,7 +385,7 @@ class Stage:
     def _bond_changed(self, port: Interface) -> None:
         """A port of a bond came or went: heartbeats come in by the index of the port."""
         before = self._bond_ports.get(port.index, 0)
-        links = {self.guarded[name].index for name in _interfaces_of(self._links)}
+        links = {self.guarded[name].index for name in wiring.link_names(self._links)}
         now = port.master if port.master in links else 0
         if now == before:
             return
@@ -468,7 +468,7 @@ class Stage:
                     continue
                 if not stood:
                     log.warning("the gate stands on %s again", name)
-                    if name in _interfaces_of(self._links):
+                    if name in wiring.link_names(self._links):
                         self._watchers.link_restored(name)
                 if mended and one.serves:
                     self._watchers.gate_restored(name)
@@ -493,15 +493,6 @@ class Stage:
         if one.serves:
             await self._assign(self._config)
         return True
-
-
-def _ports_of(config: Config) -> set[str]:
-    """The interfaces over which traffic to shared addresses may come in."""
-    return {name for section in config.vrids for name in wiring.uplinks(section)}
-
-
-def _interfaces_of(links: Sequence[LinkSection]) -> list[str]:
-    return list(dict.fromkeys(section.interface for section in links))
 
 
 def _program(maps: Maps, pin: str) -> xdp.Program:

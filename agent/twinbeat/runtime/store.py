@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +22,12 @@ import msgspec
 
 from twinbeat.config.inforce import COPY
 from twinbeat.core.types import FOREVER, SECOND, Admin, Durable, Intervals, TermBlock, Wish
+from twinbeat.durable import TEMPORARY, replace_file, sync_directory
 from twinbeat.sync.document import Document
 
 STATE_DIRECTORY: Final = Path("/var/lib/twinbeat")
 SCHEMA: Final = 1
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_TEMPORARY: Final = ".new"
 
 
 class TermsFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,25 +123,9 @@ def boot_id() -> str:
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o600, at_once: bool = True) -> None:
-    """Replace a file so that a power cut leaves the old content or the new one.
-
-    Without `at_once` a cut may leave the old one though this has returned, until the file system
-    writes its journal the next time: for what is written again a second later, and so is synced by
-    then. Raises StoreError naming the file.
-    """
-    temporary = path.with_name(path.name + _TEMPORARY)
+    """`durable.replace_file`. Raises StoreError naming the file."""
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
-        )
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
+        replace_file(path, content, mode=mode, at_once=False)
     except OSError as error:
         raise StoreError(refused(f"writing {path}", error)) from error
     if at_once:
@@ -151,11 +134,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, at_once: bool 
 
 def _sync_directory(path: Path) -> None:
     try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path)
     except OSError as error:
         raise StoreError(refused(f"syncing {path}", error)) from error
 
@@ -315,7 +294,7 @@ class Store:
         """Make the directory and remove what a power cut left half-written; raises StoreError."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for leftover in self.directory.glob(f"*{_TEMPORARY}"):
+            for leftover in self.directory.glob(f"*{TEMPORARY}"):
                 leftover.unlink()
         except OSError as error:
             raise StoreError(refused(f"preparing {self.directory}", error)) from error

@@ -279,6 +279,16 @@ def uplinks(section: VridSection) -> tuple[str, ...]:
     return (section.interface, *section.uplinks)
 
 
+def port_names(config: Config) -> set[str]:
+    """The interfaces over which traffic to shared addresses may come in."""
+    return {name for section in config.vrids for name in uplinks(section)}
+
+
+def link_names(links: Sequence[LinkSection]) -> list[str]:
+    """Those that links run over, each once."""
+    return list(dict.fromkeys(section.interface for section in links))
+
+
 def fixed_neighbours(config: Config, port: str) -> frozenset[Address]:
     """Those configured for a port, and the gateways of routes that may lie behind it."""
     configured = {

@@ -31,84 +31,27 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
-from twinbeat.framing import Codec, WireError, framed, read_frame
+from twinbeat.framing import Codec, WireError
+from twinbeat.sync.endpoints import QUEUES, ConnectionStatus, Settings
+from twinbeat.sync.greeting import introduced
 from twinbeat.sync.identity import Certificate, Folder, IdentityError, examine
-from twinbeat.sync.session import CODES, Limits, Session, SessionOverError, drop
+from twinbeat.sync.session import CODES, Session, SessionOverError, drop
 from twinbeat.sync.shown import printable
 from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
 from twinbeat.sync.tls import Cabinet, Credentials, failure
-from twinbeat.sync.wire import HELLO_MAX, PORT, Bye, Hello, Renew, Renewed
+from twinbeat.sync.wire import Hello, Renew, Renewed
 from twinbeat.sync.wire import codec as language
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_S: Final = 5.0
-DIAL_ANYWAY_S: Final = 10.0
 PENDING_MAX: Final = 8
 PAUSE_MIN_S: Final = 0.1
-PAUSE_MAX_S: Final = 5.0
 STOOD_S: Final = 1.0
 """A session that stood so long was none of a row of failures."""
 
 Handler = Callable[[Session], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where the peer is, and who this node is."""
-
-    node: int
-    """Index of this node."""
-    pair: int
-    peer: str
-    """Address of the other worker. Empty: it is only listened for."""
-    port: int = PORT
-    """Of this worker; 0 = any that is free."""
-    peer_port: int = PORT
-    listen: str = ""
-    """Own address, to listen at and to dial from. Empty: every one."""
-    interface: str = ""
-    """Nothing leaves or comes but over this one, so that bulk keeps off the heartbeats' links."""
-    limits: Limits = field(default_factory=Limits)
-    handshake_s: float = HANDSHAKE_S
-    dial_anyway_s: float = DIAL_ANYWAY_S
-    pause_max_s: float = PAUSE_MAX_S
-    look_s: float = 1.0
-    """How often the files of the identity are looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionStatus:
-    """How things stand, for `show sync` and the metrics."""
-
-    state: str
-    """unpaired, away or connected."""
-    why: str
-    """Why not connected: a sentence; empty when it is."""
-    since_s: float
-    """Unix time of the session's beginning, or of the last one's end."""
-    port: int
-    """That is listened at; 0 = none."""
-    peer_name: str = ""
-    peer_build: str = ""
-    version: int = 0
-    """Spoken by both."""
-    round_trip_ns: int = 0
-    waiting: dict[str, int]
-    """Messages in each queue: send, bulk, receive."""
-    arriving: tuple[int, int] = (0, 0)
-    """Bytes of a large message that have come, and that there will be."""
-    own_ends_s: int = 0
-    """Unix time at which the certificate in use is over; 0 = there is none."""
-    peer_ends_s: int = 0
-    renewing: bool = False
-    """A successor of this node's certificate waits to be acknowledged."""
-    counts: dict[tuple[str, str], int]
-    """(what, which): established, refused, left, ended, failed, dropped, waited, skipped, messages,
-    bytes. All only grow."""
 
 
 class Connection:
@@ -395,7 +338,8 @@ class Connection:
             certificate = credentials.peer_of(shown)
             if await asyncio.to_thread(self._folder.was_used, certificate.fingerprint):
                 self._log("certificate_renewed", "The peer uses its new certificate.")
-            hello, version = await self._introduced(reader, writer)
+            own = self._hello(self._codec.versions)
+            hello, version = await introduced(self._codec, own, reader, writer)
         except IdentityError as error:
             drop(writer)
             raise WireError("identity", error.sentence) from None
@@ -418,29 +362,6 @@ class Connection:
             dialed=dialed,
             renewing=self._renewing,
         )
-
-    async def _introduced(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[Hello, int]:
-        """The peer's hello and the version that both speak."""
-        own = self._hello(self._codec.versions)
-        writer.write(framed(self._codec.encode(own)))
-        await writer.drain()
-        try:
-            said = self._codec.decode(await read_frame(reader, HELLO_MAX))
-            if isinstance(said, Bye):
-                raise WireError(
-                    said.code if said.code in CODES else "other",
-                    f"The peer said: {printable(said.sentence)}",
-                )
-            if not isinstance(said, Hello):
-                raise WireError("malformed", "The peer did not begin with a hello.")
-            return said, agreed(own, said)
-        except WireError as error:
-            if error.code in {"ended", "truncated"}:
-                raise failure(EOFError()) from None
-            await _part(self._codec, writer, error)
-            raise
 
     def _established(self, session: Session) -> bool:
         """A session is there; whether it stays."""
@@ -574,30 +495,3 @@ class Connection:
     ) -> None:
         fields = {"event": event} | ({"reason": reason} if reason else {})
         log.log(level, "%s", sentence, extra={"fields": fields})
-
-
-QUEUES: Final = ("send", "bulk", "receive")
-
-
-def agreed(own: Hello, peer: Hello) -> int:
-    """The version that both speak. Raises WireError when these two can't be a pair."""
-    if peer.pair != own.pair:
-        raise WireError("pair", f"This is pair {own.pair}, and there is pair {peer.pair}.")
-    if peer.node == own.node:
-        raise WireError("node", f"Both nodes have index {own.node}; one must have the other.")
-    version = min(own.versions[1], peer.versions[1])
-    if version < max(own.versions[0], peer.versions[0]):
-        ours, theirs = "-".join(map(str, own.versions)), "-".join(map(str, peer.versions))
-        raise WireError(
-            "version", f"Versions {ours} are spoken here and {theirs} there: upgrade the older one."
-        )
-    return version
-
-
-async def _part(codec: Codec, writer: asyncio.StreamWriter, error: WireError) -> None:
-    """Say why, in the hope that it arrives."""
-    with contextlib.suppress(OSError):
-        writer.write(framed(codec.encode(Bye(code=error.code, sentence=error.sentence))))
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()

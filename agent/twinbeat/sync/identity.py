@@ -39,6 +39,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from twinbeat.durable import sync_directory
+
 LIFE_DAYS: Final = 1095
 """Three years. It is renewed when a third of that is left, so a pair has a year for it."""
 BACKDATED_DAYS: Final = 30
@@ -387,7 +389,7 @@ class Folder:
             if ends:
                 (self.path / ends).unlink(missing_ok=True)
             fresh.rename(self.path / name)
-            self._settle()
+            sync_directory(self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink()
@@ -406,7 +408,7 @@ class Folder:
     def _rename(self, name: str, to: str) -> None:
         try:
             (self.path / name).rename(self.path / to)
-            self._settle()
+            sync_directory(self.path)
         except OSError as error:
             sentence = f"{self.path / name} can't become {to}: {error.strerror}."
             raise IdentityError("file", sentence) from None
@@ -415,15 +417,7 @@ class Folder:
         try:
             (self.path / name).unlink(missing_ok=True)
             if self.path.exists():
-                self._settle()
+                sync_directory(self.path)
         except OSError as error:
             sentence = f"{self.path / name} can't be removed: {error.strerror}."
             raise IdentityError("file", sentence) from None
-
-    def _settle(self) -> None:
-        """What a rename did is on the disk."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -93,7 +93,7 @@ from twinbeat.sync.parts import (
     Waiting,
     moments_of,
 )
-from twinbeat.sync.reasons import named, outcome, sentence
+from twinbeat.sync.reasons import named, outcome
 from twinbeat.sync.synchronizer import Decision
 from twinbeat.sync.taker import Taker
 
@@ -239,31 +239,6 @@ class Propagation(Desk, Participant, Taker):
                 Answer(outcome=outcome(waiting.request.request, State.UNDECIDED, "forward_lost"))
             )
         self.forwarded = ()
-
-    # -- what the operator forces ------------------------------------------------------------------
-
-    def force_refused(self, *, adopt: bool = False) -> tuple[str, str] | None:
-        """Why the operator can't force a synchronization now: code and sentence, or None."""
-        code, where = "", ""
-        if self.peer is None or self.current is None:
-            code = "sync_unreachable"
-        elif not (self.sync and self.peer.sync):
-            code, where = "sync_disabled", "the peer" if self.sync else "this node"
-        elif self.taking is not None:
-            code = "sync_under_way"
-        elif adopt and self.decision() is not Decision.CONFLICT:
-            code = "nothing_to_adopt"
-        return (code, sentence(code, where=where)) if code else None
-
-    def _forced(self, adopt: bool) -> None:
-        if self.force_refused(adopt=adopt) is not None:
-            return
-        self.adopting = adopt
-        self.refused, self.refused_retry_ns = None, 0
-        if self.primary and not adopt:
-            self._send(Pull())
-        else:
-            self.refresh = True
 
     # -- messages and results ----------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,6 +17,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from twinbeat.durable import replace_file
 from twinbeat.sync.beneath import troubles
 from twinbeat.sync.files import Known
 from twinbeat.sync.manifest import ENTRIES_MAX
@@ -100,23 +100,7 @@ class Memory:
         path = self._path(remembered.name)
         with troubles(str(path)):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
-            data = msgspec.msgpack.encode(remembered)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(temporary, flags, 0o600)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.rename(path)
-            above = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(above)
-            finally:
-                os.close(above)
+            replace_file(path, msgspec.msgpack.encode(remembered))
 
     def _path(self, name: str) -> Path:
         # A list's name is for people, and may be anything.

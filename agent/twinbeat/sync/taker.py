@@ -13,7 +13,7 @@ from twinbeat.sync import events as ev
 from twinbeat.sync.document import Document, Done, fingerprint
 from twinbeat.sync.effects import Check, Level, RunCommand, StoreAdopt
 from twinbeat.sync.ground import Ground
-from twinbeat.sync.messages import Want
+from twinbeat.sync.messages import Pull, Want
 from twinbeat.sync.operation import Outcome, Problem, State
 from twinbeat.sync.parts import REFUSED_NS, TAKE_NS, Phase, Result, Taking, mark
 from twinbeat.sync.reasons import named, outcome, sentence
@@ -23,6 +23,33 @@ from twinbeat.sync.synchronizer import Decision, lost, owed
 @dataclass(slots=True, kw_only=True)
 class Taker(Ground):
     """What a node does about a document that rules over its own."""
+
+    # -- what the operator forces ------------------------------------------------------------------
+
+    def force_refused(self, *, adopt: bool = False) -> tuple[str, str] | None:
+        """Why the operator can't force a synchronization now: code and sentence, or None."""
+        code, where = "", ""
+        if self.peer is None or self.current is None:
+            code = "sync_unreachable"
+        elif not (self.sync and self.peer.sync):
+            code, where = "sync_disabled", "the peer" if self.sync else "this node"
+        elif self.taking is not None:
+            code = "sync_under_way"
+        elif adopt and self.decision() is not Decision.CONFLICT:
+            code = "nothing_to_adopt"
+        return (code, sentence(code, where=where)) if code else None
+
+    def _forced(self, adopt: bool) -> None:
+        if self.force_refused(adopt=adopt) is not None:
+            return
+        self.adopting = adopt
+        self.refused, self.refused_retry_ns = None, 0
+        if self.primary and not adopt:
+            self._send(Pull())
+        else:
+            self.refresh = True
+
+    # -- taking over -------------------------------------------------------------------------------
 
     def _take(self, now_ns: int) -> None:
         """Asks for the peer's document, if that is the one that rules."""

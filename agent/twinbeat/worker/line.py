@@ -20,7 +20,8 @@ from typing import Final
 from twinbeat import __version__
 from twinbeat.api.http import problem
 from twinbeat.api.worker import Standing, SyncSettings
-from twinbeat.sync.connection import Connection, ConnectionStatus, Settings
+from twinbeat.sync.connection import Connection
+from twinbeat.sync.endpoints import ConnectionStatus, Settings
 from twinbeat.sync.identity import Certificate, Folder, IdentityError
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import ANSWER_MAX, Hello, Read, ReadAnswer, Traffic

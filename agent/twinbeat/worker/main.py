@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -46,6 +47,8 @@ TELL_S: Final = 0.1
 """The daemon hears of what has changed so much later: once for all steps of a change."""
 FILES_TELL_S: Final = 0.25
 """Of lists of files that stand otherwise, so much later."""
+GC_THRESHOLDS: Final = (20_000, 20, 20)
+"""As for the agent: next to no garbage is cyclic, and a change makes thousands of objects."""
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -227,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"twinbeat-worker {__version__}")
     options = parser.parse_args(arguments)
     sink = set_up("auto", name="twinbeat-worker")
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         if options.remove:
             asyncio.run(remove())
