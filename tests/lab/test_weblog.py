@@ -18,7 +18,7 @@ from twinlab.shell import wait_for
 from lab import watching
 
 LAB_OPTIONS = plan.Options(profile="balanced", settings=(*watching.STEADY, "keys.send=0"))
-STOPPED_S = 3.0
+STOPPED_S = 1.5
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_no_record_is_lost_or_written_twice(ground: weblog.Ground, kind: str) ->
         wait_for(
             lambda: len(ground.third.lines()) > before + weblog.RATE // 4, "records", timeout_s=20
         )
-        ground.fail(kind, for_s=0.5)
+        ground.fail(kind, for_s=0.3)
     found = judged(ground, watch)
     assert found.faults == []
     said = weblog.asked()

@@ -30,6 +30,7 @@ HAPROXY = (
     b"haproxy[7]: 198.51.100.4:5123 [23/Nov/2026:22:30:01.123] web~ pool/s1 0/0/1/2/3 200 99 - - "
     b'---- 1/1/0/0/0 0/0 {www|x} "POST /login HTTP/2.0"'
 )
+SYSLOG = b"<190>2026-11-23T21:00:01.123+00:00 web1 nginx - "
 AT = 1_795_500_000  # 2026-11-24T06:00:00Z
 NGINX = Source("web", "nginx", "")
 
@@ -139,13 +140,22 @@ def test_a_format_of_nginx_s_own(tmp_path: Path) -> None:
         ("apache", "%v:%p %h %l %u %t \"%r\" %>s %O", b"w:80 ::1 - - [23/Nov/2026:22:30:01 +0130] "
          b'"GET / HTTP/1.1" 304 7', b"::1 304 GET"),
         ("haproxy", "httplog", HAPROXY.partition(b": ")[2], b"198.51.100.4 200 POST"),
-        ("syslog", "combined", COMBINED, b"203.0.113.9 200 GET"),
-        ("syslog", "$remote_addr|$status|$request_method", b"::1|204|PUT", b"::1 204 PUT"),
+        ("syslog", "combined", SYSLOG + COMBINED, b"203.0.113.9 200 GET"),
+        ("syslog", "$remote_addr|$status|$request_method", SYSLOG + b"::1|204|PUT",
+         b"::1 204 PUT"),
+        ("syslog", "[$status]", SYSLOG + b"[301]", b"- 301 -"),
     ],
 )  # fmt: skip
 def test_other_sources(tmp_path: Path, kind: str, form: str, line: bytes, wanted: bytes) -> None:
     found = written(tmp_path, 'logFormat "%a %s %m"', line, source=Source("s", kind, form))
     assert found == wanted + b"\n"
+
+
+def test_what_came_by_syslog_has_its_time(tmp_path: Path) -> None:
+    block = 'logFormat "%{%H:%M:%S}t %L"'
+    line = SYSLOG + b"what happened"
+    found = written(tmp_path, block, line, STRANGE, source=Source("s", "syslog", ""))
+    assert found == b"22:00:01 " + line + b"\n" + STRANGE + b"\n"
 
 
 def test_formats_that_can_t_be_read_say_why() -> None:
@@ -155,6 +165,7 @@ def test_formats_that_can_t_be_read_say_why() -> None:
         ("nginx", "conbined", "none of"),
         ("haproxy", "tcplog", "none of"),
         ("nginx", "$" * 5000, "characters"),
+        ("apache", "%{a}t %{b}t %{c}t %h", "blanks"),
     ):
         with pytest.raises(FormatError, match=said):
             layout(kind, form)
@@ -164,9 +175,15 @@ def test_a_line_takes_no_time_that_grows_with_its_square() -> None:
     form = layout("nginx", '$host "$request" $upstream_addr $upstream_status $status')
     reader = form.reader(("host", "status", "path"))
     began = time.process_time()
-    hostile = b'h "' + b"GET " * 8000 + b'" ' + b"1 " * 8000 + b"x"
+    line = b'h "GET / HTTP/1.1" 10.0.0.1:80, 10.0.0.2:80 : 10.0.0.3:80 502 200 x'
+    assert reader.rows(line + b"\n", 1) == [(line, b"h", b"200 x", b"/")]
+    hostile = b'h "' + b"GET " * 8000 + b'" ' + b", " * 8000 + b" : " * 8000
     reader.rows(hostile + b"\n", 1)
-    reader.rows(b'"' * 30000 + b"\n", 1)
+    reader.rows(b'"' * 60000 + b"\n", 1)
+    reader.rows(b'h "' + b"\\" * 60000 + b"\n", 1)
+    reader = layout("haproxy", "").reader(("status", "path"))
+    reader.rows(b"1:2 [x] f b/s 0 200 1 " + b' "' * 30000 + b"\n", 1)
+    reader.rows(HAPROXY.partition(b" {")[0] + b" {" + b' "x' * 20000 + b"\n", 1)
     assert time.process_time() - began < 2
 
 
@@ -309,6 +326,7 @@ def test_moments_of_all_sources_are_understood() -> None:
         ("clf", b"23/Nov/2026:16:00:01 -0500"),
         ("iso", b"2026-11-23T22:00:01+01:00"),
         ("iso", b"2026-11-23T21:00:01Z"),
+        ("iso", b"2026-11-23T21:00:01.5+00:00"),
         ("epoch", str(want).encode() + b".123"),
         ("haproxy", b"23/Nov/2026:22:00:01.999"),
     ):

@@ -82,6 +82,15 @@ def test_two_nodes_with_one_name_are_refused() -> None:
         pair.arrive("a", "b", (), 1.0)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J"])
+def test_names_that_would_spoil_a_log_are_refused(name: str) -> None:
+    pair = Pair("1", {}, 0.0)
+    with pytest.raises(RefusedError):
+        pair.arrive(name, "b", (), 0.0)
+    with pytest.raises(RefusedError):
+        pair.arrive("a", "b", (stream(name, 1, 3),), 0.0)
+
+
 def test_an_epoch_waits_for_the_end_of_the_one_before() -> None:
     pair = pair_of(stream("a", 1, 4), stream("a", 2, 2))
     assert [each.epoch for each in pair.wanted("a", 0.0)] == [1]

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from repo import project
 from twinbeat.api.client import Client as Asking
 from twinbeat.api.client import ClientError
 from twinbeat.sync.identity import Folder
@@ -344,8 +346,12 @@ def test_gaps_are_told(tmp_path: Path) -> None:
             await node.add(records("a", 1, 10, lines(10, 5)))
         await machine.start()
         await until(lambda: machine.written() == lines(10, 5))
-        assert (await machine.status())["lost"] == {"full": 10}
-        assert "records 0 to 9 of node a (pair 1, epoch 1) can't be had any more" in machine.log()
+        await machine.until_status(lambda said: said["lost"] == {"full": 10})
+        await until(
+            lambda: (
+                "records 0 to 9 of node a (pair 1, epoch 1) can't be had any more" in machine.log()
+            )
+        )
 
     played(tmp_path, play)
 
@@ -421,5 +427,67 @@ def test_two_clients_do_not_write_at_once(tmp_path: Path) -> None:
         code, _, error = await machine.run("start", "--foreground")
         assert code == 1
         assert "another" in error
+
+    played(tmp_path, play)
+
+
+def test_pairs_with_one_number_are_told_apart(tmp_path: Path) -> None:
+    async def play(machine: Machine, a: Node, b: Node) -> None:
+        east = Node(tmp_path / "east", "a", "b", machine.allowed)
+        async with east:
+            for node, name in ((a, "west"), (east, "east")):
+                await node.add(records("a", 1, 0, lines(0, 3, name)))
+            machine.conf.write_text(machine.conf.read_text() + east.line())
+            await machine.start()
+            status = await machine.until_status(lambda said: said["refused"].get("name"))
+            assert "NODE … PAIR name" in str(status["nodes"])
+            await machine.end()
+            shutil.rmtree(machine.out)
+            (machine.root / "state" / "state.db").unlink()
+            text = machine.conf.read_text()
+            machine.conf.write_text(text.replace(east.line(), f"{east.line().strip()} PAIR east\n"))
+            await machine.start()
+            await until(lambda: len(machine.written()) == 6)
+            for name in ("west", "east"):
+                assert of(machine.written(), name) == lines(0, 3, name)
+
+    played(tmp_path, play)
+
+
+def test_a_certificate_that_was_announced_is_believed_later(tmp_path: Path) -> None:
+    async def play(machine: Machine, a: Node, b: Node) -> None:
+        successor = Folder(tmp_path / "successor").make_own("a", time.time())
+        a.certificates = (a.identity.certificate.der, successor.certificate.der)
+        await a.add(records("a", 1, 0, lines(0, 3)))
+        await machine.start()
+        await until(lambda: len(machine.written()) == 3)
+        await a.__aexit__()
+        (a.folder.path / "own.pem").write_bytes((tmp_path / "successor" / "own.pem").read_bytes())
+        await a.add(records("a", 1, 3, lines(3, 3)))
+        await a.__aenter__()
+        await until(lambda: len(machine.written()) == 6)
+
+    played(tmp_path, play)
+
+
+def test_metrics_are_told_on_the_loopback(tmp_path: Path) -> None:
+    async def play(machine: Machine, a: Node, b: Node) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        text = machine.conf.read_text()
+        machine.conf.write_text(text.replace("metrics none", f"metrics 127.0.0.1:{port}"))
+        await a.add(records("a", 1, 0, lines(0, 3)))
+        await machine.start()
+        await until(lambda: a.acknowledged.get(("a", 1)) == 3)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        said = (await reader.read()).decode()
+        writer.close()
+        assert 'twinbeat_weblog_client_written_total{filter="default"} 3.0' in said
+        named = set(re.findall(r"^# TYPE twinbeat_weblog_client_(\w+)", said, re.MULTILINE))
+        page = (project.DOCS / "weblog-client.md").read_text().partition("## Metrics")[2]
+        rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", "".join(rows))) == named - {"info"}
 
     played(tmp_path, play)

@@ -66,6 +66,7 @@ class Node:
         self.acknowledged: dict[tuple[str, int], int] = {}
         self.pulls = 0
         self.sources = SOURCES
+        self.certificates = (self.identity.certificate.der,)
         self.lie: Callable[[Blocks], Any] = lambda answer: answer
         """What is said in place of an answer."""
         self.port = 0
@@ -152,7 +153,7 @@ class Node:
                             pair=1,
                             sources=self.sources,
                             streams=self._streams(),
-                            certificates={self.name: (self.identity.certificate.der,)},
+                            certificates={self.name: self.certificates},
                         )
                     )
                 case Ack(cursors=cursors):

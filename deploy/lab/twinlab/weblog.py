@@ -27,9 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from twinbeat.api.client import ClientError
-from twinbeat.sync.document import Put
 from twinbeat.sync.identity import Folder
-from twinbeat.sync.operation import Edit, Outcome, Policy, Request, State
 from twinbeat.weblog.shown import WeblogView
 from twinlab import agents, disks, lab, netns, plan, processes, storm
 from twinlab.shell import LabError, run, wait_for
@@ -121,30 +119,13 @@ def logged(node: str) -> list[bytes]:
 
 
 def configure(fingerprint: str) -> None:
-    """A source and a client, on both nodes. They have to be in step."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {
-        ("logsource", "web"): {
-            "name": "web",
-            "kind": "nginx",
-            "path": str(access_log("a")),
-        },
-        ("logclient", "logs"): {"name": "logs", "fingerprint": fingerprint},
-    }
-    wanted = Request(
-        request=f"weblog-{time.time_ns():x}",
-        wish=Edit(
-            changes=tuple(
-                Put(section=section, identity=name, row=row)
-                for (section, name), row in rows.items()
-            )
-        ),
-        policy=Policy.STRICT,
-        timeout_ns=10_000_000_000,
-    )
-    answer = storm.worker(agents.wait_fit()).post("/v1/change", msgspec.json.encode(wanted))
-    said = msgspec.json.decode(answer.body, type=Outcome)
-    if said.state is not State.DONE:
-        raise LabError(f"the sources were {said.state.value}: {said.sentence}")
+    """A source and a client, on both nodes, by the commands that an operator gives."""
+    node = agents.wait_fit()
+    source = ("add", "logsource", "web", "kind=nginx", f"path={access_log(node)}")
+    for command in (source, ("weblog", "allow", "logs", fingerprint)):
+        done = agents.cli(node, *command, timeout_s=60)
+        if done.returncode:
+            raise LabError(f"{command}: {done.stderr.strip()}")
 
 
 def view(node: str) -> WeblogView | None:
@@ -177,16 +158,15 @@ class Third:
         self.fingerprint = own.certificate.fingerprint
 
     def write_conf(self) -> None:
-        """A line for each node, with the fingerprints that they show."""
-        lines = []
+        """Both nodes are added, with the fingerprints that they show of themselves."""
+        block = f"logFormat {self._form}\nlogInterval None\nlogFilenameFormat {self.out}"
+        lines = ["Filter default", "begin default", block, "end default", "metrics none"]
+        (self.root / "log.conf").write_text("\n".join(lines) + "\n")
         for node in plan.NODES:
             said = view(node)
             assert said is not None
-            address = plan.node_address(node, "lan0")
-            lines.append(f"NODE {address} FINGERPRINT {said.fingerprint}")
-        block = f"logFormat {self._form}\nlogInterval None\nlogFilenameFormat {self.out}"
-        lines += ["Filter default", "begin default", block, "end default", "metrics none"]
-        (self.root / "log.conf").write_text("\n".join(lines) + "\n")
+            add = ("add-node", plan.node_address(node, "lan0"), "--fingerprint", said.fingerprint)
+            run([*netns.enter(plan.CLIENT_NS), *self.command(*add)])
 
     def command(self, *arguments: str) -> list[str]:
         files = ["-f", str(self.root / "log.conf"), "--state", str(self.root / "state")]

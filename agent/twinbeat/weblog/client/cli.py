@@ -218,14 +218,19 @@ def _text(file: Path) -> str:
 def _replace(file: Path, text: str) -> None:
     """All of it or nothing."""
     conf_file.parse(text, str(file))
-    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.new")
-    with fresh.open("w") as stream:
-        os.fchmod(stream.fileno(), 0o644)
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.rename(file)
+    try:
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with fresh.open("w") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.rename(file)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Stop(Exit.NO, f"{file} can't be written: {error.strerror}") from None
 
 
 def _conf(file: Path) -> Conf:

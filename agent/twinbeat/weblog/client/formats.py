@@ -224,12 +224,11 @@ class Format:
     def writer(self, fields: tuple[str, ...], here: Here) -> Get:
         """Makes the line of a row that has these fields behind the line itself."""
         at = {name: number for number, name in enumerate(fields, 1)}
+        if self._kind is Kind.W3C:
+            fields_ = [self._get(piece, at, here) for piece in self._pieces if piece.field]
+            return lambda row: _packed([get(row) for get in fields_])
         gets = list(self._gets(at, here))
-
-        def write(row: Row) -> bytes:
-            return b"".join([get(row) for get in gets])
-
-        return write
+        return lambda row: b"".join([get(row) for get in gets])
 
     def _gets(self, at: dict[str, int], here: Here) -> Iterator[Get]:
         literal = b""
@@ -240,8 +239,7 @@ class Format:
             if literal:
                 yield _constant(literal)
                 literal = b""
-            get = self._get(piece, at, here)
-            yield _packed(get) if self._kind is Kind.W3C else get
+            yield self._get(piece, at, here)
         yield _constant(literal + b"\n")
 
     def _get(self, piece: _Piece, at: dict[str, int], here: Here) -> Get:
@@ -286,14 +284,10 @@ def _constant(value: bytes) -> Get:
     return lambda _: value
 
 
-def _packed(get: Get) -> Get:
-    """Without blanks, as they separate the fields of W3C."""
-
-    def packed(row: Row) -> bytes:
-        value = get(row)
-        return value.replace(b" ", b"+").replace(b"\t", b"+") if b" " in value else value
-
-    return packed
+def _packed(values: list[bytes]) -> bytes:
+    """A line of W3C: blanks separate fields, so none may be within one."""
+    line = b"\0".join(values)
+    return line.replace(b" ", b"+").replace(b"\t", b"+").replace(b"\0", b" ") + b"\n"
 
 
 def _duration(number: int, factor: float, broken: bool) -> Get:
@@ -347,7 +341,7 @@ def seconds(way: str, raw: bytes) -> int | None:
             case "iso":
                 text = raw.decode()
                 moment = time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
-                zone = text[19:].replace(":", "")
+                zone = text[19:].lstrip(".0123456789").replace(":", "")
                 return calendar.timegm(moment) - (0 if zone in {"", "Z"} else _zone(zone.encode()))
             case "epoch":
                 return int(float(raw))

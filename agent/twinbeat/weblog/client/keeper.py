@@ -46,6 +46,8 @@ class Keeper:
         self._files: Files | None = None
         self._writer: Writer | None = None
         self._pairs: dict[str, Pair] = {}
+        self._cursors: dict[Key, int] = {}
+        """As the state had them; of pairs that are not in `_pairs` they are so still."""
         self._pending: list[Piece] = []
         self._work = asyncio.Event()
         self._room = asyncio.Event()
@@ -76,8 +78,7 @@ class Keeper:
         """The streams of a pair. The state has been read: `ready` has returned once."""
         found = self._pairs.get(name)
         if found is None:
-            assert self._state is not None
-            found = self._pairs[name] = Pair(name, self._state.cursors(), time.monotonic())
+            found = self._pairs[name] = Pair(name, self._cursors, time.monotonic())
         return found
 
     @property
@@ -149,6 +150,7 @@ class Keeper:
         if self._files is None:
             self._files = Files(self._state)
         self._files.recover()
+        self._cursors = self._state.cursors()
 
     async def _once(self) -> bool:
         """One batch. Whether that was the last."""

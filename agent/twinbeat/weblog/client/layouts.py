@@ -12,6 +12,7 @@ out:NAME are headers of request and response.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,9 @@ from typing import Final
 from twinbeat.weblog.client.model import FormatError
 
 FORMAT_MAX: Final = 4096
+TEXT_MAX: Final = 1024
+TEXTS_MAX: Final = 2
+"""Fields of that kind in a format."""
 LINE_MAX: Final = 64 << 10
 """Bytes of a line that is looked into; a longer one counts as one that can't be read."""
 
@@ -99,14 +103,24 @@ _APACHE_PART: Final = re.compile(r"%[<>!\d,]*(?:\{([^}]*)\})?(\^[a-z]{2}|[A-Za-z
 _HAPROXY_PART: Final = re.compile(r"\{(\w*)(\*?)\}")
 
 
+class Wide(enum.Enum):
+    """Blanks in a field, so that no line takes a time that grows with a power of its length."""
+
+    NO = ""
+    LIST = "list"
+    """As nginx writes what several upstreams said: with `, ` and ` : ` between them."""
+    TEXT = "text"
+    """Anything, up to `TEXT_MAX` bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A part of a line that is not always the same."""
 
     name: str = ""
     """Empty: nobody can ask for it."""
-    wide: bool = False
-    """It may have blanks in it."""
+    wide: Wide = Wide.NO
+    """Whether it may have blanks in it."""
 
 
 Part = str | Field
@@ -144,7 +158,9 @@ def layout(kind: str, text: str) -> Layout:
     text = text.strip()
     if len(text) > FORMAT_MAX:
         raise FormatError(f"the format has more than {FORMAT_MAX} characters")
-    if kind == "raw" or text == "raw" or (kind == "syslog" and not text):
+    if kind == "syslog":
+        return _by_syslog(layout("raw", "") if text in {"", "raw"} else layout("", text))
+    if kind == "raw" or text == "raw":
         return NOTHING
     if text == "httplog" or (kind == "haproxy" and not text):
         return _built(_HAPROXY, _HAPROXY_PART, _haproxy_field)
@@ -169,7 +185,7 @@ def _built(
         end = found.end()
         made, way = field(found)
         if way and time:
-            made = [Field(wide=True)]  # the same moment once more, in another spelling
+            made = [Field(wide=Wide.TEXT)]  # the same moment once more, in another spelling
         time = time or way
         parts += made
     parts.append(text[end:])
@@ -177,7 +193,24 @@ def _built(
     for one, other in itertools.pairwise(told):
         if isinstance(one, Field) and isinstance(other, Field):
             raise FormatError("two variables stand side by side: nothing says where one ends")
+    texts = sum(isinstance(part, Field) and part.wide is Wide.TEXT for part in told[:-1])
+    if texts > TEXTS_MAX:
+        raise FormatError(f"more than {TEXTS_MAX} fields may have blanks in them")
     return Layout(tuple(told), time)
+
+
+def _by_syslog(message: Layout) -> Layout:
+    """`<PRI>TIME HOST PROGRAM PROCESS MESSAGE`, as nodes write what came by syslog."""
+    own = Field("" if message.time else "time")
+    head: list[Part] = ["<", Field(), ">", own, " "]
+    for _ in ("host", "program", "process"):
+        head += [Field(), " "]
+    rest: tuple[Part, ...] = message.parts or (Field(wide=Wide.TEXT),)
+    if isinstance(rest[0], str):
+        # Two literals side by side are one.
+        head[-1:] = [" " + rest[0]]
+        rest = rest[1:]
+    return Layout((*head, *rest), message.time or "iso")
 
 
 def _nginx_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
@@ -187,8 +220,11 @@ def _nginx_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
         field = "in:" + name[5:].replace("_", "-")
     elif not field and name.startswith("sent_http_"):
         field = "out:" + name[10:].replace("_", "-")
-    wide = name.startswith("upstream_") or field == "time"
-    return [Field(field, wide)], _NGINX_TIMES.get(name, "")
+    if name.startswith("upstream_"):
+        return [Field(field, Wide.LIST)], ""
+    way = _NGINX_TIMES.get(name, "")
+    # One is without blanks, and of the other it is known where.
+    return [Field(field, Wide.TEXT if way == "clf" else Wide.NO)], way
 
 
 def _apache_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
@@ -196,7 +232,7 @@ def _apache_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
     if letter == "%":
         return ["%"], ""
     if letter == "t" and not argument:
-        return ["[", Field("time", True), "]"], "clf"
+        return ["[", Field("time", Wide.TEXT), "]"], "clf"
     if letter in {"i", "o"} and argument:
         name = argument.lower()
         if (letter, name) == ("i", "host"):
@@ -205,12 +241,13 @@ def _apache_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
     if letter == "T" and argument in {"ms", "us"}:
         return [Field("millis" if argument == "ms" else "micros")], ""
     if argument:
-        return [Field(wide=letter == "t")], ""
+        return [Field(wide=Wide.TEXT if letter == "t" else Wide.NO)], ""
     return [Field(_APACHE_FIELDS.get(letter, ""))], ""
 
 
 def _haproxy_field(found: re.Match[str]) -> tuple[Sequence[Part], str]:
-    name, wide = found.group(1), bool(found.group(2)) or found.group(1) == "time"
+    name = found.group(1)
+    wide = Wide.TEXT if found.group(2) else Wide.NO
     return [Field(name, wide)], "haproxy" if name == "time" else ""
 
 
@@ -287,8 +324,10 @@ class _Expression:
             any_ = rb'[^"\\\n]*(?:\\.[^"\\\n]*)*'
         elif not after:
             any_ = rb"[^\n]*"
-        elif part.wide and after == b" ":
-            any_ = rb"[^\n]*?"
+        elif part.wide is Wide.LIST:
+            any_ = rb"[^ ,\n]*(?:(?:,| :) [^ ,\n]*)*"
+        elif part.wide is Wide.TEXT and after == b" ":
+            any_ = rb"[^\n]{0,%d}?" % TEXT_MAX
         else:
             any_ = b"[^" + re.escape(after) + rb"\n]*"
         if part.name == "request" and self._wanted & set(OF_REQUEST):

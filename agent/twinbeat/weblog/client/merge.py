@@ -108,6 +108,8 @@ class Pair:
 
     def arrive(self, node: str, peer: str, streams: Iterable[Stream], now_s: float) -> None:
         """A node has said its name. Raises RefusedError if somebody else goes by it."""
+        if not node.isprintable():
+            raise RefusedError("name", "it calls itself what can't be shown")
         member = self._member(node, now_s)
         if member.here:
             raise RefusedError(
@@ -115,10 +117,10 @@ class Pair:
                 f"two nodes of pair {self.name} say that they are {node}: if they are of two "
                 "pairs with one number, give each its own in log.conf (NODE … PAIR name …)",
             )
+        self.hear(node, streams)
         member.here = True
         if peer and peer != node:
             self._member(peer, now_s)
-        self.hear(node, streams)
 
     def leave(self, node: str, now_s: float) -> None:
         """It can't be reached any more."""
@@ -128,7 +130,10 @@ class Pair:
             told.pop(node, None)
 
     def hear(self, node: str, streams: Iterable[Stream]) -> None:
-        """What it has now."""
+        """What it has now. Raises RefusedError if it gives names that nobody could read."""
+        streams = tuple(streams)
+        if not all(each.node.isprintable() for each in streams):
+            raise RefusedError("name", "it names a node in characters that can't be shown")
         self._members[node].streams = {(each.node, each.epoch): each for each in streams}
 
     def _member(self, node: str, now_s: float) -> _Member:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from twinbeat import framing
 from twinbeat.framing import FRAME_MAX, WireError
 from twinbeat.sync.identity import Certificate, IdentityError, examine
+from twinbeat.sync.shown import printable
 from twinbeat.weblog import messages
 from twinbeat.weblog.messages import (
     Ack,
@@ -115,7 +116,8 @@ class Connection:
         except OSError as error:
             raise _broken(error) from None
         if isinstance(message, Problem):
-            raise PullError(message.code, f"the node says: {message.sentence or message.code}")
+            said = printable(message.sentence or message.code)
+            raise PullError(printable(message.code), f"the node says: {said}")
         return message
 
 

@@ -27,6 +27,7 @@ from twinbeat.weblog.client.keeper import Keeper
 from twinbeat.weblog.client.merge import Pair, RefusedError, Taken
 from twinbeat.weblog.client.model import Conf, ConfError, Node
 from twinbeat.weblog.client.pull import Connection, PullError
+from twinbeat.weblog.client.state import StateError
 from twinbeat.weblog.client.trust import Trust
 from twinbeat.weblog.client.writing import Piece, Source
 from twinbeat.weblog.messages import Blocks, Welcome
@@ -73,6 +74,8 @@ class Client:
         self._servers: list[HttpServer] = []
         self._notifier = Notifier()
         self._own = folder.own()
+        self._stopped = asyncio.Event()
+        self._defect: BaseException | None = None
 
     # -- the whole ---------------------------------------------------------------------------------
 
@@ -80,6 +83,7 @@ class Client:
         """Until told to stop. Raises OSError if it can't listen, IdentityError without a key."""
         if self._own is None:
             raise IdentityError("file", f"{self._folder.own_file} is missing: add a node first.")
+        self._stopped = stopped
         await self._listen(control)
         keeping = asyncio.create_task(self._keeper.run())
         reloading = asyncio.create_task(self._reload(reload))
@@ -93,6 +97,10 @@ class Client:
             await self._dismiss(list(self._pullers.values()))
             if keeping.done():
                 keeping.result()
+            if reloading.done():
+                reloading.result()
+            if self._defect is not None:
+                raise self._defect
             self._keeper.stop()
             await keeping
         finally:
@@ -107,6 +115,7 @@ class Client:
     async def _listen(self, control: str | None) -> None:
         routes = {("GET", "/v1/status"): self._get_status, ("GET", "/metrics"): self._get_metrics}
         if control is not None:
+            Path(control).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             server = HttpServer(routes)
             await server.listen(unix_socket(control))
             self._servers.append(server)
@@ -121,14 +130,19 @@ class Client:
             puller = _Puller(entry)
             self._pullers[entry.address, entry.port] = puller
             puller.task = asyncio.create_task(self._pull(puller))
+            puller.task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """A task that ends by itself is a defect: better begin anew than go on without it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defect = error
+            self._stopped.set()
 
     async def _dismiss(self, pullers: list[_Puller]) -> None:
         tasks = [each.task for each in pullers if each.task is not None]
         for task in tasks:
             task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _reload(self, wanted: asyncio.Event) -> None:
         """A new log.conf takes effect as a whole, or not at all."""
@@ -174,6 +188,8 @@ class Client:
                 if error.code == "again":
                     wait_s = 0.0
                 self._note(puller, error.code, error.sentence, self._failures)
+            except StateError as error:
+                self._note(puller, "state", str(error), self._failures)
             except RefusedError as error:
                 wait_s = REFUSED_S
                 self._note(puller, error.code, f"it was refused: {error}", self._refused)
