@@ -783,6 +783,16 @@ def test_a_defect_is_told_without_a_traceback(
     assert "defect of twinbeat itself: RuntimeError: a bug" in twinbeat.err
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["pause --reason \udcff", "stay primary --reason \udce4", "stat --watch nan", "top -i nan"],
+)
+def test_what_no_message_can_hold_is_wrong_usage(twinbeat: Shell, line: str) -> None:
+    assert twinbeat(line) == 2
+    assert "is not UTF-8" in twinbeat.err or "'nan' is not a number" in twinbeat.err
+    assert twinbeat("is-primary --timeout nan") == 2
+
+
 def test_a_reader_that_has_enough_is_no_failure(served: Served) -> None:
     command = f"{sys.executable} -m twinbeat.cli.main history --socket {served.path}"
     result = subprocess.run(

@@ -6,6 +6,7 @@ above all that of a command whose answer got lost (UNKNOWN) from that of one tha
 """
 
 import enum
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -88,6 +89,19 @@ class Settings:
         return Client(os.path.join(os.path.dirname(self.socket), WORKER_SOCKET), self.within_s)
 
 
+class Seconds(click.FloatRange):
+    """A length of time; `nan` is in every range of floats, and no length."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """A number within the range."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return seconds
+
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Answered = TypeVar("Answered")
 
@@ -113,7 +127,7 @@ def shared(function: Command) -> Command:
         ),
         click.option(
             "--timeout",
-            type=click.FloatRange(0.001, 3600),
+            type=Seconds(0.001, 3600),
             metavar="SECONDS",
             default=None,
             expose_value=False,

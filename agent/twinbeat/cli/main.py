@@ -139,10 +139,21 @@ def run(arguments: list[str], tree: click.Group = cli, name: str = "twinbeat") -
     except PermissionError as error:
         talk(f"{name}: {error.filename or 'this'}: {error.strerror}")
         return Exit.PERMISSION
+    except UnicodeEncodeError as error:
+        talk(f"{name}: {_unspeakable(error)}")
+        return Exit.USAGE
     except Exception as error:  # noqa: BLE001 - the supervisor: operators get a sentence
         talk(f"{name}: this is a defect of {name} itself: {type(error).__name__}: {error}")
         return 70
     return int(result) if isinstance(result, int) else Exit.OK
+
+
+def _unspeakable(error: UnicodeEncodeError) -> str:
+    """Bytes of an argument that aren't UTF-8 are surrogates to Python, which nothing sends."""
+    letters = ascii(error.object[error.start : error.end])
+    if error.encoding == "utf-8":
+        return f"{letters} in what was given is not UTF-8"
+    return f"{letters} is not in {error.encoding}, in which the output is to be written"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import msgspec
 
 from twinbeat.api.schema import REFUSED, Counters, Histogram, Status
 from twinbeat.api.text import age, length
-from twinbeat.cli.base import read, remote, say, say_json, settings
+from twinbeat.cli.base import Seconds, read, remote, say, say_json, settings
 from twinbeat.cli.flips import flips
 
 _QUANTILES: Final = (0.5, 0.99, 1.0)
@@ -21,9 +21,7 @@ _DROPPED_OUT: Final = ("out_vmac", "out_vip", "out_arp", "out_nd", "out_leak")
 
 
 @click.command()
-@click.option(
-    "--watch", "-w", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Rates, repeated."
-)
+@click.option("--watch", "-w", type=Seconds(0.1, 3600), metavar="SECONDS", help="Rates, repeated.")
 @click.option("--count", "-c", type=click.IntRange(1), help="So many times with --watch.")
 @remote
 def stat(watch: float | None, count: int | None) -> None:

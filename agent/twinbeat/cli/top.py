@@ -10,7 +10,17 @@ import msgspec
 
 from twinbeat.api.client import Client, ClientError, ForbiddenError
 from twinbeat.api.schema import Counters, History, Problem, Status
-from twinbeat.cli.base import Answered, Exit, Stop, color, readable, say, say_json, settings
+from twinbeat.cli.base import (
+    Answered,
+    Exit,
+    Seconds,
+    Stop,
+    color,
+    readable,
+    say,
+    say_json,
+    settings,
+)
 from twinbeat.cli.topview import Picture, Told, Tracker, line
 
 INTERVAL_MIN_S = 0.2
@@ -22,7 +32,7 @@ TRANSITIONS = 5
 @click.option(
     "--interval",
     "-i",
-    type=click.FloatRange(INTERVAL_MIN_S, 60),
+    type=Seconds(INTERVAL_MIN_S, 60),
     default=1.0,
     metavar="SECONDS",
     help="How often the nodes are asked; 1.",
