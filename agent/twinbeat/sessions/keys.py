@@ -7,6 +7,7 @@ that it asked behind it where that counts too. A proxy's key is whatever bytes i
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
@@ -112,6 +113,7 @@ def is_key(rule: Persistence, key: bytes) -> bool:
     return len(key) == (2 * size if rule.kind == "source-destination" else size)
 
 
+@functools.lru_cache(maxsize=4096)
 def packed(server: str) -> bytes:
     """A server's address as the kernel has it; empty for what is none."""
     found = address(server)

@@ -9,6 +9,7 @@ are a proxy's own, and only kept and replicated.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -84,8 +85,7 @@ class Persistence(Struct, frozen=True, kw_only=True):
     @property
     def version(self) -> int:
         """4 or 6; 0 for a rule without addresses."""
-        networks = [network(each) for each in self.vips]
-        return next((each.version for each in networks if each is not None), 0)
+        return _version(self.vips)
 
     @property
     def in_kernel(self) -> bool:
@@ -115,6 +115,13 @@ def network(text: str) -> Network | None:
         return ipaddress.ip_network(text)
     except ValueError:
         return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _version(vips: tuple[str, ...]) -> int:
+    """Asked for with every entry, and reading an address takes longer than all else."""
+    networks = [network(each) for each in vips]
+    return next((each.version for each in networks if each is not None), 0)
 
 
 def _is(found: Address | None, version: int) -> bool:
