@@ -28,7 +28,7 @@ from twinbeat.weblog.messages import Blocks, Gap, Problem
 from unit.weblog_node import Node, records
 
 COMMAND = [sys.executable, "-m", "twinbeat.weblog.client.cli"]
-WAIT_S = 20.0
+WAIT_S = 40.0
 
 
 async def until(what: Callable[[], Any]) -> Any:
