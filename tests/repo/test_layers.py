@@ -241,5 +241,9 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert loaded("twinbeat.cli.main", HEAVY) == []
 
 
+def test_a_proxy_s_client_needs_nothing_but_the_standard_library() -> None:
+    assert loaded("twinbeat.sessions.client", ("msgspec", "asyncio", "twinbeat.sync")) == []
+
+
 def test_what_is_loaded_is_seen() -> None:
     assert loaded("bcc", ("bcc", "asyncio")) == ["bcc"]

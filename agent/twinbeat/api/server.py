@@ -289,7 +289,7 @@ def _verdict(status: Status, holds: bool) -> Response:
     return _json(verdict, 200 if holds else 503)
 
 
-def unix_socket(path: str) -> socket.socket:
+def unix_socket(path: str, *, group: str = GROUP) -> socket.socket:
     """A listening socket at `path`, private until its group is set."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -305,7 +305,7 @@ def unix_socket(path: str) -> socket.socket:
             os.unlink(path)
             _bind(listener, path)
         with contextlib.suppress(KeyError, PermissionError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
         os.chmod(path, 0o660)
     except OSError:
         listener.close()

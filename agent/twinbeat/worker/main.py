@@ -35,6 +35,7 @@ from twinbeat.worker.keys import Keys
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.line import Line
 from twinbeat.worker.link import DaemonLink
+from twinbeat.worker.proxies import Proxies, proxies_socket
 from twinbeat.worker.sessions import Sessions
 from twinbeat.worker.weblog import Weblog
 
@@ -66,6 +67,9 @@ class Worker:
         self._door = Door(self._driver, control=control)
         self._door.files = self._gateway.status
         self._door.sessions = self._sessions
+        self._proxies = Proxies(
+            self._sessions.store, lambda: self._sessions.primary, self._sessions.counts
+        )
         self._line = self._door.line = Line(
             self._driver,
             read=self._door.read,
@@ -95,6 +99,7 @@ class Worker:
     async def run(self, stopped: asyncio.Event) -> None:
         """Until told to stop. Raises whatever makes it necessary to begin anew."""
         await self._door.listen(str(self._socket.with_name("sync.sock")))
+        await self._proxies.listen(proxies_socket(self._socket))
         ending: asyncio.Future[Any] = asyncio.create_task(stopped.wait())
         parts = [
             asyncio.create_task(part)
@@ -121,6 +126,7 @@ class Worker:
             for part in (*reversed(parts), ending):
                 part.cancel()
                 await asyncio.gather(part, return_exceptions=True)
+            await self._proxies.close()
             await self._door.close()
             self._ledger.close()
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proxy keeps on the primary is on the other node after a takeover."""
+
+from __future__ import annotations
+
+import pytest
+from twinlab import agents, lab, netns, plan, storm
+from twinlab.shell import wait_for
+
+from lab import watching
+from twinbeat.sessions.client import Sessions, SessionsError
+
+RULE = ("add", "persistence", "app", "kind=opaque", "timeout_s=600")
+
+
+def sessions(node: str) -> Sessions:
+    """As a proxy on that node asks."""
+    path = netns.node_dir(node, "/run") / "twinbeat" / "sessions.sock"
+    return Sessions("app", path=str(path))
+
+
+def found(node: str, key: str) -> str:
+    """What a node's worker knows of a key; empty while it can't say."""
+    with sessions(node) as asked:
+        try:
+            return asked.get(key) or ""
+        except SessionsError:
+            return ""
+
+
+def test_an_entry_outlasts_the_node_that_made_it(primary: str) -> None:
+    storm.acquaint()
+    for node in plan.NODES:
+        agents.start_worker(node)
+    wait_for(storm.in_step, "both workers in step", timeout_s=30)
+    assert agents.wait_fit() == primary
+    made = agents.cli(primary, *RULE)
+    assert made.returncode == 0, made.stderr
+    survivor = plan.peer(primary)
+    with sessions(primary) as proxy:
+        wait_for(lambda: took(proxy), f"{primary} takes entries", timeout_s=10)
+        many = {f"cookie-{number}": f"s{number % 2}" for number in range(3000)}
+        proxy.put(many)
+        assert proxy.get("cookie-1") == "s1"
+    with sessions(survivor) as proxy:
+        wait_for(lambda: found(survivor, "cookie-2999"), "the last of them", timeout_s=10)
+        assert {each.key.decode(): each.server for each in proxy.list()} == many
+        with pytest.raises(SessionsError, match="this node isn't"):
+            proxy.put({"cookie-1": "s9"})
+        lab.cut(primary, silent=True)
+        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+        assert proxy.get_many(many) == list(many.values())
+        wait_for(lambda: took(proxy), "the new primary takes entries", timeout_s=10)
+    lab.heal(primary)
+    agents.wait_fit()
+    wait_for(lambda: found(primary, "cookie-1") == "s9", "who came back", timeout_s=20)
+
+
+def took(proxy: Sessions) -> bool:
+    try:
+        proxy.put({"cookie-1": "s9"})
+    except SessionsError:
+        return False
+    return True
