@@ -12,9 +12,12 @@ from twinbeat.sessions import conntrackd, strays
 from twinbeat.sessions.connections import (
     AWAY_S,
     BACK_OFF_S,
+    FILL_MOST_S,
+    HUNG_S,
     SETTLE_S,
     SILENT_S,
     STEADY_S,
+    TRICKLE,
     ConnectionSettings,
     Course,
     Order,
@@ -240,13 +243,37 @@ def test_a_secondary_forgets_and_asks_once_the_peer_is_heard() -> None:
     bench.hears = True
     assert bench.look() is Order.ASK
     assert bench.phase is Phase.FILLING
-    bench.installed = 1000
+    bench.installed = 5000
     assert bench.look() is None
     assert bench.phase is Phase.FILLING
     assert bench.look(SETTLE_S) is None
     assert bench.phase is Phase.SYNCED
     assert bench.course.filled_s == 1.0
     assert [bench.look() for _ in range(200)] == [None] * 200
+
+
+@pytest.mark.parametrize(
+    ("rates", "until_s"),
+    [
+        ([5] * 30, 2),
+        ([TRICKLE - 1] * 30, 2),
+        ([9000, 9000, 9000, 30, 30], 4),
+        ([9000, 9000, 9000, 9000, 9000, 4000, 4000], 6),
+        ([5000] * 30, FILL_MOST_S),
+    ],
+)
+def test_a_filling_ends_whatever_news_come_meanwhile(rates: list[int], until_s: float) -> None:
+    bench = Bench()
+    orders = [bench.look() for _ in range(3)]
+    assert orders[-1] is Order.ASK
+    passed = 0
+    for rate in rates:
+        bench.installed += rate
+        bench.look()
+        passed += 1
+        if bench.phase is Phase.SYNCED:
+            break
+    assert passed == until_s
 
 
 def test_a_primary_tells_anew_from_time_to_time_and_not_at_its_start() -> None:
@@ -332,6 +359,17 @@ def test_one_that_ends_by_itself_is_started_ever_later_and_says_why() -> None:
     course.ended(bench.now_s, "again")
     bench.look(BACK_OFF_S[0])
     assert bench.running
+
+
+def test_one_that_answers_nothing_is_hung_and_one_that_does_never() -> None:
+    bench = synced(primary=True)
+    assert not bench.course.hung(bench.now_s + HUNG_S - 1)
+    assert bench.course.hung(bench.now_s + HUNG_S)
+    for _ in range(100):
+        bench.look()
+        assert not bench.course.hung(bench.now_s)
+    bench.course.started(bench.now_s)
+    assert not bench.course.hung(bench.now_s + HUNG_S - 1)
 
 
 def test_switched_off_it_is_off() -> None:

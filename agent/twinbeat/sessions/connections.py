@@ -34,8 +34,16 @@ STEADY_S: Final = 60.0
 """Who ran for so long has a new beginning: the back-off starts anew."""
 SILENT_S: Final = 5.0
 """conntrackd sends a sign of life each second: nothing for so long means that it isn't heard."""
+HUNG_S: Final = 30.0
+"""Who answers nothing for so long is ended, and started again like one that ended by itself."""
 SETTLE_S: Final = 1.5
-"""Nothing more comes in bulk for so long: all is there."""
+"""What was asked for has begun to come by then, if there is anything."""
+TRICKLE: Final = 200
+"""Changes in a second: what comes in bulk comes by the thousands, so this is news of the day."""
+SLOWER_S: Final = 4.0
+"""From then on half the fastest second will do: what comes still is news, of a busy primary."""
+FILL_MOST_S: Final = 15.0
+"""And from then on anything: nothing tells news and what was asked for apart."""
 
 Name = Annotated[str, Meta(max_length=64)]
 
@@ -183,12 +191,14 @@ class Course:
 
     def _begin(self) -> None:
         """Another run."""
+        self._answered_s = self._begun_s
         self._forgot = False
         self._asked_s: float | None = None
         self._told_s: float | None = None
         self._received = -1
         self._heard_s: float | None = None
-        self._installed = 0
+        self._installed, self._looked_s = 0, self._begun_s
+        self._fastest = 0.0
         self._moved_s = 0.0
         self._filled = False
 
@@ -219,10 +229,14 @@ class Course:
         """What runs is to be ended, and begun anew."""
         return self._stale
 
+    def hung(self, now_s: float) -> bool:
+        """What runs answers nothing any more."""
+        return now_s - self._answered_s >= HUNG_S
+
     def started(self, now_s: float) -> None:
         """It runs from now on."""
-        self._begin()
         self._stale, self._begun_s, self.phase = False, now_s, Phase.STARTING
+        self._begin()
 
     def ended(self, now_s: float, why: str) -> None:
         """It ended, or couldn't be started, without being asked to."""
@@ -236,7 +250,9 @@ class Course:
 
     def due(self, seen: Seen, refresh_s: int) -> Order | None:
         """The next thing to tell it that runs."""
-        if not seen.answers:
+        if seen.answers:
+            self._answered_s = seen.now_s
+        else:
             if seen.now_s - self._begun_s >= SILENT_S:
                 self.phase = Phase.STARTING
             return None
@@ -244,14 +260,15 @@ class Course:
             if self._received >= 0 or seen.received:
                 self._heard_s = seen.now_s
             self._received = seen.received
-        if seen.installed != self._installed:
-            self._installed, self._moved_s = seen.installed, seen.now_s
+        passed_s = max(seen.now_s - self._looked_s, 0.001)
+        rate = (seen.installed - self._installed) / passed_s
+        self._installed, self._looked_s = seen.installed, seen.now_s
         heard = self._heard_s is not None and seen.now_s - self._heard_s < SILENT_S
         if not heard:
             self.phase = Phase.UNHEARD
         if self._primary:
             return self._as_primary(seen, heard, refresh_s)
-        return self._as_secondary(seen, heard)
+        return self._as_secondary(seen, heard, rate)
 
     def _as_primary(self, seen: Seen, heard: bool, refresh_s: int) -> Order | None:
         if heard:
@@ -266,7 +283,7 @@ class Course:
             return Order.TELL
         return None
 
-    def _as_secondary(self, seen: Seen, heard: bool) -> Order | None:
+    def _as_secondary(self, seen: Seen, heard: bool, rate: float) -> Order | None:
         self._told_s = None
         if not self._forgot:
             self._forgot = True
@@ -277,13 +294,23 @@ class Course:
             return None
         if self._asked_s is None:
             self._asked_s = self._moved_s = seen.now_s
-            self.phase = Phase.FILLING
+            self._fastest, self.phase = 0.0, Phase.FILLING
             return Order.ASK
-        if not self._filled and seen.now_s - max(self._moved_s, self._asked_s) >= SETTLE_S:
-            self._filled = True
-            self.filled_s = max(self._moved_s - self._asked_s, 0.0)
+        if not self._filled:
+            self._fastest = max(self._fastest, rate)
+            if rate >= TRICKLE:
+                self._moved_s = seen.now_s
+            if self._all_came(seen.now_s - self._asked_s, rate):
+                self._filled, self.filled_s = True, self._moved_s - self._asked_s
         self.phase = Phase.SYNCED if self._filled else Phase.FILLING
         return None
+
+    def _all_came(self, passed_s: float, rate: float) -> bool:
+        """Whether what was asked for is there. conntrackd doesn't tell, and news come meanwhile."""
+        if passed_s < SETTLE_S:
+            return False
+        slower = passed_s >= SLOWER_S and rate <= self._fastest / 2
+        return rate < TRICKLE or slower or passed_s >= FILL_MOST_S
 
     def heard_s(self, now_s: float) -> float | None:
         """How long ago the peer's was heard; None = not in this run."""

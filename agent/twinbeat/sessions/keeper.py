@@ -57,6 +57,8 @@ class Keeper:
         self._directory = directory
         self._course = Course()
         self._settings = ConnectionSettings()
+        self._told = False
+        """Somebody has said what is wanted: until then all stays as an earlier worker left it."""
         self._primary: bool | None = None
         self._peer_alive = False
         self._look_now = asyncio.Event()
@@ -84,8 +86,8 @@ class Keeper:
 
     def configure(self, settings: ConnectionSettings) -> None:
         """What is in force from now on."""
-        if settings != self._settings:
-            self._settings = settings
+        if not self._told or settings != self._settings:
+            self._told, self._settings = True, settings
             self._look_now.set()
 
     def stand(self, *, primary: bool | None, peer_alive: bool) -> None:
@@ -101,7 +103,8 @@ class Keeper:
         try:
             while True:
                 self._look_now.clear()
-                await self._look()
+                if self._told:
+                    await self._look()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._look_now.wait()
@@ -114,6 +117,10 @@ class Keeper:
         now_s = time.monotonic()
         if self._child is not None and self._child.returncode is not None:
             await self._ended_by_itself(now_s)
+        elif self._child is not None and course.hung(now_s):
+            await self._end()
+            self._before["ends"] += 1
+            self._failed(now_s, "it answered nothing any more and was ended")
         running = self._child is not None
         seen = Seen(
             now_s=now_s,
@@ -281,6 +288,9 @@ class Keeper:
         if self._rules is None and not settings.enabled and not await self._stands():
             self._rules = wanted, ""
             return
+        # With the table its counters go.
+        for name in strays.COUNTERS:
+            self._before[name] += self._kernel.pop(name, 0)
         file = self._directory / "connections.nft"
         try:
             file.write_text(wanted)

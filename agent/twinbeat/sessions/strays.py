@@ -19,6 +19,8 @@ from typing import Final
 from twinbeat.sessions.connections import ConnectionSettings
 
 TABLE: Final = "twinbeat_connections"
+COUNTERS: Final = ("strays", "forged")
+"""Packets of unknown connections; packets to conntrackd's port that the peer didn't send."""
 _COUNTER: Final = re.compile(r"counter (strays|forged) \{\s+packets (\d+)")
 
 _FRAME: Final = """\

@@ -17,8 +17,8 @@ from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
-SIZE: Final = 4 << 20
-"""Bytes of a download: more than five seconds, in whose first one the primary dies."""
+SIZE: Final = 2 << 20
+"""Bytes of a download: almost three seconds, in whose first one the primary dies."""
 KNOWN_S: Final = 5.0
 
 

@@ -73,7 +73,7 @@ def talk(address: str, port: int, interval_s: float, patience_s: float) -> None:
 
 def download(address: str, port: int, path: str, size: int, patience_s: float) -> None:
     """To its end, or so many bytes of it; what came is told by its length and SHA-256."""
-    digest, size, longest_ns, error = hashlib.sha256(), 0, 0, ""
+    digest, came, longest_ns, error = hashlib.sha256(), 0, 0, ""
     connection = http.client.HTTPConnection(address, port, timeout=patience_s)
     try:
         connection.connect()
@@ -84,7 +84,7 @@ def download(address: str, port: int, path: str, size: int, patience_s: float) -
         last_ns = now_ns()
         while piece := response.read1(65536):
             digest.update(piece)
-            size += len(piece)
+            came += len(piece)
             longest_ns = max(longest_ns, now_ns() - last_ns)
             last_ns = now_ns()
         if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT}:
@@ -96,7 +96,7 @@ def download(address: str, port: int, path: str, size: int, patience_s: float) -
     finally:
         connection.close()
     told = digest.hexdigest()
-    say(ended_ns=now_ns(), bytes=size, sha256=told, longest_ns=longest_ns, error=error)
+    say(ended_ns=now_ns(), bytes=came, sha256=told, longest_ns=longest_ns, error=error)
 
 
 def main() -> None:

@@ -91,10 +91,15 @@ def is_synced(node: str, since_s: float = 0.0) -> bool:
     return said.get("state") == "synced" and said["synced_s"] + 1 > since_s
 
 
-def wait_synced() -> None:
-    """Until both nodes say so; LabError tells what was in the way."""
+def wait_synced(*, anew: str = "", since_s: float = 0.0) -> None:
+    """Until both nodes say so, and one of them anew since a moment; LabError tells what was in the
+    way."""
     for node in plan.NODES:
-        _wait(node, 0.0)
+        since = since_s if node == anew else 0.0
+        try:
+            wait_for(partial(is_synced, node, since), f"{node} knows", timeout_s=SYNCED_S)
+        except LabError as error:
+            raise LabError(f"{error}: {kept(node)}") from error
 
 
 def heal(node: str) -> None:
@@ -103,12 +108,4 @@ def heal(node: str) -> None:
     healed_s = time.time()
     lab.heal(node)
     agents.wait_fit()
-    _wait(node, healed_s)
-    wait_synced()
-
-
-def _wait(node: str, since_s: float) -> None:
-    try:
-        wait_for(partial(is_synced, node, since_s), f"{node} knows", timeout_s=SYNCED_S)
-    except LabError as error:
-        raise LabError(f"{error}: {kept(node)}") from error
+    wait_synced(anew=node, since_s=healed_s)
