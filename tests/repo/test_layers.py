@@ -59,7 +59,7 @@ LAYERS = {
     # A program of its own, on another machine.
     "twinbeat.weblog.client": layer(
         "api cli.base cli.main framing observe.exposition observe.log runtime.notify sync.identity "
-        "sync.shown weblog",
+        "sync.shown sync.sockets weblog",
         "click msgspec prometheus_client",
     ),
     "twinbeat.worker": layer(

@@ -166,13 +166,18 @@ def test_a_gap_beyond_all_that_there_is_is_refused(wrong: Gap) -> None:
 def test_what_was_not_written_is_asked_for_again() -> None:
     pair = pair_of(stream("a", 1, 10))
     take(pair, "a", some(0, 4))
-    pair.written(pair.places())
+    state = pair.places()
+    pair.written(state)
     take(pair, "a", some(4, 4))
     pair.gap("a", gap(8, 1), 1.0)
     assert pair.acknowledged("b") == [Cursor(node="a", epoch=1, next=4)]
-    pair.fall_back()
+    pair.fall_back(state)
     assert pair.wanted("a", 1.0) == [Cursor(node="a", epoch=1, next=4)]
     assert take(pair, "a", some(4, 4)) == b"4\n5\n6\n7\n"
+    # A commit that failed may be on the disk nevertheless.
+    pair.fall_back({("1", "a", 1): 6, ("other", "a", 1): 9})
+    assert pair.wanted("a", 1.0) == [Cursor(node="a", epoch=1, next=6)]
+    assert pair.acknowledged("a") == [Cursor(node="a", epoch=1, next=6)]
 
 
 def test_old_epochs_are_forgotten_at_last() -> None:

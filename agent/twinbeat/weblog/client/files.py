@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twinbeat.weblog.client.state import Kept, State, Stream
+from twinbeat.weblog.client.state import Kept, State, Stream, settle
 
 OPEN_MAX: Final = 128
 """Files held open; a record for one more closes the one unused for longest."""
@@ -260,7 +260,7 @@ class Files:
                 if not stat.S_ISREG(found.st_mode):
                     raise WriteError(f"{path} is not a regular file.")
                 for each in {directory, *made}:
-                    _settle(each)
+                    settle(each)
                 self._state.begun(Kept(path, found.st_dev, found.st_ino, found.st_size))
             except BaseException:
                 os.close(descriptor)
@@ -296,14 +296,6 @@ def _directories(path: str) -> list[str]:
         os.mkdir(each, 0o750)
         changed.append(os.path.dirname(each))
     return changed
-
-
-def _settle(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(path: str, error: OSError) -> WriteError:

@@ -139,6 +139,9 @@ class Keeper:
     async def _in_order(self) -> None:
         """State and files are as they were when something was last written."""
         await asyncio.to_thread(self._recover)
+        # What failed may have come onto the disk all the same: the state knows, and nobody else.
+        for pair in self._pairs.values():
+            pair.fall_back(self._cursors)
         if self.trouble:
             log.warning("writing works again", extra={"fields": {"event": "weblog-writing"}})
         self.trouble = ""
@@ -233,5 +236,3 @@ class Keeper:
         self.pending_bytes = 0
         self._work.clear()
         self._room.clear()
-        for pair in self._pairs.values():
-            pair.fall_back()

@@ -93,16 +93,15 @@ class Pair:
 
     def __init__(self, name: str, cursors: dict[Key, int], now_s: float) -> None:
         self.name = name
-        self._written = {
-            (node, epoch): next_ for (pair, node, epoch), next_ in cursors.items() if pair == name
-        }
-        self._taken = dict(self._written)
+        self._written: dict[tuple[str, int], int] = {}
+        self._taken: dict[tuple[str, int], int] = {}
         self._members: dict[str, _Member] = {}
         self._began_s = now_s
         self._gaps: dict[tuple[str, int], dict[str, _Told]] = {}
         """Stream -> by node, the gap at its cursor."""
         self.losses: list[Loss] = []
         """Whoever reads them empties the list. They count with the next `written`."""
+        self.fall_back(cursors)
 
     # -- who is there ------------------------------------------------------------------------------
 
@@ -269,8 +268,13 @@ class Pair:
                 found.append((self.name, node, epoch))
         return found
 
-    def fall_back(self) -> None:
-        """Nothing counts that wasn't written: it will be asked for again."""
+    def fall_back(self, cursors: dict[Key, int]) -> None:
+        """Nothing counts but what the state says: all else will be asked for again."""
+        self._written = {
+            (node, epoch): next_
+            for (pair, node, epoch), next_ in cursors.items()
+            if pair == self.name
+        }
         self._taken = dict(self._written)
         self._gaps.clear()
         self.losses.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from twinbeat.api.server import unix_socket
 from twinbeat.observe.exposition import text
 from twinbeat.runtime.notify import Notifier
 from twinbeat.sync.identity import Folder, IdentityError
+from twinbeat.sync.sockets import bound
 from twinbeat.weblog import block
 from twinbeat.weblog.block import BlockError
 from twinbeat.weblog.client import conf as conf_file
@@ -122,7 +122,7 @@ class Client:
         if self._conf.metrics:
             host, _, port = self._conf.metrics.rpartition(":")
             server = HttpServer({("GET", "/metrics"): self._get_metrics})
-            await server.listen(_listening(host.strip("[]"), int(port)))
+            await server.listen(bound(host.strip("[]"), int(port)))
             self._servers.append(server)
 
     def _arrange(self, nodes: Iterable[Node]) -> None:
@@ -382,19 +382,3 @@ class Client:
 
     async def _get_metrics(self, _: Request) -> Response:
         return Response(body=text(told.families(self.status())), content_type=EXPOSITION)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Raises OSError."""
-    found = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-    )
-    listener = socket.socket(found[0][0], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[0][4])
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener

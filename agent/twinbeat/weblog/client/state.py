@@ -69,7 +69,7 @@ class State:
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             fresh = self._db.execute("SELECT max(used) FROM file").fetchone()[0]
-            _settle(path.parent)
+            settle(path.parent)
         except (sqlite3.Error, OSError) as error:
             raise StateError(f"{path} can't be used: {error}.") from None
         self._round = int(fresh or 0)
@@ -94,7 +94,7 @@ class State:
 
     def begun(self, file: Kept) -> None:
         """Remember a file before anything is written to it."""
-        self._write([], [file], [])
+        self.commit([], [file], [])
 
     def forget(self, paths: Iterable[str]) -> None:
         """These files are not where they were."""
@@ -109,15 +109,6 @@ class State:
         over: Iterable[Stream] = (),
     ) -> None:
         """All of it, or nothing. What is in the files has to be on the disk already."""
-        self._write(cursors, files, series, over)
-
-    def _write(
-        self,
-        cursors: Iterable[tuple[Stream, int]],
-        files: Iterable[Kept],
-        series: Iterable[tuple[str, str, int]],
-        over: Iterable[Stream] = (),
-    ) -> None:
         self._round += 1
         rows = [(each.path, each.device, each.inode, each.length, self._round) for each in files]
         with self._transaction() as db:
@@ -174,7 +165,7 @@ class _Transaction:
             raise StateError(f"{self._path} can't be written: {error}.") from None
 
 
-def _settle(directory: Path) -> None:
+def settle(directory: str | Path) -> None:
     """What was made in a directory is on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
