@@ -20,6 +20,7 @@ from twinbeat.core.events import (
     HealthChanged,
     Pause,
     PeerFenced,
+    PeerSeen,
     PortLost,
     PortRestored,
     Resume,
@@ -49,6 +50,7 @@ from twinbeat.core.types import (
     Watch,
 )
 from twinbeat.core.types import EngineEventKind as Kind
+from twinbeat.core.witness import TERMS_AWAY
 from unit.core_pair import POLICY, TIMERS, WELL, Bench
 
 SICK = HealthChanged(health=TrackedHealth(score=500, failed=("wan0",)))
@@ -825,6 +827,11 @@ def test_the_pause_of_a_lost_peer_ends_when_that_said_it_would(bench: Bench) -> 
     bench.wait(SECOND + 10 * MILLISECOND)
     assert bench.order.permits & Permit.MAY_CLAIM_DEAD
     assert logged(bench).count(Code.PEER_PAUSE_EXPIRED) == 1
+    newest = bench.machine.status.peer
+    assert newest is not None
+    bench.feed(PeerSeen(view=replace(newest, highest=newest.highest + 2)))
+    assert bench.order.permits & Permit.MAY_CLAIM_DEAD, "the same frame ends no later"
+    assert logged(bench).count(Code.PEER_PAUSE_EXPIRED) == 1
     paused_peer(bench, 60 * SECOND, answered=True)
     assert bench.order.permits & Permit.MAY_CLAIM_DEAD, "its kernel repeats what its agent said"
     paused_peer(bench, 60 * SECOND)
@@ -876,6 +883,16 @@ def test_the_end_of_a_peer_s_pause_is_never_too_early_and_seldom_written(bench: 
     longer_ns = bench.now + 2000 * SECOND
     paused_peer(bench, 2000 * SECOND)
     assert bench.machine.status.peer_paused_until_ns >= longer_ns
+
+
+def test_a_witness_is_asked_by_what_is_known_of_the_terms() -> None:
+    bench = Bench(policy=replace(POLICY, witness_lease_ns=SECOND // 2))
+    bench.secondary(highest=1 << 50)
+    bench.effects.clear()
+    bench.wait(2 * SECOND)
+    asked = [each.ask_witness for each in bench.effects if each.ask_witness is not None]
+    assert asked
+    assert {question.term_max for question in asked} == {(1 << 50) + TERMS_AWAY}
 
 
 def test_frames_say_when_a_pause_ends(bench: Bench) -> None:
