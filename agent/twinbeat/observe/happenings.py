@@ -45,6 +45,10 @@ HISTOGRAMS: Final = {
 """Name in `Counters.histograms` -> metric and help. Others have no metric."""
 
 
+SUSPICIONS: Final = ("cleared", "dead", "stalled", "withheld")
+"""How one may end: each is there from the start, or the first of its kind would be no increase."""
+
+
 def happenings(status: Status, counters: Counters) -> Iterator[Metric]:
     """What is counted as it happens, as it is over before the next scrape."""
     family = Family(status)
@@ -67,7 +71,7 @@ def happenings(status: Status, counters: Counters) -> Iterator[Metric]:
         "twinbeat_suspicions",
         "Suspicions by how they ended.",
         ["outcome"],
-        [([outcome], count) for outcome, count in sorted(counters.suspicions.items())],
+        [([outcome], counters.suspicions.get(outcome, 0)) for outcome in SUSPICIONS],
     )
     yield from family.counter(
         "twinbeat_dual_primary",

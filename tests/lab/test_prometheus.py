@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Prometheus at a real pair: the dashboard's queries find data, and faults fire alerts.
+
+Alerts don't wait here before they fire (`for: 0s` instead of minutes); what makes them pending is
+the rule's own expression, and the fault is a real one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from twinlab import agents, flood, lab, netns, plan, processes, prometheus, storm, topology
+from twinlab.shell import LabError, run, wait_for
+
+from lab import watching
+
+LAB_OPTIONS = plan.Options(
+    profile="balanced",
+    settings=(
+        *watching.STEADY,
+        f'metrics.listen = "0.0.0.0:{prometheus.METRICS_PORT}"',
+        'watchdog.mode = "auto"',
+        'watchdog.device = "/dev/twinbeat-none"',
+        'fence.agent = "/bin/false"',
+        "policy.recovery_hold_ms = 0",
+    ),
+)
+DASHBOARD = plan.REPO_DIR / "deploy" / "grafana" / "twinbeat.json"
+RARE = {
+    "twinbeat_witness_up",
+    "twinbeat_claims_refused_total",
+    "twinbeat_effect_failures_total",
+}
+"""Metrics that only a pair with a witness has, or that begin when something went wrong."""
+FIRES_S = 25.0
+"""Other tests run beside this one."""
+
+
+@pytest.fixture(scope="module")
+def watched(pair: None) -> Iterator[None]:
+    storm.acquaint()
+    prometheus.start(waits="0s")
+    yield
+    prometheus.stop()
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Every panel's queries, with what Grafana would put in the place of its variables."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [
+        (panel["title"], target["expr"])
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    ]
+    found += [(each["name"], each["expr"]) for each in dashboard["annotations"]["list"]]
+    values = {"$pair": ".*", "$__rate_interval": "10s", "$__interval": "60s"}
+    for name, value in values.items():
+        found = [(title, expr.replace(name, value)) for title, expr in found]
+    return found
+
+
+def tell(node: str, *words: str) -> str:
+    done = agents.cli(node, *words)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def fires(*names: str) -> None:
+    """All of these fire, at some time from now on."""
+    missing = set(names)
+    deadline = time.monotonic() + FIRES_S
+    while missing:
+        assert time.monotonic() < deadline, f"never fired: {missing}"
+        missing -= prometheus.firing()
+        time.sleep(0.2)
+
+
+def send(node: str, link: str, *frames: bytes) -> None:
+    """Put frames on a link of a node as they are."""
+    program = (
+        "import socket, sys\n"
+        "out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
+        f"out.bind(({link!r}, 0))\n"
+        "for line in sys.stdin:\n    out.send(bytes.fromhex(line))\n"
+    )
+    text = "".join(f"{frame.hex()}\n" for frame in frames)
+    run([*netns.enter(plan.namespace(node)), sys.executable, "-I", "-c", program], input_text=text)
+
+
+def serving() -> list[str]:
+    said = [agents.show(node) for node in plan.NODES]
+    return [one["node"]["name"] for one in said if one is not None and one["gate"]["open"]]
+
+
+def test_every_panel_finds_data(watched: None) -> None:
+    old = agents.wait_fit()
+    tell(old, "force", "failover", "--yes", "--reason", "a change of role to look at")
+    wait_for(lambda: serving() == [plan.peer(old)], "the other one serves", timeout_s=10)
+    # One change of role is enough, though it begins its series.
+    fires("TwinbeatFailedOver")
+    missing = [expr for _, expr in expressions() if not any(name in expr for name in RARE)]
+
+    def all_found() -> bool:
+        missing[:] = [expr for expr in missing if not prometheus.query(expr)]
+        return not missing
+
+    try:
+        wait_for(all_found, "data", timeout_s=30, interval_s=0.3)
+    except LabError:
+        pytest.fail(f"nothing is found by {missing}")
+    for title, expr in expressions():
+        prometheus.query(expr)  # raises where it is no query
+        assert title
+
+
+def test_faults_that_move_nobody_fire(watched: None) -> None:
+    """All at once: what is configured and can't be done, frames of strangers, a pause, a cut."""
+    primary = agents.wait_fit()
+    other = plan.peer(primary)
+    tell(primary, "add", "hook", "broken", "exec=/bin/false", "events=primary,secondary")
+    hangs = ("command=/bin/sleep,60", "interval_ms=200", "timeout_ms=100", "weight=0")
+    tell(primary, "add", "monitor", "hangs", "kind=script", *hangs)
+    tell(primary, "add", "route", "198.51.100.0/24", "gateway=203.0.113.9", "table=300")
+    tell(primary, "pause", "--reason", "a test", "--for", "5m")
+    lab.cut_link(primary, "ha0", one_way="in")
+    forged = flood.forged(primary, "lan0", link_number=1)
+    payload = bytearray(forged[42:])
+    payload[8:12] = (4711).to_bytes(4, "big")
+    send(other, "lan0", forged, flood.udp_frame(primary, "lan0", bytes(payload)))
+    fires(
+        "TwinbeatWatchdogNotArmed",
+        "TwinbeatFenceNotReady",
+        "TwinbeatScriptHangs",
+        "TwinbeatRoutesMissing",
+        "TwinbeatForgedFrames",
+        "TwinbeatForeignFrames",
+        "TwinbeatPausedTooLong",
+        "TwinbeatLinkSilent",
+    )
+    lab.heal(primary)
+    tell(primary, "resume")
+
+
+def test_a_node_that_lags_behind_fires(watched: None) -> None:
+    primary = agents.wait_fit()
+    other = plan.peer(primary)
+    processes.end(f"worker-{other}")
+    try:
+        done = agents.cli(primary, "add", "vip", "10.77.0.99", "vrid", str(plan.LAN_VRID))
+        assert done.returncode in {0, 5}, done.stderr
+        fires("TwinbeatConfigMismatch", "TwinbeatOutOfSync", "TwinbeatWorkerAway")
+    finally:
+        agents.start_worker(other)
+    wait_for(
+        lambda: not (agents.show(primary) or {})["configuration"]["mismatch"],
+        "both have the same again",
+        timeout_s=30,
+    )
+
+
+def test_ports_without_carrier_fire(watched: None) -> None:
+    agents.wait_fit()
+    for node in plan.NODES:
+        topology.set_port(node, "lan0", up=False)
+    fires("TwinbeatUnhealthy", "TwinbeatNobodyUp")
+    for node in plan.NODES:
+        lab.heal(node)
+
+
+def test_a_partition_fires(watched: None) -> None:
+    primary = agents.wait_fit()
+    for link in LAB_OPTIONS.links:
+        lab.cut_link(primary, link)
+    fires("TwinbeatTwoPrimaries", "TwinbeatPeerLost", "TwinbeatFencingFailed", "TwinbeatLinkDown")
+    lab.heal(primary)
+    agents.wait_fit()
+
+
+def test_nobody_who_serves_fires(watched: None) -> None:
+    agents.wait_fit()
+    for node in plan.NODES:
+        agents.cli(node, "disable", "--yes", "--even-if-unfit")
+    fires("TwinbeatNoPrimary")
+    for node in plan.NODES:
+        tell(node, "enable")
+    agents.wait_fit()
+
+
+def test_agents_that_are_gone_fire(watched: None) -> None:
+    for node in plan.NODES:
+        agents.kill(node)
+    fires("TwinbeatUnseen")
+
+
+def test_what_is_wrong_with_a_query_would_be_seen(watched: None) -> None:
+    assert prometheus.query("twinbeat_gone") == []
+    with pytest.raises(LabError, match="parse error"):
+        prometheus.query("rate(")
