@@ -121,7 +121,6 @@ def test_faults_that_move_nobody_fire(watched: None) -> None:
     """All at once: what is configured and can't be done, frames of strangers, a pause, a cut."""
     primary = agents.wait_fit()
     other = plan.peer(primary)
-    tell(primary, "add", "hook", "broken", "exec=/bin/false", "events=primary,secondary")
     hangs = ("command=/bin/sleep,60", "interval_ms=200", "timeout_ms=100", "weight=0")
     tell(primary, "add", "monitor", "hangs", "kind=script", *hangs)
     tell(primary, "add", "route", "198.51.100.0/24", "gateway=203.0.113.9", "table=300")
