@@ -11,7 +11,15 @@ import pytest
 from twinbeat.sync import events as ev
 from twinbeat.sync import ground
 from twinbeat.sync.document import Document, Done, Expect, Put, Remove, Version
-from twinbeat.sync.effects import Answer, Apply, Check, StoreAdopt, StoreCommit, StorePrepare
+from twinbeat.sync.effects import (
+    Answer,
+    Apply,
+    Check,
+    RunCommand,
+    StoreAdopt,
+    StoreCommit,
+    StorePrepare,
+)
 from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
 from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
 from twinbeat.sync.parts import FORETOLD_NS, QUEUE_MOST, Active, Phase, Serving, Taking
@@ -521,7 +529,7 @@ def until(world: World, holds: Callable[[], bool]) -> None:
     for _ in range(100):
         if holds():
             return
-        world.act(*world.pending()[0])
+        world.act(*(world.pending() or world.broken())[0])
     raise AssertionError("it didn't come to that")
 
 
@@ -572,6 +580,25 @@ def test_a_command_is_run_on_a_peer_that_comes_back() -> None:
     assert world.nodes[1].ran == ("x False",)
     assert world.nodes[1].worker is not None
     assert world.nodes[1].worker.standing().in_step
+
+
+@pytest.mark.parametrize(
+    ("strict", "state"), [(True, SyncState.PARTIAL_SUCCESS), (False, SyncState.SUCCESS)]
+)
+def test_strict_status_tells_of_items_that_failed(strict: bool, state: SyncState) -> None:
+    world = alone(calm_pair())
+    assert asked(world, run("x", AVAILABLE))[0] is State.ALONE
+    world.dead = frozenset()
+    returning = world.nodes[1]
+    until(world, lambda: any(isinstance(one, RunCommand) for one in returning.asks))
+    feed(world, 1, ev.SettingsChanged(sync=True, propagation=True, strict_status=strict))
+    world.act("refuse", 1)
+    world.calm()
+    assert returning.worker is not None
+    standing = returning.worker.standing()
+    assert (standing.state, standing.in_step) == (state, True)
+    assert [failure.where for failure in returning.worker.failures] == ["command x"]
+    assert ("command x" in standing.sentence) is strict
 
 
 def test_a_strict_request_in_doubt_is_answered_and_decided_later() -> None:

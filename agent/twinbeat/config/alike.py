@@ -38,7 +38,7 @@ class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = ""
     strict_status: Annotated[
         bool,
-        key("A synchronization of which one item failed counts as failed, not as partial."),
+        key("A synchronization of which an item failed is shown as `partial-success`."),
     ] = False
     timeout_s: Annotated[
         int, key("A command is answered by then, if only by `undecided`.", ge=1, le=600)
