@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -104,8 +104,8 @@ class Table:
     def __init__(self, rule: Persistence, tell: Listener) -> None:
         self.rule = rule
         self._tell = tell
-        self._entries: dict[bytes, Entry] = {}
-        """Least recently used first."""
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        """Least recently used first. A plain dict looks for its first past all that are gone."""
         self._due: dict[int, list[bytes]] = {}
         """Second -> keys that may be over by then. Each entry is in one at least."""
         self._next = 0
@@ -240,7 +240,8 @@ class Table:
 
     def drop(self) -> None:
         """Forget everything, one by one for those who listen."""
-        entries, self._entries, self._due, self._filed = self._entries, {}, {}, 0
+        entries, self._entries = self._entries, OrderedDict()
+        self._due, self._filed = {}, 0
         self.servers.clear()
         for key, entry in entries.items():
             self.counts[Reason.DROPPED] += 1

@@ -235,10 +235,11 @@ class Plane:
             known = self._servers[data] = server_of(data)
         return known
 
-    async def reload(self, *, restore: bool) -> None:
+    async def reload(self, *, restore: bool, pause_s: float = 0.0) -> None:
         """Compare all maps with what is known, and take in what was missed. Raises PlaneError.
 
-        ``restore``: what the kernel hasn't got, though it should, is written again.
+        ``restore``: what the kernel hasn't got, though it should, is written again. ``pause_s``:
+        after each few hundred entries, so that whoever has other work gets to it.
         """
         for name, rule in list(self._rules.items()):
             table = self._store.tables.get(name)
@@ -265,7 +266,7 @@ class Plane:
                             table.put(
                                 held.key, server, moment, lifetime_ns=left, origin=Origin.KERNEL
                             )
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(pause_s)
                     if self._rules.get(name) is not rule:
                         return
             except KernelError as error:

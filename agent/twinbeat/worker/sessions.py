@@ -362,7 +362,8 @@ class Sessions:
                 continue
             try:
                 if self.plane is not None:
-                    await self.plane.reload(restore=self.primary)
+                    pause = 0.0 if told else TICK_S
+                    await self.plane.reload(restore=self.primary, pause_s=pause)
             except PlaneError as error:
                 self.counts["failed"] += 1
                 log.warning("entries can't be read from the kernel: %s", error)
