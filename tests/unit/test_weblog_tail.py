@@ -220,3 +220,27 @@ def test_more_than_a_block_comes_in_several(log: Path) -> None:
     with log.open("wb") as file:
         file.writelines(b"%d\n" % n for n in range(200_000))
     assert Reader(log).look() == [b"%d" % n for n in range(200_000)]
+
+
+def test_a_file_that_lost_its_end_with_the_power_is_not_read_again(log: Path) -> None:
+    reader = Reader(log)
+    write(log, *(f"line {number}" for number in range(100)))
+    assert len(reader.look()) == 100
+    size = log.stat().st_size
+    os.truncate(log, size // 2)
+    reader = reader.again()
+    assert reader.look() == []
+    # nginx goes on behind whatever is left, be it within a line.
+    write(log, "line after")
+    assert reader.look() == [b"line after"]
+    assert reader.tail.counts["shortened"] == 1
+    assert reader.tail.counts["missing"] == 0
+
+
+def test_a_file_that_was_truncated_while_nobody_looked_is_read_from_its_begin(log: Path) -> None:
+    reader = Reader(log)
+    write(log, *(f"line {number}" for number in range(100)))
+    assert len(reader.look()) == 100
+    os.truncate(log, 0)
+    write(log, *(f"later {number}" for number in range(60)))
+    assert len(reader.again().look()) == 60

@@ -112,7 +112,8 @@ class Tail:
         in it already is taken if ``history``."""
         self.path = Path(path)
         self.counts: Counter[str] = Counter()
-        """renamed, truncated, missing, cut, unfinished, late, unreadable; all only grow."""
+        """renamed, truncated, shortened, missing, cut, unfinished, late, unreadable; all of them
+        only grow."""
         self.why = ""
         """Why nothing can be read: a sentence."""
         self._position = position
@@ -246,6 +247,11 @@ class Tail:
         """Where to go on: the file of the position, and those that came after it."""
         if _is_it(self.path, position, inode=True):
             return [(self.path, position.offset)]
+        size = _shortened(self.path, position)
+        if size:
+            # The power was lost before the file's end was on the disk; the journal has it.
+            self.counts["shortened"] += 1
+            return [(self.path, size)]
         siblings = self._siblings()
         for inode in (True, False):
             for at, path in enumerate(siblings):
@@ -281,6 +287,16 @@ class Tail:
 def beginning(descriptor: int, size: int) -> int:
     """CRC-32 of so many bytes. Raises OSError."""
     return zlib.crc32(os.pread(descriptor, size, 0)) if size else 0
+
+
+def _shortened(path: Path, position: Position) -> int:
+    """Size of the file of a position, if it is that file and lacks its end; else 0."""
+    with contextlib.suppress(OSError):
+        size = os.stat(path).st_size
+        there = Position(position.inode, size, position.head, position.head_size)
+        if position.head_size <= size < position.offset and _is_it(path, there, inode=True):
+            return size
+    return 0
 
 
 def _is_it(path: Path, position: Position, *, inode: bool) -> bool:
