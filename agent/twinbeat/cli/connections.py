@@ -26,7 +26,7 @@ _LOSSES: Final = {
 def lines(kept: Connections | None) -> Iterator[str]:
     """All there is to say."""
     if kept is None:
-        yield paint("UNTOLD", "yellow", bold=True) + ": the worker isn't there"
+        yield paint("UNTOLD", "yellow", bold=True) + ": the worker isn't there, or has just come"
         return
     word = paint(kept.state.upper(), COLORS.get(kept.state, "yellow"), bold=True)
     yield f"{word}: {kept.sentence}"

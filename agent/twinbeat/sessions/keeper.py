@@ -59,6 +59,8 @@ class Keeper:
         self._settings = ConnectionSettings()
         self._told = False
         """Somebody has said what is wanted: until then all stays as an earlier worker left it."""
+        self._looked = False
+        """And that was carried out once, as far as it could be."""
         self._primary: bool | None = None
         self._peer_alive = False
         self._look_now = asyncio.Event()
@@ -105,6 +107,7 @@ class Keeper:
                 self._look_now.clear()
                 if self._told:
                     await self._look()
+                    self._looked = True
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._look_now.wait()
@@ -308,8 +311,10 @@ class Keeper:
 
     # -- what there is to see --------------------------------------------------------------------
 
-    def brief(self) -> ConnectionsBrief:
-        """How it stands."""
+    def brief(self) -> ConnectionsBrief | None:
+        """How it stands; None before there is anything to say."""
+        if not self._looked:
+            return None
         course, counts = self._course, self._before + Counter(self._run) + Counter(self._kernel)
         heard_s = course.heard_s(time.monotonic()) if self._child is not None else None
         rules, why = self._rules or ("", "")
