@@ -116,7 +116,7 @@ class Checks:
         self.paused_by = [0, 1]
         """By node: the node that was told so, and whose disk knows it."""
         self.forgot_pause = [False, False]
-        """By node: its disk was lost since it heard that its peer is paused."""
+        """By node: its disk was lost, and doesn't know again yet that its peer is paused."""
         self.peer_pause_over_ns = [0, 0]
         """By node: when a pause is over of which its peer told, whatever happens to that one."""
         self.newest = ["", ""]
@@ -265,7 +265,9 @@ class Checks:
             self.accepted[node.index, link].append(payload)
             self.heard_ns[node.index] = self.world.now_ns
             if flags_of(payload) & Flag.PAUSED:
-                self.forgot_pause[node.index] = False
+                # What the disk doesn't know yet is lost with the power.
+                if node.disk.durable.peer_paused:
+                    self.forgot_pause[node.index] = False
                 left_ns = lib.tb_pause_left_ns(flags_of(payload))
                 over_ns = self.world.now_ns + stretched(left_ns) + left_ns // 8 + PAUSE_LATE_NS
                 kept = self.peer_pause_over_ns

@@ -22,6 +22,7 @@ from twinbeat.core.events import (
     ForceFailover,
     ForceYield,
     IsolationChanged,
+    Pause,
 )
 from twinbeat.core.types import Admin, EngineEventKind, Flag, Intervals, Role
 
@@ -307,3 +308,48 @@ def test_a_command_under_the_id_of_one_that_is_waited_for_is_that_command() -> N
     world.run(5 * MS)
     assert world.checks.bound[1] is Admin.DISABLED
     assert role(world.b) is Role.DISABLED
+
+
+def paused(node: SimNode) -> bool:
+    """It heeds a pause of its peer's."""
+    assert node.agent is not None
+    return node.agent.machine.facts.peer_paused
+
+
+def cut_off(world: World) -> None:
+    for link in range(len(world.links)):
+        for end in range(2):
+            world.cut(link, end)
+
+
+def test_the_pause_of_a_lost_peer_lasts_as_long_as_it_said_over_a_reboot() -> None:
+    world = pair()
+    world.b.tell(Pause(request_id="p", for_ns=30 * MS))
+    world.run(6 * MS)
+    world.a.power_off()
+    cut_off(world)
+    world.a.boot()
+    world.run(2 * MS)
+    assert paused(world.a)
+    world.run(18 * MS)
+    assert paused(world.a)
+    world.run(8 * MS)
+    assert not paused(world.a)
+
+
+def test_a_pause_that_only_a_lost_disk_knew_is_forgotten_until_the_next_one_knows_it() -> None:
+    """Its node hears of it again, and loses its power before that is written."""
+    world = pair(replace(Setting(), claim_alone=True))
+    world.b.tell(Pause(request_id="p", for_ns=60 * MS))
+    world.run(6 * MS)
+    world.a.power_off()
+    world.a.wipe()
+    world.a.boot()
+    while not paused(world.a):
+        world.run(10 * US)
+    assert not world.a.disk.durable.peer_paused
+    world.a.power_off()
+    cut_off(world)
+    world.a.boot()
+    world.run(20 * MS)
+    assert world.a.gate_open(), "it may serve: nobody told it of a pause that it could know"
