@@ -63,12 +63,12 @@ class Asking:
                 # What could not be asked in time is not made up for in one go.
                 count = min(due, self.rate // 10) if asked - got < self.rate else 0
                 if count > 0:
-                    lines = (
+                    lines = [
                         b"GET /n/%d HTTP/1.1\r\nHost: lab\r\n\r\n" % (first + asked + each)
                         for each in range(count)
-                    )
+                    ]
+                    asked += count  # even where only a part of them gets out
                     connected.sendall(b"".join(lines))
-                    asked += count
                 ready, _, _ = select.select([connected], [], [], TICK_S)
                 if ready:
                     data = connected.recv(1 << 18)

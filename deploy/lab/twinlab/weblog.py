@@ -395,6 +395,11 @@ class Ground:
         _force(node)
 
     def _power(self, node: str) -> None:
+        log = Path(f"/proc/{agents.pid(node)}/root{access_log(node)}")
+        # A part of it is on the disk by then, and the end is lost.
+        run(["sync", "-f", str(log)])
+        size = log.stat().st_size
+        wait_for(lambda: log.stat().st_size > size + 10_000, "more in the log", timeout_s=10)
         lab.cut(node, silent=True)
         names = [f"worker-{node}", agents.process_name(node), nginx_name(node)]
         disks.lose_power([self.disks[node]], names)
