@@ -68,6 +68,15 @@ def logging_records() -> schema.Weblog:
     )
 
 
+def refusing_records() -> schema.Weblog:
+    """A full disk, and a file that can't be read."""
+    return schema.Weblog(
+        state="refusing",
+        why="No space left on device",
+        sources=[schema.WeblogSource(name="web", records=0, why="Permission denied.")],
+    )
+
+
 def failing_files() -> schema.SyncFiles:
     """A list of which two items fail."""
     return schema.SyncFiles(

@@ -34,6 +34,7 @@ from unit.memory_agent import (
     link,
     node,
     peer,
+    refusing_records,
     status,
     syncing,
     transition,
@@ -119,6 +120,11 @@ def test_a_clock_that_is_set_makes_nothing_older(
             "files  certs: partly, 2 items can't be kept alike (`twinbeat show files`)\n",
         ),
         (status(sync=syncing(failing_files())), "! files certs: /etc/certs/a: the disk is full.\n"),
+        (
+            status(sync=replace(syncing(), weblog=refusing_records())),
+            "! no log records are taken: No space left on device\n"
+            "  ! log source web: Permission denied.\n",
+        ),
         (status(gate=gate_of(open=False, contested=True)), "gate shut, contested"),
         (status(gate=gate_of(open=False, contested=True)), "another open gate was heard"),
         (status(gate=gate_of(attached=False, open=False)), "gate MISSING"),

@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 
 from twinbeat.weblog import tail as tails
-from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Position
+from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Block, Position, make
 from twinbeat.weblog.tail import Tail
 
 
 class Reader:
     """A tail, the clock that it is shown, and what it has taken."""
 
-    def __init__(self, path: Path, position: Position | None = None, *, history: bool = True):
-        self.tail = Tail(str(path), position, history=history)
+    def __init__(
+        self,
+        path: Path,
+        position: Position | None = None,
+        *,
+        history: bool = True,
+        recorded: tuple[Block, ...] = (),
+    ) -> None:
+        self.tail = Tail(str(path), position, history=history, recorded=lambda: recorded)
+        self.blocks: list[Block] = []
         self.now = 0.0
         self.taken: list[bytes] = []
         self.position = position
@@ -31,6 +39,17 @@ class Reader:
             assert chunk.payload.count(b"\n") == chunk.count
             new += chunk.payload[:-1].split(b"\n")
             self.position = chunk.position
+            self.blocks.append(
+                make(
+                    node="a",
+                    epoch=1,
+                    first=0,
+                    source="web",
+                    payload=chunk.payload,
+                    received_ns=0,
+                    position=chunk.position,
+                )
+            )
         self.taken += new
         return new
 
@@ -45,6 +64,11 @@ class Reader:
         """After a crash: all that is known is the position of the last record."""
         self.tail.close()
         return Reader(self.tail.path, self.position)
+
+    def after_a_cut(self) -> Reader:
+        """After a loss of power: the journal is believed more than the file."""
+        self.tail.close()
+        return Reader(self.tail.path, self.position, recorded=tuple(self.blocks))
 
 
 def write(path: Path, *lines: str, end: str = "\n") -> None:
@@ -244,3 +268,47 @@ def test_a_file_that_was_truncated_while_nobody_looked_is_read_from_its_begin(lo
     os.truncate(log, 0)
     write(log, *(f"later {number}" for number in range(60)))
     assert len(reader.again().look()) == 60
+
+
+@pytest.mark.parametrize("lost", [1, 10, 100, 200])
+def test_a_file_that_lost_its_end_with_the_power_is_not_read_twice(log: Path, lost: int) -> None:
+    reader = Reader(log)
+    put(log, *range(1, 10))
+    reader.look()
+    put(log, 4, 5, 6)
+    reader.look()
+    os.truncate(log, log.stat().st_size - lost)
+    put(log, 7)
+    again = reader.after_a_cut()
+    assert again.look() == lines(7)
+    assert again.tail.counts["shortened"] == 1
+
+
+def test_a_file_that_lost_its_end_and_has_grown_beyond_it_since(log: Path) -> None:
+    reader = Reader(log)
+    put(log, *range(1, 10))
+    reader.look()
+    put(log, 4, 5, 6)
+    reader.look()
+    os.truncate(log, len(log.read_bytes()) - 10)
+    new = range(10, 30)
+    put(log, *new)
+    again = reader.after_a_cut()
+    assert again.look() == lines(*new)
+    assert again.tail.counts["shortened"] == 1
+
+
+def test_a_file_that_is_as_it_was_is_read_on_after_a_cut(log: Path) -> None:
+    reader = Reader(log)
+    put(log, 1, 2)
+    write(log, "cut off", end="")
+    reader.look()
+    log.rename(log.with_name("access.log.1"))
+    put(log, 3, 4)
+    reader.wait()
+    put(log, 5)
+    reader.look()
+    put(log, 6)
+    again = reader.after_a_cut()
+    assert again.look() == lines(6)
+    assert again.tail.counts["shortened"] == 0

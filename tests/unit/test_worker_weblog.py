@@ -193,7 +193,7 @@ async def logging_pair(root: Path, **more: Any) -> AsyncIterator[Lab]:
     async with pair(root) as (a, b):
         for site in (a, b):
             site.settings = msgspec.structs.replace(
-                site.settings, weblog_listen=site.settings.listen
+                site.settings, weblog_listen=(site.settings.listen,)
             )
             path = str(site.root / "access.log")
             site.tables = {

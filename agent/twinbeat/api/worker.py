@@ -124,8 +124,8 @@ class SyncSettings(Struct, frozen=True, kw_only=True):
     identity: str
     keys: str = ""
     """Directory of the keys for heartbeats."""
-    weblog_listen: str = ""
-    """Own address at which log clients are waited for; empty = any."""
+    weblog_listen: tuple[str, ...] = ()
+    """Own addresses at which log clients and the peer are waited for; none = all."""
 
 
 class Mark(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from twinbeat.config.alike import ListName
 from twinbeat.config.fields import key
-from twinbeat.config.problems import Findings
+from twinbeat.config.problems import Findings, once_each
 from twinbeat.config.system import parse_address
 from twinbeat.weblog import sources
 
@@ -68,7 +68,11 @@ class WeblogSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Journals of log records, and the port at which log clients fetch them."""
 
     listen: Annotated[
-        str, key("Own address at which log clients and the peer are waited for; empty = any.")
+        str,
+        key(
+            "Own address at which log clients are waited for; the peer is where it dials this "
+            "node's worker anyway. Empty = any."
+        ),
     ] = ""
     port: Annotated[int, key("TCP port, the same on both nodes.", ge=1, le=65_535)] = 3011
     size_mb: Annotated[
@@ -101,6 +105,9 @@ def check_logs(
     ]
     for at, name, value, right in sources.problems(rows):
         findings.add(f"logsource[{at}].{name}", value, f"should be {right}.")
+    for section, named in (("logsource", logsources), ("logclient", logclients)):
+        names = [each.name for each in named]
+        once_each(section, names, "has the name of", findings)
     first: dict[str, int] = {}
     for at, client in enumerate(logclients):
         other = first.setdefault(client.fingerprint, at)

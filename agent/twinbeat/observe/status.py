@@ -334,6 +334,12 @@ def _about_configuration(status: Status) -> Iterator[Warn]:
             yield Warn(
                 code=f"files_{files.state}", sentence=f"files {files.name}: {files.sentence}"
             )
+    logs = sync.weblog
+    if logs is not None and logs.state in {"refusing", "failed"}:
+        yield Warn(code=f"weblog_{logs.state}", sentence=f"no log records are taken: {logs.why}")
+    for source in logs.sources if logs is not None else ():
+        if source.why:
+            yield Warn(code="weblog_source", sentence=f"log source {source.name}: {source.why}")
 
 
 def _about_connections(status: Status) -> Iterator[Warn]:

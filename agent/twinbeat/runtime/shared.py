@@ -159,7 +159,7 @@ def settings(config: Config) -> SyncSettings:
         timeout_s=section.timeout_s,
         identity=section.identity,
         keys=config.keys.directory,
-        weblog_listen=config.weblog.listen,
+        weblog_listen=_weblog_listen(config),
     )
 
 
@@ -208,6 +208,15 @@ def shown_connections(report: Report | None) -> schema.Connections | None:
         strays_error=brief.strays_error,
         counts=brief.counts,
     )
+
+
+def _weblog_listen(config: Config) -> tuple[str, ...]:
+    """As set, and where the peer dials this node's worker."""
+    if not config.weblog.listen:
+        return ()
+    own = [link.local for link in config.links if link.peer == config.sync_peer]
+    dialed = config.sync.listen or next(iter(own), "")
+    return tuple(dict.fromkeys(each for each in (config.weblog.listen, dialed) if each))
 
 
 def shown(report: Report | None) -> schema.Sync | None:

@@ -3,7 +3,7 @@
 has come.
 
 A look at a file that has nothing new costs two system calls, so nobody has to be woken by the
-kernel for it: 20 files are about 0.2 % of a processor (deploy/docs/weblog.md has the measurement).
+kernel for it: 20 of them are about half a percent of a processor (deploy/docs/weblog.md).
 While the store has no room files wait where they are.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from twinbeat.weblog.block import NOWHERE
@@ -53,7 +54,8 @@ class Collector:
             self._sources[name] = row
             if row.path:
                 position = self._store.position(name)
-                self._tails[name] = Tail(row.path, position, history=row.history)
+                recorded = partial(self._store.recorded, name)
+                self._tails[name] = Tail(row.path, position, history=row.history, recorded=recorded)
             else:
                 self._receivers[name] = Receiver(row, lambda: self._store.has_room)
 

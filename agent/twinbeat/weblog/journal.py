@@ -25,12 +25,13 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from twinbeat.weblog.block import Block, BlockError, Position
+from twinbeat.weblog.block import blocks as all_blocks
 from twinbeat.weblog.segment import (
     SUFFIX,
     Checkpoint,
@@ -429,6 +430,28 @@ class Journal:
         if found or hole is not None:
             return hole, found
         return Hole(wanted, view.next - wanted, "damaged"), []
+
+    def recent(self, source: str, bytes_max: int) -> Iterator[Block]:
+        """The last blocks of a source, in order, as far as they are in so many bytes of segments.
+
+        What can't be read is left out.
+        """
+        with self._lock:
+            segments = [each for _, all_ in sorted(self._epochs.items()) for each in all_]
+        size = 0
+        for at in range(len(segments) - 1, -1, -1):
+            size += segments[at].size
+            if size > bytes_max:
+                segments = segments[at:]
+                break
+        for segment in segments:
+            try:
+                data = segment.path.read_bytes()[: segment.size]
+                for _, block in all_blocks(data):
+                    if block.source == source and block.count:
+                        yield block
+            except (OSError, BlockError):
+                continue
 
     def _hole(self, epoch: int, first: int, end: int) -> Hole:
         """Why the records from ``first`` to ``end`` are not here."""

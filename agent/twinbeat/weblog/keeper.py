@@ -54,7 +54,7 @@ class Keeper:
         self.flushes = 0
         self.flushed_ns = 0
         """Nanoseconds that all of them took."""
-        self._thread = threading.Thread(target=self._run, name="weblog-journal", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="weblog-journal", daemon=True)
         self._thread.start()
 
     @property
@@ -91,7 +91,29 @@ class Keeper:
 
     # -- the thread --------------------------------------------------------------------------------
 
+    def _live(self) -> None:
+        while True:
+            try:
+                self._run()
+            except Exception:  # this thread's supervisor
+                log.exception("the journal of %s could not be written", self.journal.node)
+                self._refused(JournalError("defect", "A defect: the worker's log says which."))
+                if not self._paused():
+                    return
+            else:
+                return
+
+    def _paused(self) -> bool:
+        """Wait before another attempt; what is put in meanwhile doesn't shorten it. False: there is
+        to be none."""
+        until = time.monotonic() + RETRY_S
+        with self._condition:
+            while not self._ending and (left := until - time.monotonic()) > 0:
+                self._condition.wait(left)
+            return not self._ending
+
     def _run(self) -> None:
+        """Until there is nothing left to do."""
         while True:
             with self._condition:
                 while not (self._queue or self._jobs or self._ending):
@@ -103,12 +125,10 @@ class Keeper:
             for job in jobs:
                 job()
             if group and not self._write(group):
-                with self._condition:
-                    if self._ending:
-                        return
-                    self._condition.wait(RETRY_S)
-                continue
-            self._tell()
+                if not self._paused():
+                    return
+            else:
+                self._tell()
 
     def _group(self) -> list[Block]:
         group: list[Block] = []
@@ -151,6 +171,7 @@ class Keeper:
                 extra={"fields": {"event": "weblog_refused", "reason": error.code}},
             )
         self.error = error
+        self.journal.counts["refused", error.code] += 1
         self._tell()
 
     def _tell(self) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,9 @@ from twinbeat.weblog.messages import STREAMS_MAX, Cursor, Stream
 DELAYS_MOST: Final = 65_536
 """Blocks whose way to the other node is timed at the same time."""
 DELAY_BUCKETS: Final = 32
+RECENT_MAX: Final = 64 << 20
+"""Bytes of journal that a file is compared with: more than comes until the kernel writes by itself,
+half a minute later (vm.dirty_expire_centisecs)."""
 IN_TIME_MS: Final = 100
 """99 of 100 records are to be on both nodes by then."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -72,6 +75,7 @@ class Store:
         self._directory = directory
         self._boot = boot
         self._positions: dict[str, Position] = {}
+        self._was_cut = self.doubtful is not None
         self._keepers: dict[str, Keeper] = {}
         self._opened: list[Journal] = []
         self._acked: dict[str, dict[Key, int]] = {}
@@ -101,6 +105,7 @@ class Store:
                 complaints += replica.open()[0]
                 self._opened.append(replica)
         self._positions = dict(journal.positions)
+        self._was_cut = self.doubtful is not None
         marks = journal.marks()[-1]
         self.epoch, self.received = marks.epoch, marks.durable
         return complaints
@@ -177,6 +182,12 @@ class Store:
         self.own.put(block)
         if block.position != NOWHERE:
             self._positions[block.source] = block.position
+
+    def recorded(self, source: str) -> Iterator[Block]:
+        """The last blocks of a source, where this machine may have lost the end of its file: after
+        a loss of power. Otherwise none."""
+        if self._was_cut:
+            yield from self.own.journal.recent(source, RECENT_MAX)
 
     # -- replicas ----------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ a checksum of how it begins.
 moment later, until it was quiet for `QUIET_S`; what still comes in it for `LATE_S` is taken, too.
 *Renamed while nobody looked*: the file is looked for beside the path, by inode and beginning, and
 those that were rotated after it are read before the path is.
+*Shortened*: a machine that lost its power may have lost the end of a file that was never synced, after
+it had been read. What is left is compared with what the journal has of it, and what differs is new.
 *Copied and truncated*: the file is shorter, or begins otherwise. It is read from its beginning;
 what was written between the last look and the copying is looked for in the copy only after a start.
 """
@@ -24,11 +26,12 @@ import os
 import stat
 import zlib
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Position
+from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Block, Position
 
 QUIET_S: Final = 0.5
 LATE_S: Final = 60.0
@@ -107,9 +110,17 @@ class Opened:
 class Tail:
     """One source that is a file."""
 
-    def __init__(self, path: str, position: Position | None, *, history: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        position: Position | None,
+        *,
+        history: bool = True,
+        recorded: Callable[[], Iterable[Block]] = tuple,
+    ) -> None:
         """``position``: where the journal says that it stood; None: it was never read. Then what is
-        in it already is taken if ``history``."""
+        in it already is taken if ``history``. ``recorded``: the last blocks of it in the journal,
+        where the file may have lost something since."""
         self.path = Path(path)
         self.counts: Counter[str] = Counter()
         """renamed, truncated, shortened, missing, cut, unfinished, late, unreadable; all of them
@@ -117,6 +128,7 @@ class Tail:
         self.why = ""
         """Why nothing can be read: a sentence."""
         self._position = position
+        self._recorded = recorded
         self._skip = position is None and not history and self.path.exists()
         self._file: Opened | None = None
         self._waiting: deque[tuple[Path, int]] = deque()
@@ -245,22 +257,41 @@ class Tail:
 
     def _found(self, position: Position) -> list[tuple[Path, int]]:
         """Where to go on: the file of the position, and those that came after it."""
-        if _is_it(self.path, position, inode=True):
-            return [(self.path, position.offset)]
-        size = _shortened(self.path, position)
-        if size:
-            # The power was lost before the file's end was on the disk; the journal has it.
-            self.counts["shortened"] += 1
-            return [(self.path, size)]
+        offset = _goes_on(self.path, position, inode=True)
+        if offset is not None:
+            return [(self.path, self._as_recorded(self.path, position, offset))]
         siblings = self._siblings()
         for inode in (True, False):
             for at, path in enumerate(siblings):
-                if _is_it(path, position, inode=inode):
-                    rest = [(path, position.offset), *((each, 0) for each in siblings[at + 1 :])]
+                offset = _goes_on(path, position, inode=inode)
+                if offset is not None:
+                    if inode:
+                        offset = self._as_recorded(path, position, offset)
+                    rest = [(path, offset), *((each, 0) for each in siblings[at + 1 :])]
                     return [*rest, (self.path, 0)]
         if position.offset:
             self.counts["missing"] += 1
         return [(self.path, 0)]
+
+    def _as_recorded(self, path: Path, position: Position, offset: int) -> int:
+        """How far a file is what was recorded of it. A machine that lost its power may have lost
+        the end of a file that had been read already; what was written there since is new."""
+        following: int | None = None
+        with open(path, "rb", buffering=0) as file:
+            for block in self._recorded():
+                begins = block.position.offset - len(block.payload)
+                if block.position.inode != position.inode or begins < 0:
+                    following = None
+                    continue
+                if following is None or begins == following:
+                    found = os.pread(file.fileno(), len(block.payload), begins)
+                    if found != block.payload:
+                        self.counts["shortened"] += 1
+                        return begins + _alike(found, block.payload)
+                following = block.position.offset
+        if offset < position.offset:
+            self.counts["shortened"] += 1
+        return offset
 
     def _siblings(self) -> list[Path]:
         """Rotated files, the oldest first."""
@@ -289,33 +320,35 @@ def beginning(descriptor: int, size: int) -> int:
     return zlib.crc32(os.pread(descriptor, size, 0)) if size else 0
 
 
-def _shortened(path: Path, position: Position) -> int:
-    """Size of the file of a position, if it is that file and lacks its end; else 0."""
-    with contextlib.suppress(OSError):
-        size = os.stat(path).st_size
-        there = Position(position.inode, size, position.head, position.head_size)
-        if position.head_size <= size < position.offset and _is_it(path, there, inode=True):
-            return size
-    return 0
+def _alike(left: bytes, right: bytes) -> int:
+    """How many bytes both begin with."""
+    return next(
+        (at for at, (x, y) in enumerate(zip(left, right, strict=False)) if x != y),
+        min(len(left), len(right)),
+    )
 
 
-def _is_it(path: Path, position: Position, *, inode: bool) -> bool:
-    """Whether it is the file of a position, by inode and beginning or by its beginning alone."""
-    if not inode and position.head_size < HEAD_SIZE // 4:
-        return False  # Two files that begin with so little alike would be no wonder.
+def _goes_on(path: Path, position: Position, *, inode: bool) -> int | None:
+    """Where to go on if it is the file of a position, by inode and beginning or, as a copy, by its
+    beginning alone; None: it is another one."""
+    tells = position.head_size >= HEAD_SIZE // 4
+    if not inode and not tells:
+        return None  # Two files that begin with so little alike would be no wonder.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return False
+        return None
     try:
         status = os.fstat(descriptor)
-        return (
-            stat.S_ISREG(status.st_mode)
-            and (not inode or status.st_ino == position.inode)
-            and status.st_size >= position.offset
-            and beginning(descriptor, position.head_size) == position.head
-        )
+        if not stat.S_ISREG(status.st_mode) or (inode and status.st_ino != position.inode):
+            return None
+        if beginning(descriptor, position.head_size) != position.head:
+            return None
+        if status.st_size >= position.offset:
+            return position.offset
+        # Truncated, it would begin otherwise: it is the same file, and has lost its end.
+        return status.st_size if inode and tells else None
     except OSError:
-        return False
+        return None
     finally:
         os.close(descriptor)

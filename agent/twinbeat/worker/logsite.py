@@ -63,8 +63,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     clients: tuple[tuple[str, str], ...] = ()
     """Name and fingerprint."""
     port: int = PORT
-    listen: str = ""
-    """Own address that clients reach; empty = any."""
+    listen: tuple[str, ...] = ()
+    """Own addresses that clients and the peer reach; none = all."""
     peer: str = ""
     """Address of the other node; empty: it is not pulled from."""
     own: str = ""
@@ -218,6 +218,11 @@ class LogSite:
     # -- giving ------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for address in self._wanted.listen or ("",):
+                tasks.create_task(self._listen_at(address))
+
+    async def _listen_at(self, address: str) -> None:
         while True:
             if self._credentials() is None:
                 self._listening = "This node is not paired yet: run `twinbeat pair` on both nodes."
@@ -225,12 +230,12 @@ class LogSite:
                 continue
             wanted = self._wanted
             try:
-                with bound(wanted.listen or anywhere(), wanted.port) as made:
+                with bound(address or anywhere(), wanted.port) as made:
                     made.listen(PENDING_MAX * 2)
                     self._port, self._listening = made.getsockname()[1], ""
                     await self._admit_all(made)
             except OSError as error:
-                where = wanted.listen or "any address"
+                where = address or "any address"
                 self._listening = (
                     f"Port {wanted.port} of {where} can't be listened at: {error.strerror}."
                 )

@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,16 +117,13 @@ class Weblog:
             node=welcome.name,
             pair=welcome.pair,
             identity=settings.identity,
-            sources=tuple(
-                msgspec.convert(row, LogSource)
-                for _, row in sorted(tables.get("logsource", {}).items())
-            ),
+            sources=tuple(_sources(tables)),
             clients=tuple(
                 (row["name"], row["fingerprint"])
                 for _, row in sorted(tables.get("logclient", {}).items())
             ),
             port=own.get("port", Wanted.__struct_defaults__[2]),
-            listen=settings.weblog_listen,
+            listen=tuple(settings.weblog_listen),
             peer=settings.peer,
             own=settings.listen,
             interface=settings.interface,
@@ -191,6 +189,15 @@ class Weblog:
         while True:
             self._view = site.view()
             await asyncio.sleep(VIEW_S)
+
+
+def _sources(tables: Tables) -> Iterator[LogSource]:
+    """Those that this release understands."""
+    for name, row in sorted(tables.get("logsource", {}).items()):
+        try:
+            yield msgspec.convert(row, LogSource)
+        except msgspec.ValidationError as error:
+            log.error("log source %s is of another release: %s", name, error)
 
 
 def _fixed(wanted: Wanted) -> tuple[str, str]:
