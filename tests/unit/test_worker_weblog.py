@@ -101,6 +101,15 @@ class Client:
             await self.pull()
         return self.of(node)
 
+    def behind(self, node: str) -> int:
+        """Records of a node that it has not got, of those that there were a moment ago."""
+        assert self.welcome is not None
+        return sum(
+            each.durable - len(self.got.get((each.node, each.epoch), ()))
+            for each in self.welcome.streams
+            if each.node == node
+        )
+
     def of(self, node: str) -> list[bytes]:
         return [record for key in sorted(self.got) if key[0] == node for record in self.got[key]]
 

@@ -75,7 +75,7 @@ class Store:
         self._directory = directory
         self._boot = boot
         self._positions: dict[str, Position] = {}
-        self._was_cut = self.doubtful is not None
+        self._was_cut = False
         self._keepers: dict[str, Keeper] = {}
         self._opened: list[Journal] = []
         self._acked: dict[str, dict[Key, int]] = {}

@@ -13,8 +13,8 @@ a checksum of how it begins.
 moment later, until it was quiet for `QUIET_S`; what still comes in it for `LATE_S` is taken, too.
 *Renamed while nobody looked*: the file is looked for beside the path, by inode and beginning, and
 those that were rotated after it are read before the path is.
-*Shortened*: a machine that lost its power may have lost the end of a file that was never synced, after
-it had been read. What is left is compared with what the journal has of it, and what differs is new.
+*Shortened*: a machine that lost its power may have lost the end of a file after it had been read.
+What is left is compared with what the journal has of it, and what differs is new.
 *Copied and truncated*: the file is shorter, or begins otherwise. It is read from its beginning;
 what was written between the last look and the copying is looked for in the copy only after a start.
 """
@@ -41,6 +41,7 @@ HEAD_SIZE: Final = 256
 CHECK_S: Final = 1.0
 """How often it is looked whether a file still begins as it did."""
 SIBLINGS_MOST: Final = 1000
+NEWLINE: Final = ord("\n")
 PACKED: Final = (".gz", ".xz", ".zst", ".bz2", ".lz4", ".zip")
 
 
@@ -276,22 +277,40 @@ class Tail:
     def _as_recorded(self, path: Path, position: Position, offset: int) -> int:
         """How far a file is what was recorded of it. A machine that lost its power may have lost
         the end of a file that had been read already; what was written there since is new."""
-        following: int | None = None
+        spans = self._spans(position.inode)
         with open(path, "rb", buffering=0) as file:
             for block in self._recorded():
-                begins = block.position.offset - len(block.payload)
-                if block.position.inode != position.inode or begins < 0:
-                    following = None
-                    continue
-                if following is None or begins == following:
-                    found = os.pread(file.fileno(), len(block.payload), begins)
-                    if found != block.payload:
-                        self.counts["shortened"] += 1
-                        return begins + _alike(found, block.payload)
-                following = block.position.offset
+                begins, ends = spans.get((block.epoch, block.first), (0, 0))
+                found = os.pread(file.fileno(), ends - begins, begins)
+                recorded = block.payload[: ends - begins]
+                if found != recorded:
+                    self.counts["shortened"] += 1
+                    return begins + _alike(found, recorded)
         if offset < position.offset:
             self.counts["shortened"] += 1
         return offset
+
+    def _spans(self, inode: int) -> dict[tuple[int, int], tuple[int, int]]:
+        """Which bytes of the file the recorded blocks are, by epoch and first record. Where it had
+        lost its end before, the later ones count."""
+        spans: list[tuple[int, int, tuple[int, int]]] = []
+        end = -1
+        for block in self._recorded():
+            where, size = block.position, len(block.payload)
+            if where.inode != inode:
+                spans.clear()
+                end = -1
+                continue
+            begins = where.offset - size
+            # Neither a line that came late, in another file, nor one that was given its newline.
+            if where.offset != end and begins != end - 1 and begins >= 0:
+                while spans and spans[-1][0] >= begins:
+                    spans.pop()
+                if spans and spans[-1][1] > begins:
+                    spans[-1] = (spans[-1][0], begins, spans[-1][2])
+                spans.append((begins, where.offset, (block.epoch, block.first)))
+            end = where.offset
+        return {key: (begins, ends) for begins, ends, key in spans}
 
     def _siblings(self) -> list[Path]:
         """Rotated files, the oldest first."""
@@ -321,11 +340,16 @@ def beginning(descriptor: int, size: int) -> int:
 
 
 def _alike(left: bytes, right: bytes) -> int:
-    """How many bytes both begin with."""
-    return next(
-        (at for at, (x, y) in enumerate(zip(left, right, strict=False)) if x != y),
-        min(len(left), len(right)),
-    )
+    """How much of what was recorded (``right``) a file still has (``left``), in bytes.
+
+    Where something else follows, the line in which it begins counts as new: two log lines begin
+    alike more often than not. If its beginning was left over, it stands before what was written
+    next, as it does in the file.
+    """
+    for at, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return at if other == NEWLINE else left.rfind(b"\n", 0, at) + 1
+    return min(len(left), len(right))
 
 
 def _goes_on(path: Path, position: Position, *, inode: bool) -> int | None:
