@@ -246,8 +246,7 @@ async def test_records_reach_both_nodes_and_a_client(tmp_path: Path) -> None:
             lab.write(lab.a, "one more")
             assert (await client.until("a", 501))[-1] == b"one more"
             assert client.gaps == []
-        seen = await lab.view(lab.a)
-        assert seen.replication.records == 501
+        await lab.until(lab.a, lambda seen: seen.replication.records == 501, "it is told so")
         assert (await lab.view(lab.b)).peer == "a"
 
 
