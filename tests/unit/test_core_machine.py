@@ -857,6 +857,28 @@ def test_a_kernel_that_answers_for_a_hung_agent_doesn_t_lengthen_its_pause(bench
     assert bench.order.permits & Permit.MAY_CLAIM_STALLED
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_pause_that_is_over_stays_so_over_a_restart(bench: Bench, resumed: bool) -> None:
+    bench.secondary()
+    paused_peer(bench, 0 if resumed else SECOND)
+    bench.engine(Kind.DEAD, a=1)
+    if resumed:
+        bench.feed(Resume(request_id="r"))
+    bench.wait(2 * SECOND)
+    assert not bench.machine.status.peer_paused
+    kept = [effects.save for effects in bench.effects if effects.save is not None][-1]
+    again = Bench(durable=kept)
+    again.start()
+    again.wait(3 * SECOND)
+    paused_peer(again, 3600 * SECOND, answered=True)
+    assert again.machine.status.peer_paused_until_ns == 0, "its kernel repeats what is over"
+    paused_peer(again, 3600 * SECOND)
+    assert again.machine.status.peer_paused_until_ns > again.now, "its agent says it anew"
+    again.hear(flags=WELL)
+    paused_peer(again, 3600 * SECOND, answered=True)
+    assert again.machine.status.peer_paused_until_ns > again.now, "another pause"
+
+
 def test_a_pause_without_an_end_outlasts_its_node(bench: Bench) -> None:
     bench.secondary()
     paused_peer(bench, 5 * SECOND)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from twinbeat.engine._engine import ffi
+from twinbeat.engine._engine import ffi, lib
 from twinbeat.engine.look import Looker
 
 
@@ -43,6 +43,14 @@ def test_the_first_frame_of_a_peer_makes_a_new_look() -> None:
     looker, c = Looker(), view()
     before = looker.at(c)
     c.peer.arrived_ns = 17
+    assert looker.at(c) is not before
+
+
+def test_what_an_agent_says_after_its_kernel_repeated_it_makes_a_new_look() -> None:
+    looker, c = Looker(), view()
+    c.peer.arrived_ns, c.peer.type = 17, lib.TB_ANSWER
+    before = looker.at(c)
+    c.peer.arrived_ns, c.peer.type = 18, lib.TB_HELLO
     assert looker.at(c) is not before
 
 

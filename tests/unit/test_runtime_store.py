@@ -141,6 +141,7 @@ class TestDurable:
         last_primary=True,
         peer_known=True,
         peer_paused_until_ns=FOREVER,
+        peer_pause_over=True,
         paused_until_ns=NOW + 100 * SECOND,
         pause_reason="new switch",
         pause_since_ns=NOW - SECOND,

@@ -21,7 +21,16 @@ from twinbeat.sync.effects import (
     StorePrepare,
 )
 from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
-from twinbeat.sync.operation import Edit, Operation, Outcome, Policy, Replace, Request, State
+from twinbeat.sync.operation import (
+    Edit,
+    Operation,
+    Outcome,
+    Policy,
+    Problem,
+    Replace,
+    Request,
+    State,
+)
 from twinbeat.sync.parts import FORETOLD_NS, QUEUE_MOST, Active, Phase, Serving, Taking
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import SENTENCES, outcome
@@ -599,6 +608,22 @@ def test_strict_status_tells_of_items_that_failed(strict: bool, state: SyncState
     assert (standing.state, standing.in_step) == (state, True)
     assert [failure.where for failure in returning.worker.failures] == ["command x"]
     assert ("command x" in standing.sentence) is strict
+
+
+def test_what_waits_for_a_restart_is_told_until_the_daemon_has_it_in_force() -> None:
+    world = calm_pair()
+    node = world.nodes[1]
+    assert node.worker is not None
+    later = Problem(where="vrid 51.vmac", right="takes effect with a restart of the agent")
+    for problems in ((later,), ()):
+        feed(world, 1, ev.DaemonLost())
+        feed(world, 1, ev.DaemonFound(in_force=None))
+        asked_for = node.asks[0]
+        assert isinstance(asked_for, Apply)
+        node.asks = node.asks[1:]
+        feed(world, 1, ev.Applied(token=asked_for.token, in_force=True, problems=problems))
+        world.calm()
+        assert node.worker.unfulfilled == problems
 
 
 def test_a_strict_request_in_doubt_is_answered_and_decided_later() -> None:

@@ -181,8 +181,10 @@ class Knowledge:
         if self.peer is not None and peer.counter < self.peer.counter:
             return False
         until_ns = self._hear_pause(peer)
-        if until_ns != state.peer_paused_until_ns:
-            memory.state = state = replace(state, peer_paused_until_ns=until_ns)
+        over = state.peer_pause_over and not until_ns and bool(peer.flags & Flag.PAUSED)
+        if (until_ns, over) != (state.peer_paused_until_ns, state.peer_pause_over):
+            state = replace(state, peer_paused_until_ns=until_ns, peer_pause_over=over)
+            memory.state = state
         if peer.serves and not self._office.serving and state.last_primary:
             memory.state = replace(state, last_primary=False)
         self.peer = peer
@@ -199,11 +201,13 @@ class Knowledge:
 
     def _hear_pause(self, peer: PeerView) -> int:
         """Until when the peer is paused, as far as that frame tells: as `Durable` has it."""
-        known_ns, ended_ns = self.memory.state.peer_paused_until_ns, self._peer_pause_ended_ns
+        state, ended_ns = self.memory.state, self._peer_pause_ended_ns
+        known_ns = state.peer_paused_until_ns
         if not peer.flags & Flag.PAUSED:
             self._peer_pause_overridden, self._peer_pause_ended_ns = False, 0
             return 0
-        if self._peer_pause_overridden or (peer.answered and (known_ns or ended_ns)):
+        told_before = bool(known_ns or ended_ns or state.peer_pause_over)
+        if self._peer_pause_overridden or (peer.answered and told_before):
             return known_ns  # A kernel repeats what its agent last said, however long ago.
         left_ns = peer.pause_left_ns
         told_ns = peer.arrived_ns + left_ns if left_ns else FOREVER
@@ -218,7 +222,7 @@ class Knowledge:
         state = self.memory.state
         if state.peer_paused and not self.peer_heard:
             self._peer_pause_overridden = True
-            state = replace(state, peer_paused_until_ns=0)
+            state = replace(state, peer_paused_until_ns=0, peer_pause_over=True)
         self.memory.state = unpaused(state)
 
     def configure(self, policy: Policy) -> None:
@@ -239,7 +243,9 @@ class Knowledge:
         until_ns = self.peer_pause_ends_ns
         if until_ns and now_ns >= until_ns:
             self._peer_pause_ended_ns = until_ns
-            self.memory.state = replace(self.memory.state, peer_paused_until_ns=0)
+            self.memory.state = replace(
+                self.memory.state, peer_paused_until_ns=0, peer_pause_over=True
+            )
             self._voice.say(Level.WARNING, Code.PEER_PAUSE_EXPIRED)
 
     def settle_past(self) -> None:

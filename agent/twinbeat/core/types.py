@@ -485,6 +485,9 @@ class Durable:
     peer_paused_until_ns: int = 0
     """The peer said that it is paused for so long, and was not heard to say otherwise: a reboot of
     this node may not end a pause of the pair. As `paused_until_ns`."""
+    peer_pause_over: bool = False
+    """That pause ran out or was ended here while the peer was silent, and its agent said nothing
+    since: its kernel may repeat the pause for ever, and so may it to the next run of this agent."""
     paused_until_ns: int = 0
     """0 = not paused, `FOREVER` = until resumed. Boot-time clock: after a reboot of the machine the
     runtime sets it to `FOREVER` or to what is left."""

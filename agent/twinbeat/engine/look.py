@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from twinbeat.engine._engine import lib
 from twinbeat.engine.convert import engine_words, peer_words
 from twinbeat.engine.types import EngineWords, PeerWords
 
@@ -57,6 +58,7 @@ def lasting_words(view: Any) -> tuple[object, ...]:
         engine.restart_known,
         peer.epoch,
         peer.arrived_ns != 0,
+        peer.type == lib.TB_ANSWER,
         peer.term,
         peer.claim,
         peer.fence_below,

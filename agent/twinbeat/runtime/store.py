@@ -77,6 +77,7 @@ class DurableFile(msgspec.Struct, frozen=True, kw_only=True):
     peer_paused_until_ns: int = FOREVER
     """If `peer_paused`: as `paused_until_ns`. Older versions didn't know it."""
     peer_paused_until_wall_ns: int = 0
+    peer_pause_over: bool = False
     paused_until_ns: int = 0
     """Of the boot-time clock; 0 = not paused, FOREVER = until resumed."""
     paused_until_wall_ns: int = 0
@@ -228,6 +229,7 @@ class Store:
             last_primary=file.last_primary,
             peer_known=file.peer_known,
             peer_paused_until_ns=peer_until_ns,
+            peer_pause_over=file.peer_pause_over,
             paused_until_ns=until_ns,
             pause_reason=file.pause_reason if until_ns else "",
             pause_since_ns=since_ns if until_ns else 0,
@@ -257,6 +259,7 @@ class Store:
             last_primary=durable.last_primary,
             peer_known=durable.peer_known,
             peer_paused=durable.peer_paused,
+            peer_pause_over=durable.peer_pause_over,
             peer_paused_until_ns=durable.peer_paused_until_ns,
             peer_paused_until_wall_ns=self._by_wall(durable.peer_paused_until_ns, now_ns),
             paused_until_ns=until_ns,

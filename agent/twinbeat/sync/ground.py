@@ -86,6 +86,8 @@ class Ground:
     refused_retry_ns: int = 0
     failures: tuple[Problem, ...] = ()
     """What of the last document taken over couldn't be carried out, item by item."""
+    unapplied: tuple[Problem, ...] = ()
+    """What of the current document is not in force though the daemon has it, as that said last."""
     conflict: bool = False
     finished: tuple[Outcome, ...] = ()
     """The last outcomes, the oldest first."""
@@ -165,8 +167,8 @@ class Ground:
         if self.taking is not None or decision is Decision.TAKE:
             text = sentence("taking", version=self.peer.version)
             return Standing(state=SyncState.IN_PROGRESS, sentence=text, in_step=False)
-        if self.failures and self.strict_status:
-            text = f"taken over, but {named(self.failures)}"
+        if self.unfulfilled and self.strict_status:
+            text = f"taken over, but {named(self.unfulfilled)}"
             return Standing(state=SyncState.PARTIAL_SUCCESS, sentence=text, in_step=self._equal())
         if self.primary:
             return Standing(
@@ -180,6 +182,11 @@ class Ground:
             sentence=f"both have {self.current.version}" if equal else "the nodes differ",
             in_step=equal,
         )
+
+    @property
+    def unfulfilled(self) -> tuple[Problem, ...]:
+        """What of this node's document isn't carried out, item by item."""
+        return (*self.failures, *self.unapplied)
 
     def _equal(self) -> bool:
         peer = self.peer

@@ -313,8 +313,7 @@ class Propagation(Desk, Participant, Taker):
         if event.in_force:
             self.in_force = self.applying_mark
             self.apply_problems, self.apply_retry_ns = (), 0
-            if event.problems:
-                self.failures = event.problems
+            self.unapplied = event.problems
             return
         if active is not None and active.phase is Phase.APPLY:
             said = outcome(

@@ -537,7 +537,7 @@ class Driver:
             generation=machine.current.version.generation,
             peer_generation=machine.peer.version.generation if machine.peer else 0,
             waiting=waiting,
-            failures=machine.failures[:16],
+            failures=machine.unfulfilled[:16],
             requests=dict(self.ended),
             refusals=dict(self.refusals),
             synced_s=self.synced_s,
