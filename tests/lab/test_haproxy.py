@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 from twinlab import agents, lab, netns, plan, processes
@@ -19,12 +21,21 @@ PORT = 8080
 
 
 @pytest.fixture(scope="module")
-def haproxies(pair: None) -> None:
+def doors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each node's can be asked what it knows."""
+    directory = tmp_path_factory.mktemp("haproxy")
+    return {node: directory / f"{node}.sock" for node in plan.NODES}
+
+
+@pytest.fixture(scope="module")
+def haproxies(pair: None, doors: dict[str, Path]) -> None:
     """One on each node, with the file as it is shipped."""
     for client in CLIENTS:
         run([*netns.enter(plan.CLIENT_NS), "ip", "address", "add", f"{client}/24", "dev", "eth0"])
     for node in plan.NODES:
-        command = ["haproxy", "-db", "-L", node, "-f", str(SHIPPED)]
+        more = doors[node].with_suffix(".cfg")
+        more.write_text(f"global\n    stats socket {doors[node]}\n")
+        command = ["haproxy", "-db", "-L", node, "-f", str(SHIPPED), "-f", str(more)]
         processes.spawn(f"haproxy-{node}", plan.namespace(node), command)
     try:
         for node in plan.NODES:
@@ -37,6 +48,15 @@ def haproxies(pair: None) -> None:
 def knows_its_peer(node: str) -> bool:
     shown = run([*netns.enter(plan.namespace(node)), "ss", "-Htn", "state", "established"])
     return ":10230" in shown
+
+
+def clients_known(door: Path) -> int:
+    """How many clients a node's haproxy has a server for."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.connect(str(door))
+        asked.sendall(b"show table servers\n")
+        with asked.makefile("rb") as told:
+            return sum(b" server_id=" in line for line in told)
 
 
 def server_of(client: str) -> str:
@@ -53,11 +73,18 @@ def server_of(client: str) -> str:
     return wait_for(asked, f"an answer to {client}", timeout_s=15)
 
 
-def test_clients_keep_their_servers_over_two_takeovers(primary: str, haproxies: None) -> None:
+def test_clients_keep_their_servers_over_two_takeovers(
+    primary: str, haproxies: None, doors: dict[str, Path]
+) -> None:
     before = {client: server_of(client) for client in CLIENTS}
     assert set(before.values()) == set(plan.SERVERS)
     for old in (primary, plan.peer(primary)):
         survivor = plan.peer(old)
+        wait_for(
+            lambda survivor=survivor: clients_known(doors[survivor]) == len(CLIENTS),
+            f"{survivor} was told of all clients",
+            timeout_s=10,
+        )
         lab.cut(old, silent=True)
         wait_for(partial(watching.serves, survivor), f"{survivor} takes over", timeout_s=10)
         assert {client: server_of(client) for client in CLIENTS} == before

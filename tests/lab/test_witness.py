@@ -179,7 +179,8 @@ def test_an_etcd_that_hangs_moves_nobody(mended: str) -> None:
         "both are answered again",
         timeout_s=20,
     )
-    assert watching.serves(mended)
+    # Shut for a moment by a machine that stands still, maybe; its peer did not take it over.
+    wait_for(lambda: watching.serves(mended), f"{mended} serves", timeout_s=5)
 
 
 def test_a_survivor_s_hiccup_costs_no_lease(mended: str) -> None:

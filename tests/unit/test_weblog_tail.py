@@ -341,3 +341,14 @@ def test_a_file_that_was_truncated_while_nobody_looked_is_read_from_its_begin(lo
     os.truncate(log, 0)
     write(log, *(f"later {number}" for number in range(60)))
     assert len(reader.again().look()) == 60
+
+
+def test_a_line_without_its_end_is_nothing_to_be_behind_with(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\ntw")
+    tail = Tail(str(log), None)
+    assert tail.poll(0.0) is not None
+    assert tail.behind == 0
+    with log.open("ab") as file:
+        file.write(b"o\nthree")
+    assert tail.behind == len(b"two\nthree")

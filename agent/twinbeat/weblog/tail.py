@@ -148,13 +148,16 @@ class Tail:
 
     @property
     def behind(self) -> int:
-        """Bytes that the file has and nobody has taken."""
-        if self._file is None:
+        """Bytes that the file has and nobody has taken; a line without its end is none yet."""
+        file = self._file
+        if file is None:
             return 0
         try:
-            return max(os.fstat(self._file.descriptor).st_size - self._file.offset, 0)
+            left = max(os.fstat(file.descriptor).st_size - file.offset, 0)
+            begun = left <= RECORD_MAX and b"\n" not in os.pread(file.descriptor, left, file.offset)
         except OSError:
             return 0
+        return 0 if begun else left
 
     def close(self) -> None:
         for each, _ in self._late:

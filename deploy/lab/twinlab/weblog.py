@@ -320,10 +320,11 @@ def judge(
             if lacking:
                 faults.append(f"{stream}: {len(lacking)} of {end}, the first {min(lacking)}")
     for name, log in logs.items():
-        left = Counter((name, record) for record in log) - written
+        # A line with a null in it is what a power failure left of the end of a file.
+        left = Counter((name, record) for record in log if b"\0" not in record) - written
         if left:
-            first = min(record for _, record in left)
-            judged.unwritten.append(f"{left.total()} of {name}, {first[:99]!r}")
+            some = sorted(record for _, record in left)
+            judged.unwritten.append(f"{left.total()} of {name}, {some[0]!r} to {some[-1]!r}"[:500])
     return judged
 
 
