@@ -73,7 +73,8 @@ SENTENCES: Final = {
     "sync_under_way": "it is under way",
     "nothing_to_adopt": "both nodes come from one pair; there is nothing to give up",
     # -- votes of a secondary (why an operation wasn't carried out there) ------------------------
-    "stale_term": "{term} is no reign any more: {known} is",
+    "stale_term": "the role moved while it was prepared (reign {term} is over, {known} has begun); "
+    "nothing was changed: give it again",
     "unsettled": "something else is under way",
     "out_of_step": "{why}",
     "content_differs": "{why}",
