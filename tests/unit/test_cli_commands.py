@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -819,24 +819,33 @@ def test_the_package_runs_as_the_command(served: Served) -> None:
     assert "Usage: twinbeat is-primary" in done.stderr
 
 
-def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
-    def at_a_terminal(*options: str, **environment: str) -> str:
-        leader, follower = pty.openpty()
-        command = [sys.executable, "-m", "twinbeat.cli.main", "show", "--socket", served.path]
-        subprocess.run(
-            [*command, *options],
-            stdout=follower,
-            env=os.environ | {"TERM": "xterm"} | environment,
-            check=True,
-        )
-        os.close(follower)
-        shown = os.read(leader, 65536).decode()
-        os.close(leader)
-        return shown
+def _at_a_terminal(
+    *words: str, told_on: Literal["stdout", "stderr"] = "stdout", **environment: str
+) -> str:
+    """What the command says there, where that is a terminal."""
+    leader, follower = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "twinbeat.cli.main", *words],
+        stdout=follower if told_on == "stdout" else subprocess.DEVNULL,
+        stderr=follower if told_on == "stderr" else None,
+        env=os.environ | {"TERM": "xterm"} | environment,
+        check=False,
+    )
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    return shown
 
-    assert "\x1b[" in at_a_terminal()
-    assert "\x1b[" not in at_a_terminal(NO_COLOR="1")
-    assert "\x1b[" not in at_a_terminal("--no-color")
+
+def test_no_colours_without_a_terminal_or_with_no_color(served: Served) -> None:
+    show = ("show", "--socket", served.path)
+    assert "\x1b[" in _at_a_terminal(*show)
+    for plain in (
+        _at_a_terminal(*show, NO_COLOR="1"),
+        _at_a_terminal(*show, "--no-color"),
+    ):
+        assert "PRIMARY" in plain
+        assert "\x1b[" not in plain
 
 
 def test_talk_is_coloured_no_more_than_data(tmp_path: Path) -> None:
@@ -845,25 +854,15 @@ def test_talk_is_coloured_no_more_than_data(tmp_path: Path) -> None:
         "vrrp_instance V {\n interface eth0\n virtual_router_id 7\n"
         " virtual_ipaddress { 10.0.0.9 }\n}\n"
     )
-    link = "--link=eth0,10.0.0.1,10.0.0.2"
-
-    def at_a_terminal(*options: str, **environment: str) -> str:
-        leader, follower = pty.openpty()
-        subprocess.run(
-            [sys.executable, "-m", "twinbeat.cli.main", "import", str(file), link, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=follower,
-            env=os.environ | {"TERM": "xterm"} | environment,
-            check=False,
-        )
-        os.close(follower)
-        shown = os.read(leader, 65536).decode()
-        os.close(leader)
-        return shown
-
-    assert "\x1b[" in at_a_terminal()
-    assert "\x1b[" not in at_a_terminal(NO_COLOR="1")
-    assert "\x1b[" not in at_a_terminal("--no-color")
+    told = ("import", str(file), "--link=eth0,10.0.0.1,10.0.0.2")
+    coloured = _at_a_terminal(*told, told_on="stderr")
+    assert "\x1b[" in coloured
+    for plain in (
+        _at_a_terminal(*told, told_on="stderr", NO_COLOR="1"),
+        _at_a_terminal(*told, "--no-color", told_on="stderr"),
+    ):
+        assert plain
+        assert "\x1b[" not in plain
 
 
 # ------------------------------------------------------------------------------- the tree --------

@@ -505,7 +505,7 @@ SPECS = _specs(
         what="until the node that came back had all of the primary's connections",
         unit="s",
     ),
-    # ----------------------------------------------------------------------- web logs --------
+    # ------------------------------------------------------------------ sessions --------------
     Spec(
         name="sessions_moved",
         what="clients that were bound for half a second and got another server after a death",
@@ -569,6 +569,7 @@ SPECS = _specs(
         what="the same beside it without them",
         unit="ms",
     ),
+    # ----------------------------------------------------------------------- web logs --------
     Spec(
         name="weblog_lost",
         what="failovers under 2,000 requests a second: streams that lack replicated records",
