@@ -77,7 +77,8 @@ LAYERS = {
     ),
     "twinbeat.api.sync": layer("api.worker sessions.shown sync.shown", "msgspec"),
     # What the command line knows of the interface, so it stays as light as the command line.
-    "twinbeat.api.schema": layer("", "msgspec"),
+    "twinbeat.api.schema": layer("api.parts"),
+    "twinbeat.api.parts": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
     "twinbeat.api.client": layer("api.schema", "msgspec"),
     "twinbeat.api.text": layer(),
@@ -166,6 +167,8 @@ def test_every_import_keeps_to_its_layer() -> None:
         ("twinbeat.worker.main", "import twinbeat.net.vmac"),
         ("twinbeat.witness.etcd", "from twinbeat.net import vmac"),
         ("twinbeat.api.schema", "from twinbeat.core.types import Role"),
+        ("twinbeat.api.parts.pair", "from twinbeat.core.types import Role"),
+        ("twinbeat.cli.main", "from twinbeat.api.parts.pair import Node"),
         ("twinbeat.cli.main", "from twinbeat.config import Config"),
         ("twinbeat.cli.main", "def f():\n    from twinbeat.runtime import app"),
         ("twinbeat.cli.main", "from twinbeat.api import server"),
