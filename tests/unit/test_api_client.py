@@ -6,7 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,14 @@ def listener(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[st
 
         def serve() -> None:
             connection, _ = listening.accept()
-            with connection:
+            # A client that has what it wanted hangs up, also in the middle of an answer.
+            with connection, suppress(ConnectionError):
                 answer(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield str(path)
-        thread.join(timeout=5)
+        thread.join(timeout=30)
         assert not thread.is_alive()
 
 
@@ -63,9 +64,9 @@ def test_nobody_listens_any_more(tmp_path: Path) -> None:
 def test_a_silent_agent_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with (
         listener(tmp_path / "s", until_closed) as path,
-        pytest.raises(UnknownOutcomeError, match=r"0\.05 s"),
+        pytest.raises(UnknownOutcomeError, match="1 s"),
     ):
-        Client(path, timeout_s=0.05).post("/v1/yield", b"{}")
+        Client(path, timeout_s=1).post("/v1/yield", b"{}")
 
 
 def test_an_agent_that_dies_leaves_the_outcome_unknown(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_an_answer_whose_length_is_said_is_not_waited_for(tmp_path: Path, apart:
         until_closed(connection)
 
     with listener(tmp_path / "s", answer) as path:
-        assert Client(path, timeout_s=5).get("/").body == b'{"a":1}'
+        assert Client(path, timeout_s=30).get("/").body == b'{"a":1}'
 
 
 def test_an_answer_that_ends_too_early_leaves_the_outcome_unknown(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_an_answer_that_ends_too_early_leaves_the_outcome_unknown(tmp_path: Path
         listener(tmp_path / "s", answer) as path,
         pytest.raises(UnknownOutcomeError, match="ended before"),
     ):
-        Client(path, timeout_s=5).get("/")
+        Client(path, timeout_s=30).get("/")
 
 
 def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
@@ -111,16 +112,16 @@ def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
 
     with listener(tmp_path / "s", dribble) as path:
         with pytest.raises(UnknownOutcomeError):
-            Client(path, timeout_s=0.2).get("/")
+            Client(path, timeout_s=1).get("/")
         over.set()
 
 
 def test_lines_whose_head_never_comes_raise_what_is_promised(tmp_path: Path) -> None:
     with (
         listener(tmp_path / "s", until_closed) as path,
-        pytest.raises(UnknownOutcomeError, match=r"0\.05 s"),
+        pytest.raises(UnknownOutcomeError, match="1 s"),
     ):
-        next(Client(path, timeout_s=0.05).lines("/v1/events?follow=1"))
+        next(Client(path, timeout_s=1).lines("/v1/events?follow=1"))
 
 
 def test_lines_whose_connection_breaks_raise_what_is_promised(tmp_path: Path) -> None:
