@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twinlab import agents, capture, plan, probe, timeline
-from twinlab.shell import wait_for
+from twinlab import agents, capture, lab, plan, probe, timeline
+from twinlab.shell import LabError, wait_for
 
 STEADY = (
     "timers.hello_us=5000",
@@ -32,6 +32,17 @@ CALM = (
     "timers.attest_ms=4000",
 )
 """For tests in which nobody may notice anything: not even a machine that is busy elsewhere."""
+
+PATIENT = (
+    "timers.hello_us=10000",
+    "timers.dead_us=1000000",
+    "timers.verify_us=300000",
+    "timers.stall_us=1500000",
+    "timers.lease_us=2500000",
+    "timers.attest_ms=5000",
+    "timers.boot_wait_ms=4000",
+)
+"""For tests in which it doesn't matter how long the takeovers take that they cause."""
 
 VIPS = (plan.LAN_VIP, plan.WAN_VIP)
 FLIGHT_NS = 1_000_000
@@ -170,6 +181,76 @@ def unnoticed(
         assert left, f"the client was disturbed {TRIES} times: {told}"
         print(f"disturbed, once more: {told}")
     raise AssertionError("unreachable")
+
+
+@dataclass(slots=True)
+class Reign:
+    """Who is primary, and how often the role was moved on purpose so far."""
+
+    primary: str
+    began: int
+    """The highest term that was known at the beginning."""
+    moves: int = 0
+
+    def die(self) -> str:
+        """Who serves dies silently; returns the survivor, once it serves."""
+        self.moves += 1
+        survivor = plan.peer(self.primary)
+        lab.cut(self.primary, silent=True)
+        wait_for(lambda: serves(survivor), f"{survivor} serves", timeout_s=20)
+        self.primary = survivor
+        return survivor
+
+    def is_disturbed(self) -> bool:
+        """Whether a term began that nobody here asked for, or does so in a moment."""
+        try:
+            wait_for(lambda: highest() > self.began + self.moves, "a term", timeout_s=5)
+        except LabError:
+            return False
+        return True
+
+
+def highest() -> int:
+    """The highest term that either node knows."""
+    with agents.patient(10.0):
+        said = [agents.show(node) for node in plan.NODES]
+    return max(one["node"]["term_highest"] for one in said if one is not None)
+
+
+def steadily(what: Callable[[Reign], None]) -> None:
+    """Do something with a pair whose role moves as it says, and not by itself.
+
+    A machine that stalls for seconds is as good as dead to the other node, and is taken over from.
+    What was tried meanwhile says nothing, and is tried again, TRIES times at most.
+    """
+    for left in reversed(range(TRIES)):
+        reign = Reign(agents.wait_fit(), highest())
+        try:
+            what(reign)
+        except Exception as error:
+            if not (left and reign.is_disturbed()):
+                raise
+            print(f"the role moved by itself, once more after: {error}")
+        else:
+            return
+        for node in plan.NODES:
+            lab.heal(node)
+            agents.start_worker(node)
+
+
+def ordered(*words: str) -> None:
+    """Have the pair told something by whoever is primary then, and again where that has moved.
+
+    What is said here has to be the same when it was done already.
+    """
+    for left in reversed(range(TRIES)):
+        node = agents.wait_fit()
+        done = agents.cli(node, *words)
+        if done.returncode == 0:
+            return
+        told = f"{' '.join(words)} at {node}: {done.stdout}{done.stderr}"
+        if not (left and "(not_primary)" in told):
+            raise AssertionError(told)
 
 
 def transitions(node: str) -> int:

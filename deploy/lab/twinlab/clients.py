@@ -35,7 +35,7 @@ def fetch(count: int, first: str = FIRST, *, timeout_s: float = 2.0) -> dict[str
 
 def answers(count: int, first: str = FIRST) -> list[str]:
     """Which server answered each client; LabError where one got no answer."""
-    found = [str(each) for each in fetch(count, first)["answers"]]
+    found = [str(each) for each in fetch(count, first, timeout_s=5.0)["answers"]]
     strange = set(found) - set(plan.SERVERS)
     if strange:
         raise LabError(f"{sum(each in strange for each in found)} of {count} got no answer")

@@ -72,7 +72,12 @@ def talk(address: str, port: int, interval_s: float, patience_s: float) -> None:
 
 
 def download(address: str, port: int, path: str, size: int, patience_s: float) -> None:
-    """To its end, or so many bytes of it; what came is told by its length and SHA-256."""
+    """To its end, or so many bytes of it; what came is told by its length and SHA-256.
+
+    Told to stop, it ends with the next piece that comes.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     digest, came, longest_ns, error = hashlib.sha256(), 0, 0, ""
     connection = http.client.HTTPConnection(address, port, timeout=patience_s)
     try:
@@ -81,15 +86,18 @@ def download(address: str, port: int, path: str, size: int, patience_s: float) -
         headers = {"Range": f"bytes=0-{size - 1}"} if size else {}
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        last_ns = now_ns()
-        while piece := response.read1(65536):
+        last_ns, last = now_ns(), False
+        while not last:
+            last = stop.is_set()
+            if not (piece := response.read1(65536)):
+                break
             digest.update(piece)
             came += len(piece)
             longest_ns = max(longest_ns, now_ns() - last_ns)
             last_ns = now_ns()
         if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT}:
             error = f"status {response.status}"
-        elif response.length:
+        elif response.length and not last:
             error = f"{response.length} bytes are missing"
     except (OSError, http.client.HTTPException) as problem:
         error = str(problem) or type(problem).__name__

@@ -12,9 +12,9 @@ from twinlab import netns, plan, processes
 from twinlab.shell import LabError, run, wait_for
 
 DOWNLOAD = plan.RUN_DIR / "download"
-DOWNLOAD_BYTES = 12 << 20
+DOWNLOAD_BYTES = 32 << 20
 DOWNLOAD_RATE = "768k"
-"""Bytes each second: whoever fetches it is busy for sixteen seconds."""
+"""Bytes each second: whoever fetches it is busy for forty seconds."""
 
 
 def download() -> bytes:
