@@ -8,14 +8,12 @@ import contextlib
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from twinlab import disks
-from twinlab.shell import run
 
+from unit.own_disk import cut, mounted_anew, own_disk
 from unit.test_weblog_client_run import Machine, lines, pair, until
 from unit.weblog_node import Node, records
 
@@ -27,18 +25,9 @@ SEED = 20261124
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     """A directory on an ext4 of its own."""
-    image, mounted = tmp_path / "disk.ext4", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(SIZE)
-    run(["mkfs.ext4", "-q", "-F", str(image)])
-    mounted.mkdir()
-    mount(image, mounted)
-    yield mounted
-    run(["umount", str(mounted)])
-
-
-def mount(image: Path, where: Path) -> None:
-    run(["mount", "-o", "loop", str(image), str(where)])
+    mounted = tmp_path / "disk"
+    with own_disk(tmp_path / "disk.ext4", mounted, SIZE):
+        yield mounted
 
 
 async def lose_power(machine: Machine, disk: Path) -> None:
@@ -46,15 +35,9 @@ async def lose_power(machine: Machine, disk: Path) -> None:
     only what was synced is there."""
     assert machine.process is not None
     os.kill(machine.process.pid, signal.SIGSTOP)
-    disks.cut(disk)
+    cut(disk)
     await machine.end(signal.SIGKILL)
-    run(["umount", str(disk)])
-    # A copy: whoever made a mount namespace meanwhile holds the dead file system there.
-    image = disk.with_name("disk.ext4")
-    fresh = image.with_suffix(f".{time.monotonic_ns()}")
-    run(["cp", "--sparse=always", str(image), str(fresh)])
-    fresh.replace(image)
-    mount(image, disk)
+    mounted_anew(disk.with_name("disk.ext4"), disk)
 
 
 def test_what_was_acknowledged_is_written_once_after_a_loss_of_power(root: Path) -> None:

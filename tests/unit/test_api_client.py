@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +41,15 @@ def listener(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[st
         assert not thread.is_alive()
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The client's: it stands where the test puts it, however long the machine itself takes."""
+    clock = SimpleNamespace(now_s=0.0)
+    time = SimpleNamespace(monotonic=lambda: clock.now_s)
+    monkeypatch.setattr("twinbeat.api.client.time", time)
+    return clock
+
+
 def until_closed(connection: socket.socket) -> None:
     while connection.recv(4096):
         pass
@@ -61,6 +71,7 @@ def test_nobody_listens_any_more(tmp_path: Path) -> None:
         Client(str(tmp_path / "s")).get("/")
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_silent_agent_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with (
         listener(tmp_path / "s", until_closed) as path,
@@ -102,20 +113,22 @@ def test_an_answer_that_ends_too_early_leaves_the_outcome_unknown(tmp_path: Path
         Client(path, timeout_s=30).get("/")
 
 
-def test_drops_do_not_stretch_the_deadline(tmp_path: Path) -> None:
+def test_drops_do_not_stretch_the_deadline(tmp_path: Path, clock: SimpleNamespace) -> None:
     over = threading.Event()
 
     def dribble(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
         while not over.wait(0.02):
+            clock.now_s += 1
             connection.sendall(b"x")
 
     with listener(tmp_path / "s", dribble) as path:
         with pytest.raises(UnknownOutcomeError):
-            Client(path, timeout_s=1).get("/")
+            Client(path, timeout_s=10).get("/")
         over.set()
 
 
+@pytest.mark.usefixtures("clock")
 def test_lines_whose_head_never_comes_raise_what_is_promised(tmp_path: Path) -> None:
     with (
         listener(tmp_path / "s", until_closed) as path,

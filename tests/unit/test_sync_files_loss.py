@@ -3,11 +3,8 @@
 
 import asyncio
 import dataclasses
-import fcntl
 import os
 import random
-import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +14,10 @@ import pytest
 from twinbeat.sync.lists import CONFLICT, TEMPORARY
 from twinbeat.sync.remembered import Memory
 from twinbeat.sync.talking import Talk
+from unit.own_disk import cut, mounted_anew, own_disk
 from unit.sync_files_pair import LIST, Keeper, connected, keepers, kept
 from unit.sync_pair import running, until
 from unit.test_sync_connection import asynchronous
-from unit.test_sync_store import EXT4_IOC_SHUTDOWN, NOLOGFLUSH, _mount
 
 TESTS = Path(__file__).parents[1]
 KILLS = 4
@@ -120,15 +117,10 @@ async def test_what_was_taken_is_no_change_of_one_s_own_even_if_nobody_came_to_s
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """An ext4 of its own: its image, and where it is mounted, as the tree of node b."""
     image, where = tmp_path / "image", tmp_path / "top-b"
-    where.mkdir()
     if os.geteuid() != 0:
         pytest.skip("mounting takes root")
-    with image.open("wb") as file:
-        file.truncate(16 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-    _mount("-o", "loop", image, where)
-    yield image, where
-    subprocess.run(["umount", where], check=False)
+    with own_disk(image, where, 16 << 20):
+        yield image, where
 
 
 @pytest.mark.privileged
@@ -156,13 +148,10 @@ def test_what_both_nodes_say_they_have_outlasts_a_loss_of_power(
             # A deletion alone: nothing else that is synced takes it to the disk.
             (a.inside / "last").unlink()
             await until(lambda: not (b.inside / "last").exists() and a.same and b.same)
-            directory = os.open(where, os.O_RDONLY)
-            fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
-            os.close(directory)
+            cut(where)
 
     before()
-    subprocess.run(["umount", where], check=True)
-    _mount("-o", "loop", image, where)
+    mounted_anew(image, where)
     inside = where / "in"
     said = {"d/from-a": "from a, changed", "d/from-b": "from b"}
     assert {path: (inside / path).read_text() for path in said} == said
