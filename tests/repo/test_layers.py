@@ -81,6 +81,7 @@ LAYERS = {
     "twinbeat.api.parts": layer("", "msgspec"),
     # What tools outside the agent share: they load no HTTP library and no loop.
     "twinbeat.api.client": layer("api.schema", "msgspec"),
+    "twinbeat.api.brief": layer("api.schema", "msgspec"),
     "twinbeat.api.text": layer(),
     "twinbeat.api.figures": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
@@ -90,13 +91,13 @@ LAYERS = {
         "msgspec prometheus_client pyroute2",
     ),
     "twinbeat.cli": layer(
-        "api.schema api.client api.figures api.sync api.text sessions.shown sync.document "
-        "sync.operation sync.shown weblog.shown",
+        "api.brief api.schema api.client api.figures api.sync api.text sessions.shown "
+        "sync.document sync.operation sync.shown weblog.shown",
         "click msgspec",
         "config",
     ),
     # Loaded when somebody looks at a live screen, and by nothing else.
-    "twinbeat.cli.topscreen": layer("api.text cli", "rich"),
+    "twinbeat.cli.topscreen": layer("api.brief api.text cli", "rich"),
     # Loaded when somebody pairs, and by nothing else.
     "twinbeat.cli.pair": layer(
         "api.schema cli config sync.identity sync.pairing sync.parties", "click msgspec"

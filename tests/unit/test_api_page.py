@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from twinbeat.api import page, schema
 from unit.browser import Browser
-from unit.memory_agent import Served, counters, histogram, node, status, transition
+from unit.memory_agent import Served, connections, counters, histogram, node, status, transition
 
 SCRIPT = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
@@ -27,6 +27,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def served(tmp_path: Path) -> Iterator[Served]:
     with Served(tmp_path) as running:
         yield running
+
+
+def kept() -> schema.Status:
+    state = status(connections=connections(state="filling", sentence="/etc/twinbeat/x"))
+    return replace(state, process=replace(state.process, worker=True))
 
 
 @pytest.fixture
@@ -93,6 +98,24 @@ def test_what_is_said_is_shown_and_never_run(opened: Browser, served: Served) ->
     assert SCRIPT in text(opened, "#failovers")
     assert opened.value("document.title") != "taken"
     assert opened.value("document.querySelectorAll('img, li script').length") == 0
+
+
+def test_what_outlasts_a_takeover_is_there_while_it_is_configured(
+    opened: Browser, served: Served
+) -> None:
+    assert opened.value("document.getElementById('kept').hidden"), "no worker, no document"
+    served.agent.state = kept()
+    opened.until("!document.getElementById('kept').hidden")
+    shown = text(opened, "#kept")
+    for words in (
+        "in-step: 7 entries, 1 on their way",
+        "filling: 1,200 flows, 7 messages unconfirmed",
+        "collecting: 20 records, 3 on this node only",
+    ):
+        assert words in shown
+    good = "[...document.querySelectorAll('#kept dd')].map(one => one.className)"
+    assert opened.value(good) == ["good", "warn", "good"]
+    assert opened.complaints == []
 
 
 def test_gaps_of_the_last_turns_become_bars(opened: Browser, served: Served) -> None:
@@ -171,7 +194,7 @@ def test_headers_hold_the_page_to_itself(served: Served) -> None:
 
 
 def test_what_belongs_to_the_socket_is_not_in_the_page(served: Served) -> None:
-    state = status()
+    state = kept()
     secret = "only for the socket"
     hook = replace(state.hooks[0], last_output=secret, exec="/hidden/hook")
     served.agent.state = replace(state, hooks=[hook])

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,15 @@ from twinbeat.api.figures import grown, percentile
 from twinbeat.api.http import HttpServer, Request, Response, problem
 from twinbeat.api.server import unix_socket
 from twinbeat.cli.topview import NOTHING, SPARKS, Told, Tracker, spark
-from unit.memory_agent import Served, counters, histogram, node, peer, status
+from unit.memory_agent import (
+    Served,
+    connections,
+    counters,
+    histogram,
+    node,
+    peer,
+    status,
+)
 from unit.terminal import Terminal
 
 US = 1000
@@ -39,11 +48,14 @@ class Relay:
 
     def __init__(self, directory: Path, other: Served) -> None:
         self.away = False
+        self.answers = threading.Event()
+        self.answers.set()
         self._other = other
         self._path = str(directory / "sync.sock")
         self._server = HttpServer({("GET", "/v1/peer"): self._get})
 
     async def _get(self, request: Request) -> Response:
+        await asyncio.to_thread(self.answers.wait, 60)
         if self.away:
             return problem(503, "peer_away", "the peer can't be asked: no route to host")
         try:
@@ -81,7 +93,8 @@ def relay(served: Served, tmp_path: Path) -> Iterator[Relay]:
 
 
 def alive(**changes: Any) -> schema.Status:
-    return status(**changes)
+    state = status(connections=connections(), **changes)
+    return replace(state, process=replace(state.process, worker=True))
 
 
 def growing() -> Callable[[], schema.Counters]:
@@ -96,11 +109,19 @@ def growing() -> Callable[[], schema.Counters]:
     return count
 
 
+KEPT = {
+    "sessions": "in-step, 7 entries, 1 on their way",
+    "connections": "synced, 1,200 flows, 7 messages unconfirmed",
+    "log records": "collecting, 20 records, 3 on this node only, 100 bytes of files not read, a ",
+}
+"""What `counters`, `connections` and `status` of the agent in memory come to."""
+
+
 # ---------------------------------------------------------------------------- on a terminal ------
 
 
 def test_both_nodes_are_on_the_screen_and_q_leaves_it(served: Served, relay: Relay) -> None:
-    with Terminal(program(served, "-i", "0.2")) as terminal:
+    with Terminal(program(served, "-i", "0.2"), columns=240) as terminal:
         terminal.until(lambda text: "PRIMARY for" in text and "SECONDARY for" in text)
         shown = terminal.until(lambda text: SPARKS[1] * 2 in text)
         assert re.search(r"late +p99 [0-9.]+ µs", shown), shown
@@ -108,6 +129,8 @@ def test_both_nodes_are_on_the_screen_and_q_leaves_it(served: Served, relay: Rel
         for words in ("hears peer", "suspicions", "2 cleared", "in step, generation 7", "a ha0"):
             assert words in shown, shown
         assert "b lan0" in shown
+        for name, words in KEPT.items():
+            assert re.search(rf"^ *{name} +{words}", shown, re.MULTILINE), shown
         terminal.type("q")
         assert terminal.end() == 0
         assert terminal.as_before
@@ -166,6 +189,17 @@ def test_a_peer_that_cannot_be_asked_is_shown_as_it_was_heard(served: Served, re
         shown = terminal.until(lambda text: "as heard" in text)
         assert "no route to host" in shown
         relay.away = False
+        terminal.until(lambda text: "SECONDARY for" in text and "as heard" not in text)
+
+
+def test_a_worker_that_hangs_holds_up_nothing(served: Served, relay: Relay) -> None:
+    relay.answers.clear()
+    with Terminal(program(served, "-i", "0.2", "--timeout", "3600"), columns=140) as terminal:
+        shown = terminal.until(lambda text: "as heard" in text)
+        assert re.search(r"b: the worker has not answered for [0-9]+ s", shown), shown
+        served.agent.state = alive(node=node(admin=schema.Admin.STAY_PRIMARY))
+        terminal.until(lambda text: "stay-primary" in text)  # though the worker still hangs
+        relay.answers.set()
         terminal.until(lambda text: "SECONDARY for" in text and "as heard" not in text)
 
 
@@ -282,6 +316,36 @@ def test_what_is_new_of_suspicions_and_late_ticks_is_told() -> None:
     more = counters(late_ticks=9, suspicions={"cleared": 4, "dead": 1})
     row = tracker.take(told(alive(), more)).nodes[0]
     assert (row.late_ticks, row.suspicions_new) == (4, 2)
+
+
+def test_what_outlasts_a_takeover_is_told_with_what_is_in_its_way() -> None:
+    def row(**changes: Any) -> dict[str, tuple[str, bool, str]]:
+        own = changes.pop("own", alive())
+        seen = Tracker().take(told(own, counters(**changes))).nodes[0]
+        return {each.name: (each.state, each.good, each.words) for each in seen.kept}
+
+    good = row()
+    assert [(name, state) for name, (state, fine, _) in good.items() if fine] == [
+        ("sessions", "in-step"),
+        ("connections", "synced"),
+        ("log records", "collecting"),
+    ]
+    sessions = counters().sessions
+    assert sessions is not None
+    down = [replace(sessions.servers[0], state="down")]
+    bad = replace(sessions, why="no such table", servers=down)
+    assert row(sessions=bad)["sessions"] == (
+        "not in the kernel",
+        False,
+        "7 entries, 1 on their way, 1 server down",
+    )
+    assert row(sessions=replace(sessions, rules=[])).keys() == {"connections", "log records"}
+    off = replace(alive(), connections=connections(state="off"), sync=None)
+    assert row(own=off).keys() == {"sessions"}
+    gone = replace(off, process=replace(off.process, worker=False))
+    assert row(own=gone) == {}, "nothing is configured that a worker would keep"
+    document = replace(gone, configuration=replace(gone.configuration, document=True))
+    assert row(own=document)["worker"][:2] == ("away", False)
 
 
 def test_a_peer_never_heard_is_no_node_with_a_role() -> None:

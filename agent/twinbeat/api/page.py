@@ -12,7 +12,9 @@ from importlib import resources
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from twinbeat.api.brief import Kept, kept
 from twinbeat.api.schema import (
     PHASES,
     SCHEMA,
@@ -21,12 +23,14 @@ from twinbeat.api.schema import (
     Severity,
     Status,
     Transition,
+    Warn,
     Watch,
 )
 
 TRANSITIONS: Final = 8
 WARNINGS: Final = 16
 SENTENCE_MAX: Final = 500
+TIMERS: Final = ("hello_us", "dead_us", "lease_us")
 FRESH_NS: Final = 500_000_000
 """However many look, the answer is made anew twice a second at most."""
 
@@ -60,13 +64,6 @@ class PageLink(Struct, frozen=True, kw_only=True):
     gaps: list[int] = []
 
 
-class PageWarning(Struct, frozen=True, kw_only=True):
-    """Something that somebody should look at."""
-
-    sentence: str
-    severity: Severity
-
-
 class PageChange(Struct, frozen=True, kw_only=True):
     """A change of role with the lengths of its phases."""
 
@@ -78,14 +75,6 @@ class PageChange(Struct, frozen=True, kw_only=True):
     durations_ns: dict[str, int] = {}
 
 
-class PageTimers(Struct, frozen=True, kw_only=True):
-    """The intervals that the page draws by."""
-
-    hello_us: int
-    dead_us: int
-    lease_us: int
-
-
 class Page(Struct, frozen=True, kw_only=True):
     """What `GET /page.json` answers."""
 
@@ -95,8 +84,11 @@ class Page(Struct, frozen=True, kw_only=True):
     sentence: str
     nodes: list[PageNode]
     links: list[PageLink]
-    timers: PageTimers
-    warnings: list[PageWarning] = []
+    timers: dict[str, int]
+    """The intervals that the page draws by."""
+    kept: list[Kept] = []
+    """What outlasts a takeover, as the worker told it last."""
+    warnings: list[Warn] = []
     transitions: list[PageChange] = []
     """Newest first."""
 
@@ -120,15 +112,9 @@ def page(status: Status, counters: Counters, transitions: list[Transition]) -> P
             )
             for link in status.links
         ],
-        timers=PageTimers(
-            hello_us=status.timers.hello_us,
-            dead_us=status.timers.dead_us,
-            lease_us=status.timers.lease_us,
-        ),
-        warnings=[
-            PageWarning(sentence=one.sentence[:SENTENCE_MAX], severity=one.severity)
-            for one in heeded[:WARNINGS]
-        ],
+        timers={name: getattr(status.timers, name) for name in TIMERS},
+        kept=kept(status, counters),
+        warnings=[replace(one, sentence=one.sentence[:SENTENCE_MAX]) for one in heeded[:WARNINGS]],
         transitions=[_change(one) for one in reversed(transitions[-TRANSITIONS:])],
     )
 

@@ -3,6 +3,7 @@
 
 import os
 import sys
+import threading
 import time
 
 import click
@@ -26,6 +27,8 @@ from twinbeat.cli.topview import Picture, Told, Tracker, line
 INTERVAL_MIN_S = 0.2
 """Asked more often, the agent would be busy with the answers."""
 TRANSITIONS = 5
+PATIENCE_S = 2.0
+"""So long a picture waits for the other node."""
 
 
 @click.command()
@@ -41,7 +44,8 @@ TRANSITIONS = 5
 @click.option("--plain", is_flag=True, help="Lines, also on a terminal.")
 @readable
 def top(interval: float, count: int | None, plain: bool) -> int:
-    """Both nodes live: roles, terms, leases, links with the gaps between heartbeats, lateness.
+    """Both nodes live: roles, terms, leases, the gaps between heartbeats of each link, lateness,
+    sync, sessions, connections, log records.
 
     On a terminal q ends it and p holds the picture. Without one there is a line for each node at
     each interval, with --json an object. An agent that goes away is waited for.
@@ -62,11 +66,16 @@ def top(interval: float, count: int | None, plain: bool) -> int:
 
 
 class Source:
-    """Asks the agent of this node, and through the worker that of the other one."""
+    """Asks the agent of this node, and through the worker that of the other one.
+
+    The worker may hang: it is asked in a thread of its own, and waited for no longer than
+    PATIENCE_S in all before this node is shown without it.
+    """
 
     def __init__(self, own: Client, worker: Client) -> None:
         self._own = own
         self._worker = worker
+        self._asking: _Asking | None = None
 
     def ask(self) -> Told:
         """What both nodes say now; never raises for a node that doesn't answer."""
@@ -81,14 +90,47 @@ class Source:
             told.own, told.why = None, f"{error}"
             told.code = Exit.PERMISSION if isinstance(error, ForbiddenError) else Exit.UNREACHABLE
             return told
-        try:
-            told.peer = self._peer("/v1/status", Status)
-            told.peer_counters = self._peer("/v1/counters", Counters)
-        except (ClientError, msgspec.DecodeError) as error:
-            told.peer, told.peer_why = None, f"{error}"
+        answered = self._of_peer()
+        if isinstance(answered, str):
+            told.peer_why = answered
+        else:
+            told.peer, told.peer_counters = answered
         return told
 
-    def _peer(self, target: str, kind: type[Answered]) -> Answered:
+    def _of_peer(self) -> "Answers | str":
+        """What the other node says, or why it doesn't."""
+        asking = self._asking or _Asking(self._worker)
+        asking.done.wait(max(0.0, asking.since_s + PATIENCE_S - time.monotonic()))
+        if not asking.done.is_set():
+            self._asking = asking  # One question at a time, however long the worker hangs.
+            return f"the worker has not answered for {time.monotonic() - asking.since_s:.0f} s"
+        late, self._asking = self._asking is not None, None
+        # What was true when a hung worker was asked isn't now.
+        return self._of_peer() if late else asking.answer
+
+
+Answers = tuple[Status, Counters]
+
+
+class _Asking:
+    """One question to the other node, in a thread that nobody has to wait for."""
+
+    def __init__(self, worker: Client) -> None:
+        self.since_s = time.monotonic()
+        self.done = threading.Event()
+        self.answer: Answers | str = ""
+        self._worker = worker
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.answer = self._get("/v1/status", Status), self._get("/v1/counters", Counters)
+        except (ClientError, msgspec.DecodeError) as error:
+            self.answer = f"{error}"
+        finally:
+            self.done.set()
+
+    def _get(self, target: str, kind: type[Answered]) -> Answered:
         answer = self._worker.get(f"/v1/peer?what={target}")
         if answer.status != 200:
             try:

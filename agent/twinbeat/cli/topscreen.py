@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from twinbeat.api.brief import Kept
 from twinbeat.api.text import length
 from twinbeat.cli.base import Exit
 from twinbeat.cli.topview import NodeRow, Picture, Told, Tracker
@@ -181,6 +182,9 @@ def _nodes(picture: Picture) -> Table:
     )
     for label, cell in rows:
         table.add_row(label, *(cell(node) for node in picture.nodes))
+    told = [{each.name: each for each in node.kept} for node in picture.nodes]
+    for name in dict.fromkeys(name for each in told for name in each):
+        table.add_row(name, *(_kept(each.get(name)) for each in told))
     return table
 
 
@@ -249,6 +253,12 @@ def _suspicions(node: NodeRow) -> Text:
 
 def _sync(node: NodeRow) -> Text:
     return Text(node.sync, style="default" if node.in_step else "yellow")
+
+
+def _kept(told: Kept | None) -> Text:
+    if told is None:
+        return Text()
+    return Text.assemble((told.state, "green" if told.good else "yellow"), f", {told.words}")
 
 
 def _links(picture: Picture) -> Table:

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from twinbeat.api.brief import Kept, kept
 from twinbeat.api.figures import grown, percentile
 from twinbeat.api.schema import SCHEMA, Counters, Histogram, Role, Status, Transition, Watch
 from twinbeat.api.text import age, length
@@ -88,6 +89,8 @@ class NodeRow(Struct, frozen=True, kw_only=True):
     suspicions_new: int = 0
     sync: str = ""
     in_step: bool = False
+    kept: list[Kept] = []
+    """What outlasts a takeover, as its worker told its agent last."""
     links: list[LinkRow] = []
 
 
@@ -205,6 +208,7 @@ class Tracker:
             suspicions_new=max(0, news - known),
             sync=said,
             in_step=sync is not None and sync.in_step,
+            kept=kept(status, counters),
             links=self._links(status, counters, before),
         )
 
@@ -265,6 +269,7 @@ def line(picture: Picture, node: NodeRow) -> str:
     parts.append(f"suspicions cleared {node.suspicions.get('cleared', 0)}")
     if node.sync:
         parts.append(f"sync {node.sync}")
+    parts += [f"{each.name} {each.state}: {each.words}" for each in node.kept]
     return ", ".join(parts)
 
 
