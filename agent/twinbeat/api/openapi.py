@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface described in OpenAPI 3.1, from the types that answer it."""
+"""The daemon's interface described in OpenAPI 3.1, from the types that answer it."""
 
 from typing import Any, Final
 
@@ -81,49 +81,54 @@ def described() -> dict[str, Any]:
         get: dict[str, Any] = {"summary": summary}
         if path in _QUERIES:
             get["parameters"] = [{"in": "query", "required": False, **_QUERIES[path]}]
-        get["responses"] = {"200": _content(by_type[kind], media)}
+        get["responses"] = {"200": content(by_type[kind], media)}
         if path in _QUERIES:
-            get["responses"]["400"] = _content(by_type[Problem], about="The request is wrong.")
+            get["responses"]["400"] = content(by_type[Problem], about="The request is wrong.")
         paths[path] = {"get": get}
     for path, (media, summary) in _TEXTS.items():
-        content = _content({"type": "string"}, media)
-        paths[path] = {"get": {"summary": summary, "responses": {"200": content}}}
+        text = content({"type": "string"}, media)
+        paths[path] = {"get": {"summary": summary, "responses": {"200": text}}}
     for path, summary in _HEALTH.items():
         verdicts = {
-            "200": _content(by_type[Verdict], about="Yes."),
-            "503": _content(by_type[Verdict], about="No."),
+            "200": content(by_type[Verdict], about="Yes."),
+            "503": content(by_type[Verdict], about="No."),
         }
         paths[path] = {"get": {"summary": summary, "responses": verdicts}}
-    whole = _content({"type": "object"})
+    whole = content({"type": "object"})
     paths["/v1/openapi.json"] = {"get": {"summary": "This.", "responses": {"200": whole}}}
     for name, command in COMMANDS.items():
         paths[f"/v1/{name}"] = {"post": _command(command, by_type)}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Twinbeat",
-            "version": __version__,
-            "description": f"Every answer has schema {SCHEMA}. Below /v1 only on the Unix socket.",
-        },
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
+    about = f"Every answer has schema {SCHEMA}. Below /v1 only on the Unix socket."
+    return document("Twinbeat", about, paths, schemas)
 
 
 def _command(command: type[Any], by_type: dict[type[Any], dict[str, Any]]) -> dict[str, Any]:
     responses = {
-        "200": _content(by_type[Answer], about="Done."),
-        "202": _content(by_type[Answer], about="Under way."),
-        "409": _content(by_type[Answer], about="Refused; nothing has changed."),
-        "400": _content(by_type[Problem], about="The request is wrong."),
-        "500": _content(by_type[Answer], about="Tried in vain; the sentence says what is so now."),
+        "200": content(by_type[Answer], about="Done."),
+        "202": content(by_type[Answer], about="Under way."),
+        "409": content(by_type[Answer], about="Refused; nothing has changed."),
+        "400": content(by_type[Problem], about="The request is wrong."),
+        "500": content(by_type[Answer], about="Tried in vain; the sentence says what is so now."),
     }
     summary = " ".join((command.__doc__ or "").split())
     body = {"required": True, "content": {JSON: {"schema": by_type[command]}}}
     return {"summary": summary, "requestBody": body, "responses": responses}
 
 
-def _content(
+def document(
+    title: str, about: str, paths: dict[str, Any], schemas: dict[str, Any]
+) -> dict[str, Any]:
+    """A description of these paths, whose references lead to these schemas."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": __version__, "description": about},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def content(
     schema: dict[str, Any], media: str = JSON, *, about: str = "The answer."
 ) -> dict[str, Any]:
+    """One answer."""
     return {"description": about, "content": {media: {"schema": schema}}}

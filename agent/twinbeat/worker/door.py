@@ -43,7 +43,7 @@ from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import TARGET_MAX
-from twinbeat.worker import bound
+from twinbeat.worker import bound, openapi
 from twinbeat.worker.driver import Driver
 from twinbeat.worker.line import Line
 from twinbeat.worker.sessions import Sessions
@@ -51,9 +51,6 @@ from twinbeat.worker.weblog import Weblog
 
 log = logging.getLogger("twinbeat.worker")
 
-HISTORY_MAX: Final = 1000
-NUMBER_MAX: Final = (1 << 32) - 1
-"""Of a generation and of a backup."""
 _TARGET: Final = re.compile("/[!-~]*")
 NOBODY: Final = Caller(pid=0, uid=-1, gid=-1)
 
@@ -95,6 +92,7 @@ class Door:
         }
         routes |= {
             ("GET", "/v1/peer"): self._get_peer,
+            ("GET", "/v1/openapi.json"): self._get_openapi,
             ("POST", "/v1/change"): self._post_change,
             ("POST", "/v1/sync"): self._post_sync,
         }
@@ -220,9 +218,10 @@ class Door:
         kind = next((name for name in ("generation", "backup") if name in request.query), "")
         if not kind:
             return _json(machine.current)
-        wanted = number(request.query[kind], 0, NUMBER_MAX)
+        wanted = number(request.query[kind], 0, openapi.NUMBER_MOST)
         if wanted is None:
-            return problem(400, "bad_request", f"{kind} is a number from 0 to {NUMBER_MAX}")
+            right = f"a number from 0 to {openapi.NUMBER_MOST}"
+            return problem(400, "bad_request", f"{kind} is {right}")
         try:
             found: Document | None = await self._driver.ledger.ask(
                 lambda store: store.at(wanted) if kind == "generation" else store.backup(wanted)
@@ -234,9 +233,10 @@ class Door:
         return _json(found)
 
     async def _get_generations(self, request: Request) -> Response:
-        limit = number(request.query.get("limit", "50"), 1, HISTORY_MAX)
+        limit = number(request.query.get("limit", "50"), 1, openapi.HISTORY_MOST)
         if limit is None:
-            return problem(400, "bad_request", f"limit is a number from 1 to {HISTORY_MAX}")
+            right = f"a number from 1 to {openapi.HISTORY_MOST}"
+            return problem(400, "bad_request", f"limit is {right}")
         if self._driver.machine is None:
             return _json(Views(documents=[]))
         try:
@@ -319,6 +319,9 @@ class Door:
             why = self.report().why or "it didn't answer in time"
             return problem(503, "peer_away", f"the peer can't be asked: {why}")
         return Response(status=answer[0], body=answer[1])
+
+    async def _get_openapi(self, _: Request) -> Response:
+        return _json(openapi.described())
 
     # -- changing ----------------------------------------------------------------------------------
 

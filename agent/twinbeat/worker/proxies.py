@@ -20,6 +20,7 @@ from twinbeat.api.http import Handler, HttpServer, Request, Response, problem
 from twinbeat.api.server import unix_socket
 from twinbeat.sessions import proxy
 from twinbeat.sessions.entries import Refused, Store
+from twinbeat.worker.openapi import proxies_described
 
 GROUP: Final = "twinbeat-sessions"
 STATUS: Final = {
@@ -59,6 +60,7 @@ class Proxies:
             ("POST", f"/v1/{what}"): functools.partial(self._answer, what)
             for what in proxy.QUESTIONS
         }
+        routes["GET", "/v1/openapi.json"] = _described
         server = HttpServer(routes, body_max=proxy.BODY_MAX)
         try:
             await server.listen(unix_socket(str(path), group=GROUP))
@@ -83,3 +85,7 @@ class Proxies:
         done = said.deleted if isinstance(said, proxy.Deleted) else said.entries
         self.counts[f"proxy_{what}"] += len(done)
         return Response(body=msgspec.json.encode(said))
+
+
+async def _described(_: Request) -> Response:
+    return Response(body=msgspec.json.encode(proxies_described()))
