@@ -129,6 +129,27 @@ def test_what_is_written_is_read_again_by_another_worker() -> None:
     run(work)
 
 
+def test_what_is_left_is_written_and_read_though_the_timeout_is_a_shorter_one() -> None:
+    async def work() -> None:
+        short = replace(HTTP, timeout_s=3)
+        node, other = Node(short), Node(short)
+        await node.make()
+        key, server = bytes((198, 18, 0, 1)), POOL.of(4)[0]
+        node.store.table("http").put(key, server, now_ns(), lifetime_ns=500 * S, origin=Origin.PEER)
+        node.plane.flush()
+        await other.make()
+        await other.plane.reload(restore=False)
+        entry = other.store.table("http").get(key, now_ns())
+        assert entry is not None
+        assert 400 * S < entry.remaining_ns(now_ns()) <= 500 * S
+        # And it is written again where it got lost, though it ends later than a new one would.
+        nft("flush", "map", "inet", "twinbeat_sessions", "p_http.source4-32.100")
+        await node.plane.reload(restore=True)
+        assert node.plane.counts["restored"] == 1
+
+    run(work)
+
+
 def test_changes_are_written_whatever_the_kernel_has() -> None:
     async def work() -> None:
         node = Node(HTTP)

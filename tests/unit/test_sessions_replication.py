@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from twinbeat.sessions.entries import Origin, Reason, Store
 from twinbeat.sessions.replication import (
     BATCH_MOST,
@@ -261,3 +263,16 @@ def test_all_is_told_only_when_it_is_there() -> None:
     assert pair.leader.all_told
     pair.leader.follow(None, pair.now_ns)
     assert not pair.leader.all_told
+
+
+def test_what_is_left_stays_so_where_the_timeout_is_a_shorter_one_by_now() -> None:
+    pair = Pair(WEB)
+    pair.mine.table("web").put(key(1), SERVERS[0], pair.now_ns, origin=Origin.KERNEL)
+    for store in (pair.mine, pair.other):
+        store.configure([replace(WEB, timeout_s=3)])
+    pair.connect()
+    pair.run(10)
+    pair.now_ns += 20 * S
+    held = pair.other.table("web").get(key(1), pair.now_ns)
+    assert held is not None
+    assert 39 * S <= held.remaining_ns(pair.now_ns) <= 40 * S

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from twinbeat.config.fields import key
-from twinbeat.sessions.rules import LIMIT_MOST, SERVERS_MOST, VIPS_MOST
+from twinbeat.sessions.rules import LIMIT_MOST, SERVERS_MOST, TIMEOUT_MOST, VIPS_MOST
 
 RuleName = Annotated[
     str,
@@ -82,7 +82,7 @@ class PersistenceSection(Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = 0
     timeout_s: Annotated[
         int,
-        key("A client without a new connection is forgotten after this.", ge=1, le=604_800),
+        key("A client without a new connection is forgotten after this.", ge=1, le=TIMEOUT_MOST),
     ] = 1800
     pool: Annotated[str, key("The pool whose servers are used.", example="web")] = ""
     limit: Annotated[

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from twinbeat.sessions.rules import KEY_MOST, Persistence
+from twinbeat.sessions.rules import KEY_MOST, TIMEOUT_MOST, Persistence
 
 S: Final = 1_000_000_000
 LIST_MOST: Final = 10_000
@@ -126,6 +126,10 @@ class Table:
     def timeout_ns(self) -> int:
         return self.rule.timeout_s * S
 
+    def allowed_ns(self, lifetime_ns: int | None) -> int:
+        """How long an entry may last whose lifetime somebody asks for: the timeout at most."""
+        return self.timeout_ns if lifetime_ns is None else min(lifetime_ns, self.timeout_ns)
+
     def get(self, key: bytes, now_ns: int) -> Entry | None:
         """A live entry, or None. Looking at it doesn't prolong it."""
         entry = self._entries.get(key)
@@ -140,9 +144,15 @@ class Table:
         lifetime_ns: int | None = None,
         origin: Origin = Origin.LOCAL,
     ) -> Entry:
-        """Bind a key, for the rule's timeout or for less; one that is bound already gets this
-        server and this lifetime. Where the table is full the oldest entry goes."""
-        lifetime_ns = self.timeout_ns if lifetime_ns is None else min(lifetime_ns, self.timeout_ns)
+        """Bind a key, for the rule's timeout or so long; one that is bound already gets this server
+        and this lifetime. Where the table is full the oldest entry goes.
+
+        What an entry has left may be more than the rule's timeout, where that was a longer one
+        before; it stays so on the way to the other node and back from the kernel.
+        """
+        if lifetime_ns is None:
+            lifetime_ns = self.timeout_ns
+        lifetime_ns = min(lifetime_ns, TIMEOUT_MOST * S)
         entry = Entry(server, now_ns + max(0, lifetime_ns))
         before = self._pop(key)
         if before is not None and before.expires_ns <= now_ns:
@@ -172,7 +182,7 @@ class Table:
         entry = self.get(key, now_ns)
         if entry is None:
             return None
-        return self.put(key, entry.server, now_ns, lifetime_ns=lifetime_ns)
+        return self.put(key, entry.server, now_ns, lifetime_ns=self.allowed_ns(lifetime_ns))
 
     def delete(
         self,
@@ -329,7 +339,7 @@ class Store:
             raise Refused("bad_key", f"a key has 1 to {KEY_MOST} bytes; this one has {len(key)}")
         if not 0 < len(server.encode()) <= KEY_MOST:
             raise Refused("bad_server", f"a server has 1 to {KEY_MOST} bytes")
-        return table.put(key, server, now_ns, lifetime_ns=lifetime_ns)
+        return table.put(key, server, now_ns, lifetime_ns=table.allowed_ns(lifetime_ns))
 
     def get(self, rule: str, key: bytes, now_ns: int) -> Entry | None:
         """What a key is bound to, of any rule. Raises Refused."""

@@ -353,8 +353,8 @@ def _key(each: Element) -> bytes:
 
 
 def _whole(each: Element) -> bytes:
-    timeout = max(1, each.timeout_ms)
-    remaining = min(max(1, each.remaining_ms), timeout)
+    remaining = max(1, each.remaining_ms)
+    timeout = max(remaining, each.timeout_ms)
     shape, parts, _, _ = _shape(len(each.key), len(each.server))
     return shape.pack(
         *parts[:6],

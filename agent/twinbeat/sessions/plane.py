@@ -279,10 +279,11 @@ class Plane:
         table, moment = self._store.tables[name], now_ns()
         oldest = moment - SLACK_NS
         for key, entry in table.items(moment):
+            # One that lasts for longer than the rule says by now was made before it said so.
             made = entry.expires_ns - table.timeout_ns
             if (
                 key not in found
-                and made < min(begun, oldest)
+                and (made < min(begun, oldest) or made > moment)
                 and entry.expires_ns > moment + SLACK_NS
             ):
                 self.counts["restored"] += 1

@@ -28,6 +28,8 @@ Probe = Literal["", "none", "tcp", "icmp"]
 SERVERS_MOST: Final = 256
 VIPS_MOST: Final = 256
 LIMIT_MOST: Final = 1_000_000
+TIMEOUT_MOST: Final = 604_800
+"""Seconds: a week."""
 KEY_MOST: Final = 256
 """Bytes of a proxy's key, and of what it calls a server."""
 
@@ -78,7 +80,7 @@ class Persistence(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     prefix_length: Annotated[int, Meta(ge=0, le=128)] = 0
     """Of a source prefix; 0 = 24 for IPv4 and 64 for IPv6."""
-    timeout_s: Annotated[int, Meta(ge=1, le=604_800)] = 1800
+    timeout_s: Annotated[int, Meta(ge=1, le=TIMEOUT_MOST)] = 1800
     pool: Annotated[str, Meta(max_length=32)] = ""
     limit: Annotated[int, Meta(ge=16, le=LIMIT_MOST)] = 100_000
 
