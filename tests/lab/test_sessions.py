@@ -196,3 +196,28 @@ def without_a_worker(reign: Reign) -> None:
     wait_for(storm.in_step, "the pair is in step", timeout_s=SOON_S)
     wait_bound_as(other, second, late)
     assert clients.bound_as(other, first, before) == 300
+
+
+def test_a_table_that_somebody_takes_away_is_made_again() -> None:
+    steadily(emptied)
+
+
+def emptied(reign: Reign) -> None:
+    """As all tables are wherever Debian's nftables.service is restarted."""
+    other, first = plan.peer(reign.primary), fresh()
+    before = clients.answers(100, first)
+    wait_bound_as(other, first, before)
+    missed = clients.seen(other)["counts"].get("remade", 0)
+    inside = netns.enter(plan.namespace(other))
+    run([*inside, "nft", "delete", "table", "inet", "twinbeat_sessions"])
+    wait_for(
+        lambda: clients.seen(other)["counts"].get("remade", 0) > missed,
+        "it is missed",
+        timeout_s=SOON_S,
+    )
+    wait_for(
+        lambda: "twinbeat_sessions" in run([*inside, "nft", "list", "tables"]),
+        "it is made again",
+        timeout_s=SOON_S,
+    )
+    wait_bound_as(other, first, before)

@@ -56,6 +56,7 @@ def test_what_isn_t_a_direct_link_is_warned_of() -> None:
         ('enabled = true\npeer = "169.254.10.1"', WORDS, "peer", "own address"),
         ('enabled = true\npeer = "fd77::2"', WORDS, "peer", "family of 169.254.10.1"),
         ('ignore = ["10.0.0.0/8", "10.0.0.1/8"]', WORDS, "ignore[1]", "a network such as"),
+        ('ignore = ["fe80::1%a\\n}"]', WORDS, "ignore[0]", "a network such as"),
         ('protocols = ["tcp", "ipx"]', WORDS, "protocols", "tcp, udp, icmp, icmp6"),
         ("protocols = []", WORDS, "protocols", "one at least"),
         ("port = 3003", WORDS, "port", "the heartbeats"),

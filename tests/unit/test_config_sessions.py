@@ -49,6 +49,7 @@ def test_what_can_be_used_is_not_complained_of() -> None:
     [
         ({"servers": []}, "servers", "one address at least"),
         ({"servers": ["10.0.0.1:80"]}, "servers", "without a port"),
+        ({"servers": ["fe80::1%a\nflush ruleset"]}, "servers", "without a port"),
         ({"servers": ["10.0.0.1", "10.0.0.1"]}, "servers", "each server once"),
         ({"disabled": ["10.0.0.9"]}, "disabled", "one of the pool's servers"),
         ({"probe": "tcp"}, "probe_port", "the port that is asked"),

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ from twinbeat.sessions.connections import (
     Phase,
     Seen,
 )
+from twinbeat.sessions.keeper import Keeper
+from unit.namespace import fresh_namespace
 
 SETTINGS = ConnectionSettings(
     enabled=True,
@@ -359,6 +363,52 @@ def test_one_that_ends_by_itself_is_started_ever_later_and_says_why() -> None:
     course.ended(bench.now_s, "again")
     bench.look(BACK_OFF_S[0])
     assert bench.running
+
+
+def test_one_that_cannot_even_be_started_is_tried_ever_later() -> None:
+    """As where its package is missing; ``ended`` without ``started``."""
+    course, now_s = Course(), 10 * STEADY_S
+    for wait_s in (*BACK_OFF_S, BACK_OFF_S[-1]):
+        seen = Seen(now_s=now_s, primary=True, peer_alive=True, enabled=True, running=False)
+        assert course.wanted(seen)
+        course.ended(now_s, "conntrackd is not installed")
+        assert not course.wanted(replace(seen, now_s=now_s + wait_s - 0.01))
+        now_s += wait_s
+
+
+@pytest.mark.privileged
+def test_a_table_that_somebody_takes_away_is_made_again(tmp_path: Path) -> None:
+    """Whoever restarts Debian's nftables.service empties all of nftables."""
+
+    def stands() -> bool:
+        listed = ["nft", "list", "table", "inet", strays.TABLE]
+        return subprocess.run(listed, check=False, capture_output=True).returncode == 0
+
+    def flush() -> None:
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+
+    async def until_it_stands() -> None:
+        async with asyncio.timeout(30):
+            while not stands():  # noqa: ASYNC110 - what is waited for is the code under test
+                await asyncio.sleep(0.05)
+
+    async def work() -> None:
+        keeper = Keeper(tmp_path)
+        keeper.configure(SETTINGS)
+        running = asyncio.create_task(keeper.run())
+        try:
+            await until_it_stands()
+            flush()
+            await until_it_stands()
+            brief = keeper.brief()
+            assert brief is not None
+            assert brief.strays_dropped
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    with fresh_namespace():
+        asyncio.run(work())
 
 
 def test_one_that_answers_nothing_is_hung_and_one_that_does_never() -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from twinbeat.sessions import plane as plane_module
 from twinbeat.sessions.entries import Origin, Reason, Store
 from twinbeat.sessions.keys import Seen, shown
-from twinbeat.sessions.plane import Plane, now_ns
+from twinbeat.sessions.plane import MissingError, Plane, now_ns
 from twinbeat.sessions.rules import Persistence, Pool
 from unit.namespace import fresh_namespace, ip
 
@@ -407,5 +407,45 @@ def test_news_that_are_older_than_what_is_to_be_written_change_nothing() -> None
         node.plane.flush()
         assert CLIENTS[0] in nft("list", "ruleset")
         assert table.servers == {"10.88.0.21": 1}
+
+    run(work)
+
+
+def test_counters_are_read_while_a_map_is() -> None:
+    """The kernel reads out one thing at a time over one socket."""
+
+    async def work() -> None:
+        node = Node(replace(HTTP, limit=5000))
+        await node.make()
+        table = node.store.table("http")
+        for number in range(5000):
+            table.put((0x0A000000 + number).to_bytes(4), "10.88.0.21", now_ns())
+        while node.plane.flush():
+            pass
+        reading = asyncio.create_task(node.plane.reload(restore=False, pause_s=30))
+        await asyncio.sleep(0)
+        assert not reading.done()
+        assert node.plane.full() == {"http": 0}
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    run(work)
+
+
+def test_a_table_that_somebody_took_away_is_missed_and_made_again_with_its_entries() -> None:
+    async def work() -> None:
+        node = Node(*KINDS)
+        await node.make()
+        node.store.table("http").put(socket.inet_aton("192.0.2.1"), "10.88.0.22", now_ns())
+        while node.plane.flush():
+            pass
+        before = nft("-t", "list", "ruleset")
+        nft("flush", "ruleset")
+        with pytest.raises(MissingError):
+            node.plane.full()
+        await node.make()
+        assert nft("-t", "list", "ruleset") == before
+        assert "192.0.2.1" in nft("list", "ruleset")
+        assert set(node.plane.full()) == {rule.name for rule in KINDS}
 
     run(work)

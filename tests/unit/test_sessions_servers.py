@@ -30,8 +30,11 @@ class Host:
     def __init__(self) -> None:
         self.dead: set[str] = set()
         self.asked: list[tuple[str, str, int]] = []
-        self.changed: list[str] = []
-        self.servers = Servers(self._ask, self.changed.append)
+        self.changed: list[tuple[str, str, bool]] = []
+        self.servers = Servers(self._ask, self._turned)
+
+    def _turned(self, pool: str, server: Server) -> None:
+        self.changed.append((pool, server.address, server.failed))
 
     async def _ask(self, address: str, how: str, port: int, timeout_s: float) -> tuple[bool, str]:
         assert timeout_s == 0.05
@@ -71,10 +74,11 @@ def test_a_server_that_falls_silent_fails_and_comes_back() -> None:
         host.servers.configure([POOL])
         host.dead = {"10.0.0.2"}
         await host.until(lambda: host.servers.failed() == {"web": frozenset({"10.0.0.2"})})
-        assert host.changed == ["web"]
+        assert host.changed == [("web", "10.0.0.2", True)]
         assert "No route to host" in host.servers.all()["web"]["10.0.0.2"].sentence
         host.dead = set()
         await host.until(lambda: host.servers.failed() == {"web": frozenset()})
+        assert host.changed == [("web", "10.0.0.2", True), ("web", "10.0.0.2", False)]
         assert set(host.asked) == {(each, "tcp", 80) for each in POOL.servers}
 
     run(work)

@@ -279,3 +279,32 @@ def test_a_disk_that_refuses_is_told_and_nothing_is_lost(
 
 def test_a_position_of_no_file_is_none() -> None:
     assert Position(0, 0, 0, 0) == NOWHERE
+
+
+def test_what_is_read_over_the_end_of_a_segment_is_no_more_than_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Else an answer doesn't fit into a frame, and whoever asks for it never gets any further."""
+    journal = fresh(tmp_path, size_max=8 << 20)
+    made = [block(first, 250, size=990) for first in range(0, 5000, 250)]
+    for each in made:
+        journal.append([each], now_ns=NOW)
+    assert len(segments(tmp_path)) > 2
+    for most in (300_000, 600_000, 896 << 10):
+        for first in range(0, 5000, 250):
+            _, found = journal.read(7, first, most)
+            assert found[0].first == first
+            assert sum(len(each.raw) for each in found) <= most
+
+
+def test_that_a_file_cannot_be_opened_just_now_is_no_hole(tmp_path: Path) -> None:
+    journal = fresh(tmp_path)
+    journal.append([block(0)], now_ns=NOW)
+    (path,) = segments(tmp_path)
+    path.rename(tmp_path / "away")
+    path.symlink_to(path)  # ELOOP stands for a lack of descriptors, which would hit all of pytest.
+    assert journal.read(7, 0, MANY) == (None, [])
+    assert journal.counts["error", "unread"] == 1
+    path.unlink()
+    (tmp_path / "away").rename(path)
+    assert everything(journal) == records(block(0))

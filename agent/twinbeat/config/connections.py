@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys about the state of connections on both nodes, and what has to be right about them."""
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
 
@@ -12,6 +11,7 @@ from twinbeat.config.fields import key
 from twinbeat.config.nodes import LinkSection
 from twinbeat.config.problems import Findings
 from twinbeat.config.system import System, parse_address
+from twinbeat.sessions.rules import network
 
 HEARTBEAT_PORT: Final = 3003
 IGNORED_MOST: Final = 256
@@ -137,7 +137,7 @@ def check_connections(
         if text and parse_address(text) is None:
             findings.add(f"connections.{name}", text, "should be an IPv4 or IPv6 address.")
     for number, text in enumerate(section.ignore):
-        if _network(text) is None:
+        if network(text) is None:
             wrong = "should be an address, or a network such as 192.0.2.0/24."
             findings.add(f"connections.ignore[{number}]", text, wrong)
     if not section.protocols:
@@ -178,10 +178,3 @@ def check_connections_here(section: ConnectionsSection, findings: Findings, syst
     if section.interface and section.interface not in system.interfaces():
         wrong = "there is no such interface here."
         findings.add("connections.interface", section.interface, wrong)
-
-
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        return None

@@ -187,6 +187,8 @@ class Course:
         self._failures = 0
         self._not_before_s = 0.0
         self._begun_s = 0.0
+        self._runs = False
+        """It was started, and its end isn't known."""
         self._begin()
 
     def _begin(self) -> None:
@@ -235,13 +237,15 @@ class Course:
 
     def started(self, now_s: float) -> None:
         """It runs from now on."""
-        self._stale, self._begun_s, self.phase = False, now_s, Phase.STARTING
+        self._stale, self._runs = False, True
+        self._begun_s, self.phase = now_s, Phase.STARTING
         self._begin()
 
     def ended(self, now_s: float, why: str) -> None:
         """It ended, or couldn't be started, without being asked to."""
-        if now_s - self._begun_s >= STEADY_S:
+        if self._runs and now_s - self._begun_s >= STEADY_S:
             self._failures = 0
+        self._runs = False
         wait_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
         self._failures += 1
         self._not_before_s, self.why, self.phase = now_s + wait_s, why, Phase.FAILED

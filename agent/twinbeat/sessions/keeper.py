@@ -71,6 +71,8 @@ class Keeper:
         self._reading: asyncio.Task[None] | None = None
         self._rules: tuple[str, str] | None = None
         """What stands in nftables, and why it could not; None: not known."""
+        self._gone = False
+        """It doesn't stand there, as it was looked at last."""
         self._run: dict[str, int] = {}
         """Counts of this run of conntrackd."""
         self._before: Counter[str] = Counter()
@@ -276,18 +278,21 @@ class Keeper:
         found = await _do("conntrack", "-C")
         first = found.output.split()[:1]
         self._flows = int(first[0]) if found.good and first and first[0].isdecimal() else -1
-        self._kernel = conntrackd.kernel((await _do("conntrack", "-S")).output) or self._kernel
-        if self._rules is not None and not self._rules[1]:
+        self._kernel |= conntrackd.kernel((await _do("conntrack", "-S")).output)
+        if self._rules is not None:
             listed = await _do("nft", "list", "counters", "table", "inet", strays.TABLE)
             self._kernel |= strays.counted(listed.output)
+            # Whoever restarts Debian's nftables.service empties all tables, ours too.
+            self._gone = bool(self._rules[1]) or not listed.good
 
     # -- nftables --------------------------------------------------------------------------------
 
     async def _keep_rules(self) -> None:
         settings = self._settings
         wanted = strays.rules(settings) if settings.enabled else strays.none()
-        if self._rules is not None and self._rules[0] == wanted:
+        if self._rules is not None and self._rules[0] == wanted and not self._gone:
             return
+        self._gone = False
         if self._rules is None and not settings.enabled and not await self._stands():
             self._rules = wanted, ""
             return
@@ -302,7 +307,7 @@ class Keeper:
         else:
             done = await _do("nft", "-f", str(file))
             why = "" if done.good else f"nft {done.sentence()}: {done.output.strip()[:SAID_MOST]}"
-        if why:
+        if why and why != (self._rules or ("", ""))[1]:
             log.error("the table %s of nftables isn't as it should be: %s", strays.TABLE, why)
         self._rules = wanted, why
 

@@ -44,6 +44,10 @@ class PlaneError(Exception):
     """The kernel's table can't be made so; the text says why."""
 
 
+class MissingError(Exception):
+    """The kernel's table was made, and is there no more."""
+
+
 def now_ns() -> int:
     """The clock of entries on this node."""
     return time.monotonic_ns()
@@ -54,13 +58,16 @@ class Plane:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._maps, self._reader = Maps(), Maps()
+        self._maps, self._reader, self._counters = Maps(), Maps(), Maps()
+        """Each has a socket of its own: the kernel reads out one thing at a time over one."""
         self._connections: Connections | None = None
         self._pending: dict[tuple[str, bytes], tuple[str, int, bool] | None] = {}
         """Server, end and whether it is new; None = it is to go."""
         self._servers: dict[bytes, str] = {}
         self._finder = Finder(())
         self._rules: dict[str, Persistence] = {}
+        self._made: dict[str, str] = {}
+        """The counter of each rule that was put into the kernel."""
         self._addresses: dict[str, frozenset[bytes]] = {}
         self.counts: Counter[str] = Counter()
         """learned, foreign, overflow, repaired, restored, failed"""
@@ -70,6 +77,7 @@ class Plane:
         """The kernel keeps what it has."""
         self._maps.close()
         self._reader.close()
+        self._counters.close()
         self.attend(on=False)
 
     @property
@@ -105,6 +113,7 @@ class Plane:
                 self._rules = before
                 raise
         self._rules = {rule.name: rule for rule in wanted}
+        self._made = {rule.name: ruleset.counter_name(rule) for rule in wanted}
         self._finder = Finder(wanted)
         self._addresses = {
             rule.name: frozenset(map(packed, pools[rule.pool].of(rule.version))) for rule in wanted
@@ -290,11 +299,14 @@ class Plane:
                 self._pending[name, key] = entry.server, entry.expires_ns, False
 
     def full(self) -> dict[str, int]:
-        """Connections that found no room in the map, by rule. Raises KernelError."""
-        counted = self._reader.counters()
-        return {
-            name: counted.get(ruleset.counter_name(rule), 0) for name, rule in self._rules.items()
-        }
+        """Connections that found no room in the map, by rule.
+
+        Raises KernelError, or MissingError where somebody has taken the table away.
+        """
+        counted = self._counters.counters()
+        if self._made.values() - counted.keys():
+            raise MissingError(f"the table {ruleset.TABLE} was taken out of the kernel")
+        return {name: counted[counter] for name, counter in self._made.items()}
 
 
 async def remove() -> None:

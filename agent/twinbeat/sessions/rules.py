@@ -104,7 +104,10 @@ class Persistence(Struct, frozen=True, kw_only=True):
 
 
 def address(text: str) -> Address | None:
-    """An address, or None for what is none."""
+    """An address, or None for what is none. Not one with a zone, which may be any text, and what
+    these are written into for nft takes a line's end in it for the next command."""
+    if "%" in text:
+        return None
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -112,7 +115,9 @@ def address(text: str) -> Address | None:
 
 
 def network(text: str) -> Network | None:
-    """An address or a network, or None for what is neither."""
+    """An address or a network, or None for what is neither; without a zone, as `address`."""
+    if "%" in text:
+        return None
     try:
         return ipaddress.ip_network(text)
     except ValueError:

@@ -55,8 +55,8 @@ class _Watched:
 class Servers:
     """Looks at the servers of all pools."""
 
-    def __init__(self, ask: Ask, changed: Callable[[str], None]) -> None:
-        """``changed`` is told the name of a pool one of whose servers stands otherwise."""
+    def __init__(self, ask: Ask, changed: Callable[[str, Server], None]) -> None:
+        """``changed`` is told of a server that stands otherwise, and the name of its pool."""
         self._ask = ask
         self._changed = changed
         self._pools: dict[str, _Watched] = {}
@@ -124,4 +124,4 @@ class Servers:
         except OSError as error:
             holds, sentence = False, f"{server.address} can't be asked: {error.strerror or error}"
         if server.note(pool, holds=holds, sentence=sentence):
-            self._changed(pool.name)
+            self._changed(pool.name, server)

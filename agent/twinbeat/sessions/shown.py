@@ -71,7 +71,7 @@ class SessionsStatus(Struct, frozen=True, kw_only=True):
     replication: Replication = Replication()
     counts: dict[str, int] = {}
     """Of the packet path: learned, foreign, overflow, repaired, restored, written, removed,
-    refused, retried, rebound, full, failed"""
+    refused, retried, rebound, remade, full, failed"""
     window: list[int] = []
     """How long entries took into the other kernel, by powers of two of a microsecond."""
     window_sum_ns: int = 0

@@ -392,7 +392,13 @@ class Journal:
             except FileNotFoundError:
                 # It was freed just now: whoever asks again finds out.
                 return hole, found
-            except (OSError, BlockError):
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    # No descriptor or no memory just now is no word about what is on the disk.
+                    self.counts["error", "unread"] += 1
+                    return hole, found
+                return self._unreadable(view, wanted, hole, found)
+            except BlockError:
                 return self._unreadable(view, wanted, hole, found)
             if read[0].first > wanted:
                 if found or hole is not None:
@@ -401,7 +407,9 @@ class Journal:
                 if hole.next < read[0].first:
                     return hole, []
             for block in read:
-                if found and block.first != found[-1].next:
+                # A segment gives one block at least, and all of an answer go in one frame.
+                too_much = taken + len(block.raw) > bytes_max
+                if found and (too_much or block.first != found[-1].next):
                     return hole, found
                 found.append(block)
                 taken += len(block.raw)

@@ -25,7 +25,7 @@ from twinbeat.observe.histogram import Histogram
 from twinbeat.sessions import rules as rows
 from twinbeat.sessions.entries import Reason, Store
 from twinbeat.sessions.kernel import KernelError
-from twinbeat.sessions.plane import Plane, PlaneError, now_ns
+from twinbeat.sessions.plane import MissingError, Plane, PlaneError, now_ns
 from twinbeat.sessions.replication import (
     BATCH_MOST,
     MS,
@@ -37,7 +37,7 @@ from twinbeat.sessions.replication import (
 )
 from twinbeat.sessions.rules import Persistence, Pool
 from twinbeat.sessions.ruleset import chosen
-from twinbeat.sessions.servers import Servers
+from twinbeat.sessions.servers import Server, Servers
 from twinbeat.sync.alike import leads
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import Persisting, SessionAsk, SessionBatch, SessionDone, Traffic
@@ -75,7 +75,7 @@ class Sessions:
         self.leader = Leader(self.store, self.window.add, now_ns)
         self.follower = Follower(self.store)
         self.counts: Counter[str] = Counter()
-        """rebound, failed, full: connections that found no room"""
+        """rebound, failed, remade: the table was gone; full: connections that found no room"""
         self.servers = Servers(_ask, self._server_changed)
         self.plane: Plane | None = None
         self.why = ""
@@ -128,9 +128,12 @@ class Sessions:
                     self._rebinding(),
                 ):
                     tasks.create_task(part)
-        except* OSError as errors:
-            why = f"netlink failed: {errors.exceptions[0]}"
-            raise WorkerFailedError(why) from errors
+        except ExceptionGroup as errors:
+            # What is raised in an `except*` comes out in a group that nobody expects.
+            failed, others = errors.split(OSError)
+            if failed is None or others is not None:
+                raise
+            raise WorkerFailedError(f"netlink failed: {failed.exceptions[0]}") from errors
         finally:
             self._unwatch()
             self.servers.close()
@@ -253,12 +256,9 @@ class Sessions:
         else:
             self.why = ""
 
-    def _server_changed(self, pool: str) -> None:
-        for server in self.servers.all()[pool].values():
-            if server.streak == 0:
-                word = "failed" if server.failed else "lives"
-                about = server.address, pool, word, server.sentence
-                log.warning("server %s of pool %s %s: %s", *about)
+    def _server_changed(self, pool: str, server: Server) -> None:
+        word = "failed" if server.failed else "lives"
+        log.warning("server %s of pool %s %s: %s", server.address, pool, word, server.sentence)
         self._dirty.set()
 
     # -- ticks -----------------------------------------------------------------------------------
@@ -333,7 +333,14 @@ class Sessions:
         try:
             without = self.plane.full()
         except KernelError:
-            without = {}
+            return
+        except MissingError as error:
+            # Whoever restarts Debian's nftables.service empties all tables, ours too.
+            if not self.why and not self._dirty.is_set():
+                self.counts["remade"] += 1
+                log.warning("%s; it is made again", error)
+                self._dirty.set()
+            return
         full.update(without)
         self.counts["full"] = sum(without.values())
         grown = [name for name, count in full.items() if count > self._full.get(name, 0)]
