@@ -20,7 +20,9 @@ from twinbeat.sync.session import Limits, Session
 from twinbeat.sync.wire import Hello, Traffic
 
 HERE = "127.0.0.1"
-PATIENCE_S = 5.0
+PATIENCE_S = 25.0
+"""However long the machine stands still for."""
+DEAD_S = 20.0
 
 
 def summary(node: int) -> Summary:
@@ -59,6 +61,23 @@ async def until(holds: Callable[[], object], what: str = "") -> None:
         await asyncio.sleep(0.001)
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """One whose clock a test may let jump, so that a bound of many seconds runs out at once, and
+    no stall of the machine makes one run out."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+def skip(seconds: float) -> None:
+    """Let the clock of the running loop jump: what is due by then is late at once."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Loop)
+    loop.ahead_s += seconds
+
+
 class Node:
     """A connection and what came over it."""
 
@@ -72,9 +91,10 @@ class Node:
         self.taking = asyncio.Event()
         """Whether it takes what comes."""
         self.taking.set()
-        limits = Limits(ping_s=0.05, dead_s=0.5)
+        limits = Limits(ping_s=0.05, dead_s=DEAD_S)
         plain: dict[str, Any] = {"peer": HERE, "port": 0, "listen": HERE, "peer_port": 1}
         plain |= {"limits": limits, "pause_max_s": 0.1, "look_s": 0.05}
+        plain |= {"handshake_s": PATIENCE_S, "dial_anyway_s": PATIENCE_S}
         self.connection = Connection(
             Settings(node=index, pair=1, **(plain | settings)),
             folder,
