@@ -62,7 +62,7 @@ def test_without_a_capability_it_says_so(name: str) -> None:
 def test_the_doctor_looks_for_each_capability_that_the_unit_grants() -> None:
     result = as_the_unit_does(
         *(sys.executable, "-c"),
-        "from twinbeat.runtime.doctor import permissions\n"
+        "from twinbeat.runtime.checkup.kernel import permissions\n"
         "print(*(one.name for one in permissions() if one.name.startswith('CAP_')))",
         capabilities="-all",
     )

@@ -13,7 +13,8 @@ from twinbeat.config.model import Config
 from twinbeat.config.nodes import NodeSection, PairSection, PeerSection
 from twinbeat.engine.bpf import BpfError
 from twinbeat.engine.loader import failure
-from twinbeat.runtime.doctor import KERNEL_LEAST, kernel, last_resorts
+from twinbeat.runtime.checkup.arbiters import last_resorts
+from twinbeat.runtime.checkup.kernel import KERNEL_LEAST, kernel
 
 
 def config(watchdog: Watchdog, fence: FenceSection) -> Config:

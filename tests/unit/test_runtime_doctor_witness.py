@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from twinbeat.config.arbiters import WitnessSection
-from twinbeat.runtime.doctor import third_parties
+from twinbeat.runtime.checkup.arbiters import third_parties
 from unit.test_config_compare import A
 from unit.test_witness_etcd import hang
 from unit.witness_servers import etcd as lab_etcd

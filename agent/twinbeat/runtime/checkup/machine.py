@@ -19,10 +19,8 @@ from twinbeat.api.client import Client, ClientError
 from twinbeat.api.schema import SOCKET, Check, Problem, Status
 from twinbeat.config.model import Config
 from twinbeat.net import ethtool
+from twinbeat.runtime.checkup.checks import ROOT, WARNING, check, read
 
-OK: Final = "ok"
-WARNING: Final = "warning"
-ROOT: Final = Path("/")
 ANSWER_S: Final = 3.0
 THREADS_MAX: Final = 65_536
 """Processes that are looked through for NAPI threads."""
@@ -33,7 +31,7 @@ PART: Final = 4
 
 def line(name: str, holds: bool, finding: str, fix: str = "") -> Check:
     """A warning with what mends it, or that all is well."""
-    return Check(name=name, level=OK if holds else WARNING, finding=finding, fix=fix)
+    return check(name, holds, finding, fix=fix, level=WARNING)
 
 
 def cards(config: Config, root: Path = ROOT) -> Iterator[Check]:
@@ -69,7 +67,7 @@ def coalescing(name: str, told: tuple[int, bool] | None, hello_us: int) -> Check
 
 def napi(name: str, root: Path = ROOT) -> Check:
     """Who takes frames in: a softirq, or a thread that others can hold up."""
-    if _read(root / "sys/class/net" / name / "threaded") != "1":
+    if read(root / "sys/class/net" / name / "threaded") != "1":
         return line(name, True, "frames are taken in by the interrupt itself (no NAPI threads)")
     threads = _threads(f"napi/{name}-", root)
     slow = [pid for pid in threads if _policy(pid) not in {os.SCHED_FIFO, os.SCHED_RR}]
@@ -113,9 +111,9 @@ def sleep(config: Config, root: Path = ROOT) -> Check:
     states = root / "sys/devices/system/cpu/cpu0/cpuidle"
     latencies = {}
     for state in sorted(states.glob("state*")):
-        latency, off = _read(state / "latency"), _read(state / "disable")
+        latency, off = read(state / "latency"), read(state / "disable")
         if latency is not None and latency.isdigit() and off != "1":
-            latencies[_read(state / "name") or state.name] = int(latency)
+            latencies[read(state / "name") or state.name] = int(latency)
     if not latencies:
         return line("c_states", True, "no sleep states here: whoever runs this machine decides")
     deepest = max(latencies, key=lambda name: latencies[name])
@@ -155,7 +153,7 @@ def _threads(prefix: str, root: Path) -> list[int]:
     for number, directory in enumerate((root / "proc").glob("[0-9]*")):
         if number >= THREADS_MAX:
             break
-        if (_read(directory / "comm") or "").startswith(prefix[:15]):
+        if (read(directory / "comm") or "").startswith(prefix[:15]):
             found.append(int(directory.name))
     return sorted(found)
 
@@ -170,7 +168,7 @@ def _policy(pid: int) -> int | None:
 def _processors(root: Path, interrupt: int) -> set[int]:
     """Where an interrupt goes: what the kernel chose of what it may."""
     directory = root / "proc/irq" / str(interrupt)
-    text = _read(directory / "effective_affinity_list") or _read(directory / "smp_affinity_list")
+    text = read(directory / "effective_affinity_list") or read(directory / "smp_affinity_list")
     found: set[int] = set()
     for part in (text or "").split(","):
         first, _, last = part.strip().partition("-")
@@ -181,10 +179,3 @@ def _processors(root: Path, interrupt: int) -> set[int]:
 
 def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:16])) or "none"
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return None
