@@ -216,6 +216,42 @@ def test_a_crash_leaves_a_gate_that_shuts_by_itself_and_addresses_that_are_reuse
     assert after["node"]["term"] > before["node"]["term"], "a lapsed reign is over"
 
 
+def removed(agent: Agent) -> subprocess.CompletedProcess[str]:
+    """What `--remove` says and ends with."""
+    return subprocess.run(
+        agent.command("--remove"), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_removal_takes_away_what_a_crash_left(agent: Agent) -> None:
+    agent.start()
+    agent.until_primary()
+    agent.until(lambda _: "192.0.2.0/24 via 10.77.0.9" in ip("route show proto 155"))
+    ip("addr add 10.77.0.99/24 dev lan0")
+    agent.end(signal.SIGKILL)
+    assert traces() == EVERYTHING
+    done = removed(agent)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert traces() == set()
+    assert ip("route show proto 155") == ""
+    assert not agent.pins.exists()
+    assert list((agent.root / "run").glob("*lock")) == []
+    assert "10.77.0.1/24" in ip("addr show lan0"), "what isn't ours stays"
+    assert "10.77.0.99/24" in ip("addr show lan0")
+    again = removed(agent)
+    assert (again.returncode, again.stderr) == (0, ""), "nothing is left to be removed"
+
+
+def test_removal_leaves_a_running_agent_alone(agent: Agent) -> None:
+    agent.start()
+    agent.until_primary()
+    done = removed(agent)
+    assert done.returncode == 1
+    assert "another twinbeatd runs on this node: stop it first" in done.stderr
+    assert traces() == EVERYTHING
+    assert agent.until_primary()["gate"]["attached"]
+
+
 def test_a_planned_restart_keeps_the_gate_open_and_the_reign(agent: Agent) -> None:
     agent.start()
     before = agent.until_primary()

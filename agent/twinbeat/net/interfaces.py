@@ -49,6 +49,9 @@ IFA_PROTO: Final = 11
 ADDRESS_PROTO: Final = 190
 """IFA_PROTO and route protocol of everything of ours: `ip address show` and `ip route` print it."""
 
+MARK: Final = "twinbeat pair "
+"""What the alias of each interface of ours begins with."""
+
 XDP_MODES: Final = {0: "none", 1: "native", 2: "generic", 3: "offload", 4: "multi"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -81,7 +84,7 @@ class Interface:
 
 def mark(pair: int) -> str:
     """The alias of interfaces that belong to a pair."""
-    return f"twinbeat pair {pair}"
+    return f"{MARK}{pair}"
 
 
 def parse_link(payload: bytes | memoryview) -> Interface:

@@ -4,6 +4,7 @@
     twinbeatd [--config PATH] [--foreground]   run
     twinbeatd --close-gate                     shut every gate of this node and exit, whether or
                                                not an agent runs
+    twinbeatd --remove                         take off this host what an agent left, and exit
 
 0 it ended in good order, 1 it could not start, 2 the configuration can't be used, 70 an invariant
 was broken, 75 it ended for a planned restart (SIGUSR2).  Signals: TERM stops after handing the role
@@ -22,6 +23,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.close_gate:
         return _close_gate(options.pins)
+    if options.remove:
+        return _remove(options)
     # What it takes to run is loaded only now: closing a gate in an emergency must be quick.
     from twinbeat.config.inforce import load_in_force
     from twinbeat.observe.log import set_up
@@ -108,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="shut every gate of this node and exit; harmless if it is shut already",
     )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="take addresses, programs, pins, routes and rules of an agent that has ended off this "
+        "host and exit; the package does so when it is removed",
+    )
     parser.add_argument("--version", action="version", version=f"twinbeatd {__version__}")
     return parser
 
@@ -123,6 +133,23 @@ def _close_gate(pins: Path) -> int:
         _say(f"the gate could not be shut: {error}{mine}")
         return 1
     return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from twinbeat.runtime.ground import StartError
+    from twinbeat.runtime.removal import remove
+
+    if os.geteuid() != 0:
+        _say("only root can tell all that is to be removed")
+        return 1
+    try:
+        done, failed = remove(run=options.run, state=options.state, pins=options.pins)
+    except StartError as error:
+        _say(f"{error}: stop it first (systemctl stop twinbeatd)")
+        return 1
+    for sentence in (*done, *(f"this stays: {why}" for why in failed)):
+        _say(sentence)
+    return 1 if failed else 0
 
 
 def _explain(error: ConfigError) -> int:

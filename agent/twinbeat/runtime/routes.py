@@ -33,6 +33,8 @@ from twinbeat.runtime.store import StoreError, write_whole
 
 log = logging.getLogger("twinbeat.routes")
 
+REPLACED_ROUTES: Final = "routes.json"
+"""The file of the state directory that a ReplacedFile is kept in."""
 LOOK_S: Final = 30.0
 """How often it is looked after what stands."""
 LINK_PAUSE_S: Final = 0.25
@@ -58,7 +60,7 @@ class RoleRoutes:
 
     def __init__(self, *, config: Config, directory: Path, term: Callable[[], int]) -> None:
         self._config = config
-        self._path = directory / "routes.json"
+        self._path = directory / REPLACED_ROUTES
         self._term = term
         self._primary = False
         self._adopted = False
@@ -84,7 +86,7 @@ class RoleRoutes:
         With `resumed` its reign may go on, so what the configuration wants stays; else everything
         of ours goes and what was there before returns.  Raises NetError.
         """
-        self._remembered = await asyncio.to_thread(self._load)
+        self._remembered = await asyncio.to_thread(replaced_routes, self._path)
         self._primary = self._adopted = resumed
         async with self._lock:
             await self._settle()
@@ -254,33 +256,6 @@ class RoleRoutes:
 
     # -- what was there before -------------------------------------------------------------------
 
-    def _load(self) -> dict[Key, bytes]:
-        """Raises NetError; a file that can't be understood is set aside, and said so."""
-        try:
-            file = msgspec.json.decode(self._path.read_bytes(), type=ReplacedFile)
-            found = {
-                (destination, table, metric): bytes.fromhex(body)
-                for destination, table, metric, body in file.routes
-            }
-            for body in found.values():
-                routes.parse(body)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise NetError(f"reading {self._path}", code=error.errno or 0) from error
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is of no use
-            aside = self._path.with_name(f"{self._path.name}.broken")
-            with contextlib.suppress(OSError):
-                self._path.replace(aside)
-            log.warning(
-                "%s can't be read (%s) and was set aside: routes of others that it named, if any, "
-                "are not put back",
-                self._path,
-                error,
-            )
-            return {}
-        return found
-
     def _remember(self, remembered: Mapping[Key, bytes]) -> None:
         file = ReplacedFile(routes=[(*key, body.hex()) for key, body in remembered.items()])
         try:
@@ -341,3 +316,34 @@ def injected(config: Config, term: int) -> list[Route]:
         if vrid.inject
         for vip in vrid.vips
     ]
+
+
+def replaced_routes(path: Path) -> dict[Key, bytes]:
+    """Routes of others that ours have taken the place of, by an agent's file.
+
+    Raises NetError; a file that can't be understood is set aside, and said so.
+    """
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=ReplacedFile)
+        found = {
+            (destination, table, metric): bytes.fromhex(body)
+            for destination, table, metric, body in file.routes
+        }
+        for body in found.values():
+            routes.parse(body)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise NetError(f"reading {path}", code=error.errno or 0) from error
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is of no use
+        aside = path.with_name(f"{path.name}.broken")
+        with contextlib.suppress(OSError):
+            path.replace(aside)
+        log.warning(
+            "%s can't be read (%s) and was set aside: routes of others that it named, if any, "
+            "are not put back",
+            path,
+            error,
+        )
+        return {}
+    return found

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from twinbeat.sessions import ruleset
+from twinbeat.sessions import ruleset, strays
 from twinbeat.sessions.entries import Change, Gone, Origin, Put, Reason, Store
 from twinbeat.sessions.kernel import Connections, Element, KernelError, Maps
 from twinbeat.sessions.keys import Finder, Seen, packed, server_of
@@ -310,9 +310,10 @@ class Plane:
 
 
 async def remove() -> None:
-    """Take the table away: nothing of ours stays. Raises PlaneError."""
+    """Take our tables away: nothing of ours stays. Raises PlaneError."""
     if (await Plane.present()).table:
         await _nft(f"delete table {ruleset.FAMILY} {ruleset.TABLE}\n")
+    await _nft(strays.none())
 
 
 async def _nft(script: str) -> None:

@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="take the table of persistence out of the kernel, and end",
+        help="take the tables of persistence and of unknown connections out of the kernel, and end",
     )
     parser.add_argument("--version", action="version", version=f"twinbeat-worker {__version__}")
     options = parser.parse_args(arguments)
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         asyncio.run(_main(options.socket, options.state))
     except PlaneError as error:
-        log.error("the table of persistence stays: %s", error)
+        log.error("tables of nftables stay: %s", error)
         return EXIT_FAILED
     except (WorkerFailedError, OSError) as error:
         log.error("the worker begins anew: %s", error)
