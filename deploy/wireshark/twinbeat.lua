@@ -58,51 +58,70 @@ local function named(name, make, ...)
 	field[name] = make("twinbeat." .. name, ...)
 end
 
-named("magic", ProtoField.uint32, "Magic", base.HEX)
-named("version", ProtoField.uint8, "Layout")
-named("type", ProtoField.uint8, "Type", base.DEC, TYPES)
-named("node", ProtoField.uint8, "Sender's index")
-named("link", ProtoField.uint8, "Link")
-named("pair", ProtoField.uint32, "Pair")
-named("key_id", ProtoField.uint8, "Sealed with key")
-named("keys", ProtoField.uint8, "Accepts key")
-named("layouts", ProtoField.uint8, "Newest layout spoken")
-named("counter", ProtoField.uint64, "Counter", base.HEX)
-named("counter_epoch", ProtoField.uint32, "Boot epoch")
-named("counter_sequence", ProtoField.uint32, "Sequence")
-named("echo", ProtoField.uint64, "Echo: newest counter heard", base.HEX)
-named("term", ProtoField.uint64, "Term")
-named("claim", ProtoField.uint64, "Claim")
-named("fence_below", ProtoField.uint64, "Fence: over is every term below")
-named("highest", ProtoField.uint64, "Highest term seen")
-named("sent_ns", ProtoField.uint64, "Sent at, sender's clock (ns)")
-named("echo_ns", ProtoField.uint64, "Echoed time (ns)")
-named("known", ProtoField.uint64, "Newest counter of the receiver that it knows", base.HEX)
-named("lease_us", ProtoField.uint32, "Left of the lease (us)")
-named("flags", ProtoField.uint32, "Flags", base.HEX)
-named("role", ProtoField.uint8, "Role", base.DEC, ROLES)
-named("admin", ProtoField.uint8, "Administrative status", base.DEC, ADMINS)
-named("health", ProtoField.uint16, "Health")
-named("dead_us", ProtoField.uint32, "Dead interval (us)")
-named("lease_full_us", ProtoField.uint32, "Full lease (us)")
-named("hello_us", ProtoField.uint32, "Hello interval (us)")
-named("verify_us", ProtoField.uint32, "Verify window (us)")
-named("hold_us", ProtoField.uint32, "Echo lay (us)")
-named("generation", ProtoField.uint32, "Generation of the shared configuration")
-named("digest", ProtoField.uint32, "Digest of the shared configuration", base.HEX)
-named("mac", ProtoField.uint64, "Seal (SipHash-2-4)", base.HEX)
-named("mac_status", ProtoField.string, "Seal checked")
-named("proposal_hello_us", ProtoField.uint32, "Proposed hello interval (us)")
-named("proposal_dead_us", ProtoField.uint32, "Proposed dead interval (us)")
-named("proposal_verify_us", ProtoField.uint32, "Proposed verify window (us)")
-named("proposal_stall_us", ProtoField.uint32, "Proposed stall time (us)")
-named("proposal_lease_us", ProtoField.uint32, "Proposed lease (us)")
-named("proposal_number", ProtoField.uint32, "Number of the proposal")
-named("receipt", ProtoField.uint64, "Receipt for the claim of term")
-named("answer_in", ProtoField.framenum, "Answered in", base.NONE, frametype.RESPONSE)
-named("answer_to", ProtoField.framenum, "Answer to", base.NONE, frametype.REQUEST)
-named("answer_us", ProtoField.double, "Answered after (us)")
-named("pause_left_ms", ProtoField.double, "Left of the pause (ms, rounded up)")
+-- The frame: name, first byte, bytes, kind, title, base, words for values. Where a frame with a
+-- proposal (or an ANSWER that says `known`) has something else in that place: its name and title.
+local LAYOUT = {
+	{ "magic", 0, 4, ProtoField.uint32, "Magic", base.HEX },
+	{ "version", 4, 1, ProtoField.uint8, "Layout" },
+	{ "type", 5, 1, ProtoField.uint8, "Type", base.DEC, TYPES },
+	{ "node", 6, 1, ProtoField.uint8, "Sender's index" },
+	{ "link", 7, 1, ProtoField.uint8, "Link" },
+	{ "pair", 8, 4, ProtoField.uint32, "Pair" },
+	{ "key_id", 12, 1, ProtoField.uint8, "Sealed with key" },
+	{ "keys", 13, 1, ProtoField.uint8, "Accepts key", again = 14 },
+	{ "layouts", 15, 1, ProtoField.uint8, "Newest layout spoken" },
+	{ "counter", 16, 8, ProtoField.uint64, "Counter", base.HEX, parts = true },
+	{ "echo", 24, 8, ProtoField.uint64, "Echo: newest counter heard", base.HEX },
+	{ "term", 32, 8, ProtoField.uint64, "Term" },
+	{ "claim", 40, 8, ProtoField.uint64, "Claim" },
+	{ "fence_below", 48, 8, ProtoField.uint64, "Fence: over is every term below" },
+	{ "highest", 56, 8, ProtoField.uint64, "Highest term seen" },
+	{ "sent_ns", 64, 8, ProtoField.uint64, "Sent at, sender's clock (ns)" },
+	{ "echo_ns", 72, 8, ProtoField.uint64, "Echoed time (ns)",
+		known = { "known", "Newest counter of the receiver that it knows", base.HEX } },
+	{ "lease_us", 80, 4, ProtoField.uint32, "Left of the lease (us)" },
+	{ "flags", 84, 4, ProtoField.uint32, "Flags", base.HEX },
+	{ "role", 88, 1, ProtoField.uint8, "Role", base.DEC, ROLES },
+	{ "admin", 89, 1, ProtoField.uint8, "Administrative status", base.DEC, ADMINS },
+	{ "health", 90, 2, ProtoField.uint16, "Health" },
+	{ "dead_us", 92, 4, ProtoField.uint32, "Dead interval (us)" },
+	{ "lease_full_us", 96, 4, ProtoField.uint32, "Full lease (us)",
+		proposal = { "proposal_lease_us", "Proposed lease (us)" } },
+	{ "hello_us", 100, 4, ProtoField.uint32, "Hello interval (us)",
+		proposal = { "proposal_hello_us", "Proposed hello interval (us)" } },
+	{ "verify_us", 104, 4, ProtoField.uint32, "Verify window (us)",
+		proposal = { "proposal_verify_us", "Proposed verify window (us)" } },
+	{ "hold_us", 108, 4, ProtoField.uint32, "Echo lay (us)",
+		proposal = { "proposal_dead_us", "Proposed dead interval (us)" } },
+	{ "generation", 112, 4, ProtoField.uint32, "Generation of the shared configuration",
+		proposal = { "proposal_number", "Number of the proposal" } },
+	{ "digest", 116, 4, ProtoField.uint32, "Digest of the shared configuration", base.HEX,
+		proposal = { "proposal_stall_us", "Proposed stall time (us)" } },
+}
+local HEAD = 5 -- of them: those that no version moves
+
+for _, each in ipairs(LAYOUT) do
+	local other = each.known or each.proposal
+	named(each[1], each[4], each[5], each[6], each[7])
+	if other then
+		named(other[1], each[4], other[2], other[3])
+	end
+end
+
+-- What is found out, or is a part of one of those.
+for _, each in ipairs({
+	{ "counter_epoch", ProtoField.uint32, "Boot epoch" },
+	{ "counter_sequence", ProtoField.uint32, "Sequence" },
+	{ "mac", ProtoField.uint64, "Seal (SipHash-2-4)", base.HEX },
+	{ "mac_status", ProtoField.string, "Seal checked" },
+	{ "receipt", ProtoField.uint64, "Receipt for the claim of term" },
+	{ "answer_in", ProtoField.framenum, "Answered in", base.NONE, frametype.RESPONSE },
+	{ "answer_to", ProtoField.framenum, "Answer to", base.NONE, frametype.REQUEST },
+	{ "answer_us", ProtoField.double, "Answered after (us)" },
+	{ "pause_left_ms", ProtoField.double, "Left of the pause (ms, rounded up)" },
+}) do
+	named(each[1], each[2], each[3], each[4], each[5])
+end
 for place, flag in ipairs(FLAGS) do
 	named("flags_" .. flag[1], ProtoField.bool, flag[2], 32, nil, 2 ^ (place - 1))
 end
@@ -113,33 +132,23 @@ for _, each in pairs(field) do
 end
 twinbeat.fields = all
 
-local notes = {
-	size = ProtoExpert.new("twinbeat.bad_size", "A heartbeat has 128 bytes",
-		expert.group.MALFORMED, expert.severity.ERROR),
-	cut = ProtoExpert.new("twinbeat.cut", "The capture cut this frame short",
-		expert.group.UNDECODED, expert.severity.NOTE),
-	version = ProtoExpert.new("twinbeat.bad_version", "Layout not known here",
-		expert.group.UNDECODED, expert.severity.WARN),
-	unknown = ProtoExpert.new("twinbeat.bad_value", "Value that no version has",
-		expert.group.PROTOCOL, expert.severity.WARN),
-	seal = ProtoExpert.new("twinbeat.bad_mac", "Bad seal: forged, damaged, or another key",
-		expert.group.CHECKSUM, expert.severity.ERROR),
-	no_key = ProtoExpert.new("twinbeat.no_key", "No file of that key: seal not checked",
-		expert.group.SECURITY, expert.severity.NOTE),
-	claim = ProtoExpert.new("twinbeat.claims", "Claims the role",
-		expert.group.SEQUENCE, expert.severity.WARN),
-	receipt = ProtoExpert.new("twinbeat.receipts", "Receipt: it serves nothing older than the claim",
-		expert.group.SEQUENCE, expert.severity.NOTE),
-	probe = ProtoExpert.new("twinbeat.probes", "Asks the other kernel whether it lives",
-		expert.group.REQUEST_CODE, expert.severity.CHAT),
-	answer = ProtoExpert.new("twinbeat.answers", "The kernel lives, whatever its agent does",
-		expert.group.RESPONSE_CODE, expert.severity.CHAT),
-	two = ProtoExpert.new("twinbeat.two_open", "Both gates say that they are open",
-		expert.group.SEQUENCE, expert.severity.ERROR),
-}
-local experts = {}
-for _, each in pairs(notes) do
-	table.insert(experts, each)
+local notes, experts = {}, {}
+for name, note in pairs({
+	size = { "bad_size", "A heartbeat has 128 bytes", "MALFORMED", "ERROR" },
+	cut = { "cut", "The capture cut this frame short", "UNDECODED", "NOTE" },
+	version = { "bad_version", "Layout not known here", "UNDECODED", "WARN" },
+	unknown = { "bad_value", "Value that no version has", "PROTOCOL", "WARN" },
+	seal = { "bad_mac", "Bad seal: forged, damaged, or another key", "CHECKSUM", "ERROR" },
+	no_key = { "no_key", "No file of that key: seal not checked", "SECURITY", "NOTE" },
+	claim = { "claims", "Claims the role", "SEQUENCE", "WARN" },
+	receipt = { "receipts", "Receipt: it serves nothing older than the claim", "SEQUENCE", "NOTE" },
+	probe = { "probes", "Asks the other kernel whether it lives", "REQUEST_CODE", "CHAT" },
+	answer = { "answers", "The kernel lives, whatever its agent does", "RESPONSE_CODE", "CHAT" },
+	two = { "two_open", "Both gates say that they are open", "SEQUENCE", "ERROR" },
+}) do
+	notes[name] = ProtoExpert.new("twinbeat." .. note[1], note[2],
+		expert.group[note[3]], expert.severity[note[4]])
+	table.insert(experts, notes[name])
 end
 twinbeat.experts = experts
 
@@ -311,34 +320,28 @@ local function add_counter(tree, item, range)
 	branch:add(field.counter_sequence, range(4, 4))
 end
 
--- Fields in the order of the frame: where, how long, and what is added there.
-local function add_body(tree, payload, set, kind)
-	local proposal = kind == HELLO and set[PROPOSAL]
-	tree:add(field.pair, payload(8, 4))
-	tree:add(field.key_id, payload(12, 1))
-	tree:add(field.keys, payload(13, 1))
-	tree:add(field.keys, payload(14, 1))
-	tree:add(field.layouts, payload(15, 1))
-	add_counter(tree, field.counter, payload(16, 8))
-	tree:add(field.echo, payload(24, 8))
-	tree:add(field.term, payload(32, 8))
-	tree:add(field.claim, payload(40, 8))
-	tree:add(field.fence_below, payload(48, 8))
-	tree:add(field.highest, payload(56, 8))
-	tree:add(field.sent_ns, payload(64, 8))
-	tree:add(kind == ANSWER and set[KNOWN] and field.known or field.echo_ns, payload(72, 8))
-	tree:add(field.lease_us, payload(80, 4))
-	add_flags(tree, payload, set)
-	tree:add(field.role, payload(88, 1))
-	tree:add(field.admin, payload(89, 1))
-	tree:add(field.health, payload(90, 2))
-	tree:add(field.dead_us, payload(92, 4))
-	tree:add(proposal and field.proposal_lease_us or field.lease_full_us, payload(96, 4))
-	tree:add(proposal and field.proposal_hello_us or field.hello_us, payload(100, 4))
-	tree:add(proposal and field.proposal_verify_us or field.verify_us, payload(104, 4))
-	tree:add(proposal and field.proposal_dead_us or field.hold_us, payload(108, 4))
-	tree:add(proposal and field.proposal_number or field.generation, payload(112, 4))
-	tree:add(proposal and field.proposal_stall_us or field.digest, payload(116, 4))
+-- Fields in the order of the frame, from one of LAYOUT to another; false where the capture ends.
+local function add_fields(tree, payload, first, last, set, kind)
+	for place = first, last do
+		local each = LAYOUT[place]
+		if each[2] + each[3] > payload:len() then
+			return false
+		end
+		local item, range = field[each[1]], payload(each[2], each[3])
+		local other = each.proposal and kind == HELLO and set[PROPOSAL] and each.proposal
+			or each.known and kind == ANSWER and set[KNOWN] and each.known
+		if each.parts then
+			add_counter(tree, item, range)
+		elseif each[1] == "flags" then
+			add_flags(tree, payload, set)
+		else
+			tree:add(other and field[other[1]] or item, range)
+		end
+		if each.again then
+			tree:add(item, payload(each.again, each[3]))
+		end
+	end
+	return true
 end
 
 local function add_seal(tree, payload, key_id)
@@ -404,18 +407,6 @@ local function sentence(said, found, status)
 	return table.concat(words, ", ")
 end
 
--- The head alone, which no version moves; false where not even that is there.
-local function add_head(tree, payload, length)
-	for _, each in ipairs({ { "magic", 0, 4 }, { "version", 4, 1 }, { "type", 5, 1 }, { "node", 6, 1 },
-		{ "link", 7, 1 } }) do
-		if each[2] + each[3] > length then
-			return false
-		end
-		tree:add(field[each[1]], payload(each[2], each[3]))
-	end
-	return true
-end
-
 function twinbeat.dissector(payload, pinfo, root)
 	local length = payload:len()
 	if length < 4 or payload(0, 4):uint() ~= MAGIC then
@@ -423,7 +414,8 @@ function twinbeat.dissector(payload, pinfo, root)
 	end
 	pinfo.cols.protocol = "Twinbeat"
 	local tree = root:add(twinbeat, payload())
-	local whole = add_head(tree, payload, length)
+	-- The head, which no version moves.
+	local whole = add_fields(tree, payload, 1, HEAD)
 	local reported = payload:reported_len()
 	if reported ~= SIZE then
 		tree:add_proto_expert_info(notes.size, "A heartbeat has 128 bytes, this one " .. reported)
@@ -453,7 +445,7 @@ function twinbeat.dissector(payload, pinfo, root)
 		role = payload(88, 1):uint(),
 		open = set[OPEN],
 	}
-	add_body(tree, payload, set, said.type)
+	add_fields(tree, payload, HEAD + 1, #LAYOUT, set, said.type)
 	local status = add_seal(tree, payload, payload(12, 1):uint())
 	if not TYPES[said.type] or said.node > 1 then
 		tree:add_proto_expert_info(notes.unknown)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker keeps alike on both nodes, in a line each: persistence, connections, log records.
+"""A node at a glance, and in a line each what the worker keeps alike on both nodes: persistence,
+connections, log records.
 
 For the status page and `twinbeat top`. It is made of what the worker told the agent last, so that
 nobody who looks waits for a worker; one that is away is said to be. Pure. It has numbers and
@@ -11,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from twinbeat.api.schema import Connections, Counters, Sessions, Status, Weblog
+from twinbeat.api.schema import Connections, Counters, Role, Sessions, Status, Weblog
 
 IN_ORDER: Final = {
     "sessions": frozenset({"follows", "in-step"}),
@@ -19,6 +20,51 @@ IN_ORDER: Final = {
     "log records": frozenset({"collecting"}),
 }
 """States in which a takeover would lose nothing, in the words of `twinbeat show`."""
+
+
+class Glance(Struct, frozen=True, kw_only=True):
+    """What is known of either node, whether it told that itself or was heard."""
+
+    name: str
+    role: Role | None
+    """None = never heard."""
+    admin: str = ""
+    fit: bool = False
+    health: int | None = None
+    term: int = 0
+    gate_open: bool = False
+    lease_left_ns: int | None = None
+    """While its gate is open."""
+
+
+def this_node(status: Status) -> Glance:
+    """The one that tells."""
+    node, gate = status.node, status.gate
+    return Glance(
+        name=node.name,
+        role=node.role,
+        admin=node.admin.value,
+        fit=node.fit,
+        health=node.health,
+        term=node.term,
+        gate_open=gate.open,
+        lease_left_ns=max(gate.left_ns, 0) if gate.open else None,
+    )
+
+
+def other_node(status: Status) -> Glance:
+    """Its peer, as its newest frame said."""
+    peer = status.peer
+    return Glance(
+        name=peer.name,
+        role=peer.role,
+        admin=peer.admin.value if peer.admin is not None else "",
+        fit=peer.fit,
+        health=peer.health,
+        term=peer.term,
+        gate_open=peer.gate_open,
+        lease_left_ns=peer.lease_left_ns if peer.gate_open else None,
+    )
 
 
 class Kept(Struct, frozen=True, kw_only=True):

@@ -12,9 +12,9 @@ from importlib import resources
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from twinbeat.api.brief import Kept, kept
+from twinbeat.api.brief import Glance, Kept, kept, other_node, this_node
 from twinbeat.api.schema import (
     PHASES,
     SCHEMA,
@@ -35,19 +35,11 @@ FRESH_NS: Final = 500_000_000
 """However many look, the answer is made anew twice a second at most."""
 
 
-class PageNode(Struct, frozen=True, kw_only=True):
+class PageNode(Glance, frozen=True, kw_only=True):
     """One of the two nodes, as this one knows it."""
 
-    name: str
     here: bool
-    role: Role | None
     role_for_ns: int | None = None
-    admin: str = ""
-    fit: bool
-    health: int | None = None
-    term: int = 0
-    gate_open: bool = False
-    lease_left_ns: int | None = None
     watch: Watch | None = None
     heard_ns: int | None = None
     round_trip_ns: int | None = None
@@ -120,21 +112,14 @@ def page(status: Status, counters: Counters, transitions: list[Transition]) -> P
 
 
 def _own(status: Status) -> PageNode:
-    node, gate, said = status.node, status.gate, status.configuration
+    said = status.configuration
     configuration = f"generation {said.generation}" if said.document else "of its file"
     if said.mismatch:
         configuration += ", differs from the peer's"
     return PageNode(
-        name=node.name,
+        **asdict(this_node(status)),
         here=True,
-        role=node.role,
-        role_for_ns=status.now_ns - node.role_since_ns,
-        admin=node.admin.value,
-        fit=node.fit,
-        health=node.health,
-        term=node.term,
-        gate_open=gate.open,
-        lease_left_ns=max(gate.left_ns, 0) if gate.open else None,
+        role_for_ns=status.now_ns - status.node.role_since_ns,
         configuration=configuration,
     )
 
@@ -142,15 +127,8 @@ def _own(status: Status) -> PageNode:
 def _peer(status: Status) -> PageNode:
     peer = status.peer
     return PageNode(
-        name=peer.name,
+        **asdict(other_node(status)),
         here=False,
-        role=peer.role,
-        admin=peer.admin.value if peer.admin is not None else "",
-        fit=peer.fit,
-        health=peer.health,
-        term=peer.term,
-        gate_open=peer.gate_open,
-        lease_left_ns=peer.lease_left_ns if peer.gate_open else None,
         watch=peer.watch,
         heard_ns=peer.age_ns,
         round_trip_ns=peer.round_trip_ns,

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from twinbeat.api.brief import Kept, kept
+from twinbeat.api.brief import Glance, Kept, kept, other_node, this_node
 from twinbeat.api.figures import grown, percentile
 from twinbeat.api.schema import SCHEMA, Counters, Histogram, Role, Status, Transition, Watch
 from twinbeat.api.text import age, length
@@ -58,25 +59,17 @@ class LinkRow(Struct, frozen=True, kw_only=True):
     alarm: bool = False
 
 
-class NodeRow(Struct, frozen=True, kw_only=True):
+class NodeRow(Glance, Struct, frozen=True, kw_only=True):
     """One node."""
 
-    name: str
     index: int | None
     answers: bool
     """It told all of this itself; otherwise it is what its peer heard of it."""
     why: str = ""
     """Why it didn't."""
-    role: Role | None
     role_for: str = ""
-    admin: str = ""
     state: str = ""
-    fit: bool = False
-    health: int | None = None
-    term: int = 0
     term_highest: int = 0
-    gate_open: bool = False
-    lease_left_ns: int | None = None
     lease_ns: int | None = None
     attested_ns: int | None = None
     watch: Watch | None = None
@@ -185,19 +178,12 @@ class Tracker:
         if sync is not None:
             said = f"{'in step' if sync.in_step else sync.state}, generation {sync.generation}"
         return NodeRow(
-            name=node.name,
+            **asdict(this_node(status)),
             index=node.index,
             answers=True,
-            role=node.role,
             role_for=age(status.now_ns - node.role_since_ns),
-            admin=node.admin.value,
             state=node.state.value,
-            fit=node.fit,
-            health=node.health,
-            term=node.term,
             term_highest=node.term_highest,
-            gate_open=gate.open,
-            lease_left_ns=max(gate.left_ns, 0) if gate.open else None,
             lease_ns=status.timers.lease_us * 1000,
             attested_ns=max(gate.attested_left_ns, 0),
             watch=status.peer.watch,
@@ -284,19 +270,11 @@ def _late(before: Counters | None, now: Counters) -> int | None:
 
 def _heard(status: Status, why: str) -> NodeRow:
     """The other node as this one hears it."""
-    peer = status.peer
     return NodeRow(
-        name=peer.name,
+        **asdict(other_node(status)),
         index=1 - status.node.index,
         answers=False,
         why=why or "it can't be asked",
-        role=peer.role,
-        admin=peer.admin.value if peer.admin is not None else "",
-        fit=peer.fit,
-        health=peer.health,
-        term=peer.term,
-        gate_open=peer.gate_open,
-        lease_left_ns=peer.lease_left_ns if peer.gate_open else None,
     )
 
 
