@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`twinbeat completion`: scripts of click, and one for bash, to which KEY=VALUE is three words."""
+"""`twinbeat completion`: scripts of click, as changed for KEY=VALUE.
+
+To bash that is three words, and zsh sets a space behind every word that it completes.
+"""
 
 import os
 import re
@@ -9,6 +12,7 @@ import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
@@ -34,6 +38,20 @@ _BASH = """\
 
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
+
+
+_ZSH_ADDS = "compadd -U -V unsorted -a completions\n"
+_ZSH_ADDS_ALL = """local -a keys=(${(M)completions:#*=}) rest=(${completions:#*=})
+        (( ! $#keys )) || compadd -U -V unsorted -S '' -a keys
+        (( ! $#rest )) || compadd -U -V unsorted -a rest
+"""
+
+
+@add_completion_class
+class Zsh(ZshComplete):
+    """Leaves the cursor behind the sign of KEY=."""
+
+    source_template = ZshComplete.source_template.replace(_ZSH_ADDS, _ZSH_ADDS_ALL)
 
 
 @add_completion_class

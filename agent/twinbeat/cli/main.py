@@ -105,7 +105,7 @@ def main() -> None:
     if completing:
         from click.shell_completion import shell_complete
 
-        from twinbeat.cli import completion  # noqa: F401 - it registers its kind for bash
+        from twinbeat.cli import completion  # noqa: F401 - it registers its kinds
 
         sys.exit(shell_complete(cli, {}, "twinbeat", COMPLETE_VARIABLE, completing))
     sys.exit(run(sys.argv[1:]))
