@@ -144,7 +144,8 @@ def invocations(markdown: str) -> set[str]:
     """What a page tells people to type: `twinbeat …` in spans and at the beginning of lines."""
     blocks = "".join(re.findall(r"^```\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL))
     typed = re.findall(r"^(twinbeat .*?)(?: {2,}#.*| > .*)?$", blocks, re.MULTILINE)
-    return {*typed, *re.findall(r"`(twinbeat [^`]+)`", prose(markdown))}
+    spans = re.findall(r"`(twinbeat [^`]+)`", prose(markdown))
+    return {*typed, *(span.partition(" | ")[0] for span in spans)}
 
 
 def misunderstood(invocation: str) -> str | None:
