@@ -48,14 +48,16 @@ LAYERS = {
     "twinbeat.framing": layer("", "msgspec"),
     # Whoever replaces a file does so in one way.
     "twinbeat.durable": layer(),
+    # What nothing may carry elsewhere.
+    "twinbeat.places": layer(),
     # Bytes, for whoever speaks netlink.
     "twinbeat.nlmsg": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),
     "twinbeat.net": layer("core nlmsg", "pyroute2"),
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
-    "twinbeat.sync": layer("core durable framing programs", "cffi cryptography msgspec"),
-    "twinbeat.weblog": layer("core framing", "msgspec"),
+    "twinbeat.sync": layer("core durable framing places programs", "cffi cryptography msgspec"),
+    "twinbeat.weblog": layer("core framing places", "msgspec"),
     # A program of its own, on another machine.
     "twinbeat.weblog.client": layer(
         "api cli.base cli.main framing observe.exposition observe.log runtime.notify sync.identity "

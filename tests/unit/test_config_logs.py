@@ -35,6 +35,13 @@ def test_what_is_right_is_taken() -> None:
     [
         ('path = "/var/log/nginx/access.log"', "", "logsource[0].path", "one of path"),
         ("/var/log/nginx/access.log", "access.log", "logsource[0].path", "absolute path"),
+        ("/var/log/nginx/access.log", "/etc/./twinbeat/keys/1.key", "logsource[0].path", "outside"),
+        (
+            'path = "/var/log/nginx/access.log"',
+            'socket = "/run/twinbeat/control.sock"',
+            "logsource[0].socket",
+            "outside",
+        ),
         ('"nginx"', '"lighttpd"', "logsource[0].kind", '"nginx", "haproxy"'),
         ("127.0.0.1:5514", "127.0.0.1", "logsource[1].listen", "ADDRESS:PORT"),
         ('name = "lb"', 'name = "web"', "logsource[1]", "has the name of logsource[0]"),

@@ -265,6 +265,38 @@ def test_files_by_time_go_by_when_the_node_got_the_record(tmp_path: Path) -> Non
     assert bench.out() == {"h": b"1\n2\n", "h.0": b"3\nlate\n", "h.1": b"4\n"}
 
 
+def test_a_file_that_took_the_place_of_another_one_is_not_cut(tmp_path: Path) -> None:
+    """A file system gives the inode of a file that is gone to the next one."""
+    name = "Filter default\nbegin default\nlogFilenameFormat @/%{%Y%m%d}t\nend default\n"
+    bench = Bench(tmp_path, name)
+    bench.put(COMBINED)
+    (gone,) = (tmp_path / "out").iterdir()
+    # Whatever its name is by now, it is somebody else's: here, the one of another day.
+    gone.rename(tmp_path / "out" / "later")
+    bench.put(COMBINED, at=AT + 86400)
+    with (tmp_path / "out" / "later").open("ab") as file:
+        file.write(b"acknowledged\n")
+    again = Files(State(tmp_path / "state.db"))
+    again.recover()
+    assert bench.out()["later"].endswith(b"acknowledged\n")
+    assert (again.cut_total, again.short_total) == (0, 0)
+
+
+def test_what_was_not_counted_is_cut_wherever_it_was_moved_meanwhile(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "Filter default\nbegin default\nlogFilenameFormat @/x\nend default\n")
+    bench.put(COMBINED)
+    for name in ("x.1", "x.2.gz"):
+        with (tmp_path / "out" / "x").open("ab") as file:
+            file.write(b"not counted\n")
+        (tmp_path / "out" / "x").rename(tmp_path / "out" / name)
+        Files(State(tmp_path / "state.db")).recover()
+        bench.files.recover()
+        bench.put(COMBINED)
+    assert bench.out()["x.1"] == COMBINED + b"\n"
+    assert bench.out()["x.2.gz"] == COMBINED + b"\nnot counted\n", "it may be another one"
+    assert bench.out()["x"] == COMBINED + b"\n"
+
+
 def test_files_by_size(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path,

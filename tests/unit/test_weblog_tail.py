@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from twinbeat import places
 from twinbeat.weblog import tail as tails
 from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Block, Position, make
 from twinbeat.weblog.tail import Tail
@@ -352,3 +353,16 @@ def test_a_line_without_its_end_is_nothing_to_be_behind_with(tmp_path: Path) -> 
     with log.open("ab") as file:
         file.write(b"o\nthree")
     assert tail.behind == len(b"two\nthree")
+
+
+def test_a_link_to_what_belongs_to_the_node_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "key").write_text("secret\n")
+    monkeypatch.setattr(places, "OWN", (str(own.resolve()),))
+    (tmp_path / "log").symlink_to(own / "key")
+    tail = Tail(str(tmp_path / "log"), None)
+    assert tail.poll(0.0) is None
+    assert "belongs to the node" in tail.why

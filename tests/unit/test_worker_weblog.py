@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from twinbeat.weblog.messages import (
     codec,
 )
 from twinbeat.weblog.shown import WeblogView
+from twinbeat.worker.logsite import CONNECTIONS_MAX
 from unit.worker_pair import PATIENCE_S, Site, free_port, in_step, looped, pair
 
 CODEC = codec(FromNode)
@@ -420,6 +422,21 @@ async def test_hostile_clients_change_nothing(tmp_path: Path) -> None:
 
 
 @looped
+async def test_who_shows_no_certificate_keeps_nobody_out(tmp_path: Path) -> None:
+    async with logging_pair(tmp_path) as lab, contextlib.AsyncExitStack() as stack:
+        lab.a.start()
+        await lab.until(lab.a, lambda seen: seen.port, "a listens")
+        assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
+        crowd = [
+            await stack.enter_async_context(dialed(lab.folder, lab.a, lab.port, shown=False))
+            for _ in range(CONNECTIONS_MAX + 1)
+        ]
+        assert (await crowd[-1].hear()).code == "crowded"
+        async with dialed(lab.folder, lab.a, lab.port) as client:
+            await client.greet()
+
+
+@looped
 async def test_a_client_that_is_denied_is_cut_off(tmp_path: Path) -> None:
     async with logging_pair(tmp_path) as lab:
         lab.a.start()
@@ -454,3 +471,19 @@ async def test_a_node_with_another_certificate_is_not_replicated(tmp_path: Path)
             lab.a, lambda seen: seen.counts.get("refused certificate"), "it was refused"
         )
         assert not any(each.node == "b" for each in seen.streams)
+
+
+@looped
+async def test_what_is_not_wanted_any_more_ends_though_it_has_only_begun(tmp_path: Path) -> None:
+    """Two of them would write the same journals."""
+    async with logging_pair(tmp_path) as lab:
+        lab.a.start()
+        await lab.until(lab.a, lambda seen: seen.port, "a listens")
+        assert lab.a.worker is not None
+        weblog = lab.a.worker._weblog
+        wanted = weblog._wanted
+        assert wanted is not None
+        await weblog._adjust(None)
+        await weblog._adjust(replace(wanted, node="elsewhere"))
+        await weblog._adjust(wanted)
+        assert [each.name for each in threading.enumerate()].count("weblog") == 1

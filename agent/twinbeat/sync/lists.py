@@ -21,16 +21,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from twinbeat.places import OWN
 from twinbeat.sync.document import Argument, Name
 
-NEVER: Final = (
-    "/var/lib/twinbeat",
-    "/etc/twinbeat",
-    "/run/twinbeat",
-    "/proc",
-    "/sys",
-    "/dev",
-)
+NEVER: Final = (*OWN, "/proc", "/sys", "/dev")
 """What belongs to the node, or to its kernel."""
 TEMPORARY: Final = ".twinbeat-new-"
 """How a file that isn't whole yet is called; what it will be is part of the rest."""

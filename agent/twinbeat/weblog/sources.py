@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from twinbeat.places import is_own
 from twinbeat.weblog.block import NAME_MAX
 from twinbeat.weblog.messages import SOURCES_MAX, Kind, Source
 
@@ -74,5 +75,7 @@ def _wrong(key: str, value: str) -> str | None:
         return None if endpoint(value) is not None else right
     if not value.startswith("/") or "\0" in value or "/../" in value or value.endswith("/"):
         return "the absolute path of a file"
+    if is_own(value):
+        return "outside of the directories in which a node has its keys, its state and its sockets"
     most = SOCKET_MAX if key == "socket" else PATH_MAX
     return None if len(value.encode()) <= most else f"a path of at most {most} bytes"

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from twinbeat.places import is_own
 from twinbeat.weblog.block import PAYLOAD_MAX, RECORD_MAX, Block, Position
 
 QUIET_S: Final = 0.5
@@ -248,6 +249,10 @@ class Tail:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 self.why = f"{path} is not a regular file."
+                os.close(descriptor)
+                return False
+            if is_own(os.readlink(f"/proc/self/fd/{descriptor}")):
+                self.why = f"{path} is a link to what belongs to the node itself."
                 os.close(descriptor)
                 return False
             if self._skip:

@@ -40,9 +40,10 @@ log = logging.getLogger("twinbeat.worker")
 
 HANDSHAKE_S: Final = 5.0
 PENDING_MAX: Final = 8
-"""Who has not shown yet who he is; one more, and the oldest has to go."""
+"""Who has not shown yet who he is; one more, and the oldest has to go. And as many of those that
+show no certificate, and may only introduce themselves."""
 CONNECTIONS_MAX: Final = 32
-"""Of all clients together; one of the peer's always has room."""
+"""Of all clients together that are known; one of the peer's always has room."""
 PER_CLIENT_MAX: Final = 4
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
@@ -313,7 +314,7 @@ class LogSite:
         elif is_peer:
             for each in same:
                 each.end("replaced", "There is a newer connection.")
-        elif len(server.connections) >= CONNECTIONS_MAX or (who and len(same) >= PER_CLIENT_MAX):
+        elif _crowded(server, who, len(same)):
             serving.end("crowded", "There are too many connections already.")
 
         async def introduce(der: bytes) -> Problem | None:
@@ -489,6 +490,15 @@ class LogSite:
             lag=sum(each.lag for each in lags),
             streams=tuple(lags),
         )
+
+
+def _crowded(server: Server, who: str, same: int) -> bool:
+    """Whether there is no room for another connection of a client that has ``same`` already; those
+    without a certificate are one client, which is in nobody's way."""
+    if not who:
+        return same >= PENDING_MAX
+    known = sum(bool(each.who) for each in server.connections)
+    return same >= PER_CLIENT_MAX or known >= CONNECTIONS_MAX
 
 
 def _why(error: BaseException) -> str:

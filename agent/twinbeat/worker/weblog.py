@@ -24,7 +24,7 @@ from twinbeat.api.http import Request, Response, problem
 from twinbeat.sync.document import Tables
 from twinbeat.weblog.shown import WeblogView
 from twinbeat.weblog.sources import LogSource
-from twinbeat.worker.driver import Driver
+from twinbeat.worker.driver import Driver, WorkerFailedError
 from twinbeat.worker.logsite import LogSite, Wanted
 
 log = logging.getLogger("twinbeat.worker")
@@ -138,7 +138,9 @@ class Weblog:
             return
         anew = before is None or wanted is None or _fixed(before) != _fixed(wanted)
         if anew:
-            await self._stop()
+            if not await self._stop():
+                # Two of them would write the same journals.
+                raise WorkerFailedError("what keeps log records doesn't end: its disk may hang")
             if wanted is not None:
                 self._start()
         elif self._loop is not None and self._site is not None and wanted is not None:
@@ -149,16 +151,18 @@ class Weblog:
         self._thread = threading.Thread(target=self._live, name="weblog", daemon=True)
         self._thread.start()
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> bool:
+        """Whether it is over."""
         thread, self._thread = self._thread, None
         if thread is None:
-            return
+            return True
         loop, main = self._loop, self._main
         if loop is not None and main is not None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(main.cancel)
         await asyncio.to_thread(thread.join, STOP_S)
         self._view = None
+        return not thread.is_alive()
 
     # -- in its thread -----------------------------------------------------------------------------
 
@@ -174,10 +178,15 @@ class Weblog:
                 time.sleep(AGAIN_S)
 
     async def _run(self) -> None:
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        if self._thread is not threading.current_thread():
+            self._loop = self._main = None
+            return  # Told to stop before there was a loop to tell.
         wanted = self._wanted
         assert wanted is not None
-        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         site = self._site = LogSite(self._directory, wanted, boot=_boot(self._marker))
+        if self._wanted is not None and self._wanted != wanted:
+            site.configure(self._wanted)  # Wanted otherwise before there was a site to tell.
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(site.run())

@@ -11,7 +11,9 @@ start of the client and after every failure. Nothing is renamed here. When a nam
 again, the next file has `.0`, `.1`, … behind it.
 
 Somebody else may take a file away (logrotate): a new one is begun under its name with the next
-batch. What was cut short or taken away is looked for by its inode in the same directory.
+batch. One that was taken away in the very batch that the client died in is looked for in the same
+directory, by its inode and the beginning of its name. No other is remembered: file systems give the
+inode of a file that is gone to the next one, and cutting that would lose what was acknowledged.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twinbeat.weblog.client.state import Kept, State, Stream, settle
+from twinbeat.weblog.tail import PACKED
 
 OPEN_MAX: Final = 128
 """Files held open; a record for one more closes the one unused for longest."""
@@ -94,28 +97,32 @@ class Files:
         self._open.clear()
         self._moved.clear()
         self._series = self._state.series()
-        gone = []
-        for kept in self._state.files():
-            path = self._where(kept)
-            if path != kept.path:
-                gone.append(kept.path)
-            if path:
+        files = self._state.files()
+        ours = {kept.path for kept in files}
+        for kept in files:
+            if path := self._where(kept, ours):
                 try:
                     self._cut(path, kept)
                 except OSError as error:
                     raise _failed(path, error) from None
-        if gone:
-            self._state.forget(gone)
+        if files:
+            self._state.forget(ours)
 
-    def _where(self, kept: Kept) -> str:
-        """The path of a file now; empty = it is not in its directory any more."""
+    def _where(self, kept: Kept, ours: set[str]) -> str:
+        """The path of a file now; empty = it is not in its directory any more. ``ours``: paths of
+        other files of this client's."""
         with contextlib.suppress(OSError):
             found = os.lstat(kept.path)
             if (found.st_dev, found.st_ino) == (kept.device, kept.inode):
                 return kept.path
-        with contextlib.suppress(OSError), os.scandir(os.path.dirname(kept.path)) as entries:
+        directory, name = os.path.split(kept.path)
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
-                if entry.inode() == kept.inode and entry.is_file(follow_symlinks=False):
+                if entry.inode() != kept.inode or entry.path in ours:
+                    continue
+                found = entry.stat(follow_symlinks=False)
+                same = stat.S_ISREG(found.st_mode) and found.st_dev == kept.device
+                if same and entry.name.startswith(name) and not entry.name.endswith(PACKED):
                     return entry.path
         return ""
 
@@ -129,7 +136,6 @@ class Files:
                 f"{path} has {length} bytes, and {kept.length} had been on the disk: somebody "
                 "shortened it, or the disk lost them"
             )
-            self._state.begun(Kept(kept.path, kept.device, kept.inode, length))
             return
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -143,6 +149,7 @@ class Files:
 
     def begin(self) -> None:
         """A batch begins: files that were taken away are left alone from now on."""
+        gone = []
         for path, each in list(self._open.items()):
             try:
                 found = os.lstat(path)
@@ -159,6 +166,9 @@ class Files:
                 pass
             os.close(each.descriptor)
             del self._open[path]
+            gone.append(path)
+        if gone:
+            self._state.forget(gone)
 
     def append(self, target: Target, chunk: bytes) -> None:
         """Lines for a file, each with its end. They are on the disk after `sync`."""
@@ -193,19 +203,19 @@ class Files:
     def commit(self, cursors: Iterable[tuple[Stream, int]], over: Iterable[Stream] = ()) -> None:
         """What is on the disk counts from now on."""
         changed = [each for each in self._open.values() if each.position != each.committed]
+        done = list(self._open)[: max(len(self._open) - OPEN_MAX, 0)]
         self._state.commit(
             cursors,
             [Kept(each.path, each.device, each.inode, each.position) for each in changed],
             [(base, period, number) for base, (period, number) in self._moved.items()],
             over,
+            done,
         )
         for each in changed:
             each.committed = each.position
         self._moved.clear()
-        while len(self._open) > OPEN_MAX:
-            _, each = self._open.popitem(last=False)
-            os.close(each.descriptor)
-        self._state.trim(self._open)
+        for path in done:
+            os.close(self._open.pop(path).descriptor)
 
     def close(self) -> None:
         for each in self._open.values():

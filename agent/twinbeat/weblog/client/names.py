@@ -74,6 +74,7 @@ class Name:
 
     def values(self, raw: tuple[str, ...]) -> tuple[str, ...]:
         """What stands for the values of `fields` in names."""
+        raw = tuple(each[:VALUE_MAX] for each in raw)
         found = self._known.get(raw)
         if found is None:
             if len(self._known) >= VALUES_MAX:

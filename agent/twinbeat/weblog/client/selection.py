@@ -16,6 +16,8 @@ from twinbeat.weblog.client.model import Filter, Network
 
 KEPT_MAX: Final = 65536
 """Hosts, or addresses, of which the answer is kept; then it is begun anew."""
+KEPT_SIZE: Final = 255
+"""Bytes of one that is kept: a longer one is no name (RFC 1035, 2.3.4), and anybody may send it."""
 
 Test = Callable[[Row], bool]
 
@@ -73,9 +75,11 @@ def _one(number: int | None, answer: Callable[[bytes], bool]) -> Test:
         value = row[number]
         found = kept.get(value)
         if found is None:
+            found = answer(value)
             if len(kept) >= KEPT_MAX:
                 kept.clear()
-            found = kept[value] = answer(value)
+            if len(value) <= KEPT_SIZE:
+                kept[value] = found
         return found
 
     return decide

@@ -18,8 +18,6 @@ from typing import Any, Final
 SCHEMA: Final = 1
 STREAMS_MAX: Final = 4096
 """Streams remembered; the oldest epochs go first."""
-FILES_MAX: Final = 4096
-"""Files remembered; those unused for longest go first, and with nothing uncounted in them."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS cursor (
@@ -54,7 +52,7 @@ class Kept:
 
 
 class State:
-    """The database. Raises StateError."""
+    """The database. Raises StateError. Files are in it while they are open, and after a crash."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -107,8 +105,10 @@ class State:
         files: Iterable[Kept],
         series: Iterable[tuple[str, str, int]],
         over: Iterable[Stream] = (),
+        done: Iterable[str] = (),
     ) -> None:
-        """All of it, or nothing. What is in the files has to be on the disk already."""
+        """All of it, or nothing. What is in the files has to be on the disk already. ``over``:
+        streams, ``done``: paths of files, that are not remembered any more."""
         self._round += 1
         rows = [(each.path, each.device, each.inode, each.length, self._round) for each in files]
         with self._transaction() as db:
@@ -118,19 +118,12 @@ class State:
                 [(*stream, next_) for stream, next_ in cursors],
             )
             db.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany("DELETE FROM file WHERE path = ?", [(path,) for path in done])
             db.executemany("INSERT OR REPLACE INTO series VALUES (?, ?, ?)", series)
 
-    def trim(self, kept: Iterable[str]) -> None:
-        """Forget the files unused for longest, but none of `kept`."""
-        count = self._all("SELECT count(*) FROM file")[0][0]
-        if count <= FILES_MAX:
-            return
-        old = self._all("SELECT path FROM file ORDER BY used LIMIT ?", (count - FILES_MAX // 2,))
-        self.forget({path for (path,) in old} - set(kept))
-
-    def _all(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
+    def _all(self, query: str) -> list[Any]:
         try:
-            return self._db.execute(query, values).fetchall()
+            return self._db.execute(query).fetchall()
         except sqlite3.Error as error:
             raise StateError(f"{self.path} can't be read: {error}.") from None
 
