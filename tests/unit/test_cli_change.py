@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -38,9 +39,9 @@ class Shell:
         self.err = ""
 
     async def __call__(self, line: str, *more: str) -> int:
-        socket = str(self.site.root / "run" / "control.sock")
+        own = str(self.site.root / "run" / "control.sock")
         self._capsys.readouterr()
-        code = await asyncio.to_thread(run, ["--socket", socket, *line.split(), *more])
+        code = await asyncio.to_thread(run, ["--socket", own, *line.split(), *more])
         self.out, self.err = self._capsys.readouterr()
         assert "Traceback" not in self.err
         assert "defect" not in self.err
@@ -170,6 +171,14 @@ async def test_a_request_is_carried_out_once(a: Shell, b: Shell, directory: Path
     assert await a(f"rm vip {OTHER} --request twice") == 0
     assert await a(f"rm vip {OTHER} --request twice") == 0
     assert await a(f"rm vip {OTHER} --request other") == 2
+    # An id is that of one command, on both nodes.
+    for shell in (a, b):
+        assert await shell(f"add vip {OTHER} --request twice") == 2
+        assert "the request id twice was given to another command" in shell.err
+        assert await shell(f"rm vip {OTHER} --request once") == 2
+    assert a.row["vips"] == ["10.77.0.10"]
+    assert await a(f"add vip {OTHER} --request once") == 0
+    assert a.row["vips"] == ["10.77.0.10"]
 
 
 @at_a_pair
@@ -342,6 +351,24 @@ async def test_the_other_node_is_asked_by_its_worker(a: Shell, b: Shell, directo
         assert await a("history -n 1 --node peer") == 0
         assert await a("stat --node peer") == 0
         assert served.agent.commands == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["show sync", "show --node peer", "config diff --peer", "history --node peer", "rm vip ::1"],
+)
+def test_a_worker_that_hangs_is_nobody_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    """A read has no outcome that could be unknown, nor has a change that was not asked for yet."""
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(tmp_path / base.WORKER_SOCKET))
+        hanging.listen()
+        own = str(tmp_path / "control.sock")
+        assert run(["--socket", own, "--timeout", "0.3", *line.split()]) == base.Exit.UNREACHABLE
+    out, err = capsys.readouterr()
+    assert "Is twinbeat-worker running?" in err
+    assert "outcome" not in out + err
 
 
 @at_a_pair

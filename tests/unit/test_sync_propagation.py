@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from twinbeat.sync import events as ev
 from twinbeat.sync import ground
-from twinbeat.sync.document import Document, Done, Expect, Put, Remove, Version
+from twinbeat.sync.document import ASKED_SIZE, Document, Done, Expect, Put, Remove, Version
 from twinbeat.sync.effects import (
     Answer,
     Apply,
@@ -674,6 +675,40 @@ def test_asked_twice_done_once() -> None:
     assert world.nodes[0].store.current.version == Version(2, 2)
 
 
+def another(request: Request) -> Request:
+    """Another command under the same id."""
+    return structs.replace(request, asked="ab" * ASKED_SIZE)
+
+
+def test_an_id_that_another_command_has_is_refused() -> None:
+    world = calm_pair()
+    first = structs.replace(add("x", STRICT), asked="cd" * ASKED_SIZE)
+    used = (State.REFUSED, "id_used")
+    world.ask(0, first)
+    world.ask(0, another(first))  # While the first is under way.
+    assert world.answers[-1][2:] == used
+    world.calm()
+    assert world.answers[-1][2:] == (State.DONE, "done")
+    for to in (0, 1):
+        assert asked(world, another(first), to) == used
+        assert asked(world, first, to)[0] is State.DONE
+    world.move_role()
+    world.calm()
+    assert asked(world, another(first), to=1) == used
+    assert world.nodes[0].store.current.version == Version(2, 2)
+
+
+def test_of_those_who_gave_one_id_only_the_other_is_refused() -> None:
+    first = structs.replace(add("x", STRICT), asked="cd" * ASKED_SIZE)
+    world = calm_pair()
+    worker = world.nodes[0].worker
+    assert worker is not None
+    worker.step(ev.Requested(request=first), 0)
+    effects = worker.step(ev.Requested(request=another(first)), 0)
+    (answer,) = (effect for effect in effects if isinstance(effect, Answer))
+    assert (answer.outcome.code, answer.only) == ("id_used", another(first).asked)
+
+
 def test_a_full_disk_is_said_and_nothing_is_half_done() -> None:
     world = calm_pair()
     world.ask(0, add("x", STRICT))
@@ -848,7 +883,11 @@ def asked_at_new_primary(world: World, request: Request) -> State:
 
 def test_every_code_has_a_sentence_that_can_be_made() -> None:
     facts = dict.fromkeys(
-        ("why", "base", "current", "where", "count", "term", "known", "version", "request"), "?"
+        (
+            *("why", "base", "current", "where", "count", "term", "known", "version"),
+            *("request", "name"),
+        ),
+        "?",
     )
     for code, text in SENTENCES.items():
         assert text.format(**facts), code

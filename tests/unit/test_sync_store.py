@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from twinbeat.sync.document import Document, Put, Version, applied, fingerprint
+from twinbeat.sync.document import ASKED_SIZE, Document, Put, Version, applied, fingerprint
 from twinbeat.sync.events import Held
 from twinbeat.sync.operation import Operation, Outcome, Output, Policy, State
 from twinbeat.sync.store import OUTCOMES_MOST, SCHEMA, Store, StoreError
@@ -188,6 +189,19 @@ class TestTransactions:
         assert store.outcome("mine") is not None
         store.adopt(theirs)
         assert len(store.backups()) == 1
+
+    def test_what_was_asked_for_is_known_of_whatever_is_kept(self, store: Store) -> None:
+        """By it another command under the same id is refused."""
+        asked = "ab" * ASKED_SIZE
+        for end in (store.commit, store.abort):
+            operation = replace(following(held(store)), asked=asked)
+            store.prepare(operation)
+            end(operation.request, (outcome(operation.request, State.UNDECIDED),))
+            found = store.outcome(operation.request)
+            assert (found and found.asked) == asked
+            store.record((outcome(operation.request),))  # Who records it knows the outcome only.
+            found = store.outcome(operation.request)
+            assert found == replace(outcome(operation.request), asked=asked)
 
     def test_outcomes_replace_each_other_and_doubts_are_told(self, store: Store) -> None:
         doubt = outcome("a", State.UNDECIDED)

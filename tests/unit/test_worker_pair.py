@@ -121,6 +121,23 @@ async def test_a_request_is_done_once_however_often_it_is_made(tmp_path: Path) -
 
 
 @looped
+async def test_a_request_id_is_that_of_one_command(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        met = await asyncio.gather(a.change([A], request="met"), a.change([B], request="met"))
+        assert sorted(said.code for said in met) == ["done", "id_used"]
+        first = await a.change([C], request="mine")
+        said = await b.change([B], request="mine")
+        assert (said.state, said.code) == (State.REFUSED, "id_used")
+        assert "mine" in said.sentence
+        await a.stop()
+        a.start()
+        await in_step(a, b)
+        assert (await a.change([B], request="mine")).code == "id_used"
+        assert (await a.change([C], request="mine")).version == first.version
+        assert a.vips == b.vips == [C]
+
+
+@looped
 async def test_an_agent_that_lost_its_copy_gets_it_again(tmp_path: Path) -> None:
     async with working(tmp_path) as (a, b):
         await a.change([A])

@@ -220,16 +220,21 @@ def fetch(target: str) -> Response:
     """Ask the agent for something. Stops the command where there is no answer."""
     if settings().node:
         return ask_worker(target)
-    response = reach(lambda: asked(lambda: settings().client.get(target)))
+    response = get(settings().client, target)
     if response.status not in {200, 503}:
         stop_for(response)
     return response
 
 
-def asked(ask: Callable[[], Answered]) -> Answered:
+def get(client: Client, target: str, whom: str = "twinbeatd") -> Response:
+    """Read something. Stops the command where there is no answer."""
+    return reach(lambda: asked(lambda: client.get(target)), whom)
+
+
+def asked(question: Callable[[], Answered]) -> Answered:
     """A question that isn't answered has no outcome: whoever hangs counts as nobody there."""
     try:
-        return ask()
+        return question()
     except UnknownOutcomeError as error:
         raise UnreachableError(str(error)) from error
 
@@ -239,7 +244,7 @@ def ask_worker(target: str) -> Response:
     if settings().node:
         path, _, query = target.partition("?")
         target = f"/v1/peer?what={path}" + (f"&{query}" if query else "")
-    response = reach(lambda: settings().worker.get(target), "twinbeat-worker")
+    response = get(settings().worker, target, "twinbeat-worker")
     if response.status == 404:
         raise Stop(Exit.NO, _said(response))
     if response.status != 200:

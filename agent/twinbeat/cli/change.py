@@ -2,6 +2,7 @@
 """Commands that change the shared configuration: add, set, unset, rm, bind, apply, run, …"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -9,7 +10,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from twinbeat.api.schema import Status
-from twinbeat.cli.base import Exit, Stop, command, reach, settings, stop_for, talk
+from twinbeat.cli.base import Exit, Stop, command, get, settings, stop_for, talk
 from twinbeat.cli.request import How, ask, become, changing, edit, running
 from twinbeat.cli.sync import document, view
 from twinbeat.sync.document import Change, Run, Tables
@@ -244,13 +245,7 @@ def rollback(generation: int, yes: bool, how: How) -> int:
     `twinbeat show config --generations` lists them.
     """
     found = document(f"generation={generation}")
-    named = How(
-        strict=how.strict,
-        request=how.request,
-        local=how.local,
-        reason=how.reason or f"rollback to generation {generation}",
-        dry_run=how.dry_run,
-    )
+    named = replace(how, reason=how.reason or f"rollback to generation {generation}")
     return become(found.tables, named, yes=yes)
 
 
@@ -283,7 +278,7 @@ def _is_shared() -> bool:
 
 
 def _status() -> Status:
-    answer = reach(lambda: settings().client.get("/v1/status"))
+    answer = get(settings().client, "/v1/status")
     if answer.status != 200:
         stop_for(answer)
     return msgspec.json.decode(answer.body, type=Status)

@@ -5,6 +5,7 @@ A request has an id: asked for again under it, it is answered again and not done
 made of rows which somebody else changed meanwhile is refused, and made anew.
 """
 
+import dataclasses
 import functools
 import os
 import pwd
@@ -22,6 +23,7 @@ from twinbeat.cli.base import (
     Exit,
     Stop,
     confirm,
+    get,
     paint,
     reach,
     readable,
@@ -34,7 +36,16 @@ from twinbeat.cli.base import (
 from twinbeat.cli.sync import document, is_written
 from twinbeat.sync.document import Change, Document, Expect, Put, Remove, Tables, difference
 from twinbeat.sync.document import applied as after
-from twinbeat.sync.operation import Edit, Outcome, Policy, Replace, Request, State, Wish
+from twinbeat.sync.operation import (
+    Edit,
+    Outcome,
+    Policy,
+    Replace,
+    Request,
+    State,
+    Wish,
+    print_of,
+)
 
 ATTEMPTS: Final = 4
 """Times that a change is made anew for the document that is in force by then."""
@@ -47,7 +58,7 @@ _BY_RULE: Final = frozenset(
         *("out_of_sync", "propagation_disabled"),
     }
 )
-_WRONG: Final = frozenset({"invalid", "peer_invalid"})
+_WRONG: Final = frozenset({"invalid", "peer_invalid", "id_used"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,8 @@ class How:
     request: str
     local: bool
     reason: str
+    asked: tuple[Any, ...] = ()
+    """The command and its words: another one under the same id is refused."""
     dry_run: bool = False
 
 
@@ -82,7 +95,10 @@ def _options(*, dry_run: bool) -> Callable[[Callable[..., Any]], Callable[..., A
         @functools.wraps(function)
         def called(*, strict: bool, request: str, local: bool, reason: str, **others: Any) -> Any:
             dry = {"dry_run": others.pop("dry_run")} if dry_run else {}
-            how = How(strict=strict, request=request, local=local, reason=reason, **dry)
+            asked = (function.__name__, *(others[name] for name in sorted(others)))
+            how = How(
+                strict=strict, request=request, local=local, reason=reason, asked=asked, **dry
+            )
             return function(how=how, **others)
 
         made: Callable[..., Any] = called
@@ -132,6 +148,7 @@ def become(tables: Tables, how: How, *, yes: bool) -> int:
 
     request = how.request or _new_id()
     current = document()
+    how = dataclasses.replace(how, asked=("become", tables))
     if current.contains(request):
         return ask(Replace(tables=current.tables), how, request)
     changes = difference(current.tables, tables)
@@ -160,6 +177,7 @@ def _answer(wish: Wish, how: How, request: str, *, base: Document | None = None)
             policy=Policy.STRICT if how.strict else Policy.AVAILABLE,
             timeout_ns=int(within_s * 1e9),
             base=base.version if base is not None and is_written(base.version) else None,
+            asked=print_of(how.asked),
             by=_who()[:40],
             reason=how.reason[:1024],
             local=how.local,
@@ -256,7 +274,7 @@ def _problems(tables: Tables) -> Sequence[Any]:
     """What the tables would be refused for, together with this node's file."""
     from twinbeat.config.inforce import problems_of
 
-    answer = reach(lambda: settings().client.get("/v1/status"))
+    answer = get(settings().client, "/v1/status")
     path = CONFIG
     if answer.status == 200:
         path = msgspec.json.decode(answer.body, type=Status).configuration.path

@@ -81,6 +81,7 @@ class Coordinator(Ground):
             fingerprint=print_,
             policy=request.policy,
             run=run,
+            asked=request.asked,
             by=request.by,
             reason=request.reason,
             made_at_ns=waiting.wall_ns,

@@ -28,6 +28,10 @@ class Desk(Coordinator):
         if self.current is None:
             self._reply(waiting, outcome(name, State.REFUSED, "starting"))
             return
+        if self._is_another(waiting.request, known):
+            used = outcome(name, State.REFUSED, "id_used", name=name)
+            self._reply(waiting, used, only=waiting.request.asked)
+            return
         active = self.active
         if active is not None and name in {active.operation.request, active.operation.undoes}:
             before = active.waiting
@@ -49,6 +53,18 @@ class Desk(Coordinator):
             self._reply(waiting, busy)
         else:
             self.queue = (*self.queue, waiting)
+
+    def _is_another(self, request: Request, known: Outcome | None) -> bool:
+        """Whether its id was given to something else, as far as anything is kept of that."""
+        name, active = request.request, self.active
+        asked = [one.asked for one in self._document().recent if one.request == name]
+        if active is not None and active.operation.request == name:
+            asked.append(active.operation.asked)
+        wait = (*self.queue, *self.forwarded)
+        asked += [one.request.asked for one in wait if one.request.request == name]
+        if known is not None:
+            asked.append(known.asked)
+        return any(one not in {"", request.asked} for one in asked)
 
     def _past(self, request: str, known: Outcome | None) -> Outcome | None:
         """What became of a request that was made before; None if it wasn't."""

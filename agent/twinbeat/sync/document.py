@@ -36,6 +36,11 @@ Sentence = Annotated[str, Meta(max_length=1024)]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Lineage = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+ASKED_SIZE: Final = 6
+"""Bytes of a fingerprint by which nothing but an oversight is found out: 256 of them go with each
+document."""
+Asked = Annotated[str, Meta(pattern=rf"^([0-9a-f]{{{2 * ASKED_SIZE}}})?$")]
+"""Fingerprint of what a request asked for; empty: not known."""
 Argument = Annotated[str, Meta(max_length=4096)]
 U64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
@@ -80,6 +85,8 @@ class Done(Struct, frozen=True, array_like=True):
     """What was run, where it was a command: a node that gets the document later runs it then."""
     undoes: Annotated[str, Meta(max_length=64)] = ""
     """The request that was taken back by this one."""
+    asked: Asked = ""
+    """What was asked for (`sync.operation.Request`)."""
 
 
 class Document(Struct, frozen=True, kw_only=True):

@@ -105,6 +105,8 @@ class Answer:
     """What came of a request, for everybody on this node who asked for it."""
 
     outcome: Outcome
+    only: str = ""
+    """Of those who asked only them whose request says this (`Request.asked`); empty: all."""
 
 
 class Level(enum.Enum):

@@ -211,11 +211,12 @@ class Ground:
 
     # -- ways of saying something ----------------------------------------------------------------
 
-    def _reply(self, waiting: Waiting | None, said: Outcome) -> None:
+    def _reply(self, waiting: Waiting | None, said: Outcome, *, only: str = "") -> None:
+        """``only``: to those who asked for that."""
         if waiting is None:
             return
         if waiting.here:
-            self._out.append(Answer(outcome=said))
+            self._out.append(Answer(outcome=said, only=only))
         if waiting.there:
             self._send(Forwarded(outcome=said))
 

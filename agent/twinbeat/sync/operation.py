@@ -9,14 +9,18 @@ what both nodes keep of it, so that a request given twice is answered twice and 
 from __future__ import annotations
 
 import enum
+import hashlib
 from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta, Struct
 
 from twinbeat.sync.document import (
+    ASKED_SIZE,
     RECENT,
     ROWS_MOST,
     U64,
+    Asked,
     Change,
     ChangeRefused,
     Document,
@@ -96,10 +100,26 @@ class Request(Struct, frozen=True, kw_only=True):
     base: Version | None = None
     """The wish was made for this document; if another is in force when its turn comes, it is
     refused."""
+    asked: Asked = ""
+    """Fingerprint of what is asked for, by which the same command is known when it is given again
+    under its id, though the wish that it makes of another document is another one; empty: that of
+    the wish counts (`Request.meant`)."""
     by: Name = ""
     reason: Sentence = ""
     local: bool = False
     """Refuse it rather than forward it to the primary."""
+
+    def meant(self) -> Request:
+        """The same request, which says in any case what it asks for."""
+        if self.asked:
+            return self
+        return msgspec.structs.replace(self, asked=print_of(self.wish))
+
+
+def print_of(asked: object) -> str:
+    """The fingerprint of what somebody asks for."""
+    encoded = msgspec.json.encode(asked, order="deterministic")
+    return hashlib.blake2s(encoded, digest_size=ASKED_SIZE).hexdigest()
 
 
 # -- what both nodes carry out -------------------------------------------------------------------
@@ -121,6 +141,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     run: Run | None = None
     undoes: Annotated[str, Meta(max_length=64)] = ""
     """The request that this one takes back."""
+    asked: Asked = ""
+    """What was asked for (`Request`)."""
     by: Name = ""
     reason: Sentence = ""
     made_at_ns: U64 = 0
@@ -141,7 +163,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     def document(self, base: Document, tables: Tables) -> Document:
         """The document afterwards, of tables that were made by the changes already."""
-        done = Done(self.request, self.version, self.run, self.undoes)
+        done = Done(self.request, self.version, self.run, self.undoes, self.asked)
         kept = [past for past in base.recent if past.request != self.undoes]
         return Document(
             lineage=self.lineage,
@@ -188,3 +210,5 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Of the document that contains it."""
     problems: Annotated[tuple[Problem, ...], Meta(max_length=PROBLEMS_MOST)] = ()
     outputs: Annotated[tuple[Output, ...], Meta(max_length=4)] = ()
+    asked: Asked = ""
+    """What was asked for (`Request`), where the store knows it."""

@@ -40,6 +40,8 @@ SENTENCES: Final = {
     "peer_refused": "the peer could not: {why}; it was to be done on both or none",
     "not_reached": "the connection broke before it reached the peer; it was done on neither node",
     "daemon_away": "the agent can't be asked: is twinbeatd running?",
+    "id_used": "the request id {name} was given to another command before; this one was not "
+    "carried out: give it an id of its own",
     "busy": "{count} others wait already",
     "timeout": "its turn didn't come in time: {why}",
     "starting": "the worker has just been started; ask again",

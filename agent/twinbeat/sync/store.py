@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from twinbeat.sync.database import (
     BUSY_MS,
     SCHEMA,
@@ -188,7 +190,7 @@ class Store(Database):
             database.execute(
                 "UPDATE node SET current = ?, request = NULL, prepared = NULL", (number,)
             )
-            self._keep(database, outcomes)
+            self._keep(database, outcomes, operation)
             self._bound(database)
         # Only now: a number that was rolled back is given once more.
         self._read, self._foreseen = (number, document), None
@@ -197,9 +199,9 @@ class Store(Database):
     def abort(self, request: str, outcomes: Iterable[Outcome] = ()) -> None:
         """Forget the operation prepared, but not its generation; keep the outcomes."""
         with self._transaction("aborting") as database:
-            self._prepared(database, request)
+            operation = self._prepared(database, request)
             database.execute("UPDATE node SET request = NULL, prepared = NULL")
-            self._keep(database, outcomes)
+            self._keep(database, outcomes, operation)
 
     def adopt(self, document: Document, outcomes: Iterable[Outcome] = (), why: str = "") -> None:
         """Make this document current, with a backup of what was; count as paired.
@@ -354,9 +356,15 @@ class Store(Database):
         assert number is not None
         return number
 
-    def _keep(self, database: sqlite3.Connection, outcomes: Iterable[Outcome]) -> None:
+    def _keep(
+        self,
+        database: sqlite3.Connection,
+        outcomes: Iterable[Outcome],
+        operation: Operation | None = None,
+    ) -> None:
+        """``operation`` is the one that they, or one of them, came of."""
         for outcome in outcomes:
-            content = packed(outcome)
+            content = packed(replace(outcome, asked=_asked(database, outcome.request, operation)))
             database.execute(
                 "INSERT OR REPLACE INTO outcome (request, undecided, bytes, content)"
                 " VALUES (?, ?, ?, ?)",
@@ -393,6 +401,14 @@ class Store(Database):
             " AND number NOT IN (SELECT document FROM backup)",
             (self._generations_most, self._bytes_most),
         )
+
+
+def _asked(database: sqlite3.Connection, request: str, operation: Operation | None) -> str:
+    """What the request asked for, as far as that is known."""
+    if operation is not None and operation.request == request:
+        return operation.asked
+    row = database.execute("SELECT content FROM outcome WHERE request = ?", (request,)).fetchone()
+    return "" if row is None else unpacked(row[0], Outcome).asked
 
 
 def _overflows(database: sqlite3.Connection, table: str, count_most: int, bytes_most: int) -> bool:

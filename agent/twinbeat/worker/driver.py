@@ -17,12 +17,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never, get_args
 
-from twinbeat.api.worker import Applied as AppliedTold
+from twinbeat.api.worker import Applied, Checked, Report, Standing, Welcome
 from twinbeat.api.worker import Apply as AskApply
 from twinbeat.api.worker import Check as AskCheck
-from twinbeat.api.worker import Checked as CheckedTold
-from twinbeat.api.worker import Report, Standing, Welcome
 from twinbeat.observe.histogram import Histogram
+from twinbeat.sync import events as ev
 from twinbeat.sync.document import Document, Run, Tables, Version
 from twinbeat.sync.effects import (
     Answer,
@@ -40,36 +39,14 @@ from twinbeat.sync.effects import (
     StorePrepare,
     StoreRecord,
 )
-from twinbeat.sync.events import (
-    LOST_NUMBERS,
-    Applied,
-    Checked,
-    DaemonFound,
-    DaemonLost,
-    Event,
-    Heard,
-    Held,
-    Mark,
-    PeerFound,
-    PeerLost,
-    Ran,
-    Requested,
-    RoleChanged,
-    SettingsChanged,
-    Started,
-    Stored,
-    StoreFailed,
-    SyncForced,
-    Tick,
-)
 from twinbeat.sync.messages import Forward, Message, Query
 from twinbeat.sync.operation import Outcome, Output, Problem, Request, State
-from twinbeat.sync.parts import Active, Phase, Serving
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import outcome, sentence
 from twinbeat.sync.session import Session
 from twinbeat.sync.store import StoreError
 from twinbeat.sync.wire import Traffic
+from twinbeat.worker.callers import WAITING_MOST, Callers, Stopwatch
 from twinbeat.worker.ledger import Ledger
 from twinbeat.worker.link import Heard as Told
 from twinbeat.worker.link import Lost
@@ -77,20 +54,8 @@ from twinbeat.worker.link import Lost
 log = logging.getLogger("twinbeat.worker")
 
 DOCUMENTS: Final = get_args(Message)
-WAITING_MOST: Final = 256
-"""Callers that wait for an outcome."""
 BEGIN_S: Final = 3.0
 """How long the first request waits for daemon and store."""
-PHASES: Final = {
-    Phase.CHECK: "check",
-    Phase.PREPARE: "journal",
-    Phase.PEER: "peer",
-    Phase.APPLY: "apply",
-    Phase.RUN: "run",
-    Phase.COMMIT: "commit",
-}
-"""What a change waits for on a node, by the names of the metric; "all" is from the request to its
-answer."""
 GRACE_S: Final = 2.0
 """Beyond its own deadline, so that the answer that is due then is heard."""
 LEVELS: Final = {
@@ -150,24 +115,18 @@ class Driver:
         """There is to be a document."""
         self.begun = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting: dict[str, set[asyncio.Future[Outcome]]] = {}
+        self._callers = Callers()
+        self._stopwatch = Stopwatch()
         self._peer: Peer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
         """When it is due."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self.ended: Counter[str] = Counter()
-        """Requests of this node by the state they ended in."""
         self.refusals: Counter[str] = Counter()
         """By whom what had to be done was refused: the store, or the agent."""
         self.synced_s = 0
         """Unix time at which both nodes came to have this document in force; 0 = they never did."""
         self._synced: Version | None = None
-        self.took: dict[str, Histogram] = {}
-        """How long changes waited here for what."""
-        self._at: tuple[str, str] | None = None
-        """Request and phase of the operation under way."""
-        self._since_ns = 0
         self._why = ""
         """Why there is no beginning."""
         self.changed: Callable[[], None] = lambda: None
@@ -190,13 +149,13 @@ class Driver:
             held = await self._seeded()
         assert self.welcome is not None
         self._machine = Propagation(node=self.welcome.node)
-        self.feed(Started(held=held))
+        self.feed(ev.Started(held=held))
         self._tell_standing(None)
         if self._there:
             self._found()
         self.begun.set()
 
-    async def _seeded(self) -> Held:
+    async def _seeded(self) -> ev.Held:
         """What is in force becomes the first document."""
         assert self.welcome is not None
         document, highest = self.welcome.document, 0
@@ -210,7 +169,7 @@ class Driver:
                 reason="what the file said",
             )
         else:
-            highest = document.version.generation + LOST_NUMBERS
+            highest = document.version.generation + ev.LOST_NUMBERS
         await self._ledger.seed(document, highest)
         log.info("the shared configuration has a document: %s", document.version)
         held = await self._ledger.held()
@@ -232,28 +191,17 @@ class Driver:
 
     # -- the machine -----------------------------------------------------------------------------
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: ev.Event) -> None:
         """Tell the machine, do what it wants, and set the clock."""
         machine = self._machine
         if machine is None:
             return
         for effect in machine.step(event, now_ns()):
             self._carry_out(effect)
-        self._time(machine.active or machine.serving)
+        self._stopwatch.look(machine.active or machine.serving, now_ns())
         self._note_synced(machine)
         self._set_timer(machine)
         self.changed()
-
-    def _time(self, under_way: Active | Serving | None) -> None:
-        at = None
-        if under_way is not None and under_way.phase in PHASES:
-            at = under_way.operation.request, PHASES[under_way.phase]
-        if at == self._at:
-            return
-        moment_ns = now_ns()
-        if self._at is not None:
-            self._took(self._at[1], moment_ns - self._since_ns)
-        self._at, self._since_ns = at, moment_ns
 
     def _note_synced(self, machine: Propagation) -> None:
         current = machine.current
@@ -261,9 +209,6 @@ class Driver:
             self._synced = None
         elif self._synced != current.version:
             self._synced, self.synced_s = current.version, int(time.time())
-
-    def _took(self, what: str, length_ns: int) -> None:
-        self.took.setdefault(what, Histogram()).add(length_ns)
 
     def _set_timer(self, machine: Propagation) -> None:
         moment_ns = machine.next_deadline(now_ns())
@@ -278,7 +223,7 @@ class Driver:
 
     def _tick(self) -> None:
         self._timer = None
-        self.feed(Tick())
+        self.feed(ev.Tick())
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -299,8 +244,8 @@ class Driver:
                 self._ledger.do(effect, self._stored)
             case Send(message=message):
                 self._send(message)
-            case Answer(outcome=said):
-                self._answer(said)
+            case Answer(outcome=said, only=only):
+                self._callers.answer(said, only)
             case Note(level=level, code=code, sentence=text):
                 fields = {"event": "sync", "reason": code}
                 log.log(LEVELS[level], "%s", text, extra={"fields": fields})
@@ -317,7 +262,7 @@ class Driver:
         why = await self._commands.known(tables, run)
         if why:
             problem = Problem(where=f"command {run.command}", right=why[:4096])
-            self.feed(Checked(token=token, problems=(problem,)))
+            self.feed(ev.Checked(token=token, problems=(problem,)))
         else:
             self._ask(AskCheck(id=token, tables=tables))
 
@@ -332,10 +277,10 @@ class Driver:
         current = machine.current
         assert current is not None
         output, undo = await self._commands.carry_out(current.tables, effect.run, effect.request)
-        self.feed(Ran(token=effect.token, output=output, undo=undo))
+        self.feed(ev.Ran(token=effect.token, output=output, undo=undo))
 
-    def _stored(self, said: Stored | StoreFailed) -> None:
-        if isinstance(said, StoreFailed):
+    def _stored(self, said: ev.Stored | ev.StoreFailed) -> None:
+        if isinstance(said, ev.StoreFailed):
             self.refusals["store"] += 1
             log.error("the store refused: %s", said.sentence)
             if said.code == "uncertain" and not self.failed.done():
@@ -365,40 +310,27 @@ class Driver:
             async with asyncio.timeout(BEGIN_S):
                 await self.begun.wait()
         except TimeoutError:
-            return self._ended(self._not_begun(request.request))
-        if sum(map(len, self._waiting.values())) >= WAITING_MOST:
-            return self._ended(outcome(request.request, State.REFUSED, "busy", count=WAITING_MOST))
+            return self._callers.end(self._not_begun(request.request))
+        if self._callers.waiting >= WAITING_MOST:
+            busy = outcome(request.request, State.REFUSED, "busy", count=WAITING_MOST)
+            return self._callers.end(busy)
         begun_ns = now_ns()
         known = await self._ledger.outcome(request.request)
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(request.request, set())
-        waiting.add(answer)
+        request = request.meant()
         try:
-            self.feed(Requested(request=request, wall_ns=time.time_ns(), known=known))
-            async with asyncio.timeout(request.timeout_ns / 1e9 + GRACE_S):
-                said = await answer
-                self._took("all", now_ns() - begun_ns)
-                return self._ended(said)
+            with self._callers.joined(request) as answer:
+                self.feed(ev.Requested(request=request, wall_ns=time.time_ns(), known=known))
+                async with asyncio.timeout(request.timeout_ns / 1e9 + GRACE_S):
+                    said = await answer
         except TimeoutError:
-            return self._ended(outcome(request.request, State.UNDECIDED, "unfinished"))
-        finally:
-            waiting.discard(answer)
-            if not waiting and self._waiting.get(request.request) is waiting:
-                del self._waiting[request.request]
+            return self._callers.end(outcome(request.request, State.UNDECIDED, "unfinished"))
+        self._stopwatch.add("all", now_ns() - begun_ns)
+        return self._callers.end(said)
 
     def _not_begun(self, request: str) -> Outcome:
         if self._why:
             return outcome(request, State.REFUSED, "store", why=self._why)
         return outcome(request, State.REFUSED, "daemon_away")
-
-    def _ended(self, said: Outcome) -> Outcome:
-        self.ended[said.state.value] += 1
-        return said
-
-    def _answer(self, said: Outcome) -> None:
-        for answer in self._waiting.get(said.request, set()):
-            if not answer.done():
-                answer.set_result(said)
 
     def force(self, *, adopt: bool) -> tuple[str, str] | None:
         """Compare and take over again. Why not: code and sentence, or None."""
@@ -407,7 +339,7 @@ class Driver:
         refused = self._machine.force_refused(adopt=adopt)
         if refused is None:
             self._commands.rescan()
-            self.feed(SyncForced(adopt=adopt))
+            self.feed(ev.SyncForced(adopt=adopt))
         return refused
 
     # -- the daemon --------------------------------------------------------------------------------
@@ -436,16 +368,16 @@ class Driver:
                 if not self._there:
                     self._there = True
                     self._found()
-            case CheckedTold(id=token, problems=problems):
-                self.feed(Checked(token=token, problems=problems))
-            case AppliedTold(id=token, in_force=in_force, problems=problems):
+            case Checked(id=token, problems=problems):
+                self.feed(ev.Checked(token=token, problems=problems))
+            case Applied(id=token, in_force=in_force, problems=problems):
                 self.refusals["agent"] += not in_force
-                self.feed(Applied(token=token, in_force=in_force, problems=problems))
+                self.feed(ev.Applied(token=token, in_force=in_force, problems=problems))
             case Lost():
                 self.stood(None)
                 if self._there:
                     self._there = False
-                    self.feed(DaemonLost())
+                    self.feed(ev.DaemonLost())
             case _:
                 assert_never(told)
 
@@ -456,32 +388,32 @@ class Driver:
         if before is None or before.settings != now.settings:
             settings = now.settings
             self.feed(
-                SettingsChanged(
+                ev.SettingsChanged(
                     sync=settings.enabled,
                     propagation=settings.propagation,
                     strict_status=settings.strict_status,
                 )
             )
         if before is None or (before.primary, before.term) != (now.primary, now.term):
-            self.feed(RoleChanged(primary=now.primary, term=now.term))
+            self.feed(ev.RoleChanged(primary=now.primary, term=now.term))
 
     def _found(self) -> None:
         assert self.standing is not None
         told = self.standing.in_force
-        in_force = Mark(lineage=told.lineage, version=told.version) if told else None
-        self.feed(DaemonFound(in_force=in_force))
+        in_force = ev.Mark(lineage=told.lineage, version=told.version) if told else None
+        self.feed(ev.DaemonFound(in_force=in_force))
 
     # -- the peer ----------------------------------------------------------------------------------
 
     def peer_found(self, session: Session) -> None:
         """A session begins."""
         self._peer = Peer(session)
-        self.feed(PeerFound(summary=session.peer.summary))
+        self.feed(ev.PeerFound(summary=session.peer.summary))
 
     def peer_lost(self) -> None:
         """It is over."""
         self._peer = None
-        self.feed(PeerLost())
+        self.feed(ev.PeerLost())
 
     async def heard(self, message: Traffic) -> bool:
         """A message of the peer; the next one only when this one was taken in. Whether it concerns
@@ -496,7 +428,7 @@ class Driver:
                 known = await self._ledger.outcome(forwarded.request)
             case _:
                 pass
-        self.feed(Heard(message=message, wall_ns=time.time_ns(), known=known))
+        self.feed(ev.Heard(message=message, wall_ns=time.time_ns(), known=known))
         return True
 
     def _send(self, message: Message) -> None:
@@ -525,23 +457,27 @@ class Driver:
             return Report(
                 state="failed" if self._why else "idle",
                 sentence=(self._why or idle)[:1024],
-                requests=dict(self.ended),
+                requests=dict(self._callers.ended),
                 refusals=dict(self.refusals),
             )
         standing = machine.standing()
-        waiting = sum(map(len, self._waiting.values()))
         return Report(
             state=standing.state.value,
             sentence=standing.sentence[:1024],
             in_step=standing.in_step,
             generation=machine.current.version.generation,
             peer_generation=machine.peer.version.generation if machine.peer else 0,
-            waiting=waiting,
+            waiting=self._callers.waiting,
             failures=machine.unfulfilled[:16],
-            requests=dict(self.ended),
+            requests=dict(self._callers.ended),
             refusals=dict(self.refusals),
             synced_s=self.synced_s,
         )
+
+    @property
+    def took(self) -> dict[str, Histogram]:
+        """How long changes waited here for what."""
+        return self._stopwatch.took
 
     @property
     def ledger(self) -> Ledger:
