@@ -311,6 +311,29 @@ class TestTrouble:
         finally:
             mounted("umount", "-l", str(b.inside))
 
+    @pytest.mark.privileged
+    @asynchronous
+    async def test_what_failed_and_is_wanted_no_longer_is_named_no_longer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither node has it then, so nothing else would tell the one that follows."""
+        if os.geteuid() != 0:
+            pytest.skip("mounting takes root")
+        monkeypatch.setattr(talking, "RETRY_S", (0.05, 0.1))
+        a, b = keepers(tmp_path)
+        mounted("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(b.inside))
+        try:
+            (a.inside / "large").write_bytes(bytes(2 << 20))
+            async with kept(a, b), connected(a, b):
+                await until(lambda: a.status.state == b.status.state == "partly", f"{b.status}")
+                assert [(f.path, f.code) for f in b.status.failures] == [("/in/large", "full")]
+                (a.inside / "large").unlink()
+                await same(a, b, {})
+                assert (a.status.failures, b.status.failures) == ((), ())
+                assert b.status.failed == 0
+        finally:
+            mounted("umount", "-l", str(b.inside))
+
     @asynchronous
     async def test_nodes_that_mean_something_else_do_nothing(self, tmp_path: Path) -> None:
         a, b = keepers(tmp_path)

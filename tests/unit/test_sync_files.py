@@ -15,7 +15,7 @@ from twinbeat.sync import files as reading
 from twinbeat.sync import placing
 from twinbeat.sync.beneath import Tree, Trouble
 from twinbeat.sync.files import Reader, content
-from twinbeat.sync.lists import CONFLICT, TEMPORARY, FileList
+from twinbeat.sync.lists import CONFLICT, TEMPORARY, FileList, problems
 from twinbeat.sync.manifest import Entry, Kind, Order, What
 from twinbeat.sync.placing import Incoming, Place
 from twinbeat.sync.remembered import Memory, Remembered
@@ -257,6 +257,20 @@ class TestReadingOutside:
                 content(ground.tree, LIST, path, 0, 9)
             assert refused.value.code == "escape"
         assert set(ground.entries()) == {"/in", "/in/d", "/in/f"}
+
+    def test_by_a_list_that_nobody_examined(self, ground: Ground) -> None:
+        """What the configuration would be refused for reaches nothing, and is named."""
+        (ground.inside / "f").write_text("text")
+        wrong = ("/", "in", "/in/../out", "/*/secret", "/proc/self")
+        files = FileList(name="l", paths=("/in", *wrong))
+        assert [value for _, _, value, _ in problems([files])] == list(wrong)
+        found = Reader(files, ground.tree).scan().entries
+        assert {path: entry.why for path, entry in found.items()} == {
+            "/in": "",
+            "/in/f": "",
+            **dict.fromkeys(wrong, "escape"),
+        }
+        assert not any(map(files.covers, ("/out/secret", "/proc/self", "/")))
 
     def test_where_the_list_itself_leads_over_one(self, ground: Ground) -> None:
         ground.inside.rmdir()

@@ -69,6 +69,8 @@ class Reader:
     def scan(self) -> Scan:
         """All of the list. Raises Trouble only if there is more than a list may have."""
         found = Scan()
+        for path in self.files.unusable():
+            self._unknown(found, path, Trouble("escape", path))
         for root in self.files.roots():
             self._root(found, root)
         for path in [path for path in list(self.known) if path not in found.entries]:

@@ -13,7 +13,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +257,11 @@ class Listed:
         before, self.state, self.sentence = self.state, state, sentence
         if before != state:
             self._filing.stood()
+
+    def fail(self, failures: Sequence[FileFailure], count: int | None = None) -> None:
+        """These are in the way, of so many; nothing else is."""
+        self.failures = list(failures)
+        self.failed = len(failures) if count is None else count
 
     # -- the command after a change ----------------------------------------------------------------
 

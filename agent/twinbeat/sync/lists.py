@@ -62,8 +62,12 @@ class FileList(Struct, frozen=True, kw_only=True):
         return hashlib.blake2s(packed).hexdigest()
 
     def roots(self) -> tuple[Root, ...]:
-        """Its paths, taken apart."""
+        """Its paths, taken apart; not those of `unusable`, which reach nothing."""
         return _roots(self.paths)
+
+    def unusable(self) -> tuple[str, ...]:
+        """Paths that `problems` names, of a list that nobody examined."""
+        return tuple(path for path in self.paths if _wrong(path) is not None)
 
     def covers(self, path: str) -> bool:
         """Whether a path may be read and written as one of this list."""
@@ -192,7 +196,7 @@ def _whole(pattern: str, parts: Sequence[str]) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _roots(paths: tuple[str, ...]) -> tuple[Root, ...]:
-    return tuple(Root(path) for path in paths)
+    return tuple(Root(path) for path in paths if _wrong(path) is None)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,21 +23,18 @@ import logging
 from typing import Final
 
 from twinbeat.sync.beneath import Trouble
-from twinbeat.sync.filing import SHOWN, Filing, Listed
+from twinbeat.sync.filing import SHOWN, Filing
 from twinbeat.sync.manifest import (
-    ENTRIES_MAX,
-    Entry,
-    Kind,
     Order,
     Plan,
     agreed,
-    amended,
     changed,
     plan,
 )
 from twinbeat.sync.serving import SERVERS, Serving
 from twinbeat.sync.session import Session, SessionOverError
 from twinbeat.sync.shown import FileFailure, printable
+from twinbeat.sync.sides import ASK_S, Side
 from twinbeat.sync.taking import IDLE_S, Progress, Result, Taking, in_thread
 from twinbeat.sync.wire import (
     FileAsk,
@@ -55,37 +52,10 @@ from twinbeat.sync.wire import (
 
 log = logging.getLogger("twinbeat.files")
 
-ASK_S: Final = 5.0
 RETRY_S: Final = (1.0, 60.0)
 """What failed is tried again after so long, doubled each time, up to the second."""
 BREATH_S: Final = 0.5
 """Between two rounds of which the first left something undone."""
-
-
-class Side:
-    """What is known of the peer's side of one list, within one session."""
-
-    def __init__(self, listed: Listed) -> None:
-        self.listed = listed
-        self.theirs: dict[str, Entry] | None = None
-        """What the peer has; None = it hasn't said yet."""
-        self.definition = ""
-        self.version = 0
-        self.told: dict[str, Entry] | None = None
-        """What the peer knows of this node."""
-        self.coming: list[Entry] = []
-        self.ordered: list[Order] = []
-        self.order: FileOrders | None = None
-        """The last of a set that has arrived whole."""
-        self.round = 0
-        self.done: asyncio.Future[FileDone] | None = None
-        self.taking: Taking | None = None
-        self.active_at = 0.0
-        self.asked_at = -ASK_S
-        self.planned: tuple[int, int] | None = None
-        self.failing = 0
-        self.not_before = 0.0
-        self.retry_at = 0.0
 
 
 class Talk:
@@ -119,6 +89,8 @@ class Talk:
         """It leads from now on, follows, or neither."""
         if leading is not self._leading:
             self._leading = leading
+            for listed in self._filing.lists.values():
+                listed.fail(())  # Who leads now finds out what is in the way.
             self._work.set()
 
     # -- what comes --------------------------------------------------------------------------------
@@ -141,12 +113,14 @@ class Talk:
                 if side.taking is None or not side.taking.piece(message):
                     self._filing.count("unwanted")
             case Manifest():
-                self._told(side, message)
+                if side.manifest(message):
+                    self._work.set()
             case FileAsk():
                 side.told = None
                 self._work.set()
             case FileOrders():
-                self._ordered(side, message)
+                if side.orders(message):
+                    self._work.set()
             case FileDone():
                 if side.done is not None and message.round == side.round:
                     if not side.done.done():
@@ -154,7 +128,10 @@ class Talk:
                 else:
                     self._filing.count("unwanted")
             case FileCommon():
-                self._agreed(side, message)
+                if self._leading:
+                    self._filing.count("refused", len(message.stamps))
+                elif side.common(message):
+                    self._filing.moved()
 
     def _sent(self, piece: FilePiece) -> None:
         """Who leads sees by what it sends how far the other is."""
@@ -176,62 +153,8 @@ class Talk:
             return None
         side = self._sides.get(name)
         if side is None or side.listed is not listed:
-            side = self._sides[name] = Side(listed)
+            side = self._sides[name] = Side(listed, self._filing.count)
         return side
-
-    def _told(self, side: Side, message: Manifest) -> None:
-        """The peer says what it has."""
-        # What is unknown only keeps others from being touched, and may lie above the list.
-        covered = [
-            entry
-            for entry in message.entries
-            if entry.kind is Kind.UNKNOWN or side.listed.files.covers(entry.path)
-        ]
-        self._filing.count("refused", len(message.entries) - len(covered))
-        if len(side.coming) + len(covered) > 2 * ENTRIES_MAX:
-            self._filing.count("flooded")
-            side.coming = []
-            return
-        side.coming += covered
-        if not message.last:
-            return
-        entries, side.coming = side.coming, []
-        if message.whole:
-            side.theirs = {entry.path: entry for entry in entries}
-        elif side.theirs is not None:
-            side.theirs = amended(side.theirs, entries)
-        if side.theirs is not None and len(side.theirs) > 2 * ENTRIES_MAX:
-            side.theirs = None
-            self._filing.count("flooded")
-        side.definition = message.definition
-        side.version += 1
-        self._work.set()
-
-    def _ordered(self, side: Side, message: FileOrders) -> None:
-        """The peer, who leads, says what is to be done here."""
-        if len(side.ordered) + len(message.orders) > 2 * ENTRIES_MAX:
-            self._filing.count("flooded")
-            side.ordered = []
-            return
-        side.ordered += message.orders
-        if message.last:
-            side.order = message
-            self._work.set()
-
-    def _agreed(self, side: Side, message: FileCommon) -> None:
-        """The peer, who leads, says what is common."""
-        if message.definition != side.listed.files.digest or self._leading:
-            self._filing.count("refused", len(message.stamps))
-            return
-        side.listed.agree(message.stamps)
-        paths = {path for path, _ in message.stamps}
-        failures = [failure for failure in side.listed.failures if failure.path not in paths]
-        side.listed.failed -= len(side.listed.failures) - len(failures)
-        side.listed.failures = failures
-        if side.told is not None:
-            side.told = agreed(side.told, message.stamps)
-        side.listed.unsaved = True
-        self._filing.moved()
 
     # -- what goes ---------------------------------------------------------------------------------
 
@@ -274,6 +197,7 @@ class Talk:
         """Do what there is to do, list by list."""
         for listed in list(self._filing.lists.values()):
             # What a session before this one was cut off from is seen, and durable, first.
+            listed.fail(())
             await listed.look()
         while True:
             try:
@@ -332,12 +256,12 @@ class Talk:
             done = FileDone(list=listed.name, round=order.round, code=code, sentence=sentence)
             await self._session.send(done)
             return
-        listed.stand("working", f"{len(orders)} to be done here.")
+        if orders:
+            listed.stand("working", f"{len(orders)} to be done here.")
         listed.served = Progress()
         result = await self._take(side, orders)
         failures = _failures(result)
-        listed.failures = [failure for failure in failures if failure.code != "changed"]
-        listed.failed = len(listed.failures)
+        listed.fail([failure for failure in failures if failure.code != "changed"])
         await listed.look()
         listed.remembered.ordered = {}
         await self._tell(side)
@@ -397,9 +321,9 @@ class Talk:
             for path, why in made.blocked.items()
             if path in side.theirs and side.theirs[path].why
         ]
-        if made.empty:
+        if made.empty and not side.failed_there:
             side.failing = 0
-            listed.failures, listed.failed = blocked[:SHOWN], len(blocked)
+            listed.fail(blocked)
             if blocked:
                 listed.stand("partly", blocked[0].sentence)
             else:
@@ -431,15 +355,18 @@ class Talk:
             listed.conflicts += len(made.conflicts)
             self._filing.count("conflicts", len(made.conflicts))
             self._filing.count("revived", len(made.revived))
-        listed.stand(
-            "working",
-            f"{len(made.here)} to be done here, {len(made.there)} on the other node.",
-        )
+        if not made.empty:
+            listed.stand(
+                "working",
+                f"{len(made.here)} to be done here, {len(made.there)} on the other node.",
+            )
+        # Orders of nothing tell it that nothing is in its way any more.
+        orders = bool(made.there) or side.failed_there
         side.round += 1
         listed.served = _progress(made.there)
         done = side.done = asyncio.get_running_loop().create_future()
         try:
-            for chunk, last in chunks(tuple(made.there)) if made.there else ():
+            for chunk, last in chunks(tuple(made.there)) if orders else ():
                 await self._session.send(
                     FileOrders(
                         list=listed.name,
@@ -450,7 +377,7 @@ class Talk:
                     )
                 )
             result = await self._take(side, made.here)
-            told = await self._through(side, done) if made.there else FileDone(list=listed.name)
+            told = await self._through(side, done) if orders else FileDone(list=listed.name)
         finally:
             side.done = None
         if made.here:
@@ -459,10 +386,11 @@ class Talk:
         failures = [*_failures(result), *told.failures, *blocked]
         if told.code:
             failures.append(FileFailure(path="", code=told.code, sentence=told.sentence))
+        side.failed_there = bool(told.failed or told.code)
         undone = len(result.failures) + told.failed + bool(told.code)
         listed.served.items_done = max(0, len(made.there) - told.failed)
-        listed.failures, listed.failed = failures[:SHOWN], undone + len(blocked)
-        if undone or not (result.changed or told.changed):
+        listed.fail(failures, undone + len(blocked))
+        if undone or not (made.empty or result.changed or told.changed):
             side.failing += 1
             first, most = RETRY_S
             side.retry_at = _now() + min(most, first * 2 ** min(side.failing - 1, 10))
