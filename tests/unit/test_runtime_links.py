@@ -7,9 +7,10 @@ from msgspec.structs import replace
 from twinbeat.api.figures import percentile
 from twinbeat.config.nodes import LinkSection
 from twinbeat.engine.types import LinkWords
+from twinbeat.runtime.counting import send_errors
 from twinbeat.runtime.linkmeter import LossMeter, Sample
 from twinbeat.runtime.links import refusal, silent_since, staying
-from twinbeat.runtime.status import link_state, send_errors
+from twinbeat.runtime.status import link_state
 
 SECOND = 1_000_000_000
 DEAD = 20_000_000

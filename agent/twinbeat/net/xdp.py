@@ -27,10 +27,6 @@ NATIVE: Final = "native"
 GENERIC: Final = "generic"
 NONE: Final = "none"
 
-_RTM_SETLINK: Final = 19
-_RTM_GETQDISC: Final = 38
-_RTM_GETTFILTER: Final = 46
-_NLM_F_EXCL: Final = 0x200
 _NESTED: Final = 0x8000
 
 _IFLA_XDP_FD: Final = 1
@@ -160,7 +156,7 @@ def _set_xdp(index: int, fd: int, flags: int, what: str) -> None:
         attribute(_IFLA_XDP_FD, struct.pack("=i", fd))
         + attribute(_IFLA_XDP_FLAGS, struct.pack("=I", flags)),
     )
-    _request(Message(_RTM_SETLINK, 0, payload), what)
+    _request(Message(netlink.RTM_SETLINK, 0, payload), what)
 
 
 def _interface(index: int) -> Interface:
@@ -196,7 +192,7 @@ def attach_egress(index: int, program: Program) -> None:
         )
     if not kind:
         qdisc = _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
-        create = netlink.NLM_F_CREATE | _NLM_F_EXCL
+        create = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
         _request(
             Message(netlink.RTM_NEWQDISC, create, qdisc + attribute(_TCA_KIND, b"clsact\0")),
             what,
@@ -244,7 +240,7 @@ def _filters(index: int, parent: int) -> list[_Filter]:
     request = _TCMSG.pack(0, index, 0, parent, 0)
     try:
         with Socket() as sock:
-            dump = sock.dump(_RTM_GETTFILTER, request)
+            dump = sock.dump(netlink.RTM_GETTFILTER, request)
     except NetError as error:
         if error.code in _NOTHING_THERE:
             return []
@@ -267,7 +263,7 @@ def _filters(index: int, parent: int) -> list[_Filter]:
 def _clsact_kind(index: int) -> str:
     """Kind of the qdisc at the place of clsact: clsact, ingress, or empty."""
     with Socket() as sock:
-        dump = sock.dump(_RTM_GETQDISC, _TCMSG.pack(0, index, 0, 0, 0))
+        dump = sock.dump(netlink.RTM_GETQDISC, _TCMSG.pack(0, index, 0, 0, 0))
     for kind, body in dump:
         if kind != netlink.RTM_NEWQDISC:
             continue

@@ -14,22 +14,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from twinbeat import __version__
-from twinbeat.api import schema
-from twinbeat.api.worker import Mark, Report, Standing, SyncSettings, Welcome
+from twinbeat.api.worker import Mark, Standing, SyncSettings, Welcome
 from twinbeat.config.inforce import Examiner
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError
 from twinbeat.config.problems import Problem as ConfigProblem
 from twinbeat.core.machine import Machine
 from twinbeat.core.types import Role, Watch
-from twinbeat.runtime import conntrack
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.guarded import REFUSALS
 from twinbeat.runtime.store import Store, StoreError
 from twinbeat.sessions.connections import ConnectionSettings
 from twinbeat.sync.document import Document, Tables
 from twinbeat.sync.operation import PROBLEMS_MOST, Problem
-from twinbeat.weblog.shown import WeblogView
 
 log = logging.getLogger("twinbeat")
 
@@ -189,27 +186,6 @@ def connections(config: Config) -> ConnectionSettings:
     )
 
 
-def shown_connections(report: Report | None) -> schema.Connections | None:
-    """What the worker says of the state of connections, for the status."""
-    brief = report.connections if report is not None else None
-    if brief is None:
-        return None
-    return schema.Connections(
-        state=brief.state,
-        sentence=brief.sentence,
-        flows=None if brief.flows < 0 else brief.flows,
-        flows_max=conntrack.setting("nf_conntrack_max"),
-        tracked=brief.tracked,
-        unconfirmed=brief.unconfirmed,
-        heard_ns=None if brief.heard_ms < 0 else brief.heard_ms * 1_000_000,
-        filled_ns=None if brief.fill_ms < 0 else brief.fill_ms * 1_000_000,
-        synced_s=brief.synced_s,
-        strays_dropped=brief.strays_dropped,
-        strays_error=brief.strays_error,
-        counts=brief.counts,
-    )
-
-
 def _weblog_listen(config: Config) -> tuple[str, ...]:
     """As set, and where the peer dials this node's worker."""
     if not config.weblog.listen:
@@ -217,75 +193,6 @@ def _weblog_listen(config: Config) -> tuple[str, ...]:
     own = [link.local for link in config.links if link.peer == config.sync_peer]
     dialed = config.sync.listen or next(iter(own), "")
     return tuple(dict.fromkeys(each for each in (config.weblog.listen, dialed) if each))
-
-
-def shown(report: Report | None) -> schema.Sync | None:
-    """What the worker says of itself, for the status."""
-    if report is None:
-        return None
-    return schema.Sync(
-        state=report.state,
-        sentence=report.sentence,
-        in_step=report.in_step,
-        connection=report.connection,
-        why=report.why,
-        generation=report.generation,
-        peer_generation=report.peer_generation,
-        waiting=report.waiting,
-        arriving=list(report.arriving),
-        failures=[
-            schema.SyncFailure(where=each.where, right=each.right) for each in report.failures
-        ],
-        own_ends_s=report.own_ends_s,
-        peer_ends_s=report.peer_ends_s,
-        synced_s=report.synced_s,
-        files=[
-            schema.SyncFiles(
-                name=each.name,
-                state=each.state,
-                sentence=each.sentence,
-                entries=each.entries,
-                bytes=each.bytes,
-                failed=each.failed,
-                conflicts=each.conflicts,
-            )
-            for each in report.files
-        ],
-        weblog=_weblog(report.weblog) if report.weblog is not None else None,
-    )
-
-
-def _weblog(view: WeblogView) -> schema.Weblog:
-    return schema.Weblog(
-        state=view.state,
-        why=view.why,
-        listening=view.port != 0,
-        pulling=view.replication.state == "pulling",
-        waiting=view.replication.waiting,
-        size=view.size,
-        size_max=view.size_max,
-        streams=[
-            schema.WeblogStream(
-                node=each.node,
-                epoch=each.epoch,
-                oldest=each.oldest,
-                received=each.received,
-                durable=each.durable,
-                replicated=each.replicated,
-            )
-            for each in view.streams
-        ],
-        sources=[
-            schema.WeblogSource(
-                name=each.name, records=each.records, behind=each.behind, why=each.why
-            )
-            for each in view.sources
-        ],
-        clients=[
-            schema.WeblogClient(name=each.name, connected=each.connected > 0, lag=each.lag)
-            for each in view.clients
-        ],
-    )
 
 
 def told(problems: list[ConfigProblem]) -> tuple[Problem, ...]:

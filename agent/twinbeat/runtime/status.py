@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `Status` and one `Counters` out of what core, engine, kernel and stage each know.
+"""One `Status` out of what core, engine, kernel and stage each know.
 
 Reads, and changes nothing; `twinbeat.observe.status.finish` adds the sentence and the warnings.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 from collections.abc import Mapping
@@ -21,11 +20,8 @@ from twinbeat.api.text import moment, realtime_offset_ns
 from twinbeat.config.nodes import link_number
 from twinbeat.core.reasons import Reason, Refusal
 from twinbeat.core.types import FOREVER, Admin, Flag
-from twinbeat.engine.types import Histogram as EngineHistogram
 from twinbeat.engine.types import Snapshot, Watch
-from twinbeat.engine.types import now_ns as clock_ns
 from twinbeat.net.vmac import vmac_address
-from twinbeat.observe.histogram import Histogram
 from twinbeat.observe.status import finish
 from twinbeat.runtime.teller import Teller, role_name
 
@@ -34,12 +30,9 @@ if TYPE_CHECKING:
     from twinbeat.config.nodes import LinkSection
     from twinbeat.config.service import VridSection
     from twinbeat.core.machine import Status as CoreStatus
-    from twinbeat.engine.engine import Engine
-    from twinbeat.engine.maps import Maps
     from twinbeat.runtime.guarded import Guarded
     from twinbeat.runtime.links import Links
     from twinbeat.runtime.rivals import Rivals
-    from twinbeat.runtime.witness import WitnessDesk
 
 _MISMATCH_FRESH_NS: Final = 2_000_000_000
 """A refused frame of the pair is news for so long."""
@@ -161,92 +154,6 @@ def _about_the_disk(facts: Facts) -> list[schema.Warn]:
             sentence=f"what is known of the peer isn't on disk: {facts.not_kept}",
         )
     ]
-
-
-def counters(
-    *,
-    config: Config,
-    engine: Engine,
-    maps: Maps,
-    lag: Histogram,
-    teller: Teller,
-    keep_failures: int,
-    neighbours: Mapping[str, int],
-    monitors: list[schema.MonitorCounters],
-    links: Links,
-    rivals: Rivals,
-    dropped: int,
-    log_lines_lost: int,
-) -> schema.Counters:
-    """Everything that only grows."""
-    counted = engine.counters()
-    by_link = {link.number: maps.counters_of(link.number) for link in config.heartbeat_links}
-    rest = maps.counters_of(None)
-    reasons = {
-        reason.label: rest[reason] + sum(one.get(reason, 0) for one in by_link.values())
-        for reason in rest
-    }
-    now_ns = clock_ns()
-    histograms = {
-        name: _engine_histogram(histogram)
-        for name, histogram in engine.histograms().items()
-        if name in {"send_lateness", "round_trip", "silence"}
-    }
-    histograms["loop_lag"] = _histogram(lag)
-    return schema.Counters(
-        time=moment(now_ns + realtime_offset_ns()),
-        now_ns=now_ns,
-        reasons=reasons,
-        links=[
-            schema.LinkCounters(
-                name=section.name,
-                sent=sum(counted.links[number].sent.values()),
-                received=maps.link(number).accepted,
-                reasons={reason.label: count for reason, count in by_link[number].items()},
-                lost=links.lost(number),
-                alarms=links.alarms(number),
-                send_errors=send_errors(counted.links[number].errors),
-                gaps=schema.Histogram(counts=maps.gaps(number)),
-            )
-            for section in config.heartbeat_links
-            if (number := link_number(section)) in counted.links
-        ],
-        suspicions=dict(teller.suspicions),
-        announcements={"ipv4": counted.announcements_ipv4, "ipv6": counted.announcements_ipv6},
-        announcements_unsent={
-            "blocked": counted.announcements_blocked,
-            "refused": counted.announcements_refused,
-        },
-        control_frames={"sent": counted.control_sent, "failed": counted.control_errors},
-        peer_busy=counted.peer_busy,
-        transitions=[
-            schema.TransitionCount(
-                from_role=schema.Role(before),
-                to_role=schema.Role(after),
-                reason=reason,
-                count=count,
-            )
-            for (before, after, reason), count in sorted(teller.transitions.items())
-        ],
-        claims_refused=dict(teller.claims_refused),
-        effect_failures=teller.effect_failures
-        | ({"keep_peer": keep_failures} if keep_failures else {}),
-        neighbours=dict(neighbours),
-        rivals=rivals.counted(),
-        monitors=monitors,
-        dual_primary=reasons.get("contested", 0),
-        late_ticks=counted.late,
-        events_lost=counted.events_lost + dropped,
-        events_held=counted.events_held,
-        log_lines_lost=log_lines_lost,
-        histograms=histograms,
-        phases={phase: _histogram(histogram) for phase, histogram in teller.phases.items()},
-    )
-
-
-def send_errors(counted: Mapping[int, int]) -> dict[str, int]:
-    """By name instead of number; the engine counts rare ones together under 0."""
-    return {errno.errorcode.get(number, "other"): count for number, count in counted.items()}
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -527,16 +434,3 @@ def _pause(core: CoreStatus, offset_ns: int) -> schema.Pause | None:
 def reason(why: Reason | Refusal) -> schema.Reason:
     """A reason of the core, as the interface has it."""
     return schema.Reason(code=why.code.value, sentence=why.sentence)
-
-
-def witness_histogram(desk: WitnessDesk) -> dict[str, schema.Histogram]:
-    """Empty where no witness is configured."""
-    return {"witness_request": _histogram(desk.took())} if desk.counters() else {}
-
-
-def _histogram(histogram: Histogram) -> schema.Histogram:
-    return schema.Histogram(counts=list(histogram.counts), sum_ns=histogram.sum_ns)
-
-
-def _engine_histogram(histogram: EngineHistogram) -> schema.Histogram:
-    return schema.Histogram(counts=list(histogram.buckets), sum_ns=histogram.sum_ns)

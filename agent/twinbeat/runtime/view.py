@@ -18,7 +18,7 @@ from twinbeat.engine.engine import Engine
 from twinbeat.engine.maps import Maps
 from twinbeat.net.warmth import Warmth
 from twinbeat.observe.log import lost
-from twinbeat.runtime import status, wiring
+from twinbeat.runtime import counting, retold, status, wiring
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.hands import DiskHands, EngineHands
 from twinbeat.runtime.health import Health
@@ -26,8 +26,6 @@ from twinbeat.runtime.hooks import Hooks
 from twinbeat.runtime.links import Links
 from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.outside import Outside
-from twinbeat.runtime.persistence import persistence
-from twinbeat.runtime.shared import shown, shown_connections
 from twinbeat.runtime.site import Site
 from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
@@ -62,8 +60,8 @@ class View:
         self.facts.attested_until_ns = self.hands.attested_until_ns
         self.facts.not_kept = self.disk.not_kept
         self.facts.worker = self.workers.alive
-        self.facts.sync = shown(self.workers.report)
-        self.facts.connections = shown_connections(self.workers.report)
+        self.facts.sync = retold.sync(self.workers.report)
+        self.facts.connections = retold.connections(self.workers.report)
         self.facts.watchdog = self.watchdog.status()
         self.facts.fence = self.outside.fencing.status()
         self.facts.witness = self.outside.witness.status()
@@ -85,7 +83,7 @@ class View:
 
     def counters(self) -> schema.Counters:
         """Everything that only grows."""
-        counted = status.counters(
+        counted = counting.counters(
             config=self.current.config,
             engine=self.engine,
             maps=self.maps,
@@ -103,7 +101,7 @@ class View:
         logs = report.weblog if report is not None else None
         return replace(
             counted,
-            histograms=counted.histograms | status.witness_histogram(self.outside.witness),
+            histograms=counted.histograms | counting.witness_histogram(self.outside.witness),
             witness=self.outside.witness.counters(),
             fencings=dict(self.outside.fencing.outcomes),
             watchdog=self.watchdog.counted(),
@@ -120,5 +118,5 @@ class View:
             )
             if logs is not None and logs.replication.delays
             else None,
-            sessions=persistence(self.workers.sessions),
+            sessions=retold.persistence(self.workers.sessions),
         )
