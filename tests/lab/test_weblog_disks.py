@@ -8,17 +8,14 @@ import asyncio
 import contextlib
 import inspect
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from twinlab import disks
-from twinlab.shell import run
-
-from lab.test_weblog_power import mount, root  # noqa: F401 - a fixture
+from lab.test_weblog_power import root  # noqa: F401 - a fixture
+from unit.own_disk import cut, mounted_anew
 from unit.test_worker_weblog import Lab, dialed, introduced, logging_pair, replicated
 from unit.worker_pair import Site, in_step
 
@@ -101,7 +98,7 @@ async def test_what_was_durable_is_there_once_after_a_loss_of_power(
             processes["b"] = Process(lab.b, lab.b.root / "state", without=disk)
             processes["a"] = Process(lab.a, disk / "state")
             await in_step(lab.a, lab.b)
-            written, image = 0, disk.with_name("disk.ext4")
+            written = 0
             for _ in range(CUTS):
                 before = written
                 for turn in range(10):
@@ -111,9 +108,9 @@ async def test_what_was_durable_is_there_once_after_a_loss_of_power(
                         sync(log)
                 await lab.until(lab.a, replicated("a", before + 1000), "some are on both nodes")
                 os.kill(processes["a"].running.pid, signal.SIGSTOP)
-                disks.cut(disk)
+                cut(disk)
                 await processes["a"].end(signal.SIGKILL)
-                image = anew(disk, image)
+                mounted_anew(disk.with_name("disk.ext4"), disk)
                 (lab.a.root / "run" / "weblog.boot").unlink()
                 await write(lab, written, written + 100)
                 written += 100
@@ -138,16 +135,6 @@ async def test_what_was_durable_is_there_once_after_a_loss_of_power(
                 assert {each for each in found if len(each) != len(last)} <= lines, "none in part"
                 numbers = [int(each.split()[-3].removeprefix(b"/n/")) for each in found]
                 assert numbers == sorted(numbers)
-
-
-def anew(disk: Path, image: Path) -> Path:
-    """What is on the disk now, on another one: a namespace that somebody made meanwhile may keep
-    the one that was cut."""
-    run(["umount", "--lazy", str(disk)])
-    copy = image.with_name(f"{image.stem}-.ext4")
-    shutil.copyfile(image, copy)
-    mount(copy, disk)
-    return copy
 
 
 def sync(log: Path) -> None:
