@@ -176,8 +176,12 @@ async def test_what_finds_no_room_and_may_not_wait_is_dropped_and_counted(tmp_pa
 
 @asynchronous
 async def test_what_nothing_is_before_goes_at_once_and_in_order(tmp_path: Path) -> None:
-    async with connected(tmp_path, limits=Limits(dead_s=DEAD_S, queue_messages=2)) as (a, b):
-        for n in range(20):
+    limits = Limits(ping_s=DEAD_S / 4, dead_s=DEAD_S, queue_messages=2)
+    async with connected(tmp_path, limits=limits) as (a, b):
+        # Once this has come over, nothing of the beginning is on its way any more.
+        assert a.session.offer(Query(request="1"))
+        await until(lambda: len(b.heard) == 1)
+        for n in range(1, 20):
             assert a.session.offer(Query(request=str(n + 1)))
             assert a.session.waiting["send"] == 0
         large = bulk(21, wire.PIECE_MAX)
