@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-START_S = 30.0
-ANSWER_S = 15.0
+START_S = 60.0
+ANSWER_S = 45.0
 
 
 class Browser:

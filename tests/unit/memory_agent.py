@@ -508,13 +508,14 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.run(self._server.close())
+        self.run(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def run(self, work: Any) -> Any:
         """Run a coroutine in the agent's loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function in the agent's loop."""
@@ -523,6 +524,15 @@ class Served:
             return function()
 
         return self.run(work())
+
+    async def _settle(self) -> None:
+        """Let go of a connection that came in the very moment of the end."""
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            for _ in range(3):  # What a task began may begin another one.
+                await asyncio.sleep(0)
 
     async def _start(self) -> None:
         self._server = Server(self.agent, exposition(self.agent.status, self.agent.counters))

@@ -32,7 +32,7 @@ def fresh_namespace() -> Iterator[None]:
 def ip(arguments: str) -> str:
     """Run `ip` here; its output."""
     done = subprocess.run(
-        ["ip", *arguments.split()], capture_output=True, text=True, check=False, timeout=10
+        ["ip", *arguments.split()], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, f"ip {arguments}: {done.stderr}"
     return done.stdout

@@ -61,23 +61,6 @@ async def until(holds: Callable[[], object], what: str = "") -> None:
         await asyncio.sleep(0.001)
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """One whose clock a test may let jump, so that a bound of many seconds runs out at once, and
-    no stall of the machine makes one run out."""
-
-    ahead_s = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead_s
-
-
-def skip(seconds: float) -> None:
-    """Let the clock of the running loop jump: what is due by then is late at once."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, Loop)
-    loop.ahead_s += seconds
-
-
 class Node:
     """A connection and what came over it."""
 

@@ -59,7 +59,7 @@ class Terminal:
         """The screen's lines."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
-    def until(self, seen: Callable[[str], bool], timeout_s: float = 15.0) -> str:
+    def until(self, seen: Callable[[str], bool], timeout_s: float = 60.0) -> str:
         """The screen, as soon as something is seen on it."""
         deadline = time.monotonic() + timeout_s
         while not seen(self.text):
@@ -68,7 +68,7 @@ class Terminal:
             self._read(left)
         return self.text
 
-    def end(self, timeout_s: float = 10.0) -> int:
+    def end(self, timeout_s: float = 60.0) -> int:
         """Wait for the program; its exit code."""
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:

@@ -19,6 +19,7 @@ from twinbeat.api.client import (
     UnknownOutcomeError,
     UnreachableError,
 )
+from unit.clocks import clients_clock
 
 
 @contextmanager
@@ -43,11 +44,7 @@ def listener(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[st
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The client's: it stands where the test puts it, however long the machine itself takes."""
-    clock = SimpleNamespace(now_s=0.0)
-    time = SimpleNamespace(monotonic=lambda: clock.now_s)
-    monkeypatch.setattr("twinbeat.api.client.time", time)
-    return clock
+    return clients_clock(monkeypatch)
 
 
 def until_closed(connection: socket.socket) -> None:

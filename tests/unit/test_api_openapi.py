@@ -117,7 +117,7 @@ def test_parameters_are_those_of_the_server(limit: str, served: Served) -> None:
 
 
 def test_what_is_described_for_everybody_is_there_on_tcp(served: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     for path in DOCUMENT["paths"]:
         connection.request("GET", path)
         answer = connection.getresponse()

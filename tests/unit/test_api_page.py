@@ -49,7 +49,7 @@ def address(served: Served) -> str:
 
 
 def get(served: Served, path: str) -> Any:
-    return urllib.request.urlopen(address(served) + path, timeout=5)
+    return urllib.request.urlopen(address(served) + path, timeout=60)
 
 
 def text(browser: Browser, selector: str) -> str:
@@ -218,6 +218,6 @@ def test_only_reading_is_answered(served: Served) -> None:
     for path in ("", "page.json"):
         request = urllib.request.Request(address(served) + path, data=b"{}", method="POST")
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=60)
         assert refused.value.code == 405
         refused.value.close()

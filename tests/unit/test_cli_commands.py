@@ -22,6 +22,7 @@ from twinbeat.cli.check import PATIENCE_S
 from twinbeat.cli.main import COMMANDS, run
 from twinbeat.config import document
 from twinbeat.core.reasons import Code
+from unit.clocks import clients_clock
 from unit.memory_agent import (
     Served,
     connections,
@@ -415,7 +416,7 @@ def test_following_ends_when_the_agent_does(served: Served, twinbeat: Shell) -> 
     served.run(until(lambda: len(served.agent.events._readers) == 1))
     served.call(lambda: served.agent.happen(2))
     served.call(served.agent.events.close)
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     assert codes == [3]
     assert [json.loads(line)["number"] for line in twinbeat.out.splitlines()] == [1, 2]
     assert "ended the stream" in twinbeat.err
@@ -424,7 +425,7 @@ def test_following_ends_when_the_agent_does(served: Served, twinbeat: Shell) -> 
 async def until(condition: Any) -> None:
     import asyncio
 
-    for _ in range(1000):
+    for _ in range(3000):
         if condition():
             return
         await asyncio.sleep(0.01)
@@ -687,7 +688,7 @@ def test_at_a_terminal_somebody_is_asked(
         text=True,
     ) as process:
         os.write(leader, f"{answer}\n".encode())
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     os.close(leader)
     os.close(follower)
     assert process.returncode == code, err
@@ -728,8 +729,9 @@ def test_without_an_agent_it_is_three(
 
 
 def test_an_answer_that_never_comes_is_five(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    clients_clock(monkeypatch)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
@@ -740,9 +742,13 @@ def test_an_answer_that_never_comes_is_five(
 
 @pytest.mark.parametrize("line", ["is-primary", "is-healthy", "show", "check", "events -f"])
 def test_a_question_that_is_never_answered_is_three(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
 ) -> None:
     """An agent that hangs is none that a script could go by."""
+    clients_clock(monkeypatch)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
@@ -756,6 +762,7 @@ def test_a_plugin_tells_of_a_hung_agent_before_it_is_killed_itself(
 ) -> None:
     assert 2 * PATIENCE_S < 10, "the patience of NRPE"
     monkeypatch.setattr("twinbeat.cli.check.PATIENCE_S", 0.05)
+    clients_clock(monkeypatch)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()

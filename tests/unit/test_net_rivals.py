@@ -55,7 +55,7 @@ def hearing(action: Callable[[Ears], Awaitable[None]]) -> list[Heard]:
         assert ears.open([interface("lan0")]) == []
         await action(ears)
         send(vrrp(255))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await over.wait()
         ears.close()
         return heard[:-1]
@@ -149,7 +149,7 @@ async def ask(address: object) -> Heard:
     port = interface("lan0")
     assert ears.open([port]) == []
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 ears.ask(port, address)  # type: ignore[arg-type]
                 try:

@@ -163,14 +163,14 @@ class TestRoutes:
             for number in range(1000)
         ]
         world = World()
-        begun = time.monotonic()
+        begun = time.process_time()
         assert world.settle(*many).added == 1000
-        installed = time.monotonic()
+        installed = time.process_time()
         assert len(ours()) == 1000
-        removing = time.monotonic()
+        removing = time.process_time()
         assert world.settle().removed == 1000
-        removed = time.monotonic()
-        # Some 40 ms; the bound leaves room for a machine that is busy.
+        removed = time.process_time()
+        # Some 40 ms of a processor, in the kernel and here.
         assert installed - begun < 0.5
         assert removed - removing < 0.5
         assert ours() == []

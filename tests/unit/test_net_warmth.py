@@ -23,7 +23,7 @@ VIP = "10.77.0.10"
 
 def far(command: str) -> str:
     command = f"ip netns exec {FAR} {command}"
-    done = subprocess.run(command.split(), check=True, timeout=10, capture_output=True, text=True)
+    done = subprocess.run(command.split(), check=True, timeout=60, capture_output=True, text=True)
     return done.stdout
 
 
@@ -41,7 +41,7 @@ wire.send(bytes([255] * 6) + mac + bytes([8, 6]) + arp)
 def ask_from_far(sender: str, target: str) -> None:
     """A broadcast ARP request, as a primary makes it."""
     command = ["ip", "netns", "exec", FAR, "/usr/bin/python3", "-c", ASK, sender, target]
-    subprocess.run(command, check=True, timeout=10)
+    subprocess.run(command, check=True, timeout=60)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ async def tick(warmth: Warmth) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the kernel sends no event
             await asyncio.sleep(0.01)
 
@@ -104,7 +104,7 @@ def holds(warmth: Warmth, *texts: str) -> bool:
 
 async def asked_until_kept(warmth: Warmth, sender: str, target: str) -> None:
     """The far end asks until the listener knows its port's networks and hears it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds(warmth, sender):
             await asyncio.to_thread(ask_from_far, sender, target)
             await asyncio.sleep(0.05)

@@ -96,7 +96,7 @@ class Agent:
     def end(self, number: int) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=60)
         self.process = None
         return code
 
@@ -121,7 +121,7 @@ class Agent:
 
     def until(self, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Its status once that holds of it."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         status = None
         while time.monotonic() < deadline:
             assert self.process is None or self.process.poll() is None, self.log.read_text()
@@ -132,7 +132,7 @@ class Agent:
         raise AssertionError(f"never came: {status}\n{self.log.read_text()}")
 
     def until_logged(self, text: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while text not in self.log.read_text():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
@@ -206,7 +206,7 @@ def test_a_crash_leaves_a_gate_that_shuts_by_itself_and_addresses_that_are_reuse
     index = ip("-o link show tbv51").split(":")[0]
     agent.end(signal.SIGKILL)
     with Maps.open(7, root=agent.pins) as maps:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while maps.gate().is_open(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
             assert time.monotonic() < deadline, "the lease never ran out"
     assert traces() == EVERYTHING
@@ -252,18 +252,25 @@ def test_removal_leaves_a_running_agent_alone(agent: Agent) -> None:
     assert agent.until_primary()["gate"]["attached"]
 
 
+def boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def test_a_planned_restart_keeps_the_gate_open_and_the_reign(agent: Agent) -> None:
     agent.start()
-    before = agent.until_primary()
-    assert agent.end(signal.SIGUSR2) == 75
-    with Maps.open(7, root=agent.pins) as maps:
-        gate = maps.gate()
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        assert gate.is_open(now_ns)
-        assert gate.open_until - now_ns > 1_000_000_000, "the lease was not lengthened"
-    assert traces() == EVERYTHING
-    agent.start()
-    after = agent.until_primary()
+    for _ in range(5):
+        before = agent.until_primary()
+        asked_ns = boot_ns()
+        assert agent.end(signal.SIGUSR2) == 75
+        with Maps.open(7, root=agent.pins) as maps:
+            open_until = maps.gate().open_until
+        assert open_until - asked_ns > 3_000_000_000, "the lease was not lengthened"
+        assert traces() == EVERYTHING
+        agent.start()
+        after = agent.until_primary()
+        if boot_ns() < open_until:
+            break
+        # The machine stood still for as long as the lease lasts.
     assert after["node"]["term"] == before["node"]["term"]
     agent.until(lambda status: status["last_transition"]["reason"] == "resumed")
 
@@ -283,7 +290,7 @@ def test_a_gate_removed_by_hand_takes_the_addresses_with_it(agent: Agent) -> Non
 def test_an_egress_gate_removed_by_hand_is_noticed_too(agent: Agent) -> None:
     agent.start()
     agent.until_primary()
-    subprocess.run(["tc", "qdisc", "del", "dev", "lan0", "clsact"], check=True, timeout=10)
+    subprocess.run(["tc", "qdisc", "del", "dev", "lan0", "clsact"], check=True, timeout=60)
     agent.until(lambda status: not status["gate"]["attached"])
     agent.until(lambda _: not {"tbv51", "tbw51"} & traces())
 
@@ -323,7 +330,7 @@ def test_a_foreign_program_on_a_port_is_refused_by_name_and_stays(agent: Agent) 
         bpf.pin(fd, agent.pins.parent / "firewall")
         ip(f"link set lan0 xdpdrv pinned {agent.pins.parent}/firewall")
         done = subprocess.run(
-            agent.command(), capture_output=True, text=True, timeout=30, check=False
+            agent.command(), capture_output=True, text=True, timeout=90, check=False
         )
         assert done.returncode == 1
         assert "(firewall) is there already" in done.stderr
@@ -338,7 +345,7 @@ def test_a_foreign_program_on_a_port_is_refused_by_name_and_stays(agent: Agent) 
 
 def test_a_second_agent_on_the_node_is_refused(agent: Agent) -> None:
     agent.start()
-    done = subprocess.run(agent.command(), capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(agent.command(), capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 1
     assert "another twinbeatd runs" in done.stderr
     assert agent.until_primary()["gate"]["attached"], "the first one was not disturbed"
@@ -357,7 +364,7 @@ def test_a_configuration_that_cannot_be_used_is_explained(
 ) -> None:
     path = agent.root / "twinbeat.toml"
     path.write_text(path.read_text().replace(*change))
-    done = subprocess.run(agent.command(), capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(agent.command(), capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
@@ -369,7 +376,7 @@ def test_close_gate_shuts_a_living_gate_and_may_be_repeated(agent: Agent) -> Non
     agent.until_primary()
     assert agent.end(signal.SIGUSR2) == 75
     for _ in range(2):
-        subprocess.run(agent.command("--close-gate"), check=True, timeout=10, capture_output=True)
+        subprocess.run(agent.command("--close-gate"), check=True, timeout=60, capture_output=True)
         with Maps.open(7, root=agent.pins) as maps:
             assert not maps.gate().is_open(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 

@@ -39,7 +39,7 @@ class Hanging:
             reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
             self._fifo.unlink()
             for thread in writers():
-                thread.join(10)
+                thread.join(60)
             os.close(reader)
 
 
@@ -79,7 +79,7 @@ def test_a_disk_that_is_back_takes_what_is_asked_then(
             await hanging.hands.reserve(REQUEST)
         hanging.wake()
         await until(lambda: "answers again" in caplog.text)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     return await hanging.hands.reserve(REQUEST)
@@ -103,7 +103,7 @@ def test_a_position_that_hangs_is_told_of_once_and_holds_up_no_end(
     assert hands.keep_failures == 4
 
     async def inside() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await hands.close()
 
     asyncio.run(inside())

@@ -68,7 +68,7 @@ class World:
         self.fenced.append(term)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not holds():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.005)
 

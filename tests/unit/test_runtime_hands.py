@@ -23,7 +23,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
     with fresh_namespace():
         ip(f"address add {VIP}/32 dev lo")
         with socket.create_server((VIP, 0)) as listener:
-            client = socket.create_connection(listener.getsockname(), timeout=5)
+            client = socket.create_connection(listener.getsockname(), timeout=60)
             server, _ = listener.accept()
         with client, server:
             yield client, server

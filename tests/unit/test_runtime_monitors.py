@@ -137,7 +137,7 @@ class Node:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, looking whenever something was told."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not holds():
                 self.happened.clear()
                 await self.happened.wait()
@@ -180,7 +180,7 @@ def scripted(directory: Path, text: str, **more: Any) -> MonitorSection:
 
 
 def wait_for_runs(pids: Path, count: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not pids.exists() or len(pids.read_text().split()) < count:
         assert time.monotonic() < deadline, f"the script did not begin {count} times"
         time.sleep(0.01)
@@ -188,7 +188,7 @@ def wait_for_runs(pids: Path, count: int) -> None:
 
 def wait_for_end(pid: int) -> None:
     """A process that was killed is gone as soon as the kernel comes to it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             os.kill(pid, 0)

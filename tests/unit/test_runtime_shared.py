@@ -40,7 +40,7 @@ class Worker:
     def end(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
         self.process = None
         self.agent.until(lambda status: status["sync"] is None)
 

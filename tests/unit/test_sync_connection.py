@@ -36,17 +36,16 @@ from twinbeat.sync.messages import Pull, Query, Want
 from twinbeat.sync.session import Limits
 from twinbeat.sync.tls import PROTOCOL, Cabinet
 from twinbeat.sync.wire import FileDone, FilePiece, ReadAnswer
+from unit.clocks import Loop, skip
 from unit.sync_pair import (
     DEAD_S,
     HERE,
     PATIENCE_S,
-    Loop,
     Node,
     acquainted,
     connected,
     introduce,
     running,
-    skip,
     until,
 )
 

@@ -23,7 +23,7 @@ from twinbeat.sync.operation import Edit, Outcome, Policy, Problem, Request, Wis
 from twinbeat.worker.main import Worker
 from unit.sync_pair import acquainted
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 SEED: Tables = {"vrid": {"51": {"id": 51, "interface": "lan0", "vips": ["10.77.0.10"]}}}
 _numbers = itertools.count(1)
 
@@ -173,7 +173,7 @@ class Site:
 
     @property
     def _client(self) -> Client:
-        return Client(str(self.root / "run" / "sync.sock"), 15.0)
+        return Client(str(self.root / "run" / "sync.sock"), 60.0)
 
 
 @contextlib.asynccontextmanager
