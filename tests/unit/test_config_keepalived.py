@@ -365,6 +365,16 @@ def test_what_is_shared_can_be_applied(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(shared) == {"timers", "vrid", "hook", "policy", "announce", "monitor"}
 
 
+def test_more_vrids_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = "".join(f" virtual_ipaddress {{\n 10.1.0.{n} dev e{n}\n }}\n" for n in range(255))
+    file = tmp_path / "keepalived.conf"
+    file.write_text(INSTANCE.format(more=more))
+    assert run(["import", str(file), "--link", LINK]) == 1
+    out, err = capsys.readouterr()
+    assert len(tomllib.loads(out)["vrid"]) == 255
+    assert "a node has 255 VRIDs, and they are all given" in err
+
+
 BAD = [
     ("", "has no vrrp_instance"),
     ("virtual_server 10.0.0.1 80 {\n}\n", "has no vrrp_instance"),
@@ -373,6 +383,7 @@ BAD = [
     ("a\n{ }\n{ }\n", "line 3: a block begins without a keyword"),
     ('script "x\n', "line 1: a quote is not closed"),
     ("include nosuch/*.conf\n", "includes nosuch/*.conf, and there is no such file"),
+    ("include **x\n", "includes **x, which is no pattern of files"),
     ("include keepalived.conf\n", f"more than {FILES_MAX} files"),
     ("a {\n" * (DEPTH_MAX + 2), f"more than {DEPTH_MAX} blocks deep"),
     ("$A=" + "x" * 5000 + "\n", "more than 4096 characters"),

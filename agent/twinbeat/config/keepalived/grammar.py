@@ -195,7 +195,10 @@ def _included(text: _Text, reading: _Reading, words: list[str], line: int) -> It
     pattern = Path(words[1])
     base = Path("/") if pattern.is_absolute() else text.path.parent
     relative = pattern.relative_to("/") if pattern.is_absolute() else pattern
-    found = sorted(base.glob(str(relative))) if str(relative) != "." else []
+    try:
+        found = sorted(base.glob(str(relative))) if str(relative) != "." else []
+    except ValueError:
+        _fail(text.path, line, f"includes {words[1]}, which is no pattern of files.")
     if not found:
         _fail(text.path, line, f"includes {words[1]}, and there is no such file.")
     for path in found:

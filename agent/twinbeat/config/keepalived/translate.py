@@ -5,6 +5,7 @@ One file is one node's word, and says little of the other node: its name, its ad
 adverts are multicast, and often which of the two this one is. Those are given as `Site`.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ FIRST_RULE: Final = 1000
 """Priority of a rule without one."""
 SCORE: Final = 1000
 PRIORITIES: Final = 254
+VRIDS: Final = 255
 
 
 class Note(Struct, frozen=True, kw_only=True):
@@ -200,7 +202,7 @@ class _Work:
         found = {each.name: each for each in statement.block}
         interface = found["interface"].value if "interface" in found else ""
         id_ = number(found["virtual_router_id"].value) if "virtual_router_id" in found else None
-        if not interface or id_ is None or not 1 <= id_ <= 255:
+        if not interface or id_ is None or not 1 <= id_ <= VRIDS:
             self.note(
                 statement,
                 "left",
@@ -281,9 +283,11 @@ class _Work:
         if known is not None:
             return known
         taken = {vrid["id"] for vrid in self.vrids.values()}
-        free = id_
-        while free in taken:
-            free = free % 255 + 1
+        following = (*range(id_, VRIDS + 1), *range(1, id_))
+        free = next((number for number in following if number not in taken), None)
+        if free is None:
+            self.note(statement, "left", f"a node has {VRIDS} VRIDs, and they are all given.")
+            return {"id": id_, "interface": interface, "vmac": False, "vips": []}
         if free != id_:
             self.note(
                 statement,
@@ -471,7 +475,7 @@ class _Work:
         base = re.sub(r"[^A-Za-z0-9_.-]", "-", argv[0].rpartition("/")[2])[:24] or "hook"
         names = {hook["name"] for hook in self.hooks.values()}
         name = next(
-            n for i in range(1, 999) if (n := base if i == 1 else f"{base}-{i}") not in names
+            n for i in itertools.count(1) if (n := base if i == 1 else f"{base}-{i}") not in names
         )
         self.hooks[tuple(argv)] = {
             "name": name,
