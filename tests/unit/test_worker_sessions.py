@@ -68,7 +68,9 @@ async def test_a_worker_that_starts_anew_gets_entries_back(tmp_path: Path) -> No
         for number in range(600):
             put(a, b"%d" % number, "app1")
         await until(lambda: len(held(b)) == 600, "all are on both")
+        await until(lambda: a.desk.sessions is not None, "the daemon is told")
         await a.stop()
+        await until(lambda: a.desk.sessions is None, "nobody tells how it stands")
         a.start()
         await in_step(a, b)
         await filled(a)

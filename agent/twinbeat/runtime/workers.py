@@ -74,8 +74,7 @@ class WorkerDesk:
         self._report: Report | None = None
         self.counts: Counter[str] = Counter()
         """connected, hung_up, check, apply, refused, failed: all only grow."""
-        self.sessions: SessionsStatus | None = None
-        """Persistence, as it was told last."""
+        self._sessions: SessionsStatus | None = None
         self.took: dict[str, Histogram] = {}
         """How long changes waited for what, as the worker says."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,6 +88,11 @@ class WorkerDesk:
     def report(self) -> Report | None:
         """How the worker says that it stands; None while it is away."""
         return self._report if self.alive else None
+
+    @property
+    def sessions(self) -> SessionsStatus | None:
+        """Persistence, as it was told last; None while the worker is away and nobody keeps it."""
+        return self._sessions if self.alive else None
 
     async def listen(self) -> None:
         """Answer on the socket, for this user and root alone. Raises OSError."""
@@ -177,7 +181,7 @@ class WorkerDesk:
         if beat.report is not None:
             self._report = beat.report
         self.took = beat.took or self.took
-        self.sessions = beat.sessions or self.sessions
+        self._sessions = beat.sessions or self._sessions
         if self._told is None:
             welcome = self._welcome()
             self._told = self._standing()
