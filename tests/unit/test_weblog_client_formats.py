@@ -171,6 +171,29 @@ def test_formats_that_can_t_be_read_say_why() -> None:
             layout(kind, form)
 
 
+@pytest.mark.parametrize("told", [b"inf", b"-inf", b"nan", b"1e400", b"1e300", b"-1", b"9" * 300])
+def test_numbers_that_are_none_stop_nothing(tmp_path: Path, told: bytes) -> None:
+    """Whoever may send a datagram may write anything into a line."""
+    text = 'Filter default\nbegin default\nlogFormat CUSTOM "%{%Y}t %D %T"\nlogFilenameFormat @/x\n'
+    bench = Bench(tmp_path, text + "end default\n")
+    bench.put(b"[" + told + b"] 0.5", source=Source("s", "nginx", "[$msec] $request_time"))
+    bench.put(b"[1] " + told, source=Source("s", "nginx", "[$msec] $request_time"))
+    first, second = bench.out()["x"].splitlines()
+    assert first == b"2026 500000 0.5"
+    assert second.startswith(b"1970 ")
+
+
+def test_names_are_never_longer_than_a_file_system_takes(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path, "Filter default\nbegin default\nlogFilenameFormat @/%v/%v%A%v.log\nend default\n"
+    )
+    for host in (b"\xff" * 200, b"a" * 99 + b"b", b"\xff" * 99 + b"x"):
+        bench.put(host + b" 192.0.2.1", source=Source("s", "nginx", "$host $server_addr"))
+    assert len(bench.out()) == 3
+    for name in bench.out():
+        assert all(len(part.encode()) <= 255 for part in name.split("/"))
+
+
 def test_a_line_takes_no_time_that_grows_with_its_square() -> None:
     form = layout("nginx", '$host "$request" $upstream_addr $upstream_status $status')
     reader = form.reader(("host", "status", "path"))

@@ -28,6 +28,11 @@ W3C_DEFAULT: Final = (
     "cs-bytes time-taken cs-version cs-host cs(User-Agent) cs(Referer)"
 )
 
+YEAR_10000: Final = 253_402_300_800
+"""Unix seconds; whoever forges a line may write any number, and C's time functions refuse some."""
+NUMBER_END: Final = 1e15
+"""Seconds, or their thousandths, millionths, beyond which nothing is a duration."""
+
 Get = Callable[[Row], bytes]
 
 _SPECIFIERS: Final = {
@@ -298,6 +303,8 @@ def _duration(number: int, factor: float, broken: bool) -> Get:
             value = float(row[number]) * factor
         except (ValueError, IndexError):
             return b"-"
+        if not abs(value) < NUMBER_END:  # Nor is what is no number at all.
+            return b"-"
         return b"%.6f" % value if broken else b"%d" % round(value)
 
     return convert
@@ -330,7 +337,12 @@ class Clock:
 
 
 def seconds(way: str, raw: bytes) -> int | None:
-    """Unix seconds of a time as a source writes it; None if it isn't one."""
+    """Unix seconds of a time as a source writes it; None if it isn't one, or one of no use."""
+    second = _seconds(way, raw)
+    return second if second is not None and 0 <= second < YEAR_10000 else None
+
+
+def _seconds(way: str, raw: bytes) -> int | None:
     try:
         match way:
             case "clf":

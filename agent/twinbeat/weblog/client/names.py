@@ -11,6 +11,7 @@ written as `_`, control characters as `%` and two hexadecimal digits.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from typing import Final
@@ -27,6 +28,8 @@ OTHERS: Final = "_others"
 FIELDS: Final = {"v": "host", "A": "server", "x": "suffix"}
 _OWN: Final = {"N": "node", "X": "source"}
 _PART: Final = re.compile(r"%(?:\{([^}]*)\})?(.?)", re.DOTALL)
+PART_MAX: Final = 240
+"""Bytes between two slashes: NAME_MAX of Linux, less the number that may come behind."""
 _FORBIDDEN: Final = str.maketrans(dict.fromkeys('"*./:<>?\\|', "_"))
 _DAY: Final = 86400
 
@@ -100,7 +103,16 @@ class Name:
             else:
                 text += of[FIELDS.get(letter) or _OWN[letter]]
             text += literal
-        return text
+        return "/".join(map(_short, text.split("/")))
+
+
+def _short(part: str) -> str:
+    """A part of a path that a file system takes; one that is cut has a checksum instead."""
+    raw = part.encode()
+    if len(raw) <= PART_MAX:
+        return part
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return raw[: PART_MAX - 17].decode(errors="ignore") + "~" + digest
 
 
 def period(interval: Interval, second: int, *, local: bool) -> str:
