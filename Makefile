@@ -25,7 +25,7 @@ SHELL_SCRIPTS = $(shell awk 'FNR == 1 && /^\#!.*[/ ](ba)?sh$$/ { print FILENAME 
 	$(wildcard $(shell $(FILES) deploy .ci)))
 EXPOSURE = systemd-analyze security --offline=true
 
-.PHONY: help setup build demo test bench lint format docs clean
+.PHONY: help setup build demo test bench dist deb lint format docs clean
 
 help: ## list what can be made
 	@printf 'Twinbeat: a pair of gateways that answers as one\n\n'
@@ -46,6 +46,12 @@ test: build ## run every test (as root; without root it says what it left out)
 
 bench: build ## measure against keepalived and FRR (BENCH_ARGS="--quick --json")
 	@deploy/lab/bench $(BENCH_ARGS)
+
+dist: build ## build the source distribution and the wheel into .build/dist
+	@deploy/dist
+
+deb: build ## build the Debian package in a clean root, into .build/debian (as root)
+	@deploy/debian/build
 
 lint: build ## check style, types, scripts, alert rules and the units
 	ruff check

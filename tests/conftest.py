@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-PRIVILEGED_DIRECTORIES = ("bpf", "lab")
+PRIVILEGED_DIRECTORIES = ("bpf", "lab", "package")
 COMPUTING_DIRECTORIES = ("c", "repo", "sim", "transcripts")
 """Of tests whose outcome depends on no clock, and that share nothing with those that run beside."""
 COMPUTING_UNITS = ("bench", "config", "core", "engine_step", "observe", "sync_propagation")

@@ -38,15 +38,7 @@ def remove(*, run: Path, state: Path, pins: Path) -> tuple[list[str], list[str]]
     """
     lock = be_alone(run)
     try:
-        done, failed = asyncio.run(_remove(state, pins))
-        try:
-            shutil.rmtree(pins)
-            done.append(f"the pins in {pins} are gone")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            failed.append(str(error))
-        return done, failed
+        return asyncio.run(_remove(state, pins))
     finally:
         (run / "twinbeatd.lock").unlink(missing_ok=True)
         os.close(lock)
@@ -86,7 +78,17 @@ async def _remove(state: Path, pins: Path) -> tuple[list[str], list[str]]:
             with trying():
                 await _delete(one)
                 done.append(f"{one.name} is gone")
+    with trying():
+        done += _pins(pins)
     return done, failed
+
+
+def _pins(root: Path) -> list[str]:
+    """The directory itself stays: it is the administrator's to make, for the user of the agent."""
+    pairs = sorted(one for one in root.glob("*") if one.is_dir())
+    for pair in pairs:
+        shutil.rmtree(pair)
+    return [f"the pins of pair {pair.name} are gone" for pair in pairs]
 
 
 async def _delete(one: interfaces.Interface) -> None:
