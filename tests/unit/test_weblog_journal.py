@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from twinbeat.weblog.block import NOWHERE, Block, Position, make
 from twinbeat.weblog.journal import ASIDE, Journal, JournalError, opened
+from twinbeat.weblog.messages import Cursor
 from twinbeat.weblog.segment import SUFFIX, Hole
+from twinbeat.weblog.store import Limits, Store
+from unit.worker_pair import PATIENCE_S, looped, until
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -209,6 +213,75 @@ def test_what_was_acknowledged_is_freed(tmp_path: Path) -> None:
     )
     journal.trim(7, 3000)
     assert journal.marks()[-1].durable == 3000, "the newest segment tells where it goes on"
+
+
+def test_what_is_young_is_spared_as_long_as_there_is_room(tmp_path: Path) -> None:
+    journal = fresh(tmp_path, size_max=16 << 20)
+
+    def append(first: int, end: int) -> None:
+        for at in range(first, end, 100):
+            journal.append([block(at, 100, size=2000, at=NOW + at * SECOND)], now_ns=NOW)
+
+    append(0, 3000)
+    journal.trim(7, 3000, NOW)
+    assert journal.marks()[-1].oldest == 0
+    journal.trim(7, 3000, NOW + 1500 * SECOND)
+    oldest = journal.marks()[-1].oldest
+    assert 0 < oldest <= 1500
+    append(3000, 6000)
+    assert journal.size > 8 << 20
+    journal.trim(7, 6000, NOW)
+    assert journal.marks()[-1].oldest > oldest
+    assert 6 << 20 < journal.size <= 8 << 20, "no more goes than has to"
+
+
+@looped
+async def test_all_stays_until_files_were_compared_with_it(tmp_path: Path) -> None:
+    """After a loss of power, whatever the client acknowledges meanwhile."""
+
+    def opened_store(boot: str) -> Store:
+        store = Store(tmp_path, "a", boot=boot, limits=Limits(size=16 << 20))
+        store.open()
+        store.begin()
+        store.clients = frozenset({"logs"})
+        return store
+
+    def taken(store: Store) -> int:
+        return sum(each.durable for each in store.streams())
+
+    async def tidied(store: Store) -> None:
+        """The client has everything, and all that may go has gone."""
+        ends = [Cursor(each.node, each.epoch, each.durable) for each in store.streams()]
+        store.acknowledge("logs", ends)
+        store.tidy()
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        store.own.do(lambda: loop.call_soon_threadsafe(done.set))  # type: ignore[arg-type,return-value]
+        await asyncio.wait_for(done.wait(), PATIENCE_S)
+
+    store = opened_store("one")
+    for number in range(3000):
+        store.take("web", b"%d %s\n" % (number, b"x" * 2000), 1, Position(5, number + 1, 1, 2))
+    await until(lambda: taken(store) == 3000)
+    await tidied(store)
+    store.close()
+    assert list(store.recorded("web")) == [], "it was no loss of power"
+    # Once more in the same boot: it may have been killed before it came to that.
+    for _ in range(2):
+        store = opened_store("two")
+        assert store.doubtful is not None
+        assert store.doubtful.durable == 3000
+        await tidied(store)
+        assert [each.first for each in store.recorded("web")] == list(range(3000))
+        store.close()
+    store = opened_store("two")
+    store.take("web", b"new\n", 1, Position(5, 9, 1, 2))
+    assert list(store.recorded("web")) == []
+    store.close()
+    store = opened_store("two")
+    assert store.doubtful is None
+    assert list(store.recorded("web")) == []
+    store.close()
 
 
 def test_old_records_go(tmp_path: Path) -> None:

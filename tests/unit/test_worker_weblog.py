@@ -43,7 +43,7 @@ from twinbeat.weblog.messages import (
     codec,
 )
 from twinbeat.weblog.shown import WeblogView
-from twinbeat.worker.logsite import CONNECTIONS_MAX
+from twinbeat.worker import logsite
 from unit.worker_pair import PATIENCE_S, Site, free_port, in_step, looped, pair
 
 CODEC = codec(FromNode)
@@ -157,6 +157,11 @@ async def dialed(
         writer.close()
 
 
+async def admitted(lab: Lab, site: Site) -> None:
+    """The client that is allowed has introduced itself there."""
+    assert isinstance(await introduced(lab.folder, site, lab.port), Introduced)
+
+
 async def introduced(folder: Folder, site: Site, port: int) -> Any:
     own = folder.own()
     assert own is not None
@@ -179,6 +184,11 @@ class Lab:
     def write(self, site: Site, *records: str) -> None:
         with self.log_of(site).open("a") as file:
             file.writelines(record + "\n" for record in records)
+
+    async def share(self, first: int, end: int) -> None:
+        """Records that a logs, until they are on both nodes."""
+        self.write(self.a, *(f"record {n}" for n in range(first, end)))
+        await self.until(self.a, replicated("a", end), "they are on both nodes")
 
     async def view(self, site: Site) -> WeblogView:
         answer = await site.ask("/v1/weblog")
@@ -216,6 +226,16 @@ async def logging_pair(root: Path, **more: Any) -> AsyncIterator[Lab]:
         yield Lab(root, a, b, port, folder)
 
 
+@contextlib.asynccontextmanager
+async def running_pair(root: Path, **more: Any) -> AsyncIterator[Lab]:
+    """The same, both started and in step."""
+    async with logging_pair(root, **more) as lab:
+        lab.a.start()
+        lab.b.start()
+        await in_step(lab.a, lab.b)
+        yield lab
+
+
 def replicated(node: str, count: int) -> Any:
     def holds(seen: WeblogView) -> bool:
         return sum(each.replicated for each in seen.streams if each.node == node) >= count
@@ -225,13 +245,9 @@ def replicated(node: str, count: int) -> Any:
 
 @looped
 async def test_records_reach_both_nodes_and_a_client(tmp_path: Path) -> None:
-    async with logging_pair(tmp_path) as lab:
-        lab.a.start()
-        lab.b.start()
-        await in_step(lab.a, lab.b)
-        lab.write(lab.a, *(f"record {n}" for n in range(500)))
-        await lab.until(lab.a, replicated("a", 500), "all are on both nodes")
-        assert isinstance(await introduced(lab.folder, lab.b, lab.port), Introduced)
+    async with running_pair(tmp_path) as lab:
+        await lab.share(0, 500)
+        await admitted(lab, lab.b)
         async with dialed(lab.folder, lab.b, lab.port) as client:
             welcome = await client.greet()
             assert (welcome.node, welcome.peer, welcome.pair) == ("b", "a", 7)
@@ -256,12 +272,8 @@ async def test_records_reach_both_nodes_and_a_client(tmp_path: Path) -> None:
 async def test_the_survivor_has_what_was_replicated_and_the_dead_one_the_rest(
     tmp_path: Path,
 ) -> None:
-    async with logging_pair(tmp_path) as lab:
-        lab.a.start()
-        lab.b.start()
-        await in_step(lab.a, lab.b)
-        lab.write(lab.a, *(f"record {n}" for n in range(100)))
-        await lab.until(lab.a, replicated("a", 100), "all are on both nodes")
+    async with running_pair(tmp_path) as lab:
+        await lab.share(0, 100)
         await lab.b.stop()
         lab.write(lab.a, *(f"record {n}" for n in range(100, 150)))
         await lab.until(
@@ -270,7 +282,7 @@ async def test_the_survivor_has_what_was_replicated_and_the_dead_one_the_rest(
         await lab.a.stop()
         lab.b.start()
         await lab.until(lab.b, lambda seen: seen.port, "b listens")
-        assert isinstance(await introduced(lab.folder, lab.b, lab.port), Introduced)
+        await admitted(lab, lab.b)
         async with dialed(lab.folder, lab.b, lab.port) as client:
             await client.greet()
             assert await client.until("a", 100) == [b"record %d" % n for n in range(100)]
@@ -280,17 +292,34 @@ async def test_the_survivor_has_what_was_replicated_and_the_dead_one_the_rest(
 
 
 @looped
+async def test_a_peer_that_was_silent_is_replicated_again_when_it_is_back(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logsite, "HANDSHAKE_S", 0.2)
+        async with running_pair(tmp_path) as lab:
+            await lab.share(0, 10)
+            await lab.b.stop()
+            # Who connects hears nothing: it ends by a time-out, again and again.
+            with socket.create_server((lab.b.settings.listen, lab.port)):
+                before = (await lab.view(lab.a)).counts.get("replication unreached", 0)
+                seen = await lab.until(
+                    lab.a,
+                    lambda seen: seen.counts.get("replication unreached", 0) > before + 2,
+                    "a tries again",
+                )
+                assert seen.replication.state == "away"
+            patch.undo()
+            lab.b.start()
+            lab.write(lab.b, "on both")
+            await lab.until(lab.b, replicated("b", 1), "a has what b logs")
+
+
+@looped
 async def test_a_damaged_end_comes_back_from_the_peer_and_nothing_is_there_twice(
     tmp_path: Path,
 ) -> None:
-    async with logging_pair(tmp_path) as lab:
-        lab.a.start()
-        lab.b.start()
-        await in_step(lab.a, lab.b)
-        lab.write(lab.a, *(f"record {n}" for n in range(60)))
-        await lab.until(lab.a, replicated("a", 60), "all are on both nodes")
-        lab.write(lab.a, *(f"record {n}" for n in range(60, 100)))
-        await lab.until(lab.a, replicated("a", 100), "all are on both nodes")
+    async with running_pair(tmp_path) as lab:
+        await lab.share(0, 60)
+        await lab.share(60, 100)
         await lab.a.stop()
         (segment,) = (lab.a.root / "state/weblog/journal/a").glob("*.blocks")
         data = bytearray(segment.read_bytes())
@@ -298,7 +327,7 @@ async def test_a_damaged_end_comes_back_from_the_peer_and_nothing_is_there_twice
         segment.write_bytes(data)
         lab.write(lab.a, *(f"record {n}" for n in range(100, 120)))
         lab.a.start()
-        assert isinstance(await introduced(lab.folder, lab.b, lab.port), Introduced)
+        await admitted(lab, lab.b)
         async with dialed(lab.folder, lab.b, lab.port) as client:
             await client.greet()
             assert await client.until("a", 120) == [b"record %d" % n for n in range(120)]
@@ -317,14 +346,11 @@ async def test_a_damaged_end_comes_back_from_the_peer_and_nothing_is_there_twice
 
 @looped
 async def test_what_the_client_has_is_freed(tmp_path: Path) -> None:
-    async with logging_pair(tmp_path, size_mb=16) as lab:
-        lab.a.start()
-        lab.b.start()
-        await in_step(lab.a, lab.b)
+    async with running_pair(tmp_path, size_mb=16) as lab:
         # Far more than a journal may hold: it only goes through if what is fetched is freed.
-        whole = 400_000
-        assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
-        assert isinstance(await introduced(lab.folder, lab.b, lab.port), Introduced)
+        whole = 200_000
+        await admitted(lab, lab.a)
+        await admitted(lab, lab.b)
         async with (
             dialed(lab.folder, lab.a, lab.port) as client,
             dialed(lab.folder, lab.b, lab.port) as other,
@@ -348,16 +374,24 @@ async def test_what_the_client_has_is_freed(tmp_path: Path) -> None:
 
 @looped
 async def test_a_client_that_never_acknowledges_stops_nothing_but_reading(tmp_path: Path) -> None:
-    async with logging_pair(tmp_path, size_mb=16) as lab:
-        lab.a.start()
-        lab.b.start()
-        await in_step(lab.a, lab.b)
-        lab.write(lab.a, *(f"{n:08d} {'x' * 1000}" for n in range(40_000)))
-        seen = await lab.until(lab.a, lambda seen: seen.state == "refusing", "it is full")
+    async with running_pair(tmp_path, size_mb=16) as lab:
+        await admitted(lab, lab.a)
+        async with dialed(lab.folder, lab.a, lab.port) as client:
+            await client.greet()
+            lab.write(lab.a, *(f"{n:08d} {'x' * 1000}" for n in range(40_000)))
+            seen = await lab.until(lab.a, lambda seen: seen.state == "refusing", "it is full")
+            taken = seen.streams[-1].durable
+            # It takes all that there is, over and over.
+            for _ in range(2):
+                client.got.clear()
+                assert len(await client.until("a", 10_000)) < 20_000
+            seen = await lab.view(lab.a)
+            assert seen.clients[0].lag >= 10_000, "and is not taken to have it"
         assert "holds as much as it may" in seen.why
+        assert seen.counts["own-refused full"] > 0
         assert seen.size <= 32 << 20
         assert seen.sources[0].behind > 1 << 20, "the rest waits in the file"
-        lab.a.tables["weblog"][""]["full"] = "drop-oldest"
+        await lab.until(lab.a, replicated("a", taken), "the peer has the rest all the same")
 
 
 @looped
@@ -389,7 +423,7 @@ async def test_hostile_clients_change_nothing(tmp_path: Path) -> None:
     async with logging_pair(tmp_path) as lab:
         lab.a.start()
         await lab.until(lab.a, lambda seen: seen.port, "a listens")
-        assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
+        await admitted(lab, lab.a)
         hostile = [
             (b"\xff\xff\xff\xff", "oversized"),
             (framed(b"\xc1"), "malformed"),
@@ -429,7 +463,7 @@ async def test_who_shows_no_certificate_keeps_nobody_out(tmp_path: Path) -> None
         assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
         crowd = [
             await stack.enter_async_context(dialed(lab.folder, lab.a, lab.port, shown=False))
-            for _ in range(CONNECTIONS_MAX + 1)
+            for _ in range(logsite.CONNECTIONS_MAX + 1)
         ]
         assert (await crowd[-1].hear()).code == "crowded"
         async with dialed(lab.folder, lab.a, lab.port) as client:
@@ -441,7 +475,7 @@ async def test_a_client_that_is_denied_is_cut_off(tmp_path: Path) -> None:
     async with logging_pair(tmp_path) as lab:
         lab.a.start()
         await lab.until(lab.a, lambda seen: seen.port, "a listens")
-        assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
+        await admitted(lab, lab.a)
         async with dialed(lab.folder, lab.a, lab.port) as client:
             await client.greet()
             wish = Edit(changes=(Remove(section="logclient", identity=NAME),))

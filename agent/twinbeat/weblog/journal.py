@@ -51,6 +51,7 @@ HOLES_MOST: Final = 64
 """Remembered per journal; of more, neighbours become one."""
 EPOCHS_MOST: Final = 28
 """Of a node; the records of older ones go."""
+FOR_EVER_NS: Final = 1 << 63
 _SEGMENT: Final = re.compile(r"[0-9]{20}-[0-9]{20}" + re.escape(SUFFIX))
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -86,6 +87,8 @@ class Journal:
         """(what, which): dropped, cut, aside, error; records, bytes or times."""
         self.positions: dict[str, Position] = {}
         """Of the files' readers, after the last block of each source."""
+        self.placed: dict[int, set[str]] = {}
+        """By epoch: the sources that are files and have records in it, as it was opened."""
         self.size_max = size_max
         self._directory = directory
         self._boot = boot
@@ -147,6 +150,8 @@ class Journal:
             if known is None or known.inode != where.inode or known.offset < where.offset:
                 self.positions[source] = where
         self.positions.update(found.positions)
+        if found.positions:
+            self.placed.setdefault(segment.epoch, set()).update(found.positions)
 
     def _set_aside(self, found: Scanned) -> str:
         """Cut what can't be believed, and keep it under another name. Raises OSError."""
@@ -300,10 +305,13 @@ class Journal:
                 return self._drop(epoch, reason)
         return -1
 
-    def trim(self, epoch: int, below: int) -> None:
-        """Free what was acknowledged: segments of which nothing from ``below`` on is in."""
+    def trim(self, epoch: int, below: int, spare_ns: int = FOR_EVER_NS) -> None:
+        """Free what was acknowledged: segments of which nothing from ``below`` on is in, nor from
+        that Unix time on, unless the journal is half full."""
         while (segments := self._epochs.get(epoch)) and segments[0].next <= below:
             if len(segments) == 1 and epoch == max(self._epochs):
+                return
+            if segments[0].last_ns >= spare_ns and self.size <= self.size_max // 2:
                 return
             self._drop(epoch, "acknowledged")
 
@@ -481,13 +489,16 @@ def opened(
     directory: Path, node: str, *, size_max: int, boot: str, now_ns: Callable[[], int]
 ) -> tuple[Journal, list[str], Marks | None]:
     """A node's own journal, with an epoch to write in; sentences about what was wrong, and where
-    the epoch before ended if that can't be relied on. Raises JournalError."""
+    the last epoch with records of files ended if that can't be relied on: until another one has
+    such, whoever opens the journal anew can't know more. Raises JournalError."""
     journal = Journal(directory, node, size_max=size_max, boot=boot)
     complaints, sound = journal.open()
-    marks = journal.marks()
-    if sound:
+    marks = {each.epoch: each for each in journal.marks()}
+    newest = max(marks, default=0)
+    last = max(journal.placed, default=newest)
+    if not sound:
+        now = now_ns()
+        journal.begin(max(newest + 1, now // 1_000_000_000), 0, now)
+    elif last == newest:
         return journal, complaints, None
-    now = now_ns()
-    newest = marks[-1].epoch if marks else 0
-    journal.begin(max(newest + 1, now // 1_000_000_000), 0, now)
-    return journal, complaints, marks[-1] if marks else None
+    return journal, complaints, marks.get(last)

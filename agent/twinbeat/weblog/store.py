@@ -13,11 +13,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from twinbeat.weblog.block import NOWHERE, Block, Position, make
-from twinbeat.weblog.journal import Journal, Marks, opened
+from twinbeat.weblog.journal import FOR_EVER_NS, Journal, Marks, opened
 from twinbeat.weblog.keeper import Keeper
 from twinbeat.weblog.messages import STREAMS_MAX, Cursor, Stream
 
@@ -27,6 +28,11 @@ DELAY_BUCKETS: Final = 32
 RECENT_MAX: Final = 64 << 20
 """Bytes of journal that a file is compared with: more than comes until the kernel writes by itself,
 half a minute later (vm.dirty_expire_centisecs)."""
+COMPARED_S: Final = 60
+"""So long own records stay though everybody has them: twice as long as the kernel keeps what a web
+server wrote in memory, so that the file can be compared with them after a loss of power."""
+COMPARE_S: Final = 30
+"""As long as files are to be compared with them, all own records stay, so long at most."""
 IN_TIME_MS: Final = 100
 """99 of 100 records are to be on both nodes by then."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -75,7 +81,10 @@ class Store:
         self._directory = directory
         self._boot = boot
         self._positions: dict[str, Position] = {}
-        self._was_cut = False
+        self._uncompared: set[str] = set()
+        """Sources of which nothing was taken in the current epoch, so that the machine may have
+        lost the end of their file since."""
+        self._opened_s = 0.0
         self._keepers: dict[str, Keeper] = {}
         self._opened: list[Journal] = []
         self._acked: dict[str, dict[Key, int]] = {}
@@ -105,9 +114,10 @@ class Store:
                 complaints += replica.open()[0]
                 self._opened.append(replica)
         self._positions = dict(journal.positions)
-        self._was_cut = self.doubtful is not None
         marks = journal.marks()[-1]
         self.epoch, self.received = marks.epoch, marks.durable
+        self._uncompared = journal.positions.keys() - journal.placed.get(self.epoch, set())
+        self._opened_s = time.monotonic()
         return complaints
 
     def begin(self) -> None:
@@ -161,6 +171,7 @@ class Store:
         self.records[source] += block.count
         if position is not NOWHERE:
             self._positions[source] = position
+            self._uncompared.discard(source)
         if len(self._timed) < DELAYS_MOST:
             self._timed.append((block.epoch, block.next, now, block.count))
         self.own.put(block)
@@ -185,8 +196,8 @@ class Store:
 
     def recorded(self, source: str) -> Iterator[Block]:
         """The last blocks of a source, where this machine may have lost the end of its file: after
-        a loss of power. Otherwise none."""
-        if self._was_cut:
+        a loss of power, until something of the file was taken. Otherwise none."""
+        if source in self._uncompared:
             yield from self.own.journal.recent(source, RECENT_MAX)
 
     # -- replicas ----------------------------------------------------------------------------------
@@ -322,9 +333,15 @@ class Store:
 
     def tidy(self) -> None:
         """Free what all have, what is too old, and epochs that are over and empty."""
-        too_old = time.time_ns() - self.limits.age_s * 1_000_000_000
+        now_ns = time.time_ns()
+        too_old = now_ns - self.limits.age_s * 1_000_000_000
         for node, keeper in self._keepers.items():
             journal = keeper.journal
+            spare_ns = FOR_EVER_NS
+            if node == self.node:
+                if self._uncompared and time.monotonic() - self._opened_s < COMPARE_S:
+                    continue
+                spare_ns = now_ns - COMPARED_S * 1_000_000_000
             marks = journal.marks()
             for each in marks:
                 below = min(
@@ -334,9 +351,5 @@ class Store:
                 is_empty = each.epoch != marks[-1].epoch and each.oldest == each.durable
                 if below > each.oldest or is_empty:
                     below = max(below, each.durable if is_empty else 0)
-                    keeper.do(_trimming(journal, each.epoch, below))
+                    keeper.do(partial(journal.trim, each.epoch, below, spare_ns))
             keeper.do(lambda journal=journal: journal.expire(too_old))  # type: ignore[misc]
-
-
-def _trimming(journal: Journal, epoch: int, below: int) -> Callable[[], None]:
-    return lambda: journal.trim(epoch, below)

@@ -101,6 +101,8 @@ class LogSite:
         self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._restart = asyncio.Event()
         """The sockets are wanted otherwise."""
+        self._is_there = asyncio.Event()
+        """The peer has come by itself: there is no reason to wait before it is dialed again."""
         self._port = 0
         self._listening = "It has just started."
         self._pulling = ""
@@ -312,6 +314,7 @@ class LogSite:
         if who is None:
             serving.end("denied", "This client is no longer allowed here.")
         elif is_peer:
+            self._is_there.set()
             for each in same:
                 each.end("replaced", "There is a newer connection.")
         elif _crowded(server, who, len(same)):
@@ -354,14 +357,19 @@ class LogSite:
     async def _replicate(self) -> None:
         pause = RETRY_MIN_S
         while True:
-            begun = time.monotonic()
+            begun, unreached = time.monotonic(), self._counts["replication", "unreached"]
+            self._is_there.clear()
             why = await self._replicated()
             if why and why != self._pulling:
                 log.info("the peer's log records can't be replicated: %s", why)
             self._pulling = why
             if time.monotonic() - begun > 1.0:
                 pause = RETRY_MIN_S
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            if self._counts["replication", "unreached"] == unreached:
+                self._is_there.clear()  # It may have come only to hear the same.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
+                    await self._is_there.wait()
             pause = min(pause * 2, RETRY_MAX_S)
 
     async def _replicated(self) -> str:
@@ -385,7 +393,9 @@ class LogSite:
         try:
             credentials.peer_of(writer.get_extra_info("ssl_object"))
             self._pulling = ""
-            await replicator.replicate(reader, writer)
+            # In a task of its own: where a task group ends with an error, CPython 3.11.2 leaves the
+            # task marked as cancelled, and no time-out in it would be told from an end any more.
+            await asyncio.create_task(replicator.replicate(reader, writer))
         except (WireError, JournalError, OSError, TimeoutError) as error:
             self._counts["replication", "ended"] += 1
             return _why(error)
