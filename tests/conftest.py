@@ -9,16 +9,24 @@ skipped and the summary says how many of which kind were left out. In continuous
 what processor time is left over. The lab is there once, and waits most of its time: its tests, and
 those that measure, run one after the other and before anybody else. So do the remaining tests of
 units, which have namespaces of their own, and yield to the lab where both want a processor.
+
+What depends on a clock may fail because the machine stands still for longer than a pair has timers
+or a test has patience. So a failure of the lab or of units counts there if nothing stood still
+meanwhile, or if it comes back: else it is tried again, and the summary says so.
 """
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 PRIVILEGED_DIRECTORIES = ("bpf", "lab", "package")
 COMPUTING_DIRECTORIES = ("c", "repo", "sim", "transcripts")
@@ -31,7 +39,30 @@ ALONE_DIRECTORIES = ("bpf", "lab")
 """Of tests of which only one may run at a time, with the machine's processors to hand."""
 YIELDING = 5
 """How nice a test of units is to the lab: a third of its share, and never nothing."""
+TRIES = 3
+"""How often at most something is tried that fails while the machine stands still."""
+STILL_S = 0.1
+"""What no process runs for that long is a machine that stands still: more than a pair's `dead`."""
 TESTS = Path(__file__).parent
+
+METER = """
+import os, sys, threading, time
+
+def watch(processor):
+    os.sched_setaffinity(threading.get_native_id(), [processor])
+    before = time.monotonic()
+    while True:
+        time.sleep(0.01)
+        now = time.monotonic()
+        if now - before >= float(sys.argv[1]):
+            os.write(1, b"%.3f\\n" % (now - before))
+        before = now
+
+for processor in os.sched_getaffinity(0):
+    threading.Thread(target=watch, args=(processor,), daemon=True).start()
+print("runs", flush=True)
+sys.stdin.read()
+"""
 
 NEEDS_ROOT = "needs root"
 
@@ -101,13 +132,91 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> None:
-    if _has_lanes(item.config) and _only_computes(item.path):
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    if not _has_lanes(item.config):
+        return None
+    if _only_computes(item.path):
         # Nice would not do: a nice process that runs still keeps its turn for milliseconds.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    elif _has_lanes(item.config) and _lane(item.path) == "units":
+        return None
+    if _lane(item.path) == "units":
         usual = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, 0, max(usual, YIELDING))
+    _try(item, nextitem)
+    return True
+
+
+class StillMeter:
+    """A process that tells for how long it was not let run, on any processor."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-SEc", METER, str(STILL_S)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        os.set_blocking(self._process.stdout.fileno(), False)
+
+    def longest_s(self) -> float:
+        """The longest time since this was asked last; 0 = none of STILL_S or more."""
+        assert self._process.stdout is not None
+        told = b""
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(self._process.stdout.fileno(), 1 << 16):
+                told += more
+        return max(map(float, told.split()), default=0.0)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+METERS = pytest.StashKey[StillMeter]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if METERS in session.config.stash:
+        session.config.stash[METERS].end()
+
+
+def _try(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Run a test as pytest does; once more where it fails while the machine stands still."""
+    where = {"nodeid": item.nodeid, "location": item.location}
+    if METERS not in item.config.stash:
+        item.config.stash[METERS] = StillMeter()
+    meter = item.config.stash[METERS]
+    item.ihook.pytest_runtest_logstart(**where)
+    for left in reversed(range(TRIES)):
+        meter.longest_s()
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        failed = [report for report in reports if report.failed]
+        still_s = meter.longest_s()
+        if not (failed and left and still_s):
+            break
+        why = str(failed[0].longrepr).strip().splitlines()[-1:]
+        item.user_properties[:] = [
+            *(told for told in item.user_properties if told[0] == "tried again"),
+            ("tried again", f"{item.nodeid}: the machine stood still for {still_s} s: {why}"),
+        ]
+        _begin_anew(item)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(**where)
+
+
+def _begin_anew(item: pytest.Item) -> None:
+    """Take down all that was set up, also for a whole module, and give the test its time again."""
+    try:
+        item.session._setupstate.teardown_exact(None)
+    except Exception as error:  # noqa: BLE001 - what it broke is to be seen in the next try
+        item.user_properties.append(("tried again", f"{item.nodeid}: at its end: {error!r}"))
+    timeout = item.config.pluginmanager.getplugin("timeout")
+    settings = timeout._get_item_settings(item) if timeout is not None else None
+    if settings is not None and settings.timeout and not settings.func_only:
+        timeout.pytest_timeout_cancel_timer(item)
+        timeout.pytest_timeout_set_timer(item, settings)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -147,6 +256,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     _tell_figures(terminalreporter)
+    _tell_tries(terminalreporter)
     left_out = Counter(
         _directory(config.rootpath / report.nodeid.partition("::")[0]) or "tests"
         for report in terminalreporter.getreports("skipped")
@@ -158,6 +268,21 @@ def pytest_terminal_summary(
     what = ", ".join(f"{count} of {name}" for name, count in sorted(left_out.items()))
     terminalreporter.write_line(f"Without root these privileged tests did not run: {what}.")
     terminalreporter.write_line("Run `sudo make test` to run everything.")
+
+
+def _tell_tries(terminalreporter: pytest.TerminalReporter) -> None:
+    told = [
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for name, value in report.user_properties
+        if name == "tried again"
+    ]
+    if told:
+        terminalreporter.section("tried again", sep="-")
+        for each in told:
+            terminalreporter.write_line(each)
 
 
 def _tell_figures(terminalreporter: pytest.TerminalReporter) -> None:
