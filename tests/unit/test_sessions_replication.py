@@ -276,3 +276,20 @@ def test_what_is_left_stays_so_where_the_timeout_is_a_shorter_one_by_now() -> No
     held = pair.other.table("web").get(key(1), pair.now_ns)
     assert held is not None
     assert 39 * S <= held.remaining_ns(pair.now_ns) <= 40 * S
+
+
+def test_a_full_table_has_the_same_entries_on_both_nodes() -> None:
+    """The order of use is not: that an entry was used again is told only now and then."""
+    pair = Pair(replace(WEB, limit=16))
+    pair.connect()
+    for number in range(16):
+        pair.bind(number)
+    pair.run()
+    for number in range(16, 200):
+        # The oldest is used again, and the one behind it goes.
+        oldest = pair.mine.table("web").keys()[0]
+        pair.mine.table("web").put(oldest, SERVERS[0], pair.now_ns, origin=Origin.KERNEL)
+        pair.bind(number)
+        pair.run()
+        assert set(pair.other.table("web").keys()) == set(pair.mine.table("web").keys())
+    assert pair.other.table("web").counts[Reason.EVICTED] == 0

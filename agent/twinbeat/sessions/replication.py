@@ -310,6 +310,10 @@ class Follower:
             return False
         rule = table.rule
         told = None if self._told is None else self._told.setdefault(batch.rule, set())
+        if not leading:
+            # First: a full table would throw out one that the leader keeps, to make room.
+            for key in batch.gone:
+                self.counts["gone"] += table.delete(key, now_ns, origin=Origin.PEER)
         for key, server, remaining_ms in batch.entries:
             if not is_key(rule, key) or len(key) > KEY_MOST or not server:
                 self.counts["malformed"] += 1
@@ -322,9 +326,6 @@ class Follower:
             lifetime_ns = remaining_ms * MS
             table.put(key, server, now_ns, lifetime_ns=lifetime_ns, origin=Origin.PEER)
             self.counts["received"] += 1
-        if not leading:
-            for key in batch.gone:
-                self.counts["gone"] += table.delete(key, now_ns, origin=Origin.PEER)
         return True
 
     def _drop_the_rest(self, now_ns: int) -> None:

@@ -105,6 +105,8 @@ class Sessions:
         """Descriptor that the loop looks at while news are waited for."""
         self._warned_s = 0.0
         self._full: dict[str, int] = {}
+        self._without: dict[str, int] = {}
+        """Connections that found no room, by rule."""
         self.store.listen(lambda _: self._news.set())
 
     # -- life ------------------------------------------------------------------------------------
@@ -331,9 +333,9 @@ class Sessions:
             {name: table.counts[Reason.EVICTED] for name, table in self.store.tables.items()}
         )
         try:
-            without = self.plane.full()
+            self._without = self.plane.full()
         except KernelError:
-            return
+            pass  # What was counted last stands.
         except MissingError as error:
             # Whoever restarts Debian's nftables.service empties all tables, ours too.
             if not self.why and not self._dirty.is_set():
@@ -341,8 +343,8 @@ class Sessions:
                 log.warning("%s; it is made again", error)
                 self._dirty.set()
             return
-        full.update(without)
-        self.counts["full"] = sum(without.values())
+        full.update(self._without)
+        self.counts["full"] = sum(self._without.values())
         grown = [name for name, count in full.items() if count > self._full.get(name, 0)]
         if grown and time.monotonic() - self._warned_s >= WARN_S:
             self._warned_s = time.monotonic()
