@@ -15,6 +15,7 @@ from unit.test_config_load import GOOD
 
 FILE = "/etc/twinbeat/twinbeat.toml"
 WORDS = GOOD.format(keys="/etc/twinbeat/keys")
+TAGGED = WORDS.replace("direct = true", "direct = true\nvlan = 100")
 
 
 def examined(section: str, file: str = WORDS) -> tuple[Config | None, list[Problem]]:
@@ -52,6 +53,8 @@ def test_what_isn_t_a_direct_link_is_warned_of() -> None:
     [
         ("enabled = true", WORDS.replace("direct = true", ""), "interface", "mark a link"),
         ('enabled = true\ninterface = "sync0"', WORDS, "interface", "nothing says"),
+        ("enabled = true", TAGGED, "interface", "a link without a VLAN"),
+        ('enabled = true\ninterface = "ha0"', TAGGED, "interface", "a link without a VLAN"),
         ('local = "x"', WORDS, "local", "IPv4 or IPv6 address"),
         ('enabled = true\npeer = "169.254.10.1"', WORDS, "peer", "own address"),
         ('enabled = true\npeer = "fd77::2"', WORDS, "peer", "family of 169.254.10.1"),

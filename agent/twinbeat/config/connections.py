@@ -111,11 +111,13 @@ class Ends(NamedTuple):
 def ends(
     section: ConnectionsSection, links: Sequence[LinkSection], sync: SyncSection
 ) -> Ends | None:
-    """None where nothing says it."""
+    """None where nothing says it. The tag of a link is that of its heartbeats alone: conntrackd
+    would speak without it, or needs the VLAN's own device, which only its interface can name."""
     over = section.interface or sync.interface
-    fitting = [link for link in links if link.interface == over] if over else []
+    plain = [link for link in links if not link.vlan]
+    fitting = [link for link in plain if link.interface == over] if over else []
     if not over:
-        fitting = [link for link in links if link.direct]
+        fitting = [link for link in plain if link.direct]
     link = fitting[0] if fitting else None
     if section.local and section.peer and (over or link is not None):
         assert over or link is not None
@@ -151,9 +153,9 @@ def check_connections(
         findings.add(
             "connections.interface",
             section.interface,
-            "nothing says how the nodes tell each other: mark a link as direct, or set interface, "
-            "local and peer here. What conntrackd tells isn't authenticated, so it needs a network "
-            "of the two nodes' own.",
+            "nothing says how the nodes tell each other: mark a link without a VLAN as direct, or "
+            "set interface, local and peer here. What conntrackd tells isn't authenticated, so it "
+            "needs a network of the two nodes' own.",
         )
         return
     local, peer = parse_address(way.local), parse_address(way.peer)
