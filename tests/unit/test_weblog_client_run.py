@@ -47,6 +47,7 @@ class Machine:
         self.out = root / "out"
         self.conf = root / "log.conf"
         self.control = str(root / "control.sock")
+        self.folder = Folder(root / "state" / "identity")
         self.allowed: set[str] = set()
         self.process: asyncio.subprocess.Process | None = None
 
@@ -72,7 +73,7 @@ class Machine:
 
     def introduce(self) -> None:
         """A key, as `add-node` makes it, that the pair allows."""
-        made = Folder(self.root / "state" / "identity").make_own("logs", time.time())
+        made = self.folder.make_own("logs", time.time())
         self.allowed.add(made.certificate.fingerprint)
 
     async def start(self) -> None:

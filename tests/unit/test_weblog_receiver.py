@@ -11,11 +11,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from twinbeat.weblog.receiver import BUFFER, Receiver
-from twinbeat.weblog.sources import LogSource, endpoint, problems
-from unit.worker_pair import free_port, looped
+import pytest
 
-PATIENCE_S = 5.0
+from twinbeat.weblog import receiver as receivers
+from twinbeat.weblog.receiver import BUFFER, DATAGRAM_MAX, Receiver
+from twinbeat.weblog.sources import LogSource, endpoint, problems
+from unit.worker_pair import PATIENCE_S, free_port, looped, until
+
 NGINX = b"<190>Nov 23 21:59:58 gw1 nginx: GET /%d"
 
 
@@ -78,6 +80,34 @@ async def test_udp(tmp_path: Path) -> None:
                 server.sendto(b"<134>1 2026-11-23T22:00:00Z gw1 haproxy 12 - - up", (host, port))
                 found = await gathered(receiver, 1)
             assert found == [b"<134>2026-11-23T22:00:00Z gw1 haproxy 12 up"]
+
+
+@looped
+async def test_a_datagram_that_is_too_long_is_cut_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "web"
+    async with listening(LogSource(name="web", kind="raw", socket=str(path))) as receiver:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+            server.connect(str(path))
+            server.send(b"x" * DATAGRAM_MAX)
+            server.send(b"y" * (DATAGRAM_MAX + 1))
+        assert await gathered(receiver, 2) == [b"x" * DATAGRAM_MAX, b"y" * DATAGRAM_MAX]
+        assert receiver.counts["cut"] == 1
+
+
+@looped
+async def test_no_more_waits_than_is_allowed(tmp_path: Path) -> None:
+    port = free_port()
+    source = LogSource(name="lb", kind="raw", listen=f"127.0.0.1:{port}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receivers, "WAITING_MAX", 1000)
+        async with listening(source) as receiver:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+                for _ in range(50):
+                    server.sendto(b"x" * 99, ("127.0.0.1", port))
+            await until(lambda: receiver.counts["refused"])
+            found = await gathered(receiver, 10)
+            assert len(found) + receiver.counts["refused"] <= 50
+            assert len(found) == 10
 
 
 @looped

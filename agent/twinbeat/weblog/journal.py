@@ -130,6 +130,10 @@ class Journal:
                 continue
             self._take(found)
             scanned.append(found)
+        for segments in self._epochs.values():
+            # Who wrote it may have been killed before it was durable, and it is taken to be now.
+            with open(segments[-1].path, "rb") as file:
+                os.fsync(file.fileno())
         return scanned
 
     def _take(self, found: Scanned) -> None:

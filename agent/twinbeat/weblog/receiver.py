@@ -23,6 +23,8 @@ from twinbeat.weblog.sources import LogSource, endpoint
 from twinbeat.weblog.syslog import escaped, understand
 
 DATAGRAM_MAX: Final = 65_536
+WAITING_MAX: Final = 4 * PAYLOAD_MAX
+"""Bytes of records that were not gathered yet; beyond it datagrams are refused."""
 DRAIN_MOST: Final = 512
 """Datagrams that are taken before others have their turn."""
 BUFFER: Final = 4 << 20
@@ -38,7 +40,7 @@ class Receiver:
     def __init__(self, source: LogSource, has_room: Callable[[], bool]) -> None:
         self.source = source
         self.counts: Counter[str] = Counter()
-        """malformed, refused, missed (by the kernel), empty; all only grow."""
+        """malformed, refused, missed (by the kernel), empty, cut; all only grow."""
         self.why = ""
         """Why nothing can be heard: a sentence."""
         self._has_room = has_room
@@ -130,19 +132,21 @@ class Receiver:
     def _drain(self) -> None:
         assert self._socket is not None
         now = time.time()
-        takes = self._has_room() and self._size < 4 * PAYLOAD_MAX
+        has_room = self._has_room()
         kind = self.source.kind
         for _ in range(DRAIN_MOST):
             try:
-                datagram = self._socket.recv(DATAGRAM_MAX)
+                datagram, _, flags, _ = self._socket.recvmsg(DATAGRAM_MAX)
             except BlockingIOError:
                 return
             except OSError as error:
                 self.why = f"{self.source.name}: {error.strerror}."
                 return
-            if not takes:
+            if not has_room or self._size >= WAITING_MAX:
                 self.counts["refused"] += 1
                 continue
+            if flags & socket.MSG_TRUNC:
+                self.counts["cut"] += 1
             if kind == "raw":
                 record = escaped(datagram)
             else:

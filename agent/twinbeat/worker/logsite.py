@@ -17,6 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -260,7 +261,14 @@ class LogSite:
                     self._counts["refused", "crowded"] += 1
                 self._pending[accepted] = None
                 where = str(address[0]).removeprefix("::ffff:")
-                admissions.create_task(self._admit(accepted, where))
+                admitting = admissions.create_task(self._admit(accepted, where))
+                admitting.add_done_callback(partial(self._never_begun, accepted))
+
+    def _never_begun(self, accepted: socket.socket, _: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step has closed nothing."""
+        if accepted in self._pending:
+            del self._pending[accepted]
+            accepted.close()
 
     async def _admit(self, accepted: socket.socket, address: str) -> None:
         """One connection, from its beginning to its end."""

@@ -32,7 +32,7 @@ from twinbeat.weblog.client.told import ClientStatus, NodeStatus
 NAME: Final = "twinbeat-weblog"
 FILE: Final = "/etc/twinbeat-weblog/log.conf"
 STATE: Final = "/var/lib/twinbeat-weblog"
-CONTROL: Final = "/run/twinbeat-weblog/control.sock"
+CONTROL: Final = "/run/twinbeat-weblog-client/control.sock"
 IDENTITY: Final = "identity"
 """Below the state directory: key and certificate."""
 

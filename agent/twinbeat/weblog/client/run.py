@@ -185,8 +185,8 @@ class Client:
                 await self._connected(puller)
             except PullError as error:
                 attempt = 0 if puller.connected else attempt + 1
-                if error.code == "again":
-                    wait_s = 0.0
+                if error.code == "again" and attempt < 2:
+                    wait_s = 0.0  # Where it comes to nothing, it is a failure like any other.
                 self._note(puller, error.code, error.sentence, self._failures)
             except StateError as error:
                 self._note(puller, "state", str(error), self._failures)
