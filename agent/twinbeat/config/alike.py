@@ -3,9 +3,9 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from twinbeat.config.fields import key
+from twinbeat.config.fields import key, named
 
 
 class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,11 +54,7 @@ class SyncSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 ListName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$",
-        extra={"right": "1 to 32 letters, digits, '-', '_' or '.'"},
-    ),
+    str, named(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", "1 to 32 letters, digits, '-', '_' or '.'")
 ]
 
 
@@ -67,7 +63,7 @@ class FileSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     name: Annotated[ListName, key("Name of the list, unique.", example="certificates")]
     paths: Annotated[
-        tuple[Annotated[str, Meta(pattern="^/", extra={"right": "an absolute path"})], ...],
+        tuple[Annotated[str, named("^/", "an absolute path")], ...],
         key(
             "Files, and directories with all that is in them; a name may be a pattern. Nothing "
             "else can be read or written, not through symbolic links either.",

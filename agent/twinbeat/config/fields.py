@@ -33,17 +33,15 @@ def key(
     )
 
 
+def named(pattern: str, right: str) -> Meta:
+    """How something may be called, as a pattern and in words."""
+    return Meta(pattern=pattern, extra={"right": right})
+
+
 NodeName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
-        extra={"right": "1 to 63 letters, digits, '-', '_' or '.'"},
-    ),
+    str, named(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "1 to 63 letters, digits, '-', '_' or '.'")
 ]
-InterfaceName = Annotated[
-    str,
-    Meta(pattern=r"^[^\s/:]{1,15}$", extra={"right": "the name of a network interface"}),
-]
+InterfaceName = Annotated[str, named(r"^[^\s/:]{1,15}$", "the name of a network interface")]
 
 
 @cache

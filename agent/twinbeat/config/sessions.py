@@ -3,17 +3,14 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from twinbeat.config.fields import key
+from twinbeat.config.fields import key, named
 from twinbeat.sessions.rules import LIMIT_MOST, SERVERS_MOST, TIMEOUT_MOST, VIPS_MOST
 
 RuleName = Annotated[
     str,
-    Meta(
-        pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$",
-        extra={"right": "1 to 32 letters, digits, '-' or '_', a letter first"},
-    ),
+    named(r"^[A-Za-z][A-Za-z0-9_-]{0,31}$", "1 to 32 letters, digits, '-' or '_', a letter first"),
 ]
 
 

@@ -3,15 +3,15 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from twinbeat.config.fields import InterfaceName, key
+from twinbeat.config.fields import InterfaceName, key, named
 
 MonitorName = Annotated[
     str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}$",
-        extra={"right": "1 to 63 letters, digits, '-', '_', '.', ':' or '@'"},
+    named(
+        r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}$",
+        "1 to 63 letters, digits, '-', '_', '.', ':' or '@'",
     ),
 ]
 

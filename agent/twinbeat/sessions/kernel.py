@@ -18,24 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from twinbeat.nlmsg import (
-    HEADER,
-    NETLINK_ADD_MEMBERSHIP,
-    NLM_F_ACK,
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    SO_RCVBUFFORCE,
-    SOL_NETLINK,
-    align,
-    attribute,
-    attributes,
-    error_code,
-    messages,
-    next_size,
-)
+from twinbeat import nlmsg
 from twinbeat.sessions.keys import Seen
 from twinbeat.sessions.ruleset import TABLE
 
@@ -63,6 +46,7 @@ READ_MOST: Final = 8192
 
 _GENMSG: Final = struct.Struct(">BBH")
 _U64: Final = struct.Struct(">Q")
+_OURS: Final = nlmsg.attribute(1, TABLE.encode() + b"\0")
 _PAIR: Final = struct.Struct("=HH")
 _TIMEOUT: Final = (12, 4)
 _EXPIRATION: Final = (12, 5)
@@ -99,7 +83,7 @@ class _Socket:
         self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
         try:
             with contextlib.suppress(PermissionError):
-                self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+                self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.SO_RCVBUFFORCE, RECEIVE_BUFFER)
             self._socket.bind((0, 0))
         except OSError:
             self._socket.close()
@@ -132,7 +116,7 @@ class Maps(_Socket):
             part = elements[at : at + self._size]
             refused += self._carried_out(part)
             at += len(part)
-            self._size = next_size(self._size, self._took_ns, ELEMENTS_MOST)
+            self._size = nlmsg.next_size(self._size, self._took_ns, ELEMENTS_MOST)
         self.counts["refused"] += refused
         return refused
 
@@ -169,7 +153,7 @@ class Maps(_Socket):
             for name, found in gone.items()
         ]
         bodies += [
-            (NEWSETELEM, NLM_F_CREATE, _elements(name, map(_whole, found)))
+            (NEWSETELEM, nlmsg.NLM_F_CREATE, _elements(name, map(_whole, found)))
             for name, found in there.items()
         ]
         error = self._exchange(bodies)
@@ -179,12 +163,13 @@ class Maps(_Socket):
         return error
 
     def _exchange(self, bodies: Sequence[tuple[int, int, bytes]]) -> int:
-        data = bytearray(self._message(BATCH_BEGIN, NLM_F_REQUEST, _GENMSG.pack(0, 0, NFTABLES)))
+        request, edge = nlmsg.NLM_F_REQUEST, _GENMSG.pack(0, 0, NFTABLES)
+        data = bytearray(self._message(BATCH_BEGIN, request, edge))
         for number, (kind, flags, body) in enumerate(bodies, 1):
-            last = NLM_F_ACK if number == len(bodies) else 0
+            last = nlmsg.NLM_F_ACK if number == len(bodies) else 0
             payload = _GENMSG.pack(NFPROTO_INET, 0, 0) + body
-            data += self._message(kind, flags | NLM_F_REQUEST | last, payload)
-        data += self._message(BATCH_END, NLM_F_REQUEST, _GENMSG.pack(0, 0, NFTABLES))
+            data += self._message(kind, flags | request | last, payload)
+        data += self._message(BATCH_END, request, edge)
         begun_ns = time.monotonic_ns()
         try:
             self._socket.send(data)
@@ -195,40 +180,39 @@ class Maps(_Socket):
         first = 0
         with contextlib.suppress(BlockingIOError):
             while True:
-                for kind, _, said in messages(self._socket.recv(1 << 18)):
-                    if kind == NLMSG_ERROR and not first:
-                        first = error_code(said)
+                for kind, _, said in nlmsg.messages(self._socket.recv(1 << 18)):
+                    if kind == nlmsg.NLMSG_ERROR and not first:
+                        first = nlmsg.error_code(said)
         return first
 
     def _message(self, kind: int, flags: int, payload: bytes) -> bytes:
         self._sequence += 1
-        size = HEADER.size + len(payload)
-        return HEADER.pack(size, kind, flags, self._sequence, 0) + payload
+        size = nlmsg.HEADER.size + len(payload)
+        return nlmsg.HEADER.pack(size, kind, flags, self._sequence, 0) + payload
 
     def read(self, name: str) -> Iterator[list[Held]]:
         """What is in a map, in parts: other work may be done in between, but no other call here.
 
         Raises KernelError.
         """
-        body = attribute(1, TABLE.encode() + b"\0") + attribute(2, name.encode() + b"\0")
-        for kind, payload in self._dump(GETSETELEM, body, name):
+        for kind, payload in self._dump(GETSETELEM, _OURS + _named(name), name):
             if kind == NEWSETELEM:
-                yield list(_held(attributes(payload, 4).get(3, b"")))
+                yield list(_held(nlmsg.attributes(payload, 4).get(3, b"")))
 
     def counters(self) -> dict[str, int]:
         """Packets of each named counter of ours. Raises KernelError."""
         found = {}
-        for _, payload in self._dump(GETOBJ, attribute(1, TABLE.encode() + b"\0"), "counters"):
-            parts = attributes(payload, 4)
+        for _, payload in self._dump(GETOBJ, _OURS, "counters"):
+            parts = nlmsg.attributes(payload, 4)
             table, name = parts.get(1, b"").rstrip(b"\0"), parts.get(2, b"").rstrip(b"\0")
-            packets = attributes(parts.get(4, b""), 0).get(2, b"")
+            packets = nlmsg.attributes(parts.get(4, b""), 0).get(2, b"")
             if table == TABLE.encode() and len(packets) == 8:
                 found[name.decode()] = _U64.unpack(packets)[0]
         return found
 
     def _dump(self, kind: int, body: bytes, what: str) -> Iterator[tuple[int, memoryview]]:
         payload = _GENMSG.pack(NFPROTO_INET, 0, 0) + body
-        self._socket.send(self._message(kind, NLM_F_REQUEST | NLM_F_DUMP, payload))
+        self._socket.send(self._message(kind, nlmsg.NLM_F_REQUEST | nlmsg.NLM_F_DUMP, payload))
         asked = self._sequence
         while True:
             try:
@@ -237,13 +221,13 @@ class Maps(_Socket):
                 raise KernelError(f"{what} ended before its end") from None
             except OSError as error:
                 raise KernelError(f"{what} can't be read: {error.strerror}") from error
-            for answer, sequence, part in messages(data):
+            for answer, sequence, part in nlmsg.messages(data):
                 if sequence != asked:
                     continue
-                if answer == NLMSG_DONE:
+                if answer == nlmsg.NLMSG_DONE:
                     return
-                if answer == NLMSG_ERROR:
-                    code = error_code(part)
+                if answer == nlmsg.NLMSG_ERROR:
+                    code = nlmsg.error_code(part)
                     why = errno.errorcode.get(code, str(code))
                     raise KernelError(f"{what} can't be read: {why}")
                 yield answer, part
@@ -254,7 +238,7 @@ class Connections(_Socket):
 
     def __init__(self) -> None:
         super().__init__()
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, CONNTRACK_NEW)
+        self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.NETLINK_ADD_MEMBERSHIP, CONNTRACK_NEW)
         self._buffer = bytearray(1 << 16)
         self.overflows = 0
         """Times that the kernel had to leave some out."""
@@ -274,7 +258,7 @@ class Connections(_Socket):
                 self.overflows += 1
                 whole = False
                 continue
-            for kind, _, body in messages(view[:size]):
+            for kind, _, body in nlmsg.messages(view[:size]):
                 if kind == CONNTRACK_NEW << 8 and (seen := connection(body)) is not None:
                     take(seen)
         return whole
@@ -320,19 +304,24 @@ def _direction(
                 body[proto + 4],
                 body[proto + 20] << 8 | body[proto + 21],
             )
-    parts = attributes(body[at + 4 : at + length], 0)
-    addresses, protocol = attributes(parts.get(1, b""), 0), attributes(parts.get(2, b""), 0)
+    parts = nlmsg.attributes(body[at + 4 : at + length], 0)
+    addresses = nlmsg.attributes(parts.get(1, b""), 0)
+    protocol = nlmsg.attributes(parts.get(2, b""), 0)
     source, destination = (
         addresses.get(one) or addresses.get(other) for one, other in ((1, 3), (2, 4))
     )
     if not source or not destination or 3 not in protocol or 1 not in protocol:
         return None
     port = int.from_bytes(protocol[3])
-    return align(length), source, destination, protocol[1][0], port
+    return nlmsg.align(length), source, destination, protocol[1][0], port
+
+
+def _named(name: str) -> bytes:
+    return nlmsg.attribute(2, name.encode() + b"\0")
 
 
 def _nested(kind: int, value: bytes) -> bytes:
-    return attribute(kind | NESTED, value)
+    return nlmsg.attribute(kind | NESTED, value)
 
 
 @functools.cache
@@ -353,37 +342,80 @@ def _key(each: Element) -> bytes:
 
 
 def _whole(each: Element) -> bytes:
-    remaining = max(1, each.remaining_ms)
-    timeout = max(remaining, each.timeout_ms)
-    shape, parts, _, _ = _shape(len(each.key), len(each.server))
+    _, key, server, timeout_ms, remaining_ms, _ = each
+    remaining_ms = max(1, remaining_ms)
+    shape, parts, _, _ = _shape(len(key), len(server))
     return shape.pack(
         *parts[:6],
-        each.key,
+        key,
         *parts[6:],
-        each.server,
+        server,
         *_TIMEOUT,
-        timeout.to_bytes(8),
+        max(remaining_ms, timeout_ms).to_bytes(8),
         *_EXPIRATION,
-        remaining.to_bytes(8),
+        remaining_ms.to_bytes(8),
     )
 
 
 def _elements(name: str, found: Iterable[bytes]) -> bytes:
-    table = attribute(1, TABLE.encode() + b"\0") + attribute(2, name.encode() + b"\0")
-    return table + _nested(3, b"".join(found))
+    return _OURS + _named(name) + _nested(3, b"".join(found))
 
 
 def _held(data: bytes) -> Iterator[Held]:
-    """The elements of a message, but for those that say nothing of a server."""
+    """The elements of a message, but for those that say nothing of a server.
+
+    The kernel writes the attributes of all of them alike (nf_tables_fill_setelem), so what the
+    first one has at which place is taken for granted of those that have the same heads there.
+    """
     at, end = 0, len(data)
+    alike: tuple[int, bytes, int, bytes, int, bytes] | None = None
     while at + 4 <= end:
+        if alike is not None:
+            size, head, key_end, middle, server_end, tail = alike
+            if (
+                data.startswith(head, at)
+                and data.startswith(middle, at + key_end)
+                and data.startswith(tail, at + server_end)
+                and at + size <= end
+            ):
+                yield Held(
+                    data[at + len(head) : at + key_end],
+                    data[at + key_end + len(middle) : at + server_end],
+                    _U64.unpack_from(data, at + size - 8)[0],
+                )
+                at += size
+                continue
         length, _ = _PAIR.unpack_from(data, at)
         if length < 4 or at + length > end:
             return
-        parts = attributes(data[at + 4 : at + length], 0)
+        parts = nlmsg.attributes(data[at + 4 : at + length], 0)
         key, server = parts.get(1, b""), parts.get(2, b"")
         remaining = parts.get(5) or parts.get(4) or b""
         # Each holds one attribute, NFTA_DATA_VALUE.
         if len(key) > 4 and len(server) > 4 and len(remaining) == 8:
             yield Held(key[4:], server[4:], _U64.unpack(remaining)[0])
-        at += align(length)
+            alike = _alike(data[at : at + length], len(key) - 4, len(server) - 4)
+        at += nlmsg.align(length)
+
+
+def _alike(one: bytes, key: int, server: int) -> tuple[int, bytes, int, bytes, int, bytes] | None:
+    """Size and heads of an element that has key, server, timeout and expiration in this order."""
+    shape, parts, _, _ = _shape(key, server)
+    if len(one) != shape.size:
+        return None
+    found = shape.unpack(one)
+    heads = (*found[:6], *found[7:11], *found[12:14], *found[15:17])
+    if tuple(each & ~NESTED for each in heads) != tuple(
+        each & ~NESTED for each in (*parts, *_TIMEOUT, *_EXPIRATION)
+    ):
+        return None
+    key_end, server_end = 12 + key, 20 + key + server
+    # The timeout itself lies between its head and that of the expiration.
+    return (
+        len(one),
+        one[:12],
+        key_end,
+        one[key_end : key_end + 8],
+        server_end,
+        one[server_end : server_end + 4],
+    )

@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from twinbeat.sessions.rules import Persistence, address, network
+from twinbeat.sessions.rules import KEY_MOST, Persistence, address, network
 
 PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 
@@ -105,12 +105,13 @@ def concerns(rule: Persistence, key: bytes, client: str) -> bool:
     return key.startswith(maker(rule)(found.packed, b"")[: len(found.packed)])
 
 
-def is_key(rule: Persistence, key: bytes) -> bool:
-    """Whether a rule may have such a key; the other node may say anything."""
+def key_sizes(rule: Persistence) -> range:
+    """How many bytes a key of a rule may have; the other node may say anything."""
     if not rule.in_kernel:
-        return bool(key)
+        return range(1, KEY_MOST + 1)
     size = 4 if rule.version == 4 else 16
-    return len(key) == (2 * size if rule.kind == "source-destination" else size)
+    size *= 2 if rule.kind == "source-destination" else 1
+    return range(size, size + 1)
 
 
 @functools.lru_cache(maxsize=4096)

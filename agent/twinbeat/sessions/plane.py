@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from twinbeat.sessions import ruleset, strays
-from twinbeat.sessions.entries import Change, Gone, Origin, Put, Reason, Store
+from twinbeat.sessions.entries import Change, Origin, Put, Reason, Store
 from twinbeat.sessions.kernel import Connections, Element, KernelError, Maps
 from twinbeat.sessions.keys import Finder, Seen, packed, server_of
 from twinbeat.sessions.rules import Persistence, Pool
@@ -31,6 +31,8 @@ NFT_S: Final = 20.0
 MS: Final = 1_000_000
 FLUSH_MOST: Final = 1024
 """Elements that are written before other work gets its turn."""
+RESTORE_MOST: Final = 4096
+"""Entries that are looked at before other work gets its turn."""
 SLACK_NS: Final = 1_500 * MS
 """An entry that the kernel prolonged by less was prolonged by news that are on their way."""
 
@@ -155,36 +157,40 @@ class Plane:
         if change.rule not in self._rules or change.origin is Origin.KERNEL:
             return
         at = change.rule, change.key
-        match change:
-            case Put(entry=entry, before=before):
-                # What is to go and hasn't yet is there still.
-                fresh = before is None and at not in self._pending
-                self._pending[at] = entry.server, entry.expires_ns, fresh
-            case Gone(reason=reason) if reason in _WRITES:
-                self._pending[at] = None
-            case _:
-                self._pending.pop(at, None)
+        if isinstance(change, Put):
+            # What is to go and hasn't yet is there still.
+            fresh = change.before is None and at not in self._pending
+            self._pending[at] = change.entry.server, change.entry.expires_ns, fresh
+        elif change.reason in _WRITES:
+            self._pending[at] = None
+        else:
+            self._pending.pop(at, None)
 
     def flush(self) -> bool:
         """Write what has changed, a bounded number at a time: whether there is more.
 
         What the kernel refuses is counted, and mended by `reload`.
         """
+        if not self._pending:
+            return False
         moment = now_ns()
+        maps = {
+            name: (ruleset.map_name(rule), rule.timeout_s * 1000)
+            for name, rule in self._rules.items()
+        }
         elements: list[Element] = []
-        for name, key in list(itertools.islice(self._pending, FLUSH_MOST)):
-            wanted = self._pending.pop((name, key))
-            rule = self._rules.get(name)
-            if rule is None:
+        for at in list(itertools.islice(self._pending, FLUSH_MOST)):
+            wanted, (name, key) = self._pending.pop(at), at
+            if name not in maps:
                 continue
-            at, timeout_ms = ruleset.map_name(rule), rule.timeout_s * 1000
+            of, timeout_ms = maps[name]
             if wanted is None:
-                elements.append(Element(at, key, b"", 0, 0, fresh=False))
+                elements.append(Element(of, key, b"", 0, 0, fresh=False))
                 continue
             server, expires_ns, fresh = wanted
             remaining_ms = (expires_ns - moment) // MS
             if remaining_ms > 0 and (data := packed(server)):
-                elements.append(Element(at, key, data, timeout_ms, remaining_ms, fresh))
+                elements.append(Element(of, key, data, timeout_ms, remaining_ms, fresh))
         self._maps.write(elements)
         return bool(self._pending)
 
@@ -281,13 +287,20 @@ class Plane:
             except KernelError as error:
                 raise PlaneError(str(error)) from error
             if restore:
-                self._restore(name, begun, found)
+                await self._restore(name, begun, found, pause_s)
 
-    def _restore(self, name: str, begun: int, found: set[bytes]) -> None:
+    async def _restore(self, name: str, begun: int, found: set[bytes], pause_s: float) -> None:
         """Entries that were there before the kernel was asked, and of which it said nothing."""
         table, moment = self._store.tables[name], now_ns()
         oldest = moment - SLACK_NS
-        for key, entry in table.items(moment):
+        for number, key in enumerate(table.keys(), 1):
+            if number % RESTORE_MOST == 0:
+                await asyncio.sleep(pause_s)
+                if self._store.tables.get(name) is not table:
+                    return
+            entry = table.get(key, moment)
+            if entry is None:
+                continue
             # One that lasts for longer than the rule says by now was made before it said so.
             made = entry.expires_ns - table.timeout_ns
             if (

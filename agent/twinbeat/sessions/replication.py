@@ -23,17 +23,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from twinbeat.sessions.entries import Change, Gone, Origin, Put, Reason, Store
-from twinbeat.sessions.keys import is_key
-from twinbeat.sessions.rules import KEY_MOST
+from twinbeat.sessions.keys import key_sizes
 
 MS: Final = 1_000_000
 BATCH_MOST: Final = 1000
 OPAQUE_MOST: Final = 256
 """Entries of one message, which goes in one frame: those of a proxy may have half a kilobyte."""
-SNAPSHOT_TICK: Final = 1000
-"""Entries of a snapshot that are sent in one tick: 50,000 a second with ticks of 20 ms."""
-SNAPSHOT_AHEAD: Final = 8
-"""Batches without an answer beyond which a snapshot waits."""
+SNAPSHOT_TICK: Final = 4000
+"""Entries of a snapshot that are sent in one tick: 4 ms of work here and 30 ms there, so that where
+either is woken late the other has something to do meanwhile."""
+SNAPSHOT_AHEAD: Final = 12
+"""Batches without an answer beyond which a snapshot waits: news behind them wait 0.1 s."""
 OUTSTANDING_MOST: Final = 256
 """Batches without an answer beyond which the other node is behind."""
 WAITING_MOST: Final = 200_000
@@ -308,14 +308,15 @@ class Follower:
         if table is None:
             self.counts["unknown_rule"] += len(batch.entries)
             return False
-        rule = table.rule
+        sizes = key_sizes(table.rule)
         told = None if self._told is None else self._told.setdefault(batch.rule, set())
+        received = 0
         if not leading:
             # First: a full table would throw out one that the leader keeps, to make room.
             for key in batch.gone:
                 self.counts["gone"] += table.delete(key, now_ns, origin=Origin.PEER)
         for key, server, remaining_ms in batch.entries:
-            if not is_key(rule, key) or len(key) > KEY_MOST or not server:
+            if len(key) not in sizes or not server:
                 self.counts["malformed"] += 1
                 continue
             if leading and table.get(key, now_ns) is not None:
@@ -325,7 +326,8 @@ class Follower:
                 told.add(key)
             lifetime_ns = remaining_ms * MS
             table.put(key, server, now_ns, lifetime_ns=lifetime_ns, origin=Origin.PEER)
-            self.counts["received"] += 1
+            received += 1
+        self.counts["received"] += received
         return True
 
     def _drop_the_rest(self, now_ns: int) -> None:

@@ -95,10 +95,13 @@ class Entries(Struct, frozen=True, kw_only=True):
 
 
 def quantile_ns(counts: list[int], share: float) -> int:
-    """The bound below which this share of what was counted lies; 0 where nothing was."""
-    total, sofar = sum(counts), 0
+    """Below which length this share of what was counted lies, evenly spread within a bucket as
+    Prometheus takes it to be; 0 where nothing was counted."""
+    wanted, sofar = share * sum(counts), 0
     for bucket, count in enumerate(counts):
+        if count and sofar + count >= wanted:
+            upper = 1000 << bucket
+            lower = upper // 2 if bucket else 0
+            return lower + round((upper - lower) * (wanted - sofar) / count)
         sofar += count
-        if total and sofar >= share * total:
-            return 1000 << bucket
     return 0

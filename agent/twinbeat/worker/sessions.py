@@ -22,19 +22,13 @@ from typing import Any, Final
 from twinbeat.api.worker import Standing
 from twinbeat.health import answer
 from twinbeat.observe.histogram import Histogram
+from twinbeat.sessions import replication
 from twinbeat.sessions import rules as rows
-from twinbeat.sessions.entries import Reason, Store
+from twinbeat.sessions.entries import Store
 from twinbeat.sessions.kernel import KernelError
 from twinbeat.sessions.plane import MissingError, Plane, PlaneError, now_ns
-from twinbeat.sessions.replication import (
-    BATCH_MOST,
-    MS,
-    OPAQUE_MOST,
-    Batch,
-    Follower,
-    Leader,
-    Part,
-)
+from twinbeat.sessions.replication import BATCH_MOST, MS, OPAQUE_MOST, Batch, Part
+from twinbeat.sessions.room import Room
 from twinbeat.sessions.rules import Persistence, Pool
 from twinbeat.sessions.ruleset import chosen
 from twinbeat.sessions.servers import Server, Servers
@@ -56,8 +50,6 @@ ASK_S: Final = 2.0
 RETRY_S: Final = 5.0
 """Between two attempts to make the kernel's table as it should be."""
 LOOK_S: Final = 5.0
-WARN_S: Final = 60.0
-"""A full table is warned of no more often than this."""
 REBIND_MOST: Final = 2000
 """Entries that are bound anew before other work gets its turn."""
 
@@ -72,8 +64,8 @@ class Sessions:
         self.store = Store()
         self.window = Histogram()
         """From an entry's making until it was in the other node's kernel."""
-        self.leader = Leader(self.store, self.window.add, now_ns)
-        self.follower = Follower(self.store)
+        self.leader = replication.Leader(self.store, self.window.add, now_ns)
+        self.follower = replication.Follower(self.store)
         self.counts: Counter[str] = Counter()
         """rebound, failed, remade: the table was gone; full: connections that found no room"""
         self.servers = Servers(_ask, self._server_changed)
@@ -103,8 +95,7 @@ class Sessions:
         self._read_ns = now_ns()
         self._watched: int | None = None
         """Descriptor that the loop looks at while news are waited for."""
-        self._warned_s = 0.0
-        self._full: dict[str, int] = {}
+        self._room = Room()
         self._without: dict[str, int] = {}
         """Connections that found no room, by rule."""
         self.store.listen(lambda _: self._news.set())
@@ -326,12 +317,8 @@ class Sessions:
                 self._look_for_room()
 
     def _look_for_room(self) -> None:
-        """A table that is full says so, once a minute."""
         if self.plane is None:
             return
-        full = Counter(
-            {name: table.counts[Reason.EVICTED] for name, table in self.store.tables.items()}
-        )
         try:
             self._without = self.plane.full()
         except KernelError:
@@ -343,21 +330,8 @@ class Sessions:
                 log.warning("%s; it is made again", error)
                 self._dirty.set()
             return
-        full.update(self._without)
         self.counts["full"] = sum(self._without.values())
-        grown = [name for name, count in full.items() if count > self._full.get(name, 0)]
-        if grown and time.monotonic() - self._warned_s >= WARN_S:
-            self._warned_s = time.monotonic()
-            for name in grown:
-                more = full[name] - self._full.get(name, 0)
-                limit = self.rules[name].limit if name in self.rules else 0
-                log.warning(
-                    "persistence %s is full with %d entries: the oldest make room, %d so far",
-                    name,
-                    limit,
-                    more,
-                )
-            self._full = dict(full)
+        self._room.look(self.store, self._without, time.monotonic())
 
     async def _comparing(self) -> None:
         """The kernel's maps with what is known: at the start, as told to, and by the clock."""

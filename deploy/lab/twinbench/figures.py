@@ -569,6 +569,14 @@ SPECS = _specs(
         what="the same beside it without them",
         unit="ms",
     ),
+    Spec(
+        # The bar is made of the runs without them.
+        name="sessions_outage_added",
+        what="so much longer with them; the bar is the noise, by which those without differ",
+        unit="ms",
+        bar=0,
+        runs_needed=5,
+    ),
     # ----------------------------------------------------------------------- web logs --------
     Spec(
         name="weblog_lost",

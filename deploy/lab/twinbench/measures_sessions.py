@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from twinlab import agents, clients, netns, plan, processes, storm
 from twinlab.shell import LabError, run, wait_for
 
+from twinbeat.sessions.shown import quantile_ns
 from twinbench import figures, ground, measures_death
 from twinbench.budget import Budget
 from twinbench.effort import Effort
@@ -36,9 +38,13 @@ def sessions(effort: Effort, budget: Budget) -> list[Figure]:
     moved, unanswered = _deaths(effort, budget)
     filled = _fill(effort, budget)
     primary = agents.wait_fit()
-    quiet, _ = _outages(effort, budget, wanted, "without new clients", per_s=0)
-    busy, rate = _outages(effort, budget, wanted, "with new clients", per_s=effort.sessions_rate)
+    quiet, busy = _outages(effort, budget, wanted)
     window = _stream(effort, primary)
+    added = figures.measured(
+        "sessions_outage_added",
+        [under - without for without, under in zip(quiet, busy, strict=True)],
+        details={"new_per_s": effort.sessions_rate},
+    )
     return [
         figures.measured(
             "sessions_moved", moved, note=f"of {effort.sessions_clients:,} clients each time"
@@ -49,8 +55,10 @@ def sessions(effort: Effort, budget: Budget) -> list[Figure]:
         figures.measured("sessions_window", [window["median_ms"]], details=window),
         figures.measured("sessions_window_late", [window["late_ms"]], details=window),
         figures.measured("sessions_stream_missing", [window["missing"]], details=window),
-        figures.measured("sessions_outage", busy, details={"new_per_s": rate}),
+        figures.measured("sessions_outage", busy),
         figures.measured("sessions_outage_quiet", quiet),
+        # Noise is what the deaths without new clients differ by.
+        replace(added, bar=max(quiet, default=0.0) - min(quiet, default=0.0)),
     ]
 
 
@@ -119,23 +127,30 @@ def _knows(node: str, count: int) -> bool:
 
 
 def _outages(
-    effort: Effort, budget: Budget, wanted: plan.Options, how: str, *, per_s: int
-) -> tuple[list[float], int]:
-    """Silent deaths, in ms of outage, and how many new clients there were a second meanwhile."""
-    found: list[float] = []
-    for number in budget.runs(effort.sessions_outages, f"deaths {how}", share=0.3):
-        with budget.attempt(f"death {number + 1} {how}"):
-            primary = agents.wait_fit()
-            wait_for(_in_step, "the pair to be in step", timeout_s=FILL_S)
-            stream = _streaming(per_s, 4 * per_s, f"10.{103 + number % 9}.0.1") if per_s else None
-            try:
-                found.append(measures_death.one_death(primary, wanted).outage_ns / MS)
-            finally:
-                if stream is not None:
-                    stream.communicate(timeout=30)
-            ground.say(f"  {found[-1]:.1f} ms {how}")
+    effort: Effort, budget: Budget, wanted: plan.Options
+) -> tuple[list[float], list[float]]:
+    """Silent deaths without new clients and with them, in turns, in ms of outage."""
+    quiet: list[float] = []
+    busy: list[float] = []
+    for number in budget.runs(effort.sessions_outages, "deaths with new clients", share=0.6):
+        with budget.attempt(f"deaths {number + 1} without and with new clients"):
+            without = _outage_ms(wanted)
+            ground.mend()
+            per_s = effort.sessions_rate
+            with _streaming(per_s, 4 * per_s, f"10.{103 + number % 9}.0.1") as stream:
+                under = _outage_ms(wanted)
+                stream.communicate(timeout=30)
+            quiet.append(without)
+            busy.append(under)
+            ground.say(f"  {without:.1f} ms without, {under:.1f} ms with new clients")
         ground.mend()
-    return found, per_s
+    return quiet, busy
+
+
+def _outage_ms(wanted: plan.Options) -> float:
+    primary = agents.wait_fit()
+    wait_for(_in_step, "the pair to be in step", timeout_s=FILL_S)
+    return measures_death.one_death(primary, wanted).outage_ns / MS
 
 
 def _streaming(per_s: int, count: int, first: str) -> subprocess.Popen[str]:
@@ -165,8 +180,8 @@ def _stream(effort: Effort, primary: str) -> dict[str, Any]:
     return {
         "sent_per_s": sent["sent"] / sent["took_s"],
         "entries": sum(counts),
-        "median_ms": _bound_ms(counts, 0.5),
-        "late_ms": _bound_ms(counts, 0.999),
+        "median_ms": quantile_ns(counts, 0.5) / MS,
+        "late_ms": quantile_ns(counts, 0.999) / MS,
         "missing": float(len(there[primary] - there[other])),
         "bound": len(there[primary]),
         "resyncs": {
@@ -176,13 +191,3 @@ def _stream(effort: Effort, primary: str) -> dict[str, Any]:
         },
         "overflows": after["counts"].get("overflow", 0),
     }
-
-
-def _bound_ms(counts: list[int], share: float) -> float:
-    """The bound of the bucket below which this share lies: buckets are powers of two of a µs."""
-    total, sofar = sum(counts), 0
-    for bucket, number in enumerate(counts):
-        sofar += number
-        if total and sofar >= share * total:
-            return float(1 << bucket) / 1000
-    raise LabError("no entry was told of")

@@ -162,6 +162,7 @@ GROUPS = (
             *("sessions_moved", "sessions_unanswered", "sessions_fill"),
             *("sessions_fill_suspicions", "sessions_window", "sessions_window_late"),
             *("sessions_stream_missing", "sessions_outage", "sessions_outage_quiet"),
+            "sessions_outage_added",
         ),
         by_name=True,
     ),
