@@ -43,15 +43,16 @@ def test_in_ci_a_test_that_lacks_root_fails(
     monkeypatch.setenv("CI", "true")
     result = suite.runpytest_inprocess()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*a privileged test may not be skipped in CI*needs root*"])
+    result.stdout.fnmatch_lines(["*no test may be skipped in CI*needs root*"])
 
 
-def test_in_ci_any_skip_of_a_privileged_test_fails(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("directory", ["bpf", "unit"])
+def test_in_ci_any_skip_fails(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, directory: str
 ) -> None:
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    (suite.path / "bpf" / "test_bpf.py").write_text(
+    (suite.path / directory / f"test_{directory}.py").write_text(
         "import pytest\ndef test_runs(): pytest.skip('no such kernel')\n"
     )
     suite.runpytest_inprocess().assert_outcomes(passed=1, failed=1)
