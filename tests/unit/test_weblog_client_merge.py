@@ -98,6 +98,17 @@ def test_an_epoch_waits_for_the_end_of_the_one_before() -> None:
     assert [each.epoch for each in pair.wanted("a", 0.0)] == [2]
 
 
+def test_what_a_node_s_own_disk_has_forgotten_is_asked_of_the_other() -> None:
+    """Else nothing of that node would ever come again: its next epoch waits for the end of this."""
+    pair = Pair("1", {("1", "a", 1): 5}, 0.0)
+    pair.arrive("a", "b", [stream("a", 1, 5), stream("a", 2, 3)], 0.0)
+    pair.arrive("b", "a", [stream("a", 1, 8), stream("a", 2, 3)], 0.0)
+    assert pair.wanted("a", 1.0) == []
+    assert pair.wanted("b", 1.0) == [Cursor(node="a", epoch=1, next=5)]
+    assert take(pair, "b", some(5, 3)) == b"5\n6\n7\n"
+    assert pair.wanted("a", 2.0) == [Cursor(node="a", epoch=2, next=0)]
+
+
 def test_while_its_node_is_away_nobody_knows_an_epoch_s_end() -> None:
     pair = pair_of(stream("a", 1, 4), stream("a", 2, 2))
     pair.leave("a", 100.0)

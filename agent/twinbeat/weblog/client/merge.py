@@ -2,7 +2,7 @@
 """Which records are asked of whom, and which of those that come are new. Pure: no clock, no socket.
 
 Each node gives its own streams and, from its replica, its peer's. A stream is asked of the node
-that collected it, while that one is there and has it; else of the other one. What comes is taken
+that collected it, while that one is there and has more; else of the other one. What comes is taken
 only where it goes on from the cursor: what is below it came before and is dropped, what is beyond
 it would leave a hole and is refused. So a record is taken once, whoever gives it how often.
 
@@ -178,9 +178,12 @@ class Pair:
         return sorted(found, key=lambda name: (name != key[0], name))
 
     def _giver(self, key: tuple[str, int]) -> str:
-        """Empty: nobody can go on from the cursor."""
-        gaps = self._gaps.get(key, {})
-        return next((name for name in self._givers(key) if name not in gaps), "")
+        """Empty: nobody can go on from the cursor. A node whose disk has forgotten the end of what
+        it collected has less than the other one's replica, and will never have more."""
+        gaps, place = self._gaps.get(key, {}), self._taken.get(key, 0)
+        givers = [name for name in self._givers(key) if name not in gaps]
+        more = [name for name in givers if self._members[name].streams[key].durable > place]
+        return next(iter(more or givers), "")
 
     # -- what comes --------------------------------------------------------------------------------
 
