@@ -4,6 +4,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from twinbeat.sessions.entries import (
     Change,
@@ -15,7 +16,8 @@ from twinbeat.sessions.entries import (
     Store,
     Table,
 )
-from twinbeat.sessions.rules import KEY_MOST, Persistence
+from twinbeat.sessions.keys import key_of
+from twinbeat.sessions.rules import KEY_MOST, Kind, Persistence
 
 S = 1_000_000_000
 NOW = 1_000_000 * S
@@ -120,12 +122,12 @@ def test_another_limit_or_timeout_keeps_entries_and_another_kind_doesnt() -> Non
     less = Persistence(
         name="web", vips=("192.0.2.10",), port=80, pool="web", timeout_s=30, limit=20
     )
-    made.configure([less])
+    assert made.configure([less]) == set()
     assert len(made.table("web")) == 16
     prefix = Persistence(
         name="web", kind="source-prefix", vips=("192.0.2.10",), port=80, pool="web"
     )
-    made.configure([prefix])
+    assert made.configure([prefix]) == {"web"}
     assert len(made.table("web")) == 0
     assert heard.reasons == [Reason.DROPPED] * 16
     with pytest.raises(Refused, match="known: web"):
@@ -207,3 +209,18 @@ def test_whatever_happens_listeners_can_follow(steps: list[tuple[str, bytes, int
             assert held is None or held.expires_ns == model[each] > now
             if held is None and model[each] > now:
                 assert table.counts[Reason.EVICTED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "client", "key"),
+    [
+        ("source", "192.0.2.7", b"\xc0\x00\x02\x07"),
+        ("source-prefix", "192.0.2.7", b"\xc0\x00\x02\x00"),
+        ("source-destination", "192.0.2.7", b"\xc0\x00\x02\x07"),
+        ("source", "2001:db8::7", None),
+        ("source", "cookie", None),
+        ("opaque", "cookie", b"cookie"),
+    ],
+)
+def test_the_key_of_a_client(kind: Kind, client: str, key: bytes | None) -> None:
+    assert key_of(replace(WEB if kind != "opaque" else OPAQUE, kind=kind), client) == key

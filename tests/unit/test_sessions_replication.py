@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from twinbeat.sessions.entries import Origin, Reason, Store
 from twinbeat.sessions.replication import (
     BATCH_MOST,
+    GIVE_UP_NS,
     OUTSTANDING_MOST,
     RETRY_NS,
     SNAPSHOT_TICK,
@@ -293,3 +294,18 @@ def test_a_full_table_has_the_same_entries_on_both_nodes() -> None:
         pair.run()
         assert set(pair.other.table("web").keys()) == set(pair.mine.table("web").keys())
     assert pair.other.table("web").counts[Reason.EVICTED] == 0
+
+
+def test_an_answer_that_never_comes_holds_up_nothing_for_ever() -> None:
+    pair = connected()
+    pair.stopped = True
+    pair.bind(1)
+    pair.run()
+    pair.line.clear()  # Neither it nor an answer to it arrives.
+    pair.leader.asked()
+    pair.stopped = False
+    pair.run(RETRY_NS // TICK_NS + 2)
+    assert pair.leader.state is State.BEHIND
+    pair.run(GIVE_UP_NS // TICK_NS)
+    assert pair.leader.state is State.IN_STEP
+    assert pair.alike

@@ -91,7 +91,8 @@ class Sessions:
         return [bool(each) for each in self._of_each("touch", keys, **_lifetime(lifetime_s))]
 
     def delete(self, keys: Iterable[Key]) -> list[bool]:
-        """Remove entries; which of them there were."""
+        """Remove entries; which of them there were. One that was asked for twice, as the worker had
+        hung up in between, may be gone by the first time."""
         parts = _parts([_text(key) for key in keys])
         return [each for part in parts for each in self._ask("delete", keys=part)["deleted"]]
 

@@ -296,9 +296,11 @@ class Store:
         """By the name of the rule."""
         return self._tables
 
-    def configure(self, rules: Iterable[Persistence]) -> None:
-        """These rules are in force now. Entries stay where they mean the same as before."""
+    def configure(self, rules: Iterable[Persistence]) -> set[str]:
+        """These rules are in force now. Entries stay where they mean the same as before; which
+        rules begin without any."""
         wanted = {rule.name: rule for rule in rules}
+        begun = set()
         for name in [name for name in self._tables if name not in wanted]:
             self._tables.pop(name).drop()
         for name, rule in wanted.items():
@@ -309,6 +311,8 @@ class Store:
             if table is not None:
                 table.drop()
             self._tables[name] = Table(rule, self._tell)
+            begun.add(name)
+        return begun
 
     def table(self, rule: str) -> Table:
         """The entries of a rule. Raises Refused, `unknown_rule`."""

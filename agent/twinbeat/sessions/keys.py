@@ -95,14 +95,15 @@ def shown(rule: Persistence, key: bytes) -> str:
         return key.hex()
 
 
-def concerns(rule: Persistence, key: bytes, client: str) -> bool:
-    """Whether a key is that of a client: its address, or, of a proxy's rule, the whole key."""
+def key_of(rule: Persistence, client: str) -> bytes | None:
+    """The key of a client, which is an address or, of a proxy's rule, the key itself; of kind
+    source-destination what its keys begin with. None: it can have none."""
     if not rule.in_kernel:
-        return key == client.encode()
+        return client.encode()
     found = address(client)
     if found is None or found.version != rule.version:
-        return False
-    return key.startswith(maker(rule)(found.packed, b"")[: len(found.packed)])
+        return None
+    return maker(rule)(found.packed, b"")
 
 
 def key_sizes(rule: Persistence) -> range:

@@ -42,6 +42,9 @@ STEP_NS: Final = 1_000 * MS
 """A prolongation is told of when the end moves into another step."""
 RETRY_NS: Final = 1_000 * MS
 """Between a snapshot that came to nothing and the next attempt."""
+GIVE_UP_NS: Final = 10_000 * MS
+"""So long answers are waited for by who sends nothing meanwhile: one that found no room on its way
+never comes, and nothing would follow that could make up for it."""
 
 Told = tuple[bytes, str, int]
 """Key, server, and what remains in milliseconds."""
@@ -155,8 +158,10 @@ class Leader:
         if self._carry is None:
             return
         if self.state is State.BEHIND:
-            if self._answers or now_ns < self._not_before_ns:
+            patience_ns = GIVE_UP_NS if self._answers else 0
+            if now_ns < self._not_before_ns + patience_ns:
                 return
+            self._answers.clear()
             self._begin(now_ns)
         if self._waiting:
             self._send_waiting(now_ns)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from twinbeat.sessions.entries import Table
-from twinbeat.sessions.keys import concerns, shown
+from twinbeat.sessions.entries import Entry, Table
+from twinbeat.sessions.keys import key_of, shown
 from twinbeat.sessions.plane import now_ns
 from twinbeat.sessions.shown import (
     RULES_MOST,
@@ -90,9 +90,7 @@ def entries(of: Sessions, rule: str, client: str, most: int) -> Entries:
     moment = now_ns()
     found: list[EntryView] = []
     for table in [of.store.table(rule)] if rule else list(of.store.tables.values()):
-        for key, entry in table.items(moment):
-            if client and not concerns(table.rule, key, client):
-                continue
+        for key, entry in _of(table, client, moment):
             if len(found) >= most:
                 return Entries(entries=tuple(found), more=True)
             found.append(
@@ -104,3 +102,14 @@ def entries(of: Sessions, rule: str, client: str, most: int) -> Entries:
                 )
             )
     return Entries(entries=tuple(found))
+
+
+def _of(table: Table, client: str, moment: int) -> Iterator[tuple[bytes, Entry]]:
+    """All entries of a table, or those of a client."""
+    key = key_of(table.rule, client)
+    if not client:
+        yield from table.items(moment)
+    elif key is not None and table.rule.kind == "source-destination":
+        yield from (each for each in table.items(moment) if each[0].startswith(key))
+    elif key is not None and (entry := table.get(key, moment)) is not None:
+        yield key, entry

@@ -222,16 +222,18 @@ class Sessions:
             await self._dirty.wait()
             self._dirty.clear()
             assert self._tables is not None
-            before = self.rules
             self.pools, self.rules = rows.read(self._tables)
-            self.store.configure(self.rules.values())
+            begun = self.store.configure(self.rules.values())
             self.servers.configure(self.pools.values())
             await self._make()
             self._attend()
             self._rebind.set()
-            if self.rules.keys() - before.keys():
+            if begun:
                 self._reload.set()
-                if self._session is not None and not self.primary:
+                # What one node sent before both meant the same by their keys is worth nothing.
+                if self.leading:
+                    self.leader.asked()
+                elif self._session is not None and not self.primary:
                     self._session.offer(SessionAsk())
 
     async def _make(self) -> None:
