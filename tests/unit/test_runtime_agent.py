@@ -36,7 +36,13 @@ name = "b"
 directory = "{root}/keys"
 [timers]
 profile = "balanced"
-boot_wait_ms = 300
+boot_wait_ms = 1300
+hello_us = 10000
+dead_us = 200000
+verify_us = 60000
+stall_us = 300000
+lease_us = 1000000
+attest_ms = 4000
 accept_host = true
 [policy]
 claim_alone = true
