@@ -77,7 +77,7 @@ def answers(address: str) -> bool:
     return wait_for(
         lambda: "1 received" in inside(plan.CLIENT_NS, "sh", "-c", " ".join(command) + ";:"),
         f"{address} answers",
-        timeout_s=5,
+        timeout_s=20,
     )
 
 
@@ -127,9 +127,9 @@ def test_the_pair_is_no_rival_of_itself(primary: str) -> None:
     done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
     assert done.returncode == 0, done.stderr
     other = plan.peer(primary)
-    wait_for(lambda: watching.serves(other), f"{other} serves", timeout_s=10)
+    wait_for(lambda: watching.serves(other), f"{other} serves", timeout_s=30)
     first = announced(other)
-    wait_for(lambda: announced(other) > first, "announcements go on", timeout_s=10)
+    wait_for(lambda: announced(other) > first, "announcements go on", timeout_s=30)
     for node in plan.NODES:
         said = agents.show(node)
         assert said is not None
@@ -143,12 +143,12 @@ def test_a_host_with_our_address_is_found_and_named(primary: str) -> None:
     address = ["ip", "address", "add", f"{plan.LAN_VIP}/32", "dev", "eth0"]
     inside(plan.CLIENT_NS, *address)
     try:
-        found = wait_for(lambda: rivals(primary, "address"), "the rival is named", timeout_s=10)
+        found = wait_for(lambda: rivals(primary, "address"), "the rival is named", timeout_s=30)
         # It announces itself as well: then the secondary, which asks nobody, hears of it too.
         with netns.packet_socket(plan.CLIENT_NS, "eth0") as own:
             own.send(gratuitous(mac, plan.LAN_VIP))
         other = plan.peer(primary)
-        wait_for(lambda: rivals(other, "address"), "the secondary hears of it", timeout_s=5)
+        wait_for(lambda: rivals(other, "address"), "the secondary hears of it", timeout_s=20)
     finally:
         inside(plan.CLIENT_NS, *("del" if word == "add" else word for word in address))
     assert [(one["interface"], one["what"], one["who"]) for one in found] == [
@@ -238,7 +238,7 @@ def test_a_router_with_our_number_is_named(primary: str) -> None:
 def spoken() -> set[int]:
     """The numbers under which VRRP was heard on the client's cable in a moment."""
     with capture.Capture(links=("lan0",), ports=("client",)) as recorder:
-        wait_for(lambda: recorder.paths[0].stat().st_size > 4096, "some frames", timeout_s=10)
+        wait_for(lambda: recorder.paths[0].stat().st_size > 4096, "some frames", timeout_s=30)
     frames = recorder.finish().frames
     return {frame.data[35] for frame in frames if frame.data[23] == VRRP}
 

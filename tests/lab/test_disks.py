@@ -144,7 +144,7 @@ def write_protect(disk: Disk) -> Callable[[], None]:
         disk.inside("mount", "-o", f"remount,{how}", STATE)
 
     processes.end(worker)
-    wait_for(lambda: protected(disk), "the disk to be protected", timeout_s=10)
+    wait_for(lambda: protected(disk), "the disk to be protected", timeout_s=30)
     agents.start_worker(disk.node)
     return lambda: remount("rw")
 
@@ -178,9 +178,9 @@ def test_a_disk_that_refuses_costs_a_command_and_no_role(
         told = refused.stdout + refused.stderr
         if how is fill:
             assert "full" in told or "No space" in told, told
-            wait_for(lambda: errors(node) > counted, "it to be counted", timeout_s=10)
+            wait_for(lambda: errors(node) > counted, "it to be counted", timeout_s=30)
         else:
-            wait_for(lambda: errors(node) > 0, "it to be counted", timeout_s=10)
+            wait_for(lambda: errors(node) > 0, "it to be counted", timeout_s=30)
             shown = said(node)["sync"]
             assert shown["state"] == "failed", shown
             assert re.search("read.only|written", shown["sentence"]), shown

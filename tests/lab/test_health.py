@@ -178,7 +178,7 @@ def test_what_is_watched_without_being_listed(healthy: str) -> None:
 def test_one_member_of_a_set_moves_nobody(healthy: str) -> None:
     before = {node: watching.transitions(node) for node in plan.NODES}
     ip(healthy, "link set far-red0 down")
-    wait_for(lambda: state(healthy, "red0") == "failed", "its carrier is missed", timeout_s=5)
+    wait_for(lambda: state(healthy, "red0") == "failed", "its carrier is missed", timeout_s=20)
     assert monitors(healthy)["red0"]["reason"] == "it has no carrier"
     said = agents.show(healthy)
     assert said is not None
@@ -221,14 +221,14 @@ def test_a_route_missing_on_both_moves_nobody(healthy: str) -> None:
     """Ties keep the primary: the peer is no better."""
     other = plan.peer(healthy)
     ip(other, f"route del {PREFIX}")
-    wait_for(lambda: state(other, "upstream") == "failed", "the peer misses it", timeout_s=5)
+    wait_for(lambda: state(other, "upstream") == "failed", "the peer misses it", timeout_s=20)
     before = {node: watching.transitions(node) for node in plan.NODES}
     ip(healthy, f"route del {PREFIX}")
-    wait_for(lambda: state(healthy, "upstream") == "failed", "the primary misses it", timeout_s=5)
+    wait_for(lambda: state(healthy, "upstream") == "failed", "the primary misses it", timeout_s=20)
     wait_for(
         lambda: (agents.show(other) or {})["peer"]["health"] == 0,
         "the peer knows of it",
-        timeout_s=5,
+        timeout_s=20,
     )
     assert {node: watching.transitions(node) for node in plan.NODES} == before
     assert watching.serves(healthy)
@@ -290,14 +290,14 @@ def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> Non
     """Until all is well on both nodes; the failure after that begins a new count."""
     other, begin = plan.peer(limited), agents.boot_ns()
     falls_ill(limited)
-    wait_for(partial(watching.serves, other), f"{limited} passes it on", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{limited} passes it on", timeout_s=20)
     for node in plan.NODES:
         flips_are_counted(node, 1, "recovery", "the first counts for another 9m 5")
         ends_s = value_of(node, "twinbeat_flip_window_ends_timestamp_seconds")
         assert 580 < ends_s - time.time() <= 600
     falls_ill(other)
     recovers(limited)
-    wait_for(partial(watching.serves, limited), f"{other} passes it back", timeout_s=5)
+    wait_for(partial(watching.serves, limited), f"{other} passes it back", timeout_s=20)
     falls_ill(limited)
     before = {node: watching.transitions(node) for node in plan.NODES}
     recovers(other)
@@ -320,7 +320,7 @@ def test_a_primary_that_flipped_often_enough_keeps_the_role(limited: str) -> Non
     flips_are_counted(limited, 2, "next-failure", "the next failure begins a new count")
     assert value_of(limited, "twinbeat_flips_end_with_next_failure") == 1
     falls_ill(limited)
-    wait_for(partial(watching.serves, other), f"{limited} passes it on again", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{limited} passes it on again", timeout_s=20)
 
 
 @pytest.fixture
@@ -342,7 +342,7 @@ def test_of_two_that_fail_the_last_primary_serves_on(healthy: str) -> None:
     falls_ill(healthy)
     assert watching.serves(healthy)
     recovers(other)
-    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=20)
     falls_ill(other)
     assert watching.serves(other)
     assert agents.roles() == {healthy: "secondary", other: "primary"}
@@ -353,15 +353,15 @@ def test_without_fail_safe_nobody_serves_where_both_fail(unsafe: str) -> None:
     falls_ill(other)
     assert watching.serves(unsafe)
     falls_ill(unsafe)
-    wait_for(lambda: not watching.serves(unsafe), "it gives up", timeout_s=5)
+    wait_for(lambda: not watching.serves(unsafe), "it gives up", timeout_s=20)
     wait_for(
         lambda: agents.roles() == {unsafe: "secondary", other: "secondary"},
         "nobody serves",
-        timeout_s=5,
+        timeout_s=20,
     )
     assert agents.history(unsafe)[-1]["reason"] == "unhealthy"
     recovers(other)
-    wait_for(partial(watching.serves, other), f"{other} serves", timeout_s=10)
+    wait_for(partial(watching.serves, other), f"{other} serves", timeout_s=30)
 
 
 @contextlib.contextmanager
@@ -374,7 +374,7 @@ def staying_secondary(node: str) -> Iterator[None]:
         wait_for(
             lambda: (agents.show(plan.peer(node)) or {})["peer"]["admin"] == admin,
             f"the peer hears that {node} is {admin}",
-            timeout_s=5,
+            timeout_s=20,
         )
 
     told("stay-secondary")
@@ -392,16 +392,16 @@ def test_an_unfit_primary_serves_on_where_nobody_else_may(healthy: str) -> None:
         assert watching.serves(healthy)
         log = processes.log_tail(agents.process_name(healthy), 10)
         assert f"{healthy} isn't healthy, but serves on: {other} is no better, or can't" in log
-    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{healthy} passes it on", timeout_s=20)
 
 
 def test_without_fail_safe_an_unfit_primary_doesn_t(unsafe: str) -> None:
     with staying_secondary(plan.peer(unsafe)):
         falls_ill(unsafe)
         wait_for(
-            lambda: set(agents.roles().values()) == {"secondary"}, "nobody serves", timeout_s=5
+            lambda: set(agents.roles().values()) == {"secondary"}, "nobody serves", timeout_s=20
         )
-    wait_for(partial(watching.serves, plan.peer(unsafe)), "its peer does, now", timeout_s=10)
+    wait_for(partial(watching.serves, plan.peer(unsafe)), "its peer does, now", timeout_s=30)
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def test_an_address_that_doesn_t_answer_makes_the_worse_node_by_its_weight(askin
     text = agents.file_of(asking).read_text()
     silent = text.replace('"10.88.0.21"\n', '"10.88.0.77"\nweight = 100\n')
     assert "was reloaded" in agents.reconfigure(asking, silent)
-    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=20)
     said = agents.show(asking)
     assert said is not None
     node = said["node"]
@@ -434,7 +434,7 @@ def test_a_next_hop_that_doesn_t_answer_takes_its_route_along(asking: str, probe
     prefix = f'prefix = "{PREFIX}"\n'
     asked = text.replace(prefix, f'{prefix}probe = "{probe}"\ninterval_ms = 100\n')
     assert "was reloaded" in agents.reconfigure(asking, asked)
-    wait_for(lambda: state(asking, "upstream") == "up", "the next hop answers", timeout_s=5)
+    wait_for(lambda: state(asking, "upstream") == "up", "the next hop answers", timeout_s=20)
     reason = fails_over(
         asking,
         lambda: ip(asking, f"route replace {PREFIX} via 10.88.0.77"),
@@ -451,13 +451,13 @@ def test_a_route_may_be_missing_for_a_while_after_the_role_came(asking: str) -> 
     other = plan.peer(asking)
     assert "was reloaded" in agents.reconfigure(asking, patient)
     falls_ill(asking)
-    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=5)
+    wait_for(partial(watching.serves, other), f"{other} takes over", timeout_s=20)
     ip(asking, f"route del {PREFIX}")
     assert state(asking, "upstream") == "idle"
     recovers(asking)
     came = agents.boot_ns()
     falls_ill(other)
-    wait_for(partial(watching.serves, asking), f"{asking} has the role", timeout_s=5)
+    wait_for(partial(watching.serves, asking), f"{asking} has the role", timeout_s=20)
     assert state(asking, "upstream") == "pending", "found missing, and excused"
     recovers(other)
     wait_for(partial(watching.serves, other), "it is over", timeout_s=20)
@@ -484,12 +484,12 @@ def value_of(node: str, metric: str) -> float:
 
 def falls_ill(node: str) -> None:
     (netns.node_dir(node, "/etc/twinbeat") / "bad").touch()
-    wait_for(partial(counts, node, 0), f"{node} is ill", timeout_s=5)
+    wait_for(partial(counts, node, 0), f"{node} is ill", timeout_s=20)
 
 
 def recovers(node: str) -> None:
     (netns.node_dir(node, "/etc/twinbeat") / "bad").unlink()
-    wait_for(partial(counts, node, 1000), f"{node} is well", timeout_s=10)
+    wait_for(partial(counts, node, 1000), f"{node} is well", timeout_s=30)
 
 
 def counts(node: str, health: int) -> bool:
@@ -519,7 +519,7 @@ def test_a_reload_with_mistakes_changes_nothing(healthy: str) -> None:
             assert complaint in done.stdout + done.stderr
         told = processes.log_file(agents.process_name(healthy))
         agents.reload(healthy)
-        wait_for(lambda: "chick.sh" in told.read_text(), "the mistake is told", timeout_s=5)
+        wait_for(lambda: "chick.sh" in told.read_text(), "the mistake is told", timeout_s=20)
     finally:
         file.write_text(good)
     after = monitors(healthy)

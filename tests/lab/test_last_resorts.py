@@ -74,7 +74,7 @@ def test_the_takeover_waits_until_the_peer_is_fenced(primary: str) -> None:
     outlet(survivor).write_text("on")
     settle(survivor, "timeout_s = 20", 'timeout_s = 20\npolicy = "before"')
     agents.reload(survivor)
-    wait_for(lambda: fence(survivor)["policy"] == "before", "the reload", timeout_s=10)
+    wait_for(lambda: fence(survivor)["policy"] == "before", "the reload", timeout_s=30)
     seen = watching.watch(
         lambda: lab.cut(primary, silent=True),
         lambda: watching.serves(survivor),
@@ -89,7 +89,7 @@ def test_the_takeover_waits_until_the_peer_is_fenced(primary: str) -> None:
     assert seen.overlap(primary, survivor) == []
     settle(survivor, '\npolicy = "before"', "")
     agents.reload(survivor)
-    wait_for(lambda: fence(survivor)["policy"] == "after", "the reload", timeout_s=10)
+    wait_for(lambda: fence(survivor)["policy"] == "after", "the reload", timeout_s=30)
 
 
 def test_while_fencing_fails_nobody_takes_over(primary: str) -> None:
@@ -98,7 +98,7 @@ def test_while_fencing_fails_nobody_takes_over(primary: str) -> None:
     settle(survivor, '"type=file"', '"type=fail"')
     settle(survivor, "timeout_s = 20", "timeout_s = 1")
     agents.reload(survivor)
-    wait_for(lambda: fence(survivor)["policy"] == "before", "the reload", timeout_s=10)
+    wait_for(lambda: fence(survivor)["policy"] == "before", "the reload", timeout_s=30)
     since_ns = agents.boot_ns()
     lab.cut(primary, silent=True)
     wait_for(

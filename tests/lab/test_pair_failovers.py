@@ -38,7 +38,7 @@ def test_a_fit_pair_has_one_owner(primary: str) -> None:
         assert said["gate"]["open"] is gate_open
         assert said["peer"]["watch"] == "alive"
         # The pair is fit when it hears each other anyhow; the other link may follow a little later.
-        wait_for(partial(hears_on_every_link, node), f"{node} hears on every link", timeout_s=5)
+        wait_for(partial(hears_on_every_link, node), f"{node} hears on every link", timeout_s=20)
     # A client is bound to one server.
     assert len({services.http_get(plan.LAN_VIP) for _ in range(20)}) == 1
     assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == primary
@@ -88,7 +88,7 @@ def test_silent_death(primary: str) -> None:
 def test_rejoin_changes_nothing(primary: str) -> None:
     survivor = plan.peer(primary)
     lab.cut(primary, silent=True)
-    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=30)
     before = watching.transitions(survivor)
     seen = watching.watch(
         lambda: lab.heal(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
@@ -165,7 +165,7 @@ def test_switch_over_is_refused_when_nobody_can_take_over(primary: str) -> None:
     wait_for(
         lambda: (said := agents.show(primary)) and said["peer"]["watch"] != "alive",
         "the primary sees its peer hang",
-        timeout_s=10,
+        timeout_s=30,
     )
     done = agents.cli(primary, "force", "failover", "--yes", "--reason", "test")
     assert done.returncode in {1, 4}, done.stdout

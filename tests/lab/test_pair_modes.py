@@ -45,7 +45,7 @@ def answers(address: str) -> bool:
             [*netns.enter(plan.CLIENT_NS), "sh", "-c", " ".join(sent) + ";:"]
         )
 
-    return wait_for(once, f"{address} answers", timeout_s=5)
+    return wait_for(once, f"{address} answers", timeout_s=20)
 
 
 def neighbour(address: str) -> str:

@@ -59,7 +59,7 @@ def test_one_lost_link_moves_nobody(primary: str, link: str) -> None:
             for name in plan.NODES
         ),
         f"both nodes miss {link}",
-        timeout_s=10,
+        timeout_s=30,
     )
     assert {name: watching.transitions(name) for name in plan.NODES} == before
     assert watching.serves(primary)
@@ -74,6 +74,6 @@ def test_a_primary_that_is_not_heard_is_fenced(primary: str) -> None:
         cutter.set_bits(primary, bits, value=True)
 
     seen = watching.watch(deafen, lambda: watching.serves(survivor), f"{survivor} takes over")
-    wait_for(lambda: not watching.serves(primary), "the unheard primary steps down", timeout_s=10)
+    wait_for(lambda: not watching.serves(primary), "the unheard primary steps down", timeout_s=30)
     assert seen.overlap(primary, survivor) == []
     assert watching.serves(survivor)

@@ -89,7 +89,7 @@ def test_what_is_taken_away_by_hand_is_put_back(primary: str, by_hand: list[str]
         up = [line for line in link.splitlines() if f" {LAN_VMAC}@" in line and ",UP" in line]
         return bool(up) and f" {plan.LAN_VIP}/32 " in run([*ip, "-o", "address"])
 
-    seen = watching.watch(lambda: run([*ip, *by_hand]), is_back, "it is back", timeout_s=5)
+    seen = watching.watch(lambda: run([*ip, *by_hand]), is_back, "it is back", timeout_s=20)
     assert seen.outage is not None, "or nothing was taken away"
     assert seen.outage_ms() < 1000
     assert watching.serves(primary)
@@ -102,7 +102,7 @@ def test_wiped_state(primary: str) -> None:
     survivor = plan.peer(primary)
     highest = watching.term(primary)
     agents.kill(primary)
-    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+    wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=30)
     for path in (netns.node_dir(primary, "/var/lib") / "twinbeat").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     run([*netns.enter(plan.namespace(primary)), "rm", "-rf", "/sys/fs/bpf/twinbeat"])
@@ -110,7 +110,7 @@ def test_wiped_state(primary: str) -> None:
     assert agents.wait_fit() == survivor
     done = agents.cli(survivor, "force", "failover", "--yes", "--reason", "test")
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: watching.serves(primary), f"{primary} is primary again", timeout_s=10)
+    wait_for(lambda: watching.serves(primary), f"{primary} is primary again", timeout_s=30)
     assert watching.term(primary) > highest
 
 
@@ -129,7 +129,7 @@ def test_forged_flood_moves_nobody(primary: str) -> None:
     wait_for(
         lambda: watching.reasons(target)["auth"] - refused >= sent,
         f"all {sent} forged frames are counted",
-        timeout_s=5,
+        timeout_s=20,
     )
     assert watching.reasons(target)["auth"] - refused == sent
     assert {name: watching.transitions(name) for name in plan.NODES} == before
@@ -143,7 +143,7 @@ def test_replayed_flood_moves_nobody(primary: str) -> None:
         wait_for(
             lambda: watching.received(target, "lan0") - heard > 30,
             "heartbeats to record",
-            timeout_s=10,
+            timeout_s=30,
         )
     frames = flood.recorded(recorder.finish(), target, "lan0")
     assert len(frames) >= 30
@@ -158,7 +158,7 @@ def test_replayed_flood_moves_nobody(primary: str) -> None:
     wait_for(
         lambda: watching.reasons(target)["replay"] - refused >= sent,
         f"all {sent} replayed frames are counted",
-        timeout_s=5,
+        timeout_s=20,
     )
     assert {name: watching.transitions(name) for name in plan.NODES} == before
 
@@ -174,7 +174,7 @@ def test_real_death_during_a_flood(primary: str) -> None:
             timeout_s=60,
         )
         lab.cut(primary, silent=True)
-        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=4)
+        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=20)
 
 
 def test_fenced_between_decision_and_announcement(primary: str) -> None:
@@ -252,7 +252,7 @@ class Transit:
         wait_for(
             lambda: max(self.answered(), default=0) >= enough,
             f"answers of {self._server} to the client",
-            timeout_s=10,
+            timeout_s=30,
         )
 
     def lost(self) -> set[int]:
@@ -286,7 +286,7 @@ def test_traffic_that_is_not_for_a_vip_stays_as_it_was(primary: str) -> None:
 
         both_go_on()
         agents.kill(primary)
-        wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=10)
+        wait_for(lambda: watching.serves(other), f"{other} takes over", timeout_s=30)
         both_go_on()
         agents.start(primary)
         assert agents.wait_fit() == other

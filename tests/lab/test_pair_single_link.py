@@ -31,7 +31,7 @@ def test_one_way_cable_still_carries_the_fence(primary: str) -> None:
         lambda: watching.serves(survivor),
         f"{survivor} takes over",
     )
-    wait_for(lambda: not watching.serves(primary), "the unheard primary steps down", timeout_s=10)
+    wait_for(lambda: not watching.serves(primary), "the unheard primary steps down", timeout_s=30)
     # The claim is in flight when the survivor opens, by silence: what the old owner sent until it
     # arrived may still come, later than that nothing.
     late = [

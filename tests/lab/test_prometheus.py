@@ -99,7 +99,7 @@ def serving() -> list[str]:
 def test_every_panel_finds_data(watched: None) -> None:
     old = agents.wait_fit()
     tell(old, "force", "failover", "--yes", "--reason", "a change of role to look at")
-    wait_for(lambda: serving() == [plan.peer(old)], "the other one serves", timeout_s=10)
+    wait_for(lambda: serving() == [plan.peer(old)], "the other one serves", timeout_s=30)
     # One change of role is enough, though it begins its series.
     fires("TwinbeatFailedOver")
     missing = [expr for _, expr in expressions() if not any(name in expr for name in RARE)]

@@ -38,19 +38,19 @@ def test_an_entry_outlasts_the_node_that_made_it(primary: str) -> None:
     assert made.returncode == 0, made.stderr
     survivor = plan.peer(primary)
     with sessions(primary) as proxy:
-        wait_for(lambda: took(proxy), f"{primary} takes entries", timeout_s=10)
+        wait_for(lambda: took(proxy), f"{primary} takes entries", timeout_s=30)
         many = {f"cookie-{number}": f"s{number % 2}" for number in range(3000)}
         proxy.put(many)
         assert proxy.get("cookie-1") == "s1"
     with sessions(survivor) as proxy:
-        wait_for(lambda: found(survivor, "cookie-2999"), "the last of them", timeout_s=10)
+        wait_for(lambda: found(survivor, "cookie-2999"), "the last of them", timeout_s=30)
         assert {each.key.decode(): each.server for each in proxy.list()} == many
         with pytest.raises(SessionsError, match="this node isn't"):
             proxy.put({"cookie-1": "s9"})
         lab.cut(primary, silent=True)
-        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=10)
+        wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=30)
         assert proxy.get_many(many) == list(many.values())
-        wait_for(lambda: took(proxy), "the new primary takes entries", timeout_s=10)
+        wait_for(lambda: took(proxy), "the new primary takes entries", timeout_s=30)
     lab.heal(primary)
     agents.wait_fit()
     wait_for(lambda: found(primary, "cookie-1") == "s9", "who came back", timeout_s=20)

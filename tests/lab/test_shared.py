@@ -206,7 +206,7 @@ def test_strangers_at_the_port_of_the_workers_are_counted_and_disturb_nobody(pai
         assert "done on both nodes" in tell(secondary, "rm", "vip", VIP)
     finally:
         assert strangers.wait(timeout=90) == 0
-    wait_for(lambda: refused(primary) >= counted + 20, "them to be counted", timeout_s=10)
+    wait_for(lambda: refused(primary) >= counted + 20, "them to be counted", timeout_s=30)
     wait_for(storm.in_step, "both workers to be in step", timeout_s=20)
     assert (transitions(), suspicions()) == before
 

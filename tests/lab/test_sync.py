@@ -89,7 +89,7 @@ def test_a_command_is_in_force_on_both_when_it_is_answered(synchronized: str) ->
     wait_for(
         lambda: not any(said(node)["configuration"]["mismatch"] for node in plan.NODES),
         "the heartbeats to say the same",
-        timeout_s=10,
+        timeout_s=30,
     )
     assert [said(node)["peer"]["generation"] for node in plan.NODES] == [
         outcome.version.generation
@@ -111,9 +111,9 @@ def test_a_worker_that_dies_changes_no_role_and_catches_up(synchronized: str) ->
     wait_for(
         lambda: said(primary)["configuration"]["mismatch"],
         "the heartbeats to tell the difference",
-        timeout_s=10,
+        timeout_s=30,
     )
-    wait_for(lambda: processes.pid_of(f"worker-{secondary}") is None, "its end", timeout_s=10)
+    wait_for(lambda: processes.pid_of(f"worker-{secondary}") is None, "its end", timeout_s=30)
     agents.start_worker(secondary)
     wait_for(in_step, "the worker to catch up", timeout_s=20)
     assert "10.77.0.113/32" in addresses(secondary)

@@ -97,12 +97,12 @@ class Capture:
         # PACKET_AUXDATA: the kernel takes the tag out of the frame and tells it here.
         self._socket.setsockopt(263, 8, 1)
         self._socket.bind((interface, 0))
-        self._socket.settimeout(5)
+        self._socket.settimeout(30)
         self.seen: list[bytes] = []
 
     def next(self, wanted: Callable[[bytes], bool] = lambda frame: True) -> bytes:
         """The next frame of that kind; a tag is put back where it was."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             frame, messages, _, _ = self._socket.recvmsg(2048, 256)
             for level, kind, data in messages:
@@ -112,7 +112,7 @@ class Capture:
             self.seen.append(frame)
             if wanted(frame):
                 return frame
-        raise AssertionError("no such frame within five seconds")
+        raise AssertionError("no such frame within half a minute")
 
     def drain(self) -> list[bytes]:
         """Everything that is there already."""
@@ -168,7 +168,7 @@ class Told:
 
     def next(self, kind: EventKind) -> Event:
         """The next event of a kind; those before it are gone."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             while self._events:
                 event = self._events.popleft()
@@ -176,13 +176,13 @@ class Told:
                     return event
             select.select([self._engine.fileno()], [], [], 0.1)
             self._events.extend(self._engine.events())
-        raise AssertionError(f"no {kind.name} within five seconds")
+        raise AssertionError(f"no {kind.name} within half a minute")
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "not within five seconds"
+        assert time.monotonic() < deadline, "not within half a minute"
         time.sleep(0.001)
 
 
@@ -396,7 +396,7 @@ def test_announcements_do_not_bypass_the_egress_hook(
 ) -> None:
     # A qdisc that eats everything stands for the egress gate: both see only what doesn't bypass.
     tc = ["tc", "qdisc", "replace", "dev", "ha0", "root", "blackhole"]
-    subprocess.run(tc, check=True, timeout=10)
+    subprocess.run(tc, check=True, timeout=60)
     engine = opened(engines, maps)
     engine.set_announcements(announcements("10.77.0.10"), QUICK)
     serve(engine)
@@ -525,12 +525,15 @@ def test_withdrawn_order_is_confirmed(engines: ExitStack, maps: MemoryMaps) -> N
     slow = replace(SLOW, timers=replace(SLOW.timers, hello_ns=400 * MS, dead_ns=900 * MS))
     engine = opened(engines, maps, settings=slow)
     engine.start()
-    began = time.monotonic()
+    took = []
     for generation in range(1, 20):
         order = Order(generation=generation, expires_ns=FOREVER)
-        assert engine.set_order(order, wait=True, timeout_s=5)
+        began = time.monotonic()
+        assert engine.set_order(order, wait=True, timeout_s=60)
+        took.append(time.monotonic() - began)
         assert engine.snapshot().engine.order_generation == generation
-    assert time.monotonic() - began < 3, "the thread is woken, it isn't waited for"
+    # A machine that stands still may hold up some of them.
+    assert sorted(took)[9] < 0.15, "the thread is woken, it isn't waited for"
 
 
 def test_order_to_an_engine_that_does_not_run_times_out(
@@ -584,7 +587,7 @@ def test_death_is_found_proven_and_carried_out(
     report = engine.start()
     assert report.helpers == os.cpu_count()
     heard = False
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not heard and time.monotonic() < deadline:
         play_peer(maps)
         time.sleep(0.002)
@@ -625,7 +628,7 @@ def test_probes_that_the_host_refuses_prove_nothing(engines: ExitStack, maps: Me
     ip("addr del 169.254.10.1/30 dev ha0")
     engine.start()
     told = Told(engine)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while engine.snapshot().engine.watch is not Watch.ALIVE:
         assert time.monotonic() < deadline
         play_peer(maps)
@@ -647,7 +650,7 @@ def test_a_cable_that_fell_with_its_peer_delays_no_verdict(
 ) -> None:
     engine = opened(engines, maps, settings=replace(SLOW, direct=1))
     engine.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while engine.snapshot().engine.watch is not Watch.ALIVE:
         assert time.monotonic() < deadline
         play_peer(maps)
@@ -694,10 +697,10 @@ def test_full_ring_loses_events_and_says_so(engines: ExitStack, maps: MemoryMaps
     engine = opened(engines, maps)
     engine.start()
     for generation in range(1, 1200):
-        engine.set_order(Order(generation=generation, expires_ns=FOREVER), wait=True, timeout_s=5)
+        engine.set_order(Order(generation=generation, expires_ns=FOREVER), wait=True, timeout_s=60)
     assert engine.counters().events_lost > 0
     assert len(engine.events()) == 1024
-    engine.set_order(Order(generation=5000, expires_ns=FOREVER), wait=True, timeout_s=5)
+    engine.set_order(Order(generation=5000, expires_ns=FOREVER), wait=True, timeout_s=60)
     assert Told(engine).next(EventKind.ORDER).a == 5000
 
 

@@ -388,7 +388,7 @@ def test_a_table_that_somebody_takes_away_is_made_again(tmp_path: Path) -> None:
         subprocess.run(["nft", "flush", "ruleset"], check=True)
 
     async def until_it_stands() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not stands():  # noqa: ASYNC110 - what is waited for is the code under test
                 await asyncio.sleep(0.05)
 

@@ -44,7 +44,7 @@ class Host:
         return True, "fine"
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not holds():  # noqa: ASYNC110 - what is waited for is the code under test
                 await asyncio.sleep(0.01)
 
@@ -53,7 +53,7 @@ def run(work: Callable[[Host], Awaitable[None]]) -> None:
     async def bounded() -> None:
         host = Host()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 await work(host)
         finally:
             host.servers.close()

@@ -52,7 +52,7 @@ def write(node: Keeper, number: int, dice: random.Random) -> None:
 @pytest.mark.slow
 def test_a_node_that_is_killed_at_any_moment_has_whole_files_and_catches_up(tmp_path: Path) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             await killed(tmp_path)
 
     asyncio.run(bounded())
@@ -80,7 +80,7 @@ async def killed(root: Path) -> None:
             a.connection.settings = dataclasses.replace(a.connection.settings, peer_port=port)
             a.connection.hurry()
         said = {path: text for path, text in a.said().items() if not path.endswith(".bak")}
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(90):
             while b.said() != said or not a.same:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         process.kill()

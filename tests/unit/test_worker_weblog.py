@@ -150,7 +150,7 @@ async def dialed(
     if shown:
         context.load_cert_chain(folder.own_file)
     connected = await reached(site.settings.listen, port)
-    reader, writer = await secured(connected, context, dialed=True, within_s=5.0)
+    reader, writer = await secured(connected, context, dialed=True, within_s=60.0)
     try:
         yield Client(folder, port, reader, writer)
     finally:
@@ -497,7 +497,7 @@ async def test_a_node_with_another_certificate_is_not_replicated(tmp_path: Path)
         credentials = Cabinet(own, protocol=PROTOCOL).credentials()
         assert credentials is not None
         connected = await reached(lab.a.settings.listen, lab.port)
-        reader, writer = await secured(connected, credentials.client, dialed=True, within_s=5.0)
+        reader, writer = await secured(connected, credentials.client, dialed=True, within_s=60.0)
         with pytest.raises((WireError, OSError)):
             await read_frame(reader)
         writer.close()

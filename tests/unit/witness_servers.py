@@ -60,11 +60,11 @@ def _wait_healthy(url: str, papers: Papers, process: subprocess.Popen[bytes], lo
 
     context = ssl.create_default_context(cafile=papers.ca)
     context.load_cert_chain(papers.certificate("node"), papers.key("node"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{url}/health", context=context, timeout=1) as answer,
+            urllib.request.urlopen(f"{url}/health", context=context, timeout=5) as answer,
         ):
             if json.load(answer)["health"] == "true":
                 return
@@ -130,7 +130,7 @@ def respond(handler: http.server.BaseHTTPRequestHandler, body: bytes, status: in
 
 
 def client(
-    papers: Papers, *urls: str, node: str = "a", patience_ms: int = 2000, try_ms: int = 1000
+    papers: Papers, *urls: str, node: str = "a", patience_ms: int = 20_000, try_ms: int = 10_000
 ) -> Etcd:
     return Etcd(
         Access(
