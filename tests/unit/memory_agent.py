@@ -426,6 +426,35 @@ def counters(**changes: Any) -> schema.Counters:
     return schema.Counters(**(facts | changes))
 
 
+def full() -> schema.Status:
+    """A status with every optional part."""
+    return status(
+        node=node(
+            components=[schema.Component(name="lan0", healthy=True)],
+            flips=1,
+            flips_since_ns=1,
+            flips_window_left_ns=1,
+        ),
+        pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * 10**9),
+        last_transition=transition(),
+        watchdog=watchdog(),
+        fence=fence(last=fencing()),
+        witness=witness(),
+        isolation=isolation(),
+        connections=connections(),
+    )
+
+
+def full_counters() -> schema.Counters:
+    """Counters with every optional part: with `full`, every metric that there is."""
+    counted = counters()
+    return replace(
+        counted,
+        witness={"granted": 3, "unanswered": 1},
+        histograms=counted.histograms | {"witness_request": histogram({3: 1})},
+    )
+
+
 def histogram(buckets: dict[int, int], sum_ns: int | None = None) -> schema.Histogram:
     counts = [buckets.get(number, 0) for number in range(schema.HISTOGRAM_BUCKETS)]
     return schema.Histogram(counts=counts, sum_ns=sum_ns)

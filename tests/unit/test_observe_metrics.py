@@ -24,11 +24,12 @@ from twinbeat.observe.network import GATE_VERDICTS
 from twinbeat.observe.others import WITNESS_ERRORS
 from twinbeat.observe.sync import FILES_STATES
 from unit.memory_agent import (
-    connections,
     counters,
     failing_files,
     fence,
     fencing,
+    full,
+    full_counters,
     gate_of,
     histogram,
     isolation,
@@ -36,7 +37,6 @@ from unit.memory_agent import (
     peer,
     status,
     syncing,
-    transition,
     watchdog,
     witness,
 )
@@ -57,25 +57,6 @@ def scrape(
             assert (sample.name, labels) not in samples
             samples[sample.name, labels] = sample.value
     return samples
-
-
-def full() -> schema.Status:
-    """A status with every optional part."""
-    return status(
-        node=node(
-            components=[schema.Component(name="lan0", healthy=True)],
-            flips=1,
-            flips_since_ns=1,
-            flips_window_left_ns=1,
-        ),
-        pause=schema.Pause(reason="x", since_ns=0, until_ns=1_000_060 * 10**9),
-        last_transition=transition(),
-        watchdog=watchdog(),
-        fence=fence(last=fencing()),
-        witness=witness(),
-        isolation=isolation(),
-        connections=connections(),
-    )
 
 
 def value(samples: dict[Any, float], name: str, **labels: str) -> float:
@@ -103,13 +84,7 @@ def base(name: str) -> str:
 
 
 def test_every_name_is_declared_and_every_declared_one_is_exposed() -> None:
-    counted = counters()
-    counted = replace(
-        counted,
-        witness={"granted": 3, "unanswered": 1},
-        histograms=counted.histograms | {"witness_request": histogram({3: 1})},
-    )
-    assert {base(name) for name, _ in scrape(counted=counted)} == METRIC_NAMES
+    assert {base(name) for name, _ in scrape(counted=full_counters())} == METRIC_NAMES
 
 
 def test_the_format_is_that_of_the_reference_client() -> None:
