@@ -41,7 +41,7 @@ def test_no_record_is_lost_or_written_twice(ground: weblog.Ground, kind: str) ->
         wait_for(
             lambda: len(ground.third.lines()) > before + weblog.RATE // 4, "records", timeout_s=20
         )
-        ground.fail(kind, for_s=0.3)
+        ground.fail(kind, watch=watch, for_s=0.3)
     found = judged(ground, watch)
     assert found.faults == []
     said = weblog.asked()

@@ -26,7 +26,7 @@ FULL_SECONDS = {
     "sync": 60.0,
     "storm": 400.0,
     "connections": 330.0,
-    "weblog": 420.0,
+    "weblog": 560.0,
     "sessions": 400.0,
     "load_balanced": 700.0,
 }
@@ -50,7 +50,7 @@ QUICK_SECONDS = {
     "sync": 9.0,
     "storm": 6.0,
     "connections": 20.0,
-    "weblog": 40.0,
+    "weblog": 55.0,
     "sessions": 60.0,
     "load_balanced": 16.0,
 }
@@ -102,6 +102,8 @@ class Effort:
     weblog_steady_s: float = 20.0
     weblog_stop_s: float = 60.0
     """So long a log client stands still."""
+    weblog_outages: int = 10
+    """Deaths with and without logging."""
     weblog_lines: int = 1_000_000
     """Fed at once, to see how many a second get through."""
     storm_pause_s: float = 0.6
@@ -154,6 +156,7 @@ class Effort:
             full_syncs=runs,
             storm_deaths=runs,
             weblog_failovers=runs,
+            weblog_outages=runs,
             connections=runs,
             sessions_deaths=runs,
             sessions_fills=runs,
@@ -198,6 +201,7 @@ QUICK = Effort(
     weblog_failovers=5,
     weblog_steady_s=2.0,
     weblog_stop_s=1.0,
+    weblog_outages=1,
     weblog_lines=200_000,
     connections=1,
     sessions_clients=2_000,

@@ -623,6 +623,28 @@ SPECS = _specs(
         seconds_needed=20,
     ),
     Spec(
+        name="weblog_in_time_failovers",
+        what="the same between failovers, while both nodes can reach each other",
+        unit="%",
+        bar=99,
+        at_least=True,
+    ),
+    Spec(
+        name="weblog_rejoined",
+        what="from a node's return until both replicate again, its programs' start included",
+        unit="s",
+    ),
+    Spec(
+        name="weblog_outage",
+        what="outage of a silent death while 2,000 requests a second are logged, balanced",
+        unit="ms",
+    ),
+    Spec(
+        name="weblog_outage_quiet",
+        what="the same beside it, with the requests and no logging",
+        unit="ms",
+    ),
+    Spec(
         name="weblog_caught_up",
         what="a log client that stood still for a minute catches up, under the same load",
         unit="s",

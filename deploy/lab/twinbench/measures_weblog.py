@@ -21,12 +21,15 @@ from typing import Any, Final
 from twinlab import agents, plan, processes, weblog
 from twinlab.shell import LabError, wait_for
 
-from twinbench import cpu, figures, ground
+from twinbench import cpu, figures, ground, measures_death
 from twinbench.budget import Budget
 from twinbench.effort import Effort
 from twinbench.figures import Figure
 
 SETTLED_S: Final = 90.0
+REJOIN_S: Final = 30.0
+BETWEEN_S: Final = 1.0
+"""Of replication as usual, after each failover."""
 LINE: Final = (
     '10.77.0.100 - - [24/Nov/2026:00:00:00 +0000] "GET /f/%012d HTTP/1.1" 200 2 "-" '
     '"Mozilla/5.0 (X11; Linux x86_64) lab"\n'
@@ -39,11 +42,12 @@ DISK: Final = 2 << 30
 
 
 def records(effort: Effort, budget: Budget) -> list[Figure]:
-    """Failovers of all kinds under load, a client that stands still, and then as much as goes."""
+    """Failovers of all kinds under load, a client that stands still, as much as goes, and deaths
+    with and without all that."""
     with _ground() as made:
         in_time = _in_time(effort, budget)
         with weblog.watched() as watch, weblog.asking():
-            kinds = _failovers(made, effort, budget)
+            kinds = _failovers(made, watch, effort, budget)
             stood = _stood(made, effort, budget)
         asked = weblog.asked()
         wait_for(
@@ -52,6 +56,7 @@ def records(effort: Effort, budget: Budget) -> list[Figure]:
         held, logs = weblog.held(), weblog.logs()
         judged = weblog.judge(made.third.lines(), watch.replicated, held, logs)
         fed = _fed(made, effort, budget)
+        outages = _outages(effort, budget)
     details = {
         "failovers": kinds,
         "asked": {key: value for key, value in asked.items() if key != "answered"},
@@ -59,6 +64,7 @@ def records(effort: Effort, budget: Budget) -> list[Figure]:
         "replicated": sum(watch.replicated.values()),
         "faults": judged.faults[:20],
     }
+    together, fast = watch.together
     note = f"{len(kinds)} failovers, {judged.records} records"
     found = {
         "lost": judged.lost,
@@ -74,8 +80,15 @@ def records(effort: Effort, budget: Budget) -> list[Figure]:
             for what, faults in found.items()
         ),
         in_time,
+        figures.measured(
+            "weblog_in_time_failovers",
+            [100 * fast / together] if together else [],
+            note=f"{together} records between {len(kinds)} failovers",
+        ),
+        figures.measured("weblog_rejoined", watch.rejoined_s),
         figures.measured("weblog_caught_up", stood),
         *fed,
+        *outages,
     ]
 
 
@@ -112,15 +125,39 @@ def _replicated() -> tuple[int, int]:
     return sum(one.records for one in told), sum(one.in_time for one in told)
 
 
-def _failovers(made: weblog.Ground, effort: Effort, budget: Budget) -> list[str]:
+def _failovers(
+    made: weblog.Ground, watch: weblog.Watch, effort: Effort, budget: Budget
+) -> list[str]:
     kinds = []
-    for number in budget.runs(effort.weblog_failovers, "failovers under logging", share=0.6):
+    for number in budget.runs(effort.weblog_failovers, "failovers under logging", share=0.5):
         kind = weblog.KINDS[number % len(weblog.KINDS)]
         with budget.attempt(f"failover {number + 1} ({kind})"):
-            made.fail(kind)
+            made.fail(kind, watch=watch)
             kinds.append(kind)
             ground.say(f"  failover {number + 1}: {kind}")
+            wait_for(watch.is_whole, "both nodes to replicate again", timeout_s=REJOIN_S)
+            time.sleep(BETWEEN_S)
     return kinds
+
+
+def _outages(effort: Effort, budget: Budget) -> list[Figure]:
+    """Silent deaths under the same requests, logged and replicated or neither."""
+    found: dict[str, list[float]] = {"weblog_outage": [], "weblog_outage_quiet": []}
+    wanted = ground.options("balanced")
+    with weblog.asking():
+        for name, outages in found.items():
+            if name == "weblog_outage_quiet":
+                processes.end(weblog.CLIENT)
+                weblog.stop_logging()
+            what = "without logging" if name == "weblog_outage_quiet" else "with logging"
+            share = 0.4 if name == "weblog_outage" else 0.9
+            for number in budget.runs(effort.weblog_outages, f"deaths {what}", share=share):
+                with budget.attempt(f"death {number + 1} {what}"):
+                    primary = agents.wait_fit()
+                    death = measures_death.one_death(primary, wanted)
+                    outages.append(death.outage_ns / measures_death.MS)
+                    ground.say(f"  {outages[-1]:.1f} ms {what}")
+    return [figures.measured(name, outages) for name, outages in found.items()]
 
 
 def _stood(made: weblog.Ground, effort: Effort, budget: Budget) -> list[float]:

@@ -151,7 +151,9 @@ GROUPS = (
         measures_weblog.records,
         (
             *("weblog_lost", "weblog_twice", "weblog_disorder", "weblog_missing"),
-            *("weblog_in_time", "weblog_caught_up", "weblog_throughput", "weblog_cost"),
+            *("weblog_in_time", "weblog_in_time_failovers", "weblog_rejoined"),
+            *("weblog_caught_up", "weblog_throughput", "weblog_cost"),
+            *("weblog_outage", "weblog_outage_quiet"),
         ),
         by_name=True,
     ),

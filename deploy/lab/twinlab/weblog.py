@@ -28,7 +28,7 @@ import msgspec
 
 from twinbeat.api.client import ClientError
 from twinbeat.sync.identity import Folder
-from twinbeat.weblog.shown import WeblogView
+from twinbeat.weblog.shown import Replication, WeblogView
 from twinlab import agents, disks, lab, netns, plan, processes, storm
 from twinlab.shell import LabError, run, wait_for
 
@@ -53,8 +53,9 @@ def nginx_name(node: str) -> str:
 
 
 def access_log(node: str) -> Path:
-    """Where the node's nginx logs to, inside the node; on the disk that loses its power."""
-    return Path(disks.STATE) / "nginx" / "access.log"
+    """Where the node's nginx logs to, inside the node; on the disk that loses its power, by way of
+    a link, as nobody may have a source where a node keeps its keys."""
+    return Path(f"/run/nginx-{node}/logs/access.log")
 
 
 def start_nginx(node: str) -> None:
@@ -84,8 +85,12 @@ http {{
     home = netns.node_dir(node, "/run") / f"nginx-{node}"
     home.mkdir(exist_ok=True)
     (home / "nginx.conf").write_text(config)
+    logs = home / "logs"
+    if not logs.is_symlink():
+        # Relative, so that it leads to the same place seen from outside.
+        logs.symlink_to(f"../..{disks.STATE}/nginx")
     inside = netns.enter(plan.namespace(node))
-    run([*inside, "mkdir", "-p", str(access_log(node).parent)])
+    run([*inside, "mkdir", "-p", f"{disks.STATE}/nginx"])
     command = ["nginx", "-p", prefix, "-c", f"{prefix}/nginx.conf"]
     processes.spawn(nginx_name(node), plan.namespace(node), command)
     wait_for(
@@ -93,6 +98,15 @@ http {{
         f"nginx of {node} ({processes.log_tail(nginx_name(node), 3)})",
         timeout_s=10,
     )
+
+
+def stop_logging() -> None:
+    """No source and no client any more, on both nodes."""
+    node = agents.wait_fit()
+    for command in (("remove", "logsource", "web"), ("weblog", "deny", "logs")):
+        done = agents.cli(node, *command, timeout_s=60)
+        if done.returncode:
+            raise LabError(f"{command}: {done.stderr.strip()}")
 
 
 def kill_nginx(node: str) -> None:
@@ -223,20 +237,61 @@ class Watch:
     over: threading.Event = field(default_factory=threading.Event)
     delays: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By worker and start of it: records known to be on both nodes, and those within 100 ms."""
+    together: tuple[int, int] = (0, 0)
+    """The same for all workers, but for what came to be known from a fault on until both nodes
+    replicated again: nobody could have had those in time."""
+    rejoined_s: list[float] = field(default_factory=list)
+    """How long that took after all had been mended: from one end of `apart` to the other."""
     _runs: dict[str, int] = field(default_factory=dict)
     _last: dict[str, int] = field(default_factory=dict)
+    _fault: bool = False
+    _mended_s: float = 0.0
+    _is_apart: bool = True
+    _known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Something happens to a node, and is mended when this ends."""
+        self._fault = self._is_apart = True
+        try:
+            yield
+        finally:
+            self._mended_s = time.monotonic()
+            self._fault = False
 
     def look(self) -> None:
         while not self.over.is_set():
+            fault, views = self._fault, {}
             for node in plan.NODES:
                 if processes.pid_of(f"worker-{node}") is not None:
-                    self._note(node)
+                    said = view(node)
+                    if said is not None:
+                        self._note(node, said)
+                        views[node] = said.replication
+            if not fault and not self._fault and len(views) == len(plan.NODES):
+                self._add(views)
             self.over.wait(LOOK_S)
 
-    def _note(self, node: str) -> None:
-        said = view(node)
-        if said is None:
-            return
+    def _add(self, views: Mapping[str, Replication]) -> None:
+        """Both nodes run and can reach each other."""
+        known = {node: (said.records, said.in_time) for node, said in views.items()}
+        if self._is_apart:
+            most = 2 * RATE * LOOK_S
+            if any(said.state != "pulling" or said.waiting > most for said in views.values()):
+                return
+            self._is_apart = False
+            if self._mended_s:
+                self.rejoined_s.append(time.monotonic() - self._mended_s)
+        else:
+            grown = [
+                tuple(now - then for now, then in zip(known[node], self._known[node], strict=True))
+                for node in known
+            ]
+            records, fast = (sum(each) for each in zip(self.together, *grown, strict=True))
+            self.together = records, fast
+        self._known = known
+
+    def _note(self, node: str, said: WeblogView) -> None:
         for stream in said.streams:
             key = (stream.node, stream.epoch)
             self.replicated[key] = max(self.replicated.get(key, 0), stream.replicated)
@@ -246,10 +301,9 @@ class Watch:
         self._last[node] = told.records
         self.delays[f"{node} {self._runs.get(node, 0)}"] = (told.records, told.in_time)
 
-    def in_time_percent(self) -> float:
-        """Of the records known to be on both nodes, those that took at most 100 ms."""
-        records = sum(all_ for all_, _ in self.delays.values())
-        return 100 * sum(fast for _, fast in self.delays.values()) / records if records else 0.0
+    def is_whole(self) -> bool:
+        """Both nodes replicate again."""
+        return not self._is_apart
 
 
 @contextlib.contextmanager
@@ -366,18 +420,19 @@ class Ground:
     third: Third
     disks: dict[str, disks.Disk]
 
-    def fail(self, kind: str, *, for_s: float = 1.0) -> str:
+    def fail(self, kind: str, *, watch: Watch, for_s: float = 1.0) -> str:
         """One failover: it happens, the other node serves for a while, all is whole again."""
         primary = agents.wait_fit()
         # Else a role is not handed over by command.
         wait_for(storm.agree, "both nodes to have the same in force", timeout_s=BACK_S)
         peer = plan.peer(primary)
-        try:
-            getattr(self, f"_{kind}")(primary)
-            wait_for(lambda: _serves(peer), f"{peer} to take over ({kind})", timeout_s=20)
-            time.sleep(for_s)
-        finally:
-            self._mend(primary)
+        with watch.apart():
+            try:
+                getattr(self, f"_{kind}")(primary)
+                wait_for(lambda: _serves(peer), f"{peer} to take over ({kind})", timeout_s=20)
+                time.sleep(for_s)
+            finally:
+                self._mend(primary)
         agents.wait_fit()
         return primary
 
