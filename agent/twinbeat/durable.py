@@ -33,7 +33,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, at_once: bool
         sync_directory(path.parent)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: str | Path) -> None:
     """See to it that names which came, changed or went there are on disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lab.test_weblog_power import root  # noqa: F401 - a fixture
-from unit.own_disk import cut, mounted_anew
+from unit.own_disk import cut, mounted_anew, turn_read_only
 from unit.test_worker_weblog import Lab, dialed, introduced, logging_pair, replicated
 from unit.worker_pair import Site, in_step
 
@@ -83,6 +83,31 @@ async def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, disk: Path) ->
             filler.unlink()
             await lab.until(lab.a, replicated("a", 100_000), "it goes on")
             assert (await lab.view(lab.a)).state == "collecting"
+
+
+@played
+async def test_a_disk_that_turned_read_only_costs_nothing_but_time(
+    tmp_path: Path, disk: Path
+) -> None:
+    async with logging_pair(tmp_path) as lab:
+        processes: dict[str, Process] = {}
+        with ended(processes):
+            processes["b"] = Process(lab.b, lab.b.root / "state", without=disk)
+            processes["a"] = Process(lab.a, disk / "state")
+            await in_step(lab.a, lab.b)
+            await write(lab, 0, 1000)
+            await lab.until(lab.a, replicated("a", 1000), "they are on both nodes")
+            turn_read_only(disk)
+            await write(lab, 1000, 2000)
+            seen = await lab.until(lab.a, lambda seen: seen.state == "refusing", "it can't write")
+            assert "Read-only file system" in seen.why
+            assert seen.counts["own-refused readonly"] > 0
+            await in_step(lab.a, lab.b)  # What both nodes keep alike goes on.
+            await processes["a"].end(signal.SIGKILL)
+            mounted_anew(disk.with_name("disk.ext4"), disk)
+            processes["a"] = Process(lab.a, disk / "state")
+            seen = await lab.until(lab.a, replicated("a", 2000), "it goes on")
+            assert sum(each.durable for each in seen.streams if each.node == "a") == 2000
 
 
 @played

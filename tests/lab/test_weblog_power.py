@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.own_disk import cut, mounted_anew, own_disk
+from unit.own_disk import cut, mounted_anew, own_disk, turn_read_only
 from unit.test_weblog_client_run import Machine, lines, pair, until
 from unit.weblog_node import Node, records
 
@@ -67,6 +67,27 @@ def test_what_was_acknowledged_is_written_once_after_a_loss_of_power(root: Path)
         await machine.start()
         await until(lambda: a.acknowledged.get(("a", 1)) == made)
         assert machine.written() == lines(0, made)
+
+    played(root, play)
+
+
+def test_a_disk_that_turned_read_only_costs_nothing_but_time(root: Path) -> None:
+    async def play(machine: Machine, a: Node, b: Node) -> None:
+        await a.add(records("a", 1, 0, lines(0, 100)))
+        await machine.start()
+        await until(lambda: a.acknowledged.get(("a", 1)) == 100)
+        turn_read_only(root)
+        await a.add(records("a", 1, 100, lines(100, 100)))
+        status = await machine.until_status(lambda said: said["trouble"])
+        assert "read-only" in status["trouble"].lower(), status["trouble"]
+        status = await machine.until_status(lambda said: said["commit_failures"] > 1)
+        assert status["nodes"][0]["connected"], "it goes on trying"
+        assert a.acknowledged["a", 1] == 100
+        await machine.end(signal.SIGKILL)
+        mounted_anew(root.with_name("disk.ext4"), root)
+        await machine.start()
+        await until(lambda: a.acknowledged.get(("a", 1)) == 200)
+        assert machine.written() == lines(0, 200)
 
     played(root, play)
 

@@ -57,11 +57,11 @@ LAYERS = {
     "twinbeat.health": layer("core"),
     "twinbeat.witness": layer("core", "urllib3"),
     "twinbeat.sync": layer("core durable framing places programs", "cffi cryptography msgspec"),
-    "twinbeat.weblog": layer("core framing places", "msgspec"),
+    "twinbeat.weblog": layer("core durable framing places", "msgspec"),
     # A program of its own, on another machine.
     "twinbeat.weblog.client": layer(
-        "api cli.base cli.main framing observe.exposition observe.log runtime.notify sync.identity "
-        "sync.shown sync.sockets weblog",
+        "api cli.base cli.main durable framing observe.exposition observe.log runtime.notify "
+        "sync.identity sync.shown sync.sockets weblog",
         "click msgspec prometheus_client",
     ),
     "twinbeat.worker": layer(

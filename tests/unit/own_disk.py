@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy" / "lab"))
 
 from twinlab.disks import cut
 
-__all__ = ["cut", "mount", "mounted_anew", "own_disk"]
+__all__ = ["cut", "mount", "mounted_anew", "own_disk", "turn_read_only"]
 
 
 def mount(*arguments: str | Path) -> None:
@@ -32,6 +32,11 @@ def own_disk(image: Path, where: Path, size: int) -> Iterator[None]:
     finally:
         # Also where somebody still holds a file: he is about to let go of it.
         subprocess.run(["umount", "--lazy", where], check=False)
+
+
+def turn_read_only(where: Path) -> None:
+    """As ext4 does by itself where the disk below it fails, though files are open for writing."""
+    mount("-o", "remount,abort", where)
 
 
 def mounted_anew(image: Path, where: Path) -> None:

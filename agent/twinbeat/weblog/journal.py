@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from twinbeat.durable import sync_directory
 from twinbeat.weblog.block import Block, BlockError, Position
 from twinbeat.weblog.block import blocks as all_blocks
 from twinbeat.weblog.segment import (
@@ -41,7 +42,6 @@ from twinbeat.weblog.segment import (
     View,
     begin,
     scan,
-    settle,
 )
 
 ASIDE: Final = ".damaged"
@@ -172,7 +172,7 @@ class Journal:
                     aside.write_bytes(os.pread(file.fileno(), found.strange, segment.size))
                 file.truncate(segment.size)
                 os.fsync(file.fileno())
-        settle(self._directory)
+        sync_directory(self._directory)
         self.counts["cut", "bytes"] += found.strange
         self.counts["cut", "times"] += 1
         return (

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from twinbeat.durable import sync_directory
 from twinbeat.weblog.block import (
     BLOCK_MAX,
     CHECKPOINT,
@@ -168,7 +169,7 @@ def begin(
         with open(path, "xb", buffering=0) as file:
             file.write(block.raw)
             os.fsync(file.fileno())
-        settle(directory)
+        sync_directory(directory)
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -212,12 +213,3 @@ def scan(path: Path, node: str) -> Scanned:
         pass  # What comes from here on is told by `strange`.
     found.strange = len(data) - segment.size
     return found
-
-
-def settle(directory: Path) -> None:
-    """Names in it are on the disk. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

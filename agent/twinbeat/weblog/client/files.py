@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twinbeat.weblog.client.state import Kept, State, Stream, settle
+from twinbeat.durable import sync_directory
+from twinbeat.weblog.client.state import Kept, State, Stream
 from twinbeat.weblog.tail import PACKED
 
 OPEN_MAX: Final = 128
@@ -270,7 +271,7 @@ class Files:
                 if not stat.S_ISREG(found.st_mode):
                     raise WriteError(f"{path} is not a regular file.")
                 for each in {directory, *made}:
-                    settle(each)
+                    sync_directory(each)
                 self._state.begun(Kept(path, found.st_dev, found.st_ino, found.st_size))
             except BaseException:
                 os.close(descriptor)

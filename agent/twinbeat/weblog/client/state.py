@@ -8,12 +8,13 @@ written and not yet counted; it is cut off before anything is written again (`fi
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from twinbeat.durable import sync_directory
 
 SCHEMA: Final = 1
 STREAMS_MAX: Final = 4096
@@ -67,7 +68,7 @@ class State:
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             fresh = self._db.execute("SELECT max(used) FROM file").fetchone()[0]
-            settle(path.parent)
+            sync_directory(path.parent)
         except (sqlite3.Error, OSError) as error:
             raise StateError(f"{path} can't be used: {error}.") from None
         self._round = int(fresh or 0)
@@ -156,12 +157,3 @@ class _Transaction:
             self._db.execute("ROLLBACK")
         if isinstance(error, sqlite3.Error):
             raise StateError(f"{self._path} can't be written: {error}.") from None
-
-
-def settle(directory: str | Path) -> None:
-    """What was made in a directory is on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

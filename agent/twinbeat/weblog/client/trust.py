@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+from twinbeat.durable import replace_file
 
 SUCCESSORS_MAX: Final = 4
 """Of one entry; the oldest goes first."""
@@ -42,14 +43,9 @@ class Trust:
             return
         kept = [*known, *new][-SUCCESSORS_MAX:]
         file = self._directory / fingerprint
-        fresh_file = file.with_suffix(".new")
         try:
             self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with fresh_file.open("w") as stream:
-                stream.writelines(f"{each}\n" for each in kept)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh_file.rename(file)
+            replace_file(file, "".join(f"{each}\n" for each in kept).encode())
         except OSError as error:
             # It is named again with the next greeting.
             log.warning("%s can't be written: %s", file, error.strerror)
