@@ -355,6 +355,11 @@ class Journal:
         with self._lock:
             self._remember(epoch, hole)
 
+    def ended(self) -> dict[int, int]:
+        """Where epochs ended of which nothing is left, those that went last."""
+        with self._lock:
+            return dict(self._ended)
+
     def cursor(self, epoch: int) -> int | None:
         """What is to follow in an epoch; None: nothing was ever known of it."""
         with self._lock:

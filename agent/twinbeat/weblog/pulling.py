@@ -159,10 +159,13 @@ class Replicator:
 
     async def _acknowledge(self, keeper: Keeper, writer: asyncio.StreamWriter) -> None:
         while True:
+            # Also what all clients have had since, and was freed: its node may still keep it.
+            ends = keeper.journal.ended()
+            ends |= {marks.epoch: marks.durable for marks in keeper.journal.marks()}
             fresh = [
-                Cursor(keeper.journal.node, marks.epoch, marks.durable)
-                for marks in keeper.journal.marks()
-                if self._acked.get(marks.epoch) != marks.durable
+                Cursor(keeper.journal.node, epoch, end)
+                for epoch, end in sorted(ends.items())
+                if self._acked.get(epoch) != end
             ]
             if fresh:
                 await _send(writer, Ack(cursors=tuple(fresh[-STREAMS_MAX:])))

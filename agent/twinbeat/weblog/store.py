@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from twinbeat.weblog.block import NOWHERE, Block, Position, make
-from twinbeat.weblog.journal import FOR_EVER_NS, Journal, Marks, opened
+from twinbeat.weblog.journal import Journal, Marks, opened
 from twinbeat.weblog.keeper import Keeper
 from twinbeat.weblog.messages import STREAMS_MAX, Cursor, Stream
 
@@ -29,7 +29,7 @@ RECENT_MAX: Final = 64 << 20
 """Bytes of journal that a file is compared with: more than comes until the kernel writes by itself,
 half a minute later (vm.dirty_expire_centisecs)."""
 COMPARED_S: Final = 60
-"""So long own records stay though everybody has them: twice as long as the kernel keeps what a web
+"""So long records stay though everybody has them: twice as long as the kernel keeps what a web
 server wrote in memory, so that the file can be compared with them after a loss of power."""
 COMPARE_S: Final = 30
 """As long as files are to be compared with them, all own records stay, so long at most."""
@@ -337,11 +337,10 @@ class Store:
         too_old = now_ns - self.limits.age_s * 1_000_000_000
         for node, keeper in self._keepers.items():
             journal = keeper.journal
-            spare_ns = FOR_EVER_NS
-            if node == self.node:
-                if self._uncompared and time.monotonic() - self._opened_s < COMPARE_S:
-                    continue
-                spare_ns = now_ns - COMPARED_S * 1_000_000_000
+            is_compared = not self._uncompared or time.monotonic() - self._opened_s > COMPARE_S
+            if node == self.node and not is_compared:
+                continue
+            spare_ns = now_ns - COMPARED_S * 1_000_000_000
             marks = journal.marks()
             for each in marks:
                 below = min(

@@ -212,7 +212,7 @@ def _fed(made: weblog.Ground, effort: Effort, budget: Budget) -> list[Figure]:
     size = len(LINE % 0)
     begun = third.out.stat().st_size if third.out.exists() else 0
     began = time.monotonic()
-    with Path(f"/proc/{agents.pid(node)}/root{weblog.access_log(node)}").open("ab") as log:
+    with Path(f"/proc/{agents.pid(node)}/root{weblog.ACCESS_LOG}").open("ab") as log:
         for number in range(0, count, CHUNK):
             lines = "".join(LINE % each for each in range(number, number + CHUNK))
             log.write(lines.encode())

@@ -52,10 +52,9 @@ def nginx_name(node: str) -> str:
 # -- the gateways ------------------------------------------------------------------------------
 
 
-def access_log(node: str) -> Path:
-    """Where the node's nginx logs to, inside the node; on the disk that loses its power, by way of
-    a link, as nobody may have a source where a node keeps its keys."""
-    return Path(f"/run/nginx-{node}/logs/access.log")
+ACCESS_LOG: Final = Path("/run/logged/access.log")
+"""Where a node's nginx logs to, inside the node: on the disk that loses its power, which is there a
+second time, as nobody may have a source where a node keeps its keys."""
 
 
 def start_nginx(node: str) -> None:
@@ -68,7 +67,7 @@ pid {prefix}/pid;
 error_log stderr warn;
 events {{ worker_connections 256; }}
 http {{
-    access_log {access_log(node)};
+    access_log {ACCESS_LOG};
     client_body_temp_path {prefix}/body;
     proxy_temp_path {prefix}/proxy;
     fastcgi_temp_path {prefix}/fastcgi;
@@ -85,12 +84,11 @@ http {{
     home = netns.node_dir(node, "/run") / f"nginx-{node}"
     home.mkdir(exist_ok=True)
     (home / "nginx.conf").write_text(config)
-    logs = home / "logs"
-    if not logs.is_symlink():
-        # Relative, so that it leads to the same place seen from outside.
-        logs.symlink_to(f"../..{disks.STATE}/nginx")
     inside = netns.enter(plan.namespace(node))
-    run([*inside, "mkdir", "-p", f"{disks.STATE}/nginx"])
+    logs = str(ACCESS_LOG.parent)
+    if subprocess.run([*inside, "mountpoint", "-q", logs], check=False).returncode:
+        run([*inside, "mkdir", "-p", f"{disks.STATE}/nginx", logs])
+        run([*inside, "mount", "--bind", f"{disks.STATE}/nginx", logs])
     command = ["nginx", "-p", prefix, "-c", f"{prefix}/nginx.conf"]
     processes.spawn(nginx_name(node), plan.namespace(node), command)
     wait_for(
@@ -109,6 +107,12 @@ def stop_logging() -> None:
             raise LabError(f"{command}: {done.stderr.strip()}")
 
 
+def let_go(node: str) -> None:
+    """The disk is no longer there a second time, but for who has a file of it open."""
+    inside = netns.enter(plan.namespace(node))
+    run([*inside, "umount", "--lazy", str(ACCESS_LOG.parent)])
+
+
 def kill_nginx(node: str) -> None:
     """SIGKILL, master and worker at once."""
     name = nginx_name(node)
@@ -125,7 +129,7 @@ def kill_nginx(node: str) -> None:
 def logged(node: str) -> list[bytes]:
     """The lines of the node's access log that are whole."""
     shown = subprocess.run(
-        [*netns.enter(plan.namespace(node)), "cat", str(access_log(node))],
+        [*netns.enter(plan.namespace(node)), "cat", str(ACCESS_LOG)],
         capture_output=True,
         check=False,
     )
@@ -135,7 +139,7 @@ def logged(node: str) -> list[bytes]:
 def configure(fingerprint: str) -> None:
     """A source and a client, on both nodes, by the commands that an operator gives."""
     node = agents.wait_fit()
-    source = ("add", "logsource", "web", "kind=nginx", f"path={access_log(node)}")
+    source = ("add", "logsource", "web", "kind=nginx", f"path={ACCESS_LOG}")
     for command in (source, ("weblog", "allow", "logs", fingerprint)):
         done = agents.cli(node, *command, timeout_s=60)
         if done.returncode:
@@ -451,12 +455,13 @@ class Ground:
         _force(node)
 
     def _power(self, node: str) -> None:
-        log = Path(f"/proc/{agents.pid(node)}/root{access_log(node)}")
+        log = Path(f"/proc/{agents.pid(node)}/root{ACCESS_LOG}")
         # A part of it is on the disk by then, and the end is lost.
         run(["sync", "-f", str(log)])
         size = log.stat().st_size
         wait_for(lambda: log.stat().st_size > size + 10_000, "more in the log", timeout_s=10)
         lab.cut(node, silent=True)
+        let_go(node)
         names = [f"worker-{node}", agents.process_name(node), nginx_name(node)]
         disks.lose_power([self.disks[node]], names)
         # What lay below /run is gone with the kernel that ran.
@@ -489,9 +494,18 @@ def _serves(node: str) -> bool:
 
 
 def _force(node: str) -> None:
-    done = agents.cli(node, "force", "failover", "--yes")
-    if done.returncode:
-        raise LabError(f"force failover: {done.stderr.strip()}")
+    """By command; again while the peer is not heard, which may be so just after something else."""
+    said: list[str] = []
+
+    def done() -> bool:
+        tried = agents.cli(node, "force", "failover", "--yes")
+        said[:] = [tried.stderr.strip()]
+        return tried.returncode == 0
+
+    try:
+        wait_for(done, "a failover by command", timeout_s=10)
+    except LabError as error:
+        raise LabError(f"{error}: {said[0]}") from None
 
 
 @contextlib.contextmanager
@@ -517,6 +531,7 @@ def ground(root: Path, *, size: int = 256 << 20) -> Iterator[Ground]:
     finally:
         for name in (CLIENT, *names, *map(nginx_name, plan.NODES)):
             processes.end(name)
-        for disk in made.values():
-            with contextlib.suppress(LabError):
-                disk.umount()
+        for node, disk in made.items():
+            for end in (partial(let_go, node), disk.umount):
+                with contextlib.suppress(LabError):
+                    end()
