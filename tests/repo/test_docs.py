@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from repo import project
+from repo import project, typed
 
 SAFETY = (
     "ONE-OWNER",
@@ -142,10 +142,10 @@ def test_verbs_that_the_documentation_names_exist() -> None:
 
 def invocations(markdown: str) -> set[str]:
     """What a page tells people to type: `twinbeat …` in spans and at the beginning of lines."""
-    blocks = "".join(re.findall(r"^```\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL))
-    typed = re.findall(r"^(twinbeat .*?)(?: {2,}#.*| > .*)?$", blocks, re.MULTILINE)
+    lines = [re.sub(r" > .*", "", line) for line in typed.typed(markdown)]
     spans = re.findall(r"`(twinbeat [^`]+)`", prose(markdown))
-    return {*typed, *(span.partition(" | ")[0] for span in spans)}
+    in_blocks = {line for line in lines if line.startswith("twinbeat ")}
+    return in_blocks | {span.partition(" | ")[0] for span in spans}
 
 
 def misunderstood(invocation: str) -> str | None:
@@ -180,6 +180,25 @@ def test_commands_that_the_documentation_names_are_taken(page: Path) -> None:
 
 
 def test_a_command_that_does_not_exist_would_be_seen() -> None:
-    page = "`twinbeat shwo`\n```\ntwinbeat show     # fine\ntwinbeat show --loud\n```\n"
+    page = "`twinbeat shwo`\n```sh\ntwinbeat show     # fine\ntwinbeat show --loud\n```\n"
     taken = {typed: misunderstood(typed) is None for typed in invocations(page)}
     assert taken == {"twinbeat shwo": False, "twinbeat show": True, "twinbeat show --loud": False}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=project.name_of)
+def test_what_is_typed_is_marked_so(page: Path) -> None:
+    how = "begin the block with ```sh, or ```console where output stands in it"
+    assert list(typed.unmarked(page.read_text())) == [], how
+
+
+def test_commands_are_found_in_blocks() -> None:
+    page = "```sh\nmake it \\\n    so   # quick\n```\n"
+    page += "```console\n# ls x\nx\n$ ls\n```\n```\nmake it\n```\n"
+    assert list(typed.typed(page)) == ["make it so", "ls x", "ls"]
+    assert list(typed.unmarked(page)) == ["make it"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=project.name_of)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:tests|deploy|agent|csrc|ebpf)/[^` ]+)`", prose(page.read_text()))
+    assert [name for name in named if not list(project.ROOT.glob(name.rstrip("/")))] == []
