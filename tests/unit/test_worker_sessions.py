@@ -6,18 +6,22 @@ The rules are opaque, so no kernel is touched; `test_sessions_plane` and the lab
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from twinbeat.sessions import client
 from twinbeat.sessions.plane import now_ns
 from twinbeat.sessions.shown import Entries, SessionsStatus
 from twinbeat.sync.document import Tables
+from twinbeat.worker import sessions as worker_sessions
 from twinbeat.worker.sessions import Sessions
 from unit import worker_pair
-from unit.worker_pair import Site, in_step, looped, until, working
+from unit.worker_pair import PATIENCE_S, Site, in_step, looped, until, working
 
 RULES: Tables = {"persistence": {"proxy": {"name": "proxy", "kind": "opaque", "timeout_s": 60}}}
 
@@ -76,6 +80,41 @@ async def test_a_worker_that_starts_anew_gets_entries_back(tmp_path: Path) -> No
         await filled(a)
         assert held(a) == held(b)
         assert len(held(a)) == 600
+
+
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that starts waits for the other node, however slow the machine is."""
+    for name in ("START_S", "ASK_S"):
+        monkeypatch.setattr(worker_sessions, name, 3600.0)
+
+
+@pytest.mark.usefixtures("_patient")
+@looped
+async def test_a_worker_that_starts_takes_nobody_for_new(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        put(a, b"cookie", "app1")
+        await until(lambda: bool(held(b)), "it is on both")
+        await a.stop()
+        a.start()
+        path = a.root / "run" / "sessions.sock"
+        await until(path.exists, "proxies may ask")
+        with client.Sessions("proxy", path=str(path), timeout_s=PATIENCE_S) as proxy:
+            said = [await asyncio.to_thread(asked, proxy)]
+            deadline = time.monotonic() + PATIENCE_S
+            while said[-1] in {"starting", "away"} and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+                said.append(await asyncio.to_thread(asked, proxy))
+        assert said[-1] == "app1", set(said)
+
+
+def asked(proxy: client.Sessions) -> str | None:
+    """The server of a cookie, or why it can't be told."""
+    try:
+        return proxy.get("cookie")
+    except client.SessionsError as refused:
+        return refused.code
 
 
 @looped

@@ -35,7 +35,7 @@ class SessionsError(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
-        """away, or that of the refusal: not_primary, unknown_rule, not_opaque, bad_request, …"""
+        """away, or that of the refusal: starting, not_primary, unknown_rule, not_opaque, …"""
 
 
 class Bound(NamedTuple):

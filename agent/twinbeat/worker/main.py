@@ -68,7 +68,10 @@ class Worker:
         self._door.files = self._gateway.status
         self._door.sessions = self._sessions
         self._proxies = Proxies(
-            self._sessions.store, lambda: self._sessions.primary, self._sessions.counts
+            self._sessions.store,
+            lambda: self._sessions.primary,
+            self._sessions.counts,
+            knows=lambda: self._sessions.knows,
         )
         self._line = self._door.line = Line(
             self._driver,

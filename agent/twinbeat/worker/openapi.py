@@ -126,7 +126,10 @@ def proxies_described() -> dict[str, Any]:
         paths[f"/v1/{name}"] = _post(
             " ".join((question.__doc__ or "").split()),
             refs[question],
-            {"200": content(refs[_PROXIES[name]]), **_troubles(refs[Problem], "400", "404", "409")},
+            {
+                "200": content(refs[_PROXIES[name]]),
+                **_troubles(refs[Problem], "400", "404", "409", "503"),
+            },
         )
     about = "What twinbeat-worker answers proxies that keep persistence of their own."
     return document("Twinbeat's worker, for proxies", about, paths, schemas)

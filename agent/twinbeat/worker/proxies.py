@@ -27,8 +27,12 @@ STATUS: Final = {
     "unknown_rule": 404,
     "not_primary": 409,
     "not_opaque": 409,
+    "starting": 503,
 }
 """Of a refusal by its code; all others are 400."""
+STARTING: Final = (
+    "this worker has just started, and gets the entries back from the other node: ask again"
+)
 
 
 log = logging.getLogger("twinbeat.worker")
@@ -44,11 +48,19 @@ class Proxies:
     """Listens for proxies."""
 
     def __init__(
-        self, store: Store, primary: Callable[[], bool], counts: Counter[str] | None = None
+        self,
+        store: Store,
+        primary: Callable[[], bool],
+        counts: Counter[str] | None = None,
+        *,
+        knows: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``counts``: where what is done is counted as well, by `proxy_put` and the like."""
+        """``counts``: where what is done is counted as well, by `proxy_put` and the like.
+        ``knows``: what the other node may have is here by now; before, a client that is bound would
+        be taken for a new one."""
         self._store = store
         self._primary = primary
+        self._knows = knows
         self._server: HttpServer | None = None
         self.counts: Counter[str] = Counter() if counts is None else counts
         """Entries by what was done to them: proxy_put, _get, _touch, _delete, _list; and requests
@@ -77,6 +89,8 @@ class Proxies:
     async def _answer(self, what: str, request: Request) -> Response:
         try:
             question = proxy.read(what, request.body)
+            if not self._knows():
+                raise Refused("starting", STARTING)
             now_ns = time.monotonic_ns()
             said = proxy.answer(self._store, question, now_ns, primary=self._primary())
         except Refused as refused:

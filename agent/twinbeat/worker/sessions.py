@@ -47,6 +47,8 @@ RELOAD_S: Final = 60.0
 """How often a primary compares the kernel's maps with what it knows, whatever it was told."""
 ASK_S: Final = 2.0
 """How long the other node may be silent about what it has alone."""
+START_S: Final = 5.0
+"""How long a worker that starts has proxies wait for what the other node may have."""
 RETRY_S: Final = 5.0
 """Between two attempts to make the kernel's table as it should be."""
 LOOK_S: Final = 5.0
@@ -86,6 +88,7 @@ class Sessions:
         self._telling: asyncio.Task[None] | None = None
         self._knows = False
         """The other node was asked, or has told everything, since this worker started."""
+        self._begun_s = time.monotonic()
         self._ruled = False
         """This node served, and hasn't taken over everything from the other since."""
         self._dirty = asyncio.Event()
@@ -132,6 +135,12 @@ class Sessions:
             self.servers.close()
             if self.plane is not None:
                 self.plane.close()
+
+    @property
+    def knows(self) -> bool:
+        """Entries of proxies are here, as far as the other node has any. One that can't be reached
+        is waited for no longer than `START_S`."""
+        return self._knows or time.monotonic() - self._begun_s >= START_S
 
     @property
     def connected(self) -> bool:
