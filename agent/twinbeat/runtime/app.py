@@ -35,7 +35,7 @@ from twinbeat.core.machine import Machine
 from twinbeat.engine.engine import EngineError
 from twinbeat.engine.maps import Maps
 from twinbeat.engine.types import now_ns
-from twinbeat.engine.watchdog import Device, WatchdogError
+from twinbeat.engine.watchdog import Device
 from twinbeat.net import AsyncIPRoute
 from twinbeat.net.warmth import Warmth
 from twinbeat.observe.history import History
@@ -174,7 +174,8 @@ class App:
                 port_restored=lambda name: self._feed(PortRestored(interface=name)),
                 failed=self._teller.effect_failed,
             ),
-            tell_mac=self._tell_mac,
+            # The engine comes later.
+            tell_mac=lambda number, mac: self._engine.set_peer_mac(number, mac),  # noqa: PLW0108
         )
         routes = self._site.routes
         self._hooks = Hooks(first=routes.settled)
@@ -203,7 +204,7 @@ class App:
         await self._health.start(config)
         await self._listen()
         failed.push_async_callback(self._interface.close)
-        self._arm_watchdog()
+        ground.arm(self._watchdog)  # Last of all, right before the loop that pings it turns.
         failed.callback(self._watchdog.stop, disarm=True)
         self._begin()
         self._site.neighbours.start()
@@ -211,13 +212,6 @@ class App:
         self._presence.warm_up()
         log.info("%s started, epoch %d", config.node.name, epoch)
         settle()
-
-    def _arm_watchdog(self) -> None:
-        """Last of all, right before the loop that pings it turns."""
-        try:
-            self._watchdog.start(now_ns())
-        except WatchdogError as error:
-            raise StartError(f'{error}; watchdog.mode = "required" demands one') from error
 
     def _build_core(self) -> None:
         moment_ns = now_ns()
@@ -302,7 +296,8 @@ class App:
             take_effect=self._take_effect,
             reloading=self._notifier.reloading,
             ready=lambda: self._notifier.ready(self._machine.status.sentence),
-            reloaded=self._reloaded,
+            # This node may be another now; the desk comes later.
+            reloaded=lambda: self._workers.introduce(),  # noqa: PLW0108
         )
 
     def _share_out(self) -> None:
@@ -318,19 +313,11 @@ class App:
             hooks=self._hooks,
             neighbours=self._site.neighbours,
             warmth=self._warmth,
+            rivals=self._outside.rivals,
+            links=self._links,
             engine_ended=self._engine_ended,
         )
-        self._loop.listeners += [self._teller.engine_event, duties.engine_event]
-        self._loop.listeners += [self._outside.fencing.engine_event, duties.look_for_fencing]
-        self._loop.on_tick.append(duties.tick)
-        self._loop.duties += [
-            duties.keep_position,
-            duties.look_for_hooks,
-            self._links.duty,
-            self._outside.rivals.duty,
-            self._health.duty,
-            lambda _: self._warmth.tick(),
-        ]
+        duties.join(self._loop, self._teller)
 
     def _begin(self) -> None:
         """The order is with the engine before its thread runs, so that it can resume a reign."""
@@ -450,7 +437,7 @@ class App:
             ("warmth", self._warmth.stop),
             ("hooks", self._hooks.stop),
             ("addresses and routes", self._site.leave if leave else self._site.clear),
-            ("the last position", self._keep_last_position),
+            ("the last position", lambda: ground.keep_last_position(self._maps, self._disk)),
             ("the disk", self._disk.close),
             ("the history", self._teller.close),
             ("the watchdog", lambda: self._let_go_of_watchdog(leave)),
@@ -461,11 +448,6 @@ class App:
         if self._broken is not None:
             return EXIT_BROKEN
         return EXIT_RESTART if leave else EXIT_OK
-
-    def _keep_last_position(self) -> None:
-        peer = self._maps.peer()
-        own = self._maps.gate().counter >> 32
-        self._disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
 
     def _let_go_of_watchdog(self, leave: bool) -> None:
         # The gate is left open on purpose, or shut by now; if not, that is a matter for the device.
@@ -489,9 +471,6 @@ class App:
         if not self._ended.is_set():
             self._fail(RuntimeError("the engine's thread ended by itself"))
 
-    def _tell_mac(self, number: int, mac: bytes) -> None:
-        self._engine.set_peer_mac(number, mac)
-
     def _gate_lost(self, name: str, what: str) -> None:
         self._teller.publish("gate_lost", reason="gate_lost", sentence=what)
         self._feed(GateLost(interface=name))
@@ -505,10 +484,6 @@ class App:
     def _on_hangup(self) -> None:
         if self._begun:  # else the configuration was read a moment ago
             self._reloader.begin()
-
-    def _reloaded(self) -> None:
-        """What the worker was told of this node may be another now."""
-        self._workers.introduce()
 
     def _take_effect(self) -> None:
         """Engine and core learn of the configuration in force."""

@@ -22,8 +22,12 @@ from twinbeat.runtime.fencing import Fencing
 from twinbeat.runtime.hands import DiskHands
 from twinbeat.runtime.health import Health
 from twinbeat.runtime.hooks import Hooks
+from twinbeat.runtime.links import Links
+from twinbeat.runtime.loop import Loop
 from twinbeat.runtime.neighbours import Neighbours
 from twinbeat.runtime.notify import Notifier
+from twinbeat.runtime.rivals import Rivals
+from twinbeat.runtime.teller import Teller
 from twinbeat.runtime.watchdog import Watchdog
 
 _MEANT: Final = frozenset({Code.NOT_READY, Code.DISABLED, Code.STOPPING})
@@ -44,10 +48,26 @@ class Duties:
     hooks: Hooks
     neighbours: Neighbours
     warmth: Warmth
+    rivals: Rivals
+    links: Links
     engine_ended: Callable[[], None]
     """The engine's thread doesn't run any longer."""
     _peer_fit: bool = False
     _pinged_ns: int = 0
+
+    def join(self, loop: Loop, teller: Teller) -> None:
+        """Have the loop call all of it."""
+        loop.listeners += [teller.engine_event, self.engine_event]
+        loop.listeners += [self.fencing.engine_event, self.look_for_fencing]
+        loop.on_tick.append(self.tick)
+        loop.duties += [
+            self.keep_position,
+            self.look_for_hooks,
+            self.links.duty,
+            self.rivals.duty,
+            self.health.duty,
+            lambda _: self.warmth.tick(),
+        ]
 
     def tick(self, at_ns: int) -> None:
         """With each turn of the timer."""

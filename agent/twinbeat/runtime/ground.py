@@ -27,13 +27,16 @@ from twinbeat.engine.abi import Gate
 from twinbeat.engine.engine import Engine
 from twinbeat.engine.maps import PIN_ROOT, Maps
 from twinbeat.engine.types import MapFds, Setup, now_ns
+from twinbeat.engine.watchdog import WatchdogError
 from twinbeat.net import sysctls
 from twinbeat.net.interfaces import interface, interfaces
 from twinbeat.runtime import host, wiring
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.guarded import HOST
+from twinbeat.runtime.hands import DiskHands
 from twinbeat.runtime.stage import Stage
 from twinbeat.runtime.store import STATE_DIRECTORY, Store, StoreError, refused
+from twinbeat.runtime.watchdog import Watchdog
 
 log = logging.getLogger("twinbeat")
 
@@ -192,6 +195,21 @@ def open_engine(
     )
     engine.set_announcements(*wiring.announcements(config, ports))
     return engine
+
+
+def arm(watchdog: Watchdog) -> None:
+    """Raises StartError where the device is demanded and can't be had."""
+    try:
+        watchdog.start(now_ns())
+    except WatchdogError as error:
+        raise StartError(f'{error}; watchdog.mode = "required" demands one') from error
+
+
+def keep_last_position(maps: Maps, disk: DiskHands) -> None:
+    """What the kernel has come to know since it was kept last, for the next run."""
+    peer = maps.peer()
+    own = maps.gate().counter >> 32
+    disk.keep_peer(epoch=peer.epoch, counter=peer.known, own_epoch=own)
 
 
 def shortcomings(config: Config, stage: Stage) -> list[schema.Warn]:

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -41,7 +41,7 @@ from twinbeat.sessions.shown import ENTRIES_MOST
 from twinbeat.sync import operation
 from twinbeat.sync.document import Document, Version, fingerprint
 from twinbeat.sync.shown import FilesStatus, briefs
-from twinbeat.sync.store import StoreError
+from twinbeat.sync.store import Backup, Entry, Store, StoreError
 from twinbeat.sync.wire import TARGET_MAX
 from twinbeat.worker import bound, openapi
 from twinbeat.worker.driver import Driver
@@ -50,6 +50,8 @@ from twinbeat.worker.sessions import Sessions
 from twinbeat.worker.weblog import Weblog
 
 log = logging.getLogger("twinbeat.worker")
+
+Kept = TypeVar("Kept")
 
 _TARGET: Final = re.compile("/[!-~]*")
 NOBODY: Final = Caller(pid=0, uid=-1, gid=-1)
@@ -237,46 +239,22 @@ class Door:
         if limit is None:
             right = f"a number from 1 to {openapi.HISTORY_MOST}"
             return problem(400, "bad_request", f"limit is {right}")
-        if self._driver.machine is None:
-            return _json(Views(documents=[]))
-        try:
-            entries = await self._driver.ledger.ask(lambda store: store.history(limit))
-        except StoreError as error:
-            return problem(503, "store", error.sentence)
-        views = [
-            DocumentView(
-                lineage=entry.lineage,
-                term=entry.version.term,
-                generation=entry.version.generation,
-                made_at_ns=entry.made_at_ns,
-                by=entry.by,
-                reason=entry.reason,
-                request=entry.request,
-                current=entry.current,
-            )
-            for entry in entries
-        ]
-        return _json(Views(documents=views))
+        return await self._views(lambda store: store.history(limit), _listed)
 
     async def _get_backups(self, _: Request) -> Response:
+        return await self._views(lambda store: store.backups(), _backed_up)
+
+    async def _views(
+        self, ask: Callable[[Store], Iterable[Kept]], view: Callable[[Kept], DocumentView]
+    ) -> Response:
+        """Documents that the store keeps."""
         if self._driver.machine is None:
             return _json(Views(documents=[]))
         try:
-            backups = await self._driver.ledger.ask(lambda store: store.backups())
+            kept = await self._driver.ledger.ask(ask)
         except StoreError as error:
             return problem(503, "store", error.sentence)
-        views = [
-            DocumentView(
-                lineage=backup.lineage,
-                term=backup.version.term,
-                generation=backup.version.generation,
-                made_at_ns=backup.taken_at_ns,
-                backup=backup.number,
-                why=backup.why,
-            )
-            for backup in backups
-        ]
-        return _json(Views(documents=views))
+        return _json(Views(documents=[view(each) for each in kept]))
 
     async def _get_files(self, _: Request) -> Response:
         welcome, files = self._driver.welcome, self.files()
@@ -373,6 +351,30 @@ def _view(document: Document, *, current: bool) -> DocumentView:
         reason=document.reason,
         request=document.request,
         current=current,
+    )
+
+
+def _listed(entry: Entry) -> DocumentView:
+    return DocumentView(
+        lineage=entry.lineage,
+        term=entry.version.term,
+        generation=entry.version.generation,
+        made_at_ns=entry.made_at_ns,
+        by=entry.by,
+        reason=entry.reason,
+        request=entry.request,
+        current=entry.current,
+    )
+
+
+def _backed_up(backup: Backup) -> DocumentView:
+    return DocumentView(
+        lineage=backup.lineage,
+        term=backup.version.term,
+        generation=backup.version.generation,
+        made_at_ns=backup.taken_at_ns,
+        backup=backup.number,
+        why=backup.why,
     )
 
 
