@@ -39,6 +39,7 @@ def parse_address(text: str) -> IpAddress | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def useless(address: IpAddress) -> str:
     """Why nobody could be reached at it, or an empty string."""
     kinds = (

@@ -77,7 +77,7 @@ class Desk(Coordinator):
             if done.request == request:
                 if told is not None and told.state in {State.DONE, State.PARTLY}:
                     return told
-                if self._equal():
+                if self.equal():
                     state, code = State.DONE, "settled"
                 elif self.primary:
                     state, code = State.ALONE, "alone_unreachable"

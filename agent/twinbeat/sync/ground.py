@@ -146,7 +146,7 @@ class Ground:
         if not self.sync or (self.peer is not None and not self.peer.sync):
             where = "the peer" if self.sync else "this node"
             return Standing(
-                state=SyncState.DISABLED, sentence=f"disabled on {where}", in_step=self._equal()
+                state=SyncState.DISABLED, sentence=f"disabled on {where}", in_step=self.equal()
             )
         if self.peer is None or self.current is None:
             return Standing(
@@ -169,14 +169,14 @@ class Ground:
             return Standing(state=SyncState.IN_PROGRESS, sentence=text, in_step=False)
         if self.unfulfilled and self.strict_status:
             text = f"taken over, but {named(self.unfulfilled)}"
-            return Standing(state=SyncState.PARTIAL_SUCCESS, sentence=text, in_step=self._equal())
+            return Standing(state=SyncState.PARTIAL_SUCCESS, sentence=text, in_step=self.equal())
         if self.primary:
             return Standing(
                 state=SyncState.ENABLED,
                 sentence="this node's document rules",
-                in_step=self._equal(),
+                in_step=self.equal(),
             )
-        equal = self._equal()
+        equal = self.equal()
         return Standing(
             state=SyncState.SUCCESS if equal else SyncState.IN_PROGRESS,
             sentence=f"both have {self.current.version}" if equal else "the nodes differ",
@@ -188,7 +188,8 @@ class Ground:
         """What of this node's document isn't carried out, item by item."""
         return (*self.failures, *self.unapplied)
 
-    def _equal(self) -> bool:
+    def equal(self) -> bool:
+        """Whether both nodes have the same document, and have it in force."""
         peer = self.peer
         if peer is None or self.current is None:
             return False

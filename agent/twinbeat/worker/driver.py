@@ -205,7 +205,7 @@ class Driver:
 
     def _note_synced(self, machine: Propagation) -> None:
         current = machine.current
-        if current is None or not machine.standing().in_step:
+        if current is None or not machine.equal():
             self._synced = None
         elif self._synced != current.version:
             self._synced, self.synced_s = current.version, int(time.time())
