@@ -25,7 +25,7 @@ SHELL_SCRIPTS = $(shell awk 'FNR == 1 && /^\#!.*[/ ](ba)?sh$$/ { print FILENAME 
 	$(wildcard $(shell $(FILES) deploy .ci)))
 EXPOSURE = systemd-analyze security --offline=true
 
-.PHONY: help setup build demo test bench dist deb lint format docs clean
+.PHONY: help setup build demo test alerts bench dist deb lint format docs clean
 
 help: ## list what can be made
 	@printf 'Twinbeat: a pair of gateways that answers as one\n\n'
@@ -43,6 +43,10 @@ demo: build ## let a real pair fail over in namespaces, and show what its client
 
 test: build ## run every test (as root; without root it says what it left out)
 	@$(PYTHON) -m pytest -n 3 --max-worker-restart 0 $(PYTEST_ARGS)
+
+alerts: build ## fire nearly every alert by its fault, before a real Prometheus (five minutes)
+	@$(PYTHON) -m pytest -n 0 tests/lab/test_prometheus.py tests/lab/test_prometheus_kept.py \
+		tests/lab/alerts_by_fault.py tests/lab/alerts_by_timers.py $(PYTEST_ARGS)
 
 bench: build ## measure against keepalived and FRR (BENCH_ARGS="--quick --json")
 	@deploy/lab/bench $(BENCH_ARGS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Prometheus at a real pair: the dashboard's queries find data, and faults fire alerts.
+"""A real Prometheus at a real pair: faults fire alerts.
 
 Alerts don't wait here before they fire (`for: 0s` instead of minutes); what makes them pending is
 the rule's own expression, and the fault is a real one.
@@ -7,14 +7,13 @@ the rule's own expression, and the fault is a real one.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from twinlab import agents, flood, lab, netns, plan, processes, prometheus, storm, topology
-from twinlab.shell import LabError, run, wait_for
+from twinlab.shell import run, wait_for
 
 from lab import watching
 
@@ -29,14 +28,7 @@ LAB_OPTIONS = plan.Options(
         "policy.recovery_hold_ms = 0",
     ),
 )
-DASHBOARD = plan.REPO_DIR / "deploy" / "grafana" / "twinbeat.json"
-RARE = {
-    "twinbeat_witness_up",
-    "twinbeat_claims_refused_total",
-    "twinbeat_effect_failures_total",
-}
-"""Metrics that only a pair with a witness has, or that begin when something went wrong."""
-FIRES_S = 25.0
+FIRES_S = 60.0
 """Other tests run beside this one."""
 
 
@@ -48,31 +40,16 @@ def watched(pair: None) -> Iterator[None]:
     prometheus.stop()
 
 
-def expressions() -> list[tuple[str, str]]:
-    """Every panel's queries, with what Grafana would put in the place of its variables."""
-    dashboard = json.loads(DASHBOARD.read_text())
-    found = [
-        (panel["title"], target["expr"])
-        for panel in dashboard["panels"]
-        for target in panel.get("targets", [])
-    ]
-    found += [(each["name"], each["expr"]) for each in dashboard["annotations"]["list"]]
-    values = {"$pair": ".*", "$__rate_interval": "10s", "$__interval": "60s"}
-    for name, value in values.items():
-        found = [(title, expr.replace(name, value)) for title, expr in found]
-    return found
-
-
 def tell(node: str, *words: str) -> str:
     done = agents.cli(node, *words)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
-def fires(*names: str) -> None:
+def fires(*names: str, within_s: float = FIRES_S) -> None:
     """All of these fire, at some time from now on."""
     missing = set(names)
-    deadline = time.monotonic() + FIRES_S
+    deadline = time.monotonic() + within_s
     while missing:
         assert time.monotonic() < deadline, f"never fired: {missing}"
         missing -= prometheus.firing()
@@ -96,25 +73,12 @@ def serving() -> list[str]:
     return [one["node"]["name"] for one in said if one is not None and one["gate"]["open"]]
 
 
-def test_every_panel_finds_data(watched: None) -> None:
+def test_a_change_of_role_fires(watched: None) -> None:
+    """One is enough, though it begins its series."""
     old = agents.wait_fit()
     tell(old, "force", "failover", "--yes", "--reason", "a change of role to look at")
     wait_for(lambda: serving() == [plan.peer(old)], "the other one serves", timeout_s=30)
-    # One change of role is enough, though it begins its series.
     fires("TwinbeatFailedOver")
-    missing = [expr for _, expr in expressions() if not any(name in expr for name in RARE)]
-
-    def all_found() -> bool:
-        missing[:] = [expr for expr in missing if not prometheus.query(expr)]
-        return not missing
-
-    try:
-        wait_for(all_found, "data", timeout_s=30, interval_s=0.3)
-    except LabError:
-        pytest.fail(f"nothing is found by {missing}")
-    for title, expr in expressions():
-        prometheus.query(expr)  # raises where it is no query
-        assert title
 
 
 def test_faults_that_move_nobody_fire(watched: None) -> None:
@@ -193,9 +157,3 @@ def test_agents_that_are_gone_fire(watched: None) -> None:
     for node in plan.NODES:
         agents.kill(node)
     fires("TwinbeatUnseen")
-
-
-def test_what_is_wrong_with_a_query_would_be_seen(watched: None) -> None:
-    assert prometheus.query("twinbeat_gone") == []
-    with pytest.raises(LabError, match="parse error"):
-        prometheus.query("rate(")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from twinlab import agents, netns, plan, storm
+from twinlab import agents, lasting, netns, plan, storm
 
 from lab import watching
 from unit.browser import Browser
@@ -15,7 +15,7 @@ from unit.terminal import Terminal
 PORT = 9703
 LAB_OPTIONS = plan.Options(
     profile="balanced",
-    settings=(*watching.STEADY, f'metrics.listen = "0.0.0.0:{PORT}"'),
+    settings=(*watching.STEADY, lasting.ENABLED, f'metrics.listen = "0.0.0.0:{PORT}"'),
 )
 """Reached from the client, where those sit who look."""
 
@@ -64,5 +64,14 @@ def test_the_status_page_tells_of_a_takeover(primary: str, tmp_path: Path) -> No
         total = "[...document.querySelectorAll('.key')].some(one => /in all/.test(one.innerText))"
         browser.until(total)
         assert "STALLED" in str(browser.value("document.body.innerText")), "its kernel answers"
-        assert browser.complaints == []
         agents.start(old)
+        agents.wait_fit()
+        lasting.wait_synced()
+        browser.until("/synced/.test(document.getElementById('kept').innerText)", 30)
+        kept = str(browser.value("document.getElementById('kept').innerText"))
+        assert "entries" in kept, "of persistence, which the lab's gateways have always"
+        browser.until("document.querySelectorAll('#links rect').length >= 8", 60)
+        assert browser.complaints == []
+        plan.OUT_DIR.mkdir(exist_ok=True)
+        # The README has this picture: copied from there when the page looks otherwise.
+        (plan.OUT_DIR / "status-page.png").write_bytes(browser.picture())

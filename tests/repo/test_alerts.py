@@ -32,10 +32,16 @@ def metrics(rules: str) -> set[str]:
 
 def test_every_metric_of_the_rules_exists() -> None:
     from twinbeat.observe.metrics import METRIC_NAMES
+    from twinbeat.weblog.client import told
 
+    client = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in told.families(told.ClientStatus())
+    }
     asked = metrics(RULES.read_text())
     assert len(asked) > 10
-    assert asked - METRIC_NAMES == set()
+    assert asked - METRIC_NAMES - client == set()
+    assert len(asked & client) == 4
 
 
 def test_a_metric_that_does_not_exist_would_be_seen() -> None:
@@ -71,6 +77,27 @@ def test_every_alert_is_seen_firing() -> None:
         "\n".join(path.read_text() for path in UNIT_TESTS),
     )
     assert set(alerts(RULES.read_text())) == set(fired)
+
+
+NOT_CAUSED = {
+    "TwinbeatLineageConflict",
+    "TwinbeatPersistenceBehind",
+    "TwinbeatWeblogClientBehind",
+    "TwinbeatWeblogClientLost",
+    "TwinbeatWeblogClientTrouble",
+}
+"""Whose fault no test in the lab causes; promtool's tests have them, as they have all."""
+
+
+def test_every_other_alert_is_fired_by_its_fault_in_the_lab() -> None:
+    lab = project.ROOT / "tests" / "lab"
+    files = [*lab.glob("test_prometheus*.py"), *lab.glob("alerts_by_*.py")]
+    fired = re.findall(r'"(Twinbeat[A-Z]\w+)"', "".join(path.read_text() for path in files))
+    assert set(alerts(RULES.read_text())) == set(fired) | NOT_CAUSED
+    assert NOT_CAUSED.isdisjoint(fired)
+    assert all(
+        f"tests/lab/{path.name}" in (project.ROOT / "Makefile").read_text() for path in files
+    )
 
 
 def test_every_alert_has_its_runbook_and_no_runbook_is_left_over() -> None:

@@ -18,23 +18,12 @@ from twinbeat.runtime.checkup import pace
 from twinbeat.runtime.checkup.checks import sysctl
 from twinbeat.runtime.checkup.network import interface, network
 from unit.test_runtime_doctor_machine import CONFIG, LINK, write
+from unit.test_runtime_duties import LAN
 
 PERIOD = "proc/sys/kernel/sched_rt_period_us"
 RUNTIME = "proc/sys/kernel/sched_rt_runtime_us"
 SOURCE = "sys/devices/system/clocksource/clocksource0/current_clocksource"
-PORT = Interface(
-    index=2,
-    name="eth0",
-    mac="02:00:00:00:00:01",
-    mtu=1500,
-    up=True,
-    carrier=True,
-    kind="",
-    parent=0,
-    alias="",
-    xdp_mode="native",
-    xdp_program=7,
-)
+PORT = dataclasses.replace(LAN, name="eth0")
 
 
 @pytest.mark.parametrize(

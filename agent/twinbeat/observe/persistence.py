@@ -11,6 +11,8 @@ from twinbeat.observe.family import Family
 
 STATES: Final = ("alone", "behind", "filling", "follows", "in-step")
 """Of replication, in the words of `twinbeat show sessions`."""
+NOUGHTS: Final = {"evicted": 0}
+"""Counted from the first on: a series that begins with its first event hides that from alerts."""
 
 
 def persistence(status: Status, counters: Counters) -> Iterator[Metric]:
@@ -36,7 +38,7 @@ def persistence(status: Status, counters: Counters) -> Iterator[Metric]:
         [
             ([rule.name, change], count)
             for rule in rules
-            for change, count in sorted(rule.counts.items())
+            for change, count in sorted((NOUGHTS | rule.counts).items())
         ],
     )
     yield from family.table(

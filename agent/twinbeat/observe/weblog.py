@@ -10,6 +10,11 @@ from twinbeat.api.schema import Counters, Status
 from twinbeat.observe.family import Family
 
 STATES: Final = ("collecting", "failed", "off", "refusing")
+NOUGHTS: Final = {
+    **{f"own-dropped {reason}": 0 for reason in ("full", "age")},
+    **{f"source {reason}": 0 for reason in ("refused", "missed", "missing", "cut")},
+}
+"""Losses, from before the first: a series that begins with it hides it from alerts."""
 STAGES: Final = ("oldest", "received", "durable", "replicated")
 
 
@@ -29,7 +34,7 @@ def log_records(status: Status, counters: Counters) -> Iterator[Metric]:
         ["event", "reason"],
         [
             ([event, reason], count)
-            for name, count in sorted(counters.weblog.items())
+            for name, count in sorted(((NOUGHTS if logs else {}) | counters.weblog).items())
             for event, _, reason in [name.partition(" ")]
         ],
     )

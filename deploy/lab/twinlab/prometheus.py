@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import urllib.parse
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from twinlab import netns, plan, processes
@@ -24,18 +26,21 @@ DIRECTORY = plan.RUN_DIR / NAME
 EVERY = "250ms"
 
 
-def start(*, waits: str | None = None) -> None:
+def start(*, waits: str | None = None, others: Mapping[str, str] = MappingProxyType({})) -> None:
     """Start it and wait until it has scraped both nodes, whose `metrics.listen` has to be open.
 
     `waits` takes the place of what alerts wait for before they fire (`for:`), for tests: what
-    makes them pending stays as it is.
+    makes them pending stays as it is. `others`: further machines, as instance and target.
     """
+    targets = {
+        node: f"{plan.node_address(node, 'wan0')}:{METRICS_PORT}" for node in plan.NODES
+    } | dict(others)
     DIRECTORY.mkdir(exist_ok=True)
     rules = RULES.read_text()
     if waits is not None:
         rules = re.sub(r"^( +for:) .*$", rf"\1 {waits}", rules, flags=re.MULTILINE)
     (DIRECTORY / "alerts.yml").write_text(rules)
-    (DIRECTORY / "prometheus.yml").write_text(_configuration())
+    (DIRECTORY / "prometheus.yml").write_text(_configuration(targets))
     command = [
         NAME,
         f"--config.file={DIRECTORY / 'prometheus.yml'}",
@@ -45,8 +50,8 @@ def start(*, waits: str | None = None) -> None:
     ]
     processes.spawn(NAME, WHERE, command)
     wait_for(
-        lambda: len(query("up == 1")) == len(plan.NODES),
-        f"prometheus to scrape both nodes ({processes.log_tail(NAME, 3)})",
+        lambda: len(query("up == 1")) == len(targets),
+        f"prometheus to scrape {', '.join(targets)} ({processes.log_tail(NAME, 3)})",
         timeout_s=20,
         interval_s=0.2,
     )
@@ -59,11 +64,10 @@ def stop() -> None:
     shutil.rmtree(DIRECTORY, ignore_errors=True)
 
 
-def _configuration() -> str:
+def _configuration(targets: Mapping[str, str]) -> str:
     nodes = "".join(
-        f"      - targets: ['{plan.node_address(node, 'wan0')}:{METRICS_PORT}']\n"
-        f"        labels: {{instance: '{node}'}}\n"
-        for node in plan.NODES
+        f"      - targets: ['{target}']\n        labels: {{instance: '{name}'}}\n"
+        for name, target in targets.items()
     )
     return (
         f"global:\n  scrape_interval: {EVERY}\n  scrape_timeout: {EVERY}\n"

@@ -155,7 +155,8 @@ def view(node: str) -> WeblogView | None:
         return None
 
 
-def _replicating() -> bool:
+def replicating() -> bool:
+    """Both nodes pull the other one's records, and clients can reach them."""
     views = [view(node) for node in plan.NODES]
     return all(one is not None and one.port and one.replication.state == "pulling" for one in views)
 
@@ -166,9 +167,13 @@ def _replicating() -> bool:
 class Third:
     """The machine of the log client."""
 
-    def __init__(self, root: Path, form: str = 'CUSTOM "%N %E %Q %L"') -> None:
+    def __init__(
+        self, root: Path, form: str = 'CUSTOM "%N %E %Q %L"', metrics: str = "none"
+    ) -> None:
+        """``metrics``: where it answers Prometheus, in the words of its log.conf."""
         self.root = root
         self.root.mkdir(exist_ok=True)
+        self._metrics = metrics
         self.out = root / "all.log"
         self._form = form
         self.folder = Folder(root / "state" / "identity")
@@ -178,7 +183,13 @@ class Third:
     def write_conf(self) -> None:
         """Both nodes are added, with the fingerprints that they show of themselves."""
         block = f"logFormat {self._form}\nlogInterval None\nlogFilenameFormat {self.out}"
-        lines = ["Filter default", "begin default", block, "end default", "metrics none"]
+        lines = [
+            "Filter default",
+            "begin default",
+            block,
+            "end default",
+            f"metrics {self._metrics}",
+        ]
         (self.root / "log.conf").write_text("\n".join(lines) + "\n")
         for node in plan.NODES:
             said = view(node)
@@ -523,7 +534,7 @@ def ground(root: Path, *, size: int = 256 << 20) -> Iterator[Ground]:
     storm.pair()
     third = Third(root / "third")
     configure(third.fingerprint)
-    wait_for(_replicating, "both nodes to replicate log records", timeout_s=30)
+    wait_for(replicating, "both nodes to replicate log records", timeout_s=30)
     third.write_conf()
     third.start()
     try:
