@@ -101,7 +101,7 @@ http {{
 def stop_logging() -> None:
     """No source and no client any more, on both nodes."""
     node = agents.wait_fit()
-    for command in (("remove", "logsource", "web"), ("weblog", "deny", "logs")):
+    for command in (("rm", "logsource", "web"), ("weblog", "deny", "logs")):
         done = agents.cli(node, *command, timeout_s=60)
         if done.returncode:
             raise LabError(f"{command}: {done.stderr.strip()}")
