@@ -57,7 +57,7 @@ def killed(reign: Reign) -> None:
     lasting.wait_synced()
     primary, other = reign.primary, plan.peer(reign.primary)
     before = lasting.kept(other)["counts"]["ends"]
-    (process,) = processes_of(other)
+    (process,) = wait_for(partial(only, other), "orders are given", timeout_s=SOON_S)
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: process not in processes_of(other), "its end", timeout_s=SOON_S)
     wait_for(lambda: bool(processes_of(other)), "another conntrackd", timeout_s=SOON_S)
@@ -66,15 +66,23 @@ def killed(reign: Reign) -> None:
     wait_for(lambda: lasting.kept(other)["counts"]["ends"] > before, "it is told", timeout_s=SOON_S)
 
 
+def only(node: str) -> list[int]:
+    """The conntrackd of a node, when there is no other that gives it an order."""
+    found = processes_of(node)
+    return found if len(found) == 1 else []
+
+
 def processes_of(node: str) -> list[int]:
-    """Numbers of the conntrackds in a node."""
-    inside = netns.processes(plan.namespace(node))
-    return [
-        pid
-        for pid in inside
-        if Path(f"/proc/{pid}/comm").read_text().strip() == "conntrackd"
-        and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    ]
+    """Numbers of the conntrackds in a node: that which stays, and those that give it orders."""
+    return [pid for pid in netns.processes(plan.namespace(node)) if is_conntrackd(pid)]
+
+
+def is_conntrackd(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False  # It is gone.
+    return "(conntrackd) " in state and "(conntrackd) Z" not in state
 
 
 def test_without_their_state_packets_are_dropped_and_nobody_is_reset(primary: str) -> None:

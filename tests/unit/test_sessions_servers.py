@@ -29,6 +29,7 @@ class Host:
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
+        self.wrong = ""
         self.asked: list[tuple[str, str, int]] = []
         self.changed: list[tuple[str, str, bool]] = []
         self.servers = Servers(self._ask, self._turned)
@@ -39,6 +40,8 @@ class Host:
     async def _ask(self, address: str, how: str, port: int, timeout_s: float) -> tuple[bool, str]:
         assert timeout_s == 0.05
         self.asked.append((address, how, port))
+        if address == self.wrong:
+            raise ValueError("a mistake of ours")
         if address in self.dead:
             raise OSError(113, "No route to host")
         return True, "fine"
@@ -117,3 +120,15 @@ def test_those_that_live_and_are_enabled_are_chosen_or_all_that_are_enabled() ->
     assert chosen(pool, 4, frozenset({"10.0.0.1"})) == ("10.0.0.2",)
     assert chosen(pool, 4, frozenset({"10.0.0.1", "10.0.0.2"})) == ("10.0.0.1", "10.0.0.2")
     assert chosen(pool, 6, frozenset()) == ()
+
+
+def test_a_mistake_about_one_server_ends_the_looking_at_none() -> None:
+    async def work(host: Host) -> None:
+        host.wrong = "10.0.0.1"
+        host.servers.configure([POOL])
+        await host.until(lambda: host.servers.failed() == {"web": frozenset({"10.0.0.1"})})
+        assert "ValueError" in host.servers.all()["web"]["10.0.0.1"].sentence
+        host.wrong = ""
+        await host.until(lambda: host.servers.failed() == {"web": frozenset()})
+
+    run(work)

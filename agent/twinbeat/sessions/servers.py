@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from twinbeat.sessions.rules import Pool
+
+log = logging.getLogger("twinbeat.worker")
 
 Ask = Callable[[str, str, int, float], Awaitable[tuple[bool, str]]]
 """Asks an address by `tcp` or `icmp`, at a port, within seconds: whether it lives, a sentence."""
@@ -123,5 +126,9 @@ class Servers:
             holds, sentence = await self._ask(server.address, how, port, pool.timeout_ms / 1000)
         except OSError as error:
             holds, sentence = False, f"{server.address} can't be asked: {error.strerror or error}"
+        except Exception as error:
+            # Whatever it is, it is no reason to look at no server of the pool any more.
+            log.exception("asking %s went wrong", server.address)
+            holds, sentence = False, f"{server.address} can't be asked: {type(error).__name__}"
         if server.note(pool, holds=holds, sentence=sentence):
             self._changed(pool.name, server)
