@@ -67,6 +67,7 @@ lint: build ## check style, types, scripts, alert rules and the units
 	promtool test rules deploy/prometheus/tests/*.yml
 	$(EXPOSURE) --threshold=25 deploy/systemd/twinbeatd.service | tail -n 1
 	$(EXPOSURE) --threshold=18 deploy/systemd/twinbeat-worker.service | tail -n 1
+	$(EXPOSURE) --threshold=12 deploy/systemd/twinbeat-loader@.service | tail -n 1
 	$(EXPOSURE) --threshold=15 deploy/systemd/twinbeat-weblog.service | tail -n 1
 
 format: build docs ## bring Python, C and the tables of the documentation into shape

@@ -48,6 +48,7 @@ def directive(unit: str, name: str) -> str:
     [
         ("twinbeatd.service", 2.5),
         ("twinbeat-worker.service", 1.8),
+        ("twinbeat-loader@.service", 1.2),
         ("twinbeat-weblog.service", 1.5),
     ],
 )
@@ -62,7 +63,13 @@ def test_exposure_is_measured(tmp_path: Path) -> None:
     assert exposure(loose) > 5
 
 
-UNITS = ("twinbeatd.service", "twinbeat-worker.service", "twinbeat-weblog.service")
+UNITS = (
+    "twinbeatd.service",
+    "twinbeat-loader.socket",
+    "twinbeat-loader@.service",
+    "twinbeat-worker.service",
+    "twinbeat-weblog.service",
+)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -70,7 +77,7 @@ def test_systemd_understands_every_directive(unit: str, tmp_path: Path) -> None:
     # The programs are not installed here, and a missing one would hide what matters.
     for name in UNITS:
         content = (SYSTEMD / name).read_text()
-        (tmp_path / name).write_text(re.sub(r"/usr/bin/twinbeat\S*", "/bin/true", content))
+        (tmp_path / name).write_text(re.sub(r"/usr/(bin|lib)/twinbeat\S*", "/bin/true", content))
     result = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit)
     complaints = [line for line in result.stderr.splitlines() if unit in line]
     assert complaints == []

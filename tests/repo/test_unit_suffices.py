@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the unit leaves the daemon is enough for the hardest of its work: loading programs."""
+"""What the units leave is enough for the hardest of the work: loading programs."""
 
 import json
 import subprocess
@@ -13,14 +13,15 @@ from repo import project
 pytestmark = pytest.mark.privileged
 
 CONFINE = Path(__file__).with_name("confine.py")
-UNIT = project.ROOT / "deploy" / "systemd" / "twinbeatd.service"
+SYSTEMD = project.ROOT / "deploy" / "systemd"
+DAEMON = "twinbeatd.service"
+LOADER_UNIT = "twinbeat-loader@.service"
 
 
-def unit_capabilities() -> str:
+def unit_capabilities(unit: str = LOADER_UNIT) -> str:
     """The unit's bounding set, as setpriv writes it."""
-    (line,) = [
-        line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
-    ]
+    lines = (SYSTEMD / unit).read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("CapabilityBoundingSet=")]
     names = line.partition("=")[2].lower().split()
     return ",".join(["-all", *("+" + name.removeprefix("cap_") for name in names)])
 
@@ -59,15 +60,27 @@ def test_without_a_capability_it_says_so(name: str) -> None:
     assert not json.loads(result.stdout)["ok"]
 
 
-def test_the_doctor_looks_for_each_capability_that_the_unit_grants() -> None:
+def test_the_daemon_s_unit_is_not_enough_to_load_programs() -> None:
+    result = as_the_unit_does(*LOADER, capabilities=unit_capabilities(DAEMON))
+    assert result.returncode == 1
+    assert not json.loads(result.stdout)["ok"]
+
+
+def test_the_doctor_looks_for_each_capability_that_the_units_grant() -> None:
     result = as_the_unit_does(
         *(sys.executable, "-c"),
         "from twinbeat.runtime.checkup.kernel import permissions\n"
         "print(*(one.name for one in permissions() if one.name.startswith('CAP_')))",
         capabilities="-all",
     )
+    granted = {
+        name
+        for unit in (DAEMON, LOADER_UNIT)
+        for name in unit_capabilities(unit).split(",")
+        if name != "-all"
+    }
     looked_for = {f"+{name.removeprefix('CAP_').lower()}" for name in result.stdout.split()}
-    assert looked_for == set(unit_capabilities().split(",")[1:]), result.stderr
+    assert looked_for == granted, result.stderr
 
 
 def test_memory_is_confined() -> None:

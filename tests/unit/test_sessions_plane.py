@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -199,6 +200,23 @@ def test_another_limit_keeps_the_entries() -> None:
         assert len(other.store.table("http")) == 50
 
     run(work)
+
+
+@pytest.mark.parametrize("without", ["net_admin", "chown"])
+def test_who_may_not_ask_for_tables_has_none_to_remove(without: str) -> None:
+    """As where the package is taken out of a container."""
+    done = subprocess.run(
+        [
+            *("unshare", "--net", "env", "LC_ALL=C", "setpriv", f"--bounding-set=-{without}"),
+            *(f"--inh-caps=-{without}", sys.executable, "-m", "twinbeat.worker.main", "--remove"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("nft may not be asked here" in done.stderr) is (without == "net_admin")
 
 
 def test_the_table_goes_when_it_is_told_to() -> None:

@@ -22,7 +22,6 @@ from twinbeat.config.system import OWN_INTERFACES
 from twinbeat.core.events import Started
 from twinbeat.core.terms import floor_of, kernel_listened
 from twinbeat.core.types import Durable, EngineView, Phase, Timers, Watch
-from twinbeat.engine import loader
 from twinbeat.engine.abi import Gate
 from twinbeat.engine.engine import Engine
 from twinbeat.engine.maps import PIN_ROOT, Maps
@@ -30,7 +29,7 @@ from twinbeat.engine.types import MapFds, Setup, now_ns
 from twinbeat.engine.watchdog import WatchdogError
 from twinbeat.net import sysctls
 from twinbeat.net.interfaces import interface, interfaces
-from twinbeat.runtime import host, wiring
+from twinbeat.runtime import host, loading, wiring
 from twinbeat.runtime.current import Current
 from twinbeat.runtime.guarded import HOST
 from twinbeat.runtime.hands import DiskHands
@@ -100,12 +99,12 @@ async def load_programs(pair: int, pins: Path) -> str:
 
     Returns the layout of those that are loaded now.
     """
-    loaded = await loader.run(pair, root=pins)
+    loaded = await loading.load(pair, root=pins)
     if loaded.ok and loaded.status == "outdated":
         with Maps.open(pair, root=pins) as serving:
             gate_open = serving.gate().is_open(now_ns())
         if not gate_open or not loaded.abi_fits:
-            loaded = await loader.run(pair, replace=True, root=pins)
+            loaded = await loading.load(pair, replace=True, root=pins)
     if not loaded.ok:
         fix = f"; {loaded.fix}" if loaded.fix else ""
         raise StartError(f"{loaded.sentence}{fix}\n{loaded.detail}".strip())
