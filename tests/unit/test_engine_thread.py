@@ -556,7 +556,10 @@ def test_resigning_shuts_the_gate_before_it_is_confirmed(
 
 
 def play_peer(maps: MemoryMaps) -> None:
-    """Stamp a HELLO of a peer that serves and hears us, as XDP would."""
+    """Stamp a HELLO of a peer that serves and hears us, as XDP would.
+
+    Its lease outlasts any stall of the machine: it isn't what a claim comes of.
+    """
     now = now_ns()
     maps.peer.seq += 1
     maps.peer.epoch = 5
@@ -564,7 +567,7 @@ def play_peer(maps: MemoryMaps) -> None:
     maps.peer.arrived_ns = now
     maps.peer.term = 51
     maps.peer.highest = 51
-    maps.peer.lease_us = 60_000
+    maps.peer.lease_us = 30_000_000
     maps.peer.flags = Flag.OPEN | Flag.HEARS_YOU
     maps.peer.type = FrameType.HELLO
     maps.peer.two_way = 1
