@@ -250,6 +250,11 @@ def test_connections_of_a_vip_are_ended_and_others_live(family: str) -> None:
         listener = socket.socket(kind, socket.SOCK_STREAM)
         listener.bind((address, 0))
         listener.listen()
+        # The kernel makes the route to an IPv6 address in a work of its own, a moment later.
+        deadline = time.monotonic() + 60
+        while f"local {address} " not in ip(f"-{vip.version} route show table local"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         client = socket.create_connection(listener.getsockname()[:2], timeout=60)
         server, _ = listener.accept()
         connections.append((listener, client, server))
