@@ -409,4 +409,5 @@ def test_a_wiped_disk_forgets_no_term(agent: Agent) -> None:
     for file in (agent.root / "state").iterdir():
         file.unlink()
     agent.start()
-    assert agent.until_primary()["node"]["term"] > before["node"]["term"]
+    # The kernel has it: a reign whose lease still runs goes on, any other has a higher term.
+    assert agent.until_primary()["node"]["term"] >= before["node"]["term"]
