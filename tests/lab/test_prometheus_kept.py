@@ -17,6 +17,7 @@ from twinlab import (
     clients,
     lab,
     lasting,
+    logwatch,
     netns,
     plan,
     processes,
@@ -67,7 +68,7 @@ def third(pair: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webl
         tmp_path_factory.mktemp("third"), metrics=f"{plan.CLIENT_ADDRESS}:{CLIENT_METRICS}"
     )
     weblog.configure(made.fingerprint)
-    wait_for(weblog.replicating, "both nodes to replicate log records", timeout_s=30)
+    wait_for(logwatch.replicating, "both nodes to replicate log records", timeout_s=30)
     made.write_conf()
     made.start()
     target = f"{plan.CLIENT_ADDRESS}:{CLIENT_METRICS}"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from twinlab import plan, processes, weblog
+from twinlab import logwatch, plan, processes, weblog
 from twinlab.shell import wait_for
 
 from lab import watching
@@ -27,26 +27,26 @@ def ground(pair: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[web
         yield made
 
 
-def judged(ground: weblog.Ground, watch: weblog.Watch) -> weblog.Judged:
+def judged(ground: weblog.Ground, watch: logwatch.Watch) -> logwatch.Judged:
     """When all has come to rest."""
     wait_for(lambda: weblog.settled(ground.third), "all records to be written", timeout_s=40)
-    held, logs = weblog.held(), weblog.logs()
-    return weblog.judge(ground.third.lines(), watch.replicated, held, logs)
+    held, logs = logwatch.held(), weblog.logs()
+    return logwatch.judge(ground.third.lines(), watch.replicated, held, logs)
 
 
 @pytest.mark.parametrize("kind", weblog.KINDS)
 def test_no_record_is_lost_or_written_twice(ground: weblog.Ground, kind: str) -> None:
     before = len(ground.third.lines())
-    with weblog.watched() as watch, weblog.asking():
+    with logwatch.watched() as watch, weblog.asking():
         wait_for(
-            lambda: len(ground.third.lines()) > before + weblog.RATE // 4, "records", timeout_s=20
+            lambda: len(ground.third.lines()) > before + logwatch.RATE // 4, "records", timeout_s=20
         )
         ground.fail(kind, watch=watch, for_s=0.3)
     found = judged(ground, watch)
     assert found.faults == []
     said = weblog.asked()
     assert said["connections"] > 1
-    assert found.records > before + weblog.RATE // 2
+    assert found.records > before + logwatch.RATE // 2
     assert sum(watch.replicated.values()) > 0
 
 
@@ -54,12 +54,12 @@ def test_a_client_that_stands_still_catches_up(ground: weblog.Ground) -> None:
     pid = processes.pid_of(weblog.CLIENT)
     assert pid is not None
     before = len(ground.third.lines())
-    with weblog.watched() as watch, weblog.asking():
+    with logwatch.watched() as watch, weblog.asking():
         os.kill(pid, signal.SIGSTOP)
         time.sleep(STOPPED_S)
         os.kill(pid, signal.SIGCONT)
         wait_for(
-            lambda: len(ground.third.lines()) > before + weblog.RATE * STOPPED_S / 2,
+            lambda: len(ground.third.lines()) > before + logwatch.RATE * STOPPED_S / 2,
             "the client to catch up",
             timeout_s=20,
         )
@@ -70,13 +70,13 @@ def test_the_judge_sees_what_is_wrong() -> None:
     line = b'a 1 %d 10.0.0.1 - - [x] "GET /n/%d HTTP/1.1" 200 2'
     fine = [line % (number, number) for number in range(10)]
     key = ("a", 1)
-    assert weblog.judge(fine, {key: 10}, {key: 10}).faults == []
-    assert weblog.judge(fine[:9], {key: 10}, {}).lost
-    assert weblog.judge(fine[:9], {}, {key: 10}).missing
-    twice = weblog.judge([*fine, fine[3]], {}, {})
+    assert logwatch.judge(fine, {key: 10}, {key: 10}).faults == []
+    assert logwatch.judge(fine[:9], {key: 10}, {}).lost
+    assert logwatch.judge(fine[:9], {}, {key: 10}).missing
+    twice = logwatch.judge([*fine, fine[3]], {}, {})
     assert len(twice.twice) == 2
     assert twice.disorder
-    assert weblog.judge([fine[1], fine[0]], {}, {}).disorder
+    assert logwatch.judge([fine[1], fine[0]], {}, {}).disorder
     log = [each.split(b" ", 3)[3] for each in fine]
-    assert weblog.judge(fine, {}, {}, {"a": log}).faults == []
-    assert weblog.judge(fine[1:], {}, {}, {"a": log}).unwritten
+    assert logwatch.judge(fine, {}, {}, {"a": log}).faults == []
+    assert logwatch.judge(fine[1:], {}, {}, {"a": log}).unwritten

@@ -43,7 +43,7 @@ from twinbeat.weblog.messages import (
     codec,
 )
 from twinbeat.weblog.shown import WeblogView
-from twinbeat.worker import logsite
+from twinbeat.worker import logdoor, logsite
 from unit.worker_pair import PATIENCE_S, Site, free_port, in_step, looped, pair
 
 CODEC = codec(FromNode)
@@ -463,7 +463,7 @@ async def test_who_shows_no_certificate_keeps_nobody_out(tmp_path: Path) -> None
         assert isinstance(await introduced(lab.folder, lab.a, lab.port), Introduced)
         crowd = [
             await stack.enter_async_context(dialed(lab.folder, lab.a, lab.port, shown=False))
-            for _ in range(logsite.CONNECTIONS_MAX + 1)
+            for _ in range(logdoor.CONNECTIONS_MAX + 1)
         ]
         assert (await crowd[-1].hear()).code == "crowded"
         async with dialed(lab.folder, lab.a, lab.port) as client:

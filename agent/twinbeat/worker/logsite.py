@@ -11,13 +11,10 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 import time
-import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,27 +22,21 @@ from msgspec import Struct
 
 from twinbeat.framing import WireError
 from twinbeat.sync.identity import Folder, IdentityError
-from twinbeat.sync.sockets import anywhere, bound, hang_up, reached, secured
-from twinbeat.sync.tls import Cabinet, Credentials
+from twinbeat.sync.sockets import reached, secured
+from twinbeat.sync.tls import Cabinet
 from twinbeat.weblog.collecting import Collector
 from twinbeat.weblog.journal import JournalError
-from twinbeat.weblog.messages import PORT, PROTOCOL, Problem, Welcome
+from twinbeat.weblog.messages import PORT, PROTOCOL, Welcome
 from twinbeat.weblog.pulling import Replicator
-from twinbeat.weblog.serving import Server, Serving
+from twinbeat.weblog.serving import Server
 from twinbeat.weblog.shown import ClientStatus, Lag, Replication, WeblogView
 from twinbeat.weblog.sources import LogSource
-from twinbeat.weblog.store import PEER, Limits, Store
+from twinbeat.weblog.store import Limits, Store
 from twinbeat.worker.guests import Guests
+from twinbeat.worker.logdoor import HANDSHAKE_S, LogDoor, reason
 
 log = logging.getLogger("twinbeat.worker")
 
-HANDSHAKE_S: Final = 5.0
-PENDING_MAX: Final = 8
-"""Who has not shown yet who he is; one more, and the oldest has to go. And as many of those that
-show no certificate, and may only introduce themselves."""
-CONNECTIONS_MAX: Final = 32
-"""Of all clients together that are known; one of the peer's always has room."""
-PER_CLIENT_MAX: Final = 4
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 TIDY_S: Final = 1.0
@@ -98,14 +89,13 @@ class LogSite:
         self._collector: Collector | None = None
         self._server: Server | None = None
         self._replicator: Replicator | None = None
-        self._pending: dict[socket.socket, None] = {}
-        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._restart = asyncio.Event()
         """The sockets are wanted otherwise."""
         self._is_there = asyncio.Event()
         """The peer has come by itself: there is no reason to wait before it is dialed again."""
-        self._port = 0
-        self._listening = "It has just started."
+        self._door = LogDoor(
+            self._cabinet, self._guests, counts=self._counts, peer_came=self._is_there.set
+        )
         self._pulling = ""
         """Why the peer is not pulled from; empty = it is."""
         self._failed = ""
@@ -131,7 +121,7 @@ class LogSite:
         finally:
             self._collector.close()
             # All of them were told to close; what a peer doesn't answer is over after a second.
-            closing = [writer.wait_closed() for writer in list(self._writers)]
+            closing = [writer.wait_closed() for writer in list(self._door.writers)]
             await asyncio.shield(asyncio.gather(*closing, return_exceptions=True))
             await asyncio.shield(asyncio.to_thread(store.close))
             self._readers.shutdown(wait=False)
@@ -212,136 +202,14 @@ class LogSite:
                 restart.cancel()
                 await asyncio.gather(running, restart, return_exceptions=True)
 
-    def _credentials(self) -> Credentials | None:
-        try:
-            return self._cabinet.credentials()
-        except IdentityError as error:
-            self._listening = error.sentence
-            return None
-
-    # -- giving ------------------------------------------------------------------------------------
-
     async def _listen(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for address in self._wanted.listen or ("",):
-                tasks.create_task(self._listen_at(address))
-
-    async def _listen_at(self, address: str) -> None:
-        while True:
-            if self._credentials() is None:
-                self._listening = "This node is not paired yet: run `twinbeat pair` on both nodes."
-                await asyncio.sleep(1.0)
-                continue
-            wanted = self._wanted
-            try:
-                with bound(address or anywhere(), wanted.port) as made:
-                    made.listen(PENDING_MAX * 2)
-                    self._port, self._listening = made.getsockname()[1], ""
-                    await self._admit_all(made)
-            except OSError as error:
-                where = address or "any address"
-                self._listening = (
-                    f"Port {wanted.port} of {where} can't be listened at: {error.strerror}."
-                )
-                log.warning("log clients can't be served: %s", self._listening)
-                self._counts["listen", "failed"] += 1
-            finally:
-                self._port = 0
-            await asyncio.sleep(1.0)
-
-    async def _admit_all(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as admissions:
-            while True:
-                accepted, address = await loop.sock_accept(listener)
-                if len(self._pending) >= PENDING_MAX:
-                    oldest = next(iter(self._pending))
-                    del self._pending[oldest]
-                    hang_up(oldest)
-                    self._counts["refused", "crowded"] += 1
-                self._pending[accepted] = None
-                where = str(address[0]).removeprefix("::ffff:")
-                admitting = admissions.create_task(self._admit(accepted, where))
-                admitting.add_done_callback(partial(self._never_begun, accepted))
-
-    def _never_begun(self, accepted: socket.socket, _: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step has closed nothing."""
-        if accepted in self._pending:
-            del self._pending[accepted]
-            accepted.close()
-
-    async def _admit(self, accepted: socket.socket, address: str) -> None:
-        """One connection, from its beginning to its end."""
-        server, credentials = self._server, self._credentials()
-        assert server is not None
-        try:
-            if credentials is None:
-                accepted.close()
-                return
-            async with asyncio.timeout(HANDSHAKE_S):
-                reader, writer = await secured(
-                    accepted, credentials.server, dialed=False, within_s=HANDSHAKE_S
-                )
-        except (WireError, TimeoutError) as error:
-            code = error.code if isinstance(error, WireError) else "slow"
-            self._counts["refused", code] += 1
-            log.info("a log client at %s was refused: %s", address, _why(error))
-            return
-        finally:
-            self._pending.pop(accepted, None)
-        self._writers.add(writer)
-        try:
-            await self._serve(server, credentials, reader, writer, address)
-        except OSError:
-            self._counts["refused", "broken"] += 1
-        except Exception:  # a defect in one conversation ends no other
-            log.exception("the conversation with a log client at %s failed", address)
-            self._counts["refused", "defect"] += 1
-        finally:
-            writer.close()
-
-    async def _serve(
-        self,
-        server: Server,
-        credentials: Credentials,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        address: str,
-    ) -> None:
-        connection = writer.get_extra_info("ssl_object")
-        try:
-            credentials.speaks(connection)
-        except WireError as error:
-            self._counts["refused", error.code] += 1
-            return
-        shown = connection.getpeercert(binary_form=True)
-        is_peer = shown is not None and any(each.der == shown for each in credentials.trusted)
-        who = PEER if is_peer else self._guests.who(connection)
-        serving = Serving(who=who or "", address=address, since_s=time.time())
-        same = [each for each in server.connections if each.who == serving.who]
-        if who is None:
-            serving.end("denied", "This client is no longer allowed here.")
-        elif is_peer:
-            self._is_there.set()
-            for each in same:
-                each.end("replaced", "There is a newer connection.")
-        elif _crowded(server, who, len(same)):
-            serving.end("crowded", "There are too many connections already.")
-
-        async def introduce(der: bytes) -> Problem | None:
-            refusal = await asyncio.to_thread(self._guests.introduced, der, address)
-            if refusal is None:
-                self._cabinet.invited = frozenset(self._guests.known.values())
-                log.info("a log client at %s has introduced itself", address)
-            self._counts["introduced", refusal.code if refusal is not None else "allowed"] += 1
-            return refusal
-
-        await server.serve(serving, reader, writer, introduce=introduce)
+        assert self._server is not None
+        await self._door.listen(self._server, self._wanted.listen, self._wanted.port)
 
     def _welcome(self, version: int) -> Welcome:
         wanted, store = self._wanted, self._store
         assert store is not None
-        credentials = self._credentials()
+        credentials = self._door.credentials()
         certificates: dict[str, tuple[bytes, ...]] = {}
         if credentials is not None:
             certificates[wanted.node] = (credentials.own.der,)
@@ -382,7 +250,7 @@ class LogSite:
 
     async def _replicated(self) -> str:
         """One conversation; why it is over."""
-        wanted, credentials, replicator = self._wanted, self._credentials(), self._replicator
+        wanted, credentials, replicator = self._wanted, self._door.credentials(), self._replicator
         assert replicator is not None
         if credentials is None or not wanted.peer:
             return "The node is not paired, or no address of the peer is known."
@@ -396,8 +264,8 @@ class LogSite:
                 )
         except (OSError, TimeoutError, WireError) as error:
             self._counts["replication", "unreached"] += 1
-            return _why(error)
-        self._writers.add(writer)
+            return reason(error)
+        self._door.writers.add(writer)
         try:
             credentials.peer_of(writer.get_extra_info("ssl_object"))
             self._pulling = ""
@@ -406,7 +274,7 @@ class LogSite:
             await asyncio.create_task(replicator.replicate(reader, writer))
         except (WireError, JournalError, OSError, TimeoutError) as error:
             self._counts["replication", "ended"] += 1
-            return _why(error)
+            return reason(error)
         except BaseExceptionGroup as group:
             known, other = group.split((WireError, JournalError, OSError, TimeoutError))
             if other is not None or known is None:
@@ -415,7 +283,7 @@ class LogSite:
             found: BaseException = known
             while isinstance(found, BaseExceptionGroup):
                 found = found.exceptions[0]
-            return _why(found)
+            return reason(found)
         finally:
             writer.close()
         return "It ended."
@@ -430,7 +298,7 @@ class LogSite:
 
     def view(self) -> WeblogView:
         """How everything stands."""
-        wanted, store, credentials = self._wanted, self._store, self._credentials()
+        wanted, store, credentials = self._wanted, self._store, self._door.credentials()
         print_ = credentials.own.fingerprint if credentials is not None else ""
         if store is None or self._collector is None or self._server is None:
             state = "failed" if self._failed else "collecting"
@@ -456,8 +324,8 @@ class LogSite:
             peer=store.peer,
             state="refusing" if error is not None else "collecting",
             why=error.sentence if error is not None else "",
-            port=self._port,
-            listening=self._listening,
+            port=self._door.port,
+            listening=self._door.listening,
             fingerprint=print_,
             epoch=store.epoch,
             size=sum(keeper.journal.size for keeper in store.keepers.values()),
@@ -508,24 +376,3 @@ class LogSite:
             lag=sum(each.lag for each in lags),
             streams=tuple(lags),
         )
-
-
-def _crowded(server: Server, who: str, same: int) -> bool:
-    """Whether there is no room for another connection of a client that has ``same`` already; those
-    without a certificate are one client, which is in nobody's way."""
-    if not who:
-        return same >= PENDING_MAX
-    known = sum(bool(each.who) for each in server.connections)
-    return same >= PER_CLIENT_MAX or known >= CONNECTIONS_MAX
-
-
-def _why(error: BaseException) -> str:
-    match error:
-        case WireError() | JournalError():
-            return error.sentence
-        case TimeoutError():
-            return "It did not answer in time."
-        case OSError(strerror=str() as words):
-            return f"{words}."
-        case _:
-            return "The connection broke."

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from twinlab import agents, plan, processes, weblog
+from twinlab import agents, logwatch, plan, processes, weblog
 from twinlab.shell import LabError, wait_for
 
 from twinbench import cpu, figures, ground, measures_death
@@ -46,15 +46,15 @@ def records(effort: Effort, budget: Budget) -> list[Figure]:
     with and without all that."""
     with _ground() as made:
         in_time = _in_time(effort, budget)
-        with weblog.watched() as watch, weblog.asking():
+        with logwatch.watched() as watch, weblog.asking():
             kinds = _failovers(made, watch, effort, budget)
             stood = _stood(made, effort, budget)
         asked = weblog.asked()
         wait_for(
             partial(weblog.settled, made.third), "all records to be written", timeout_s=SETTLED_S
         )
-        held, logs = weblog.held(), weblog.logs()
-        judged = weblog.judge(made.third.lines(), watch.replicated, held, logs)
+        held, logs = logwatch.held(), weblog.logs()
+        judged = logwatch.judge(made.third.lines(), watch.replicated, held, logs)
         fed = _fed(made, effort, budget)
         outages = _outages(effort, budget)
     details = {
@@ -120,13 +120,13 @@ def _in_time(effort: Effort, budget: Budget) -> Figure:
 
 def _replicated() -> tuple[int, int]:
     """Records known to be on both nodes, and those within 100 ms, of both workers."""
-    found = [weblog.view(node) for node in plan.NODES]
+    found = [logwatch.view(node) for node in plan.NODES]
     told = [one.replication for one in found if one is not None]
     return sum(one.records for one in told), sum(one.in_time for one in told)
 
 
 def _failovers(
-    made: weblog.Ground, watch: weblog.Watch, effort: Effort, budget: Budget
+    made: weblog.Ground, watch: logwatch.Watch, effort: Effort, budget: Budget
 ) -> list[str]:
     kinds = []
     for number in budget.runs(effort.weblog_failovers, "failovers under logging", share=0.5):
@@ -176,7 +176,7 @@ def _stood(made: weblog.Ground, effort: Effort, budget: Budget) -> list[float]:
     def caught_up() -> bool:
         said = made.third.status()
         # Records come in all the time: what a tenth of a second brings is no lag.
-        most = weblog.RATE // 2
+        most = logwatch.RATE // 2
         return said is not None and all(
             node["connected"] and node["lag"] < most for node in said["nodes"]
         )
