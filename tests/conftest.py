@@ -12,7 +12,8 @@ units, which have namespaces of their own, and yield to the lab where both want 
 
 What depends on a clock may fail because the machine stands still for longer than a pair has timers
 or a test has patience. So a failure of the lab or of units counts there if nothing stood still
-meanwhile, or if it comes back: else it is tried again, and the summary says so.
+meanwhile, or if it comes back: else it is tried again, and the summary says so. What no delay may
+ever cause (an error that `counts_at_once`: two owners of an address) is never tried again.
 """
 
 import contextlib
@@ -193,7 +194,8 @@ def _try(item: pytest.Item, nextitem: pytest.Item | None) -> None:
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         failed = [report for report in reports if report.failed]
         still_s = meter.longest_s()
-        if not (failed and left and still_s):
+        at_once = any(getattr(report, "counts_at_once", False) for report in failed)
+        if not (failed and left and still_s) or at_once:
             break
         why = str(failed[0].longrepr).strip().splitlines()[-1:]
         item.user_properties[:] = [
@@ -236,6 +238,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Iterator[pytest.TestReport]:
     report = yield
+    if call.excinfo is not None:
+        report.counts_at_once = getattr(call.excinfo.value, "counts_at_once", False)
     # An expected failure reports itself as skipped too, yet it did run.
     if report.skipped and not hasattr(report, "wasxfail") and in_ci():
         report.outcome = "failed"

@@ -150,7 +150,7 @@ def fails_over(
     seen = watching.watch(cause, lambda: watching.serves(other), f"{other} takes over")
     transition = watching.takeover(other, seen.before_ns)
     assert transition["reason"] == "peer_yielded", watching.story(seen.before_ns)
-    assert seen.overlap(node, other) == []
+    seen.never_both(node, other)
     assert seen.outage_ms() < bound_ms, "a role that is handed over costs a round trip"
     said = agents.show(node)
     assert said is not None

@@ -79,7 +79,7 @@ def test_silent_death(primary: str) -> None:
     assert transition["reason"] == "peer_dead"
     assert transition["timeline"]["suspect_ns"] is not None
     assert 60 < seen.outage_ms() < BOUND_MS
-    assert seen.overlap(primary, survivor) == []
+    seen.never_both(primary, survivor)
     assert lab.status()["primary"] == survivor, "the other one only believes to be"
     assert lab.learned_port("lan0", plan.vmac(plan.LAN_VRID)) == survivor
     assert lab.learned_port("wan0", plan.vmac(plan.WAN_VRID)) == survivor
@@ -107,7 +107,7 @@ def test_death_with_power(primary: str) -> None:
         f"{survivor} takes over",
     )
     assert watching.takeover(survivor, seen.before_ns)["reason"] == "peer_dead"
-    assert seen.overlap(primary, survivor) == []
+    seen.never_both(primary, survivor)
 
 
 def test_hung_agent(primary: str) -> None:
@@ -121,7 +121,7 @@ def test_hung_agent(primary: str) -> None:
     transition = watching.takeover(survivor, seen.before_ns)
     assert transition["reason"] == "peer_stalled"
     assert seen.outage_ms() < BOUND_MS
-    assert seen.overlap(primary, survivor) == []
+    seen.never_both(primary, survivor)
     back = watching.watch(
         lambda: agents.cont(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
     )
@@ -137,7 +137,7 @@ def test_killed_agent(primary: str) -> None:
         f"{survivor} takes over",
     )
     assert seen.outage_ms() < BOUND_MS
-    assert seen.overlap(primary, survivor) == []
+    seen.never_both(primary, survivor)
     back = watching.watch(
         lambda: agents.start(primary), agents.pair_is_fit, "the pair is whole again", timeout_s=60
     )
@@ -156,7 +156,7 @@ def test_planned_switch_over(primary: str) -> None:
     seen = watching.watch(hand_over, lambda: watching.serves(other), f"{other} is primary")
     assert watching.takeover(other, seen.before_ns)["reason"] == "peer_yielded"
     assert seen.outage_ms() < BOUND_MS
-    assert seen.overlap(primary, other) == []
+    seen.never_both(primary, other)
     assert agents.wait_fit() == other
 
 

@@ -238,7 +238,7 @@ def test_who_is_to_stay_primary_takes_the_role_back_once_it_was_fit_for_a_while(
     log = processes.log_tail(agents.process_name(primary), 20)
     assert f"{primary} was told to stay primary and is fit again" in log
     assert seen.outage_ms() < BOUND_MS
-    assert seen.overlap(other, primary) == []
+    seen.never_both(other, primary)
     tell(primary, "stay", "off")
 
 

@@ -122,7 +122,7 @@ def test_a_death_moves_the_route_and_the_client_stays_served(announced: str) -> 
     # The dead one's session lives on for seconds: that the router didn't wait for its end is what
     # the falling metric is for.
     assert theirs_ms < 3000
-    assert seen.overlap(announced, other) == []
+    seen.never_both(announced, other)
     lab.heal(announced)
     agents.wait_fit()
     wait_for(lambda: routed.injected(announced) == [], "the old route goes", timeout_s=20)

@@ -49,6 +49,12 @@ FLIGHT_NS = 1_000_000
 VMACS = (plan.vmac(plan.LAN_VRID), plan.vmac(plan.WAN_VRID))
 
 
+class TwoOwnersError(AssertionError):
+    """Both nodes answered for an address: what the pair promises never, however slow a machine."""
+
+    counts_at_once = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """What was seen from outside while a cause had its effect."""
@@ -87,6 +93,11 @@ class Watched:
         return [
             frame for frame in found if frame.is_announcement() or frame.at_ns > first + FLIGHT_NS
         ]
+
+    def never_both(self, old: str, new: str) -> None:
+        """Raise TwoOwnersError if the old owner let out a frame after the new one's first."""
+        if frames := self.overlap(old, new):
+            raise TwoOwnersError(f"{old} still answered after {new} did: {frames}")
 
     def owners_since(self, moment_ns: int) -> set[str]:
         """Which nodes put frames for a VIP on the wire after a moment."""

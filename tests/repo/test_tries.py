@@ -31,6 +31,12 @@ def test_it():
 """
 FAILS = "assert 'what came' == ''"
 STILL = f"stand_still(); {FAILS}"
+NEVER = """
+        class TwoOwners(AssertionError):
+            counts_at_once = True
+        stand_still()
+        raise TwoOwners("both")
+"""
 
 
 def tried(
@@ -81,3 +87,11 @@ def test_what_fails_in_a_machine_that_runs_has_failed_at_once(pytester: pytest.P
     assert runs == {"lab/test_it.py": 1}
     assert outcomes == {"failed": 1}
     assert "tried again" not in told
+
+
+@pytest.mark.privileged
+def test_what_no_delay_may_cause_has_failed_at_once(pytester: pytest.Pytester) -> None:
+    tests = {"lab/test_both.py": (NEVER, "pass"), "lab/test_late.py": (STILL, "pass")}
+    runs, outcomes, told = tried(pytester, tests, CONFTEST.read_text())
+    assert runs == {"lab/test_both.py": 1, "lab/test_late.py": 2}, told
+    assert outcomes == {"passed": 1, "failed": 1}

@@ -359,7 +359,7 @@ def web_sentence(requests: list[dict[str, Any]]) -> str:
     if failed:
         words += (
             f"\n  ({failed[0]['error']}: a connection under way is lost with the node that "
-            "translated it; such state isn't shared yet.)"
+            "translated it, as the demo leaves [connections] off.)"
         )
     if slow:
         words += "\n  (TCP repeats a lost SYN only after a second.)"
