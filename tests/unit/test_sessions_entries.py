@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from twinbeat.sessions import entries as entries_module
+from twinbeat.sessions import ordered as ordered_module
 from twinbeat.sessions.entries import (
     Change,
     Gone,
@@ -17,6 +19,7 @@ from twinbeat.sessions.entries import (
     Table,
 )
 from twinbeat.sessions.keys import key_of
+from twinbeat.sessions.ordered import Ordered
 from twinbeat.sessions.rules import KEY_MOST, Kind, Persistence
 
 S = 1_000_000_000
@@ -166,6 +169,39 @@ def test_pages_go_through_everything_once() -> None:
     assert found == keys
 
 
+def test_a_page_looks_at_a_bounded_number_of_those_that_are_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entries_module, "PAGE_LOOK", 10)
+    made, _ = store(Persistence(name="proxy", kind="opaque", limit=500))
+    for number in range(25):
+        made.put("proxy", b"%02d" % number, "s", NOW, lifetime_ns=S)
+    made.put("proxy", b"99", "s", NOW, lifetime_ns=60 * S)
+    later, after = NOW + 2 * S, b""
+    pages = []
+    while not pages or after:
+        page, after = made.table("proxy").page(later, after=after, limit=5)
+        pages.append([key for key, _ in page])
+    assert pages == [[], [], [b"99"]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=2)), max_size=200))
+def test_keys_are_in_order_whatever_comes_and_goes(steps: list[tuple[bool, bytes]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ordered_module, "PART_MOST", 8)
+        ordered, model = Ordered(), set[bytes]()
+        for comes, key in steps:
+            if comes and key not in model:
+                ordered.add(key)
+                model.add(key)
+            elif not comes:
+                ordered.discard(key)
+                model.discard(key)
+            assert list(ordered.after(key)) == sorted(each for each in model if each > key)
+        assert list(ordered.after(b"")) == sorted(model)
+
+
 KEYS = st.sampled_from([b"%d" % number for number in range(24)])
 STEPS = st.lists(
     st.tuples(
@@ -202,6 +238,8 @@ def test_whatever_happens_listeners_can_follow(steps: list[tuple[str, bytes, int
             case _:
                 now += length // 8
         assert {key for _, key in heard.live} == set(table.keys())
+        live = {each for each in table.keys() if table.get(each, now)}  # noqa: SIM118
+        assert [key for key, _ in table.page(now)[0]] == sorted(live)
         assert len(table) <= OPAQUE.limit
         assert sum(table.servers.values()) == len(table)
         for each in list(model):

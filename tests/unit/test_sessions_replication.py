@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from twinbeat.sessions.entries import Origin, Reason, Store
 from twinbeat.sessions.replication import (
     BATCH_MOST,
+    DROP_MOST,
     GIVE_UP_NS,
     OUTSTANDING_MOST,
     RETRY_NS,
@@ -75,6 +76,8 @@ class Pair:
             while self.line and not self.stopped:
                 batch = self.line.popleft()
                 self.follower.take(batch, self.now_ns, leading=False)
+                while self.follower.drop(self.now_ns, leading=False):
+                    pass
                 self.leader.answered(batch.number, self.now_ns)
 
     @property
@@ -166,6 +169,42 @@ def test_whoever_comes_back_is_filled_and_what_it_had_too_much_goes() -> None:
     assert pair.other.table("web").counts[Reason.STALE] == 1
     assert pair.windows == [], "what a snapshot repeats says nothing of the window"
     assert pair.leader.filled == (count + 1, count + 1)
+
+
+def superfluous(pair: Pair) -> int:
+    """The other node has more than a snapshot of nothing names; how many too many."""
+    count = 3 * DROP_MOST + 5
+    table = pair.other.table("web")
+    for number in range(count):
+        table.put(key(number), SERVERS[0], pair.now_ns, origin=Origin.PEER)
+    for number, part in enumerate((Part.BEGIN, Part.END), 1):
+        pair.follower.take(Batch(number=number, part=part), pair.now_ns, leading=False)
+    return count
+
+
+def test_what_is_too_much_goes_a_bounded_number_at_a_time() -> None:
+    pair = Pair()
+    left, table = superfluous(pair), pair.other.table("web")
+    more = True
+    while more:
+        before, more = left, pair.follower.drop(pair.now_ns, leading=False)
+        left = len(table)
+        assert before - left <= DROP_MOST
+        assert bool(left) == more
+    assert table.counts[Reason.STALE] == 3 * DROP_MOST + 5
+    assert not pair.follower.drop(pair.now_ns, leading=False)
+
+
+def test_who_leads_by_now_or_lost_the_other_drops_no_more() -> None:
+    for lost in (False, True):
+        pair = Pair()
+        count = superfluous(pair)
+        assert pair.follower.drop(pair.now_ns, leading=False)
+        if lost:
+            pair.follower.lost()
+        assert not pair.follower.drop(pair.now_ns, leading=not lost)
+        assert not pair.follower.drop(pair.now_ns, leading=False)
+        assert len(pair.other.table("web")) == count - DROP_MOST
 
 
 def test_what_changes_while_it_is_filled_is_right_in_the_end() -> None:

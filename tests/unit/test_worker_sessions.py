@@ -7,6 +7,7 @@ The rules are opaque, so no kernel is touched; `test_sessions_plane` and the lab
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
 
@@ -15,9 +16,13 @@ import pytest
 from msgspec.structs import replace
 
 from twinbeat.sessions import client
+from twinbeat.sessions.entries import Origin, Reason
 from twinbeat.sessions.plane import now_ns
+from twinbeat.sessions.replication import DROP_MOST
 from twinbeat.sessions.shown import Entries, SessionsStatus
 from twinbeat.sync.document import Tables
+from twinbeat.sync.wire import SessionBatch
+from twinbeat.worker import following as worker_following
 from twinbeat.worker import sessions as worker_sessions
 from twinbeat.worker.sessions import Sessions
 from unit import worker_pair
@@ -115,6 +120,49 @@ def asked(proxy: client.Sessions) -> str | None:
         return proxy.get("cookie")
     except client.SessionsError as refused:
         return refused.code
+
+
+@looped
+async def test_what_the_primary_has_not_got_goes_in_pieces(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        table = sessions(b).store.table("proxy")
+        for number in range(5 * DROP_MOST):
+            table.put(b"%d" % number, "app1", now_ns(), origin=Origin.PEER)
+        sessions(a).leader.asked()
+        sizes = [len(table)]
+        deadline = time.monotonic() + PATIENCE_S
+        while sizes[-1] and time.monotonic() < deadline:
+            await asyncio.sleep(0)
+            sizes.append(len(table))
+        gone = [before - after for before, after in itertools.pairwise(sizes)]
+        assert max(gone) <= DROP_MOST
+        assert sum(gone) == table.counts[Reason.STALE] == 5 * DROP_MOST
+        await filled(a)
+
+
+@looped
+async def test_what_was_got_is_taken_in_though_the_other_node_is_lost(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        taker, session = sessions(b)._following, sessions(b)._session
+        assert session is not None
+        for number, entry in enumerate(((b"one", "app1", 50_000), (b"two", "app2", 50_000)), 900):
+            taker.note(session, SessionBatch(number=number, rule="proxy", entries=(entry,)))
+        taker.lost(session)
+        await until(lambda: held(b) == {b"one": "app1", b"two": "app2"}, "all is there")
+
+
+@looped
+async def test_more_than_can_wait_is_asked_for_anew(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker_following, "ARRIVED_MOST", 0)
+            put(a, b"cookie", "app1")
+            await until(lambda: sessions(b).follower.counts["crowded"], "there is no room")
+        await until(lambda: sessions(a).leader.counts["resync asked"], "all is asked for")
+        await until(lambda: held(b) == {b"cookie": "app1"}, "it is on both")
 
 
 @looped

@@ -12,11 +12,11 @@ somewhere leaves out what came from there.
 from __future__ import annotations
 
 import enum
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from twinbeat.sessions.ordered import Ordered
 from twinbeat.sessions.rules import KEY_MOST, TIMEOUT_MOST, Persistence
 
 S: Final = 1_000_000_000
@@ -24,6 +24,8 @@ LIST_MOST: Final = 10_000
 """Entries of one answer."""
 SWEEP_MOST: Final = 20_000
 """Entries that are looked at in one `sweep`."""
+PAGE_LOOK: Final = 4 * LIST_MOST
+"""Entries that are looked at for one page: some may be over, and not swept yet."""
 
 
 class Origin(enum.Enum):
@@ -103,6 +105,8 @@ class Table:
         self._tell = tell
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         """Least recently used first. A plain dict looks for its first past all that are gone."""
+        self._ordered = None if rule.in_kernel else Ordered()
+        """Keys of a proxy, which may ask for all of them a page at a time."""
         self._due: dict[int, list[bytes]] = {}
         """Second -> keys that may be over by then. Each entry is in one at least."""
         self._next = 0
@@ -150,7 +154,9 @@ class Table:
         if lifetime_ns is None:
             lifetime_ns = self.timeout_ns
         entry = Entry(server, now_ns + max(0, min(lifetime_ns, TIMEOUT_MOST * S)))
-        before = self._pop(key)
+        before = self._take(key)
+        if before is None and self._ordered is not None:
+            self._ordered.add(key)
         if before is not None and before.expires_ns <= now_ns:
             # It was over: this is another entry, though nobody has swept yet.
             self.counts[Reason.EXPIRED] += 1
@@ -210,11 +216,18 @@ class Table:
     def page(
         self, now_ns: int, *, after: bytes = b"", limit: int = 1000
     ) -> tuple[list[tuple[bytes, Entry]], bytes]:
-        """Live entries in the order of their keys, and the key to go on after: empty at the end."""
+        """Live entries of a proxy in the order of their keys, and the key to go on after: empty at
+        the end. A page is shorter where many entries are over and not swept yet."""
+        assert self._ordered is not None
         limit = max(1, min(limit, LIST_MOST))
-        live = ((key, entry) for key, entry in self.items(now_ns) if key > after)
-        found = heapq.nsmallest(limit, live)
-        return found, found[-1][0] if len(found) == limit else b""
+        found: list[tuple[bytes, Entry]] = []
+        for looked, key in enumerate(self._ordered.after(after), 1):
+            entry = self._entries[key]
+            if entry.expires_ns > now_ns:
+                found.append((key, entry))
+            if len(found) == limit or looked == PAGE_LOOK:
+                return found, key
+        return found, b""
 
     def sweep(self, now_ns: int) -> bool:
         """Remove what is over, a bounded number at a time; whether there may be more."""
@@ -249,12 +262,19 @@ class Table:
         """Forget everything, one by one for those who listen."""
         entries, self._entries = self._entries, OrderedDict()
         self._due, self._filed = {}, 0
+        self._ordered = None if self.rule.in_kernel else Ordered()
         self.servers.clear()
         for key, entry in entries.items():
             self.counts[Reason.DROPPED] += 1
             self._tell(Gone(self.rule.name, key, entry, Origin.LOCAL, Reason.DROPPED))
 
     def _pop(self, key: bytes) -> Entry | None:
+        entry = self._take(key)
+        if entry is not None and self._ordered is not None:
+            self._ordered.discard(key)
+        return entry
+
+    def _take(self, key: bytes) -> Entry | None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.servers[entry.server] -= 1

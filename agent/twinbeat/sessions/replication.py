@@ -17,6 +17,7 @@ An entry that was only prolonged is told of once a second, or once in a sixteent
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ STEP_NS: Final = 1_000 * MS
 """A prolongation is told of when the end moves into another step."""
 RETRY_NS: Final = 1_000 * MS
 """Between a snapshot that came to nothing and the next attempt."""
+DROP_MOST: Final = 2048
+"""Entries that are looked at before other work gets its turn, of those that a snapshot may not have
+named."""
 GIVE_UP_NS: Final = 10_000 * MS
 """So long answers are waited for by who sends nothing meanwhile: one that found no room on its way
 never comes, and nothing would follow that could make up for it."""
@@ -287,15 +291,18 @@ class Follower:
         self._store = store
         self._told: dict[str, set[bytes]] | None = None
         """What a snapshot has named so far."""
+        self._unnamed: Iterator[tuple[str, bytes]] | None = None
+        """Those that it hasn't, which are to go."""
         self.counts: Counter[str] = Counter()
-        """received, gone, snapshots; left out: unknown_rule, malformed, ours"""
+        """received, gone, snapshots; left out: unknown_rule, malformed, ours, crowded"""
 
     def lost(self) -> None:
         """Nothing more comes: what there is stays."""
-        self._told = None
+        self._told = self._unnamed = None
 
     def take(self, batch: Batch, now_ns: int, *, leading: bool) -> bool:
-        """Take a batch in; whether its rule is known here.
+        """Take a batch in; whether its rule is known here. After the end of a snapshot `drop` has
+        to be called until there is nothing more to be dropped, before the next batch is taken.
 
         ``leading``: this node leads by now. Then only what it doesn't know yet can be news: the
         last entries of a node that has just handed over.
@@ -305,8 +312,8 @@ class Follower:
             self.counts["snapshots"] += 1
             return True
         if batch.part is Part.END:
-            if not leading:
-                self._drop_the_rest(now_ns)
+            if self._told is not None:
+                self._unnamed = _unnamed(self._store, self._told)
             self._told = None
             return True
         table = self._store.tables.get(batch.rule)
@@ -335,13 +342,31 @@ class Follower:
         self.counts["received"] += received
         return True
 
-    def _drop_the_rest(self, now_ns: int) -> None:
-        if self._told is None:
-            return
-        for name, table in self._store.tables.items():
-            told = self._told.get(name, set())
-            for key in [key for key in table.keys() if key not in told]:  # noqa: SIM118
+    def drop(self, now_ns: int, *, leading: bool) -> bool:
+        """Drop what a snapshot has not named, a bounded number at a time; whether there is more.
+
+        Who leads by now drops nothing: its own packets may have made it anew.
+        """
+        if leading:
+            self._unnamed = None
+        if self._unnamed is None:
+            return False
+        found = list(itertools.islice(self._unnamed, DROP_MOST))
+        for name, key in found:
+            table = self._store.tables.get(name)
+            if key and table is not None:
                 table.delete(key, now_ns, reason=Reason.STALE, origin=Origin.PEER)
+        if len(found) < DROP_MOST:
+            self._unnamed = None
+        return self._unnamed is not None
+
+
+def _unnamed(store: Store, told: dict[str, set[bytes]]) -> Iterator[tuple[str, bytes]]:
+    """All keys that there are now, by rule; empty for one that was told of."""
+    for name, table in list(store.tables.items()):
+        named = told.get(name, set())
+        for key in table.keys():  # noqa: SIM118
+            yield name, b"" if key in named else key
 
 
 def _parts(keys: Iterable[tuple[str, list[bytes], int]]) -> Iterator[tuple[str, list[bytes]]]:

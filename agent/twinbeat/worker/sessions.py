@@ -36,6 +36,7 @@ from twinbeat.sync.alike import leads
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import Persisting, SessionAsk, SessionBatch, SessionDone, Traffic
 from twinbeat.worker.driver import Driver, WorkerFailedError
+from twinbeat.worker.following import Following
 
 TICK_S: Final = 0.02
 """How long news gather. An entry made now is told of within two of these."""
@@ -53,7 +54,7 @@ RETRY_S: Final = 5.0
 """Between two attempts to make the kernel's table as it should be."""
 LOOK_S: Final = 5.0
 REBIND_MOST: Final = 2000
-"""Entries that are bound anew before other work gets its turn."""
+"""Entries that are looked at before other work gets its turn."""
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -67,7 +68,13 @@ class Sessions:
         self.window = Histogram()
         """From an entry's making until it was in the other node's kernel."""
         self.leader = replication.Leader(self.store, self.window.add, now_ns)
-        self.follower = replication.Follower(self.store)
+        self._following = Following(
+            self.store,
+            leading=lambda: self.primary,
+            flush=lambda: self.plane is not None and self.plane.flush(),
+            taken=self._taken,
+        )
+        self.follower = self._following.follower
         self.counts: Counter[str] = Counter()
         """rebound, failed, remade: the table was gone; full: connections that found no room"""
         self.servers = Servers(_ask, self._server_changed)
@@ -122,6 +129,7 @@ class Sessions:
                     self._sweeping(),
                     self._comparing(),
                     self._rebinding(),
+                    self._following.run(),
                 ):
                     tasks.create_task(part)
         except ExceptionGroup as errors:
@@ -383,17 +391,23 @@ class Sessions:
         table = self.store.tables.get(rule.name)
         if not servers or table is None:
             return
-        use, moment = frozenset(servers), now_ns()
-        gone = [(key, entry) for key, entry in table.items(moment) if entry.server not in use]
-        for number, (key, entry) in enumerate(gone, 1):
-            if table.get(key, moment) == entry:
+        use, moment, rebound = frozenset(servers), now_ns(), 0
+        if use.issuperset(table.servers):
+            return
+        for number, key in enumerate(table.keys(), 1):
+            entry = table.get(key, moment)
+            if entry is not None and entry.server not in use:
                 left = entry.remaining_ns(moment)
                 table.put(key, servers[zlib.crc32(key) % len(servers)], moment, lifetime_ns=left)
-                self.counts["rebound"] += 1
+                rebound += 1
             if number % REBIND_MOST == 0:
                 await asyncio.sleep(0)
-        if gone:
-            log.info("%d clients of persistence %s got another server", len(gone), rule.name)
+                moment = now_ns()
+                if self.store.tables.get(rule.name) is not table:
+                    break
+        self.counts["rebound"] += rebound
+        if rebound:
+            log.info("%d clients of persistence %s got another server", rebound, rule.name)
 
     # -- the other node --------------------------------------------------------------------------
 
@@ -411,7 +425,7 @@ class Sessions:
             if self._telling is not None:
                 self._telling.cancel()
                 self._telling = None
-            self.follower.lost()
+            self._following.lost(session)
 
     def take(self, message: Traffic) -> bool:
         """A message about entries, and whether it is one. Never waits."""
@@ -426,8 +440,8 @@ class Sessions:
                 if self._telling is None or self._telling.done():
                     loop = asyncio.get_running_loop()
                     self._telling = loop.create_task(self._tell_alone(fresh=fresh))
-            case SessionBatch():
-                self._take_batch(message)
+            case SessionBatch() if self._session is not None:
+                self._following.note(self._session, message)
         return True
 
     async def _tell_alone(self, *, fresh: bool) -> None:
@@ -451,18 +465,10 @@ class Sessions:
                 await asyncio.sleep(TICK_S)
         self._carry(Batch(number=0, part=Part.END))
 
-    def _take_batch(self, message: SessionBatch) -> None:
-        batch = Batch(
-            number=message.number,
-            part=Part(message.part),
-            rule=message.rule,
-            entries=message.entries,
-            gone=message.gone,
-        )
-        self.follower.take(batch, now_ns(), leading=self.primary)
-        if self.plane is not None:
-            while self.plane.flush():
-                pass
+    def _taken(self, session: Session, batch: Batch) -> None:
+        """All of it is in the kernel."""
+        if session is not self._session:
+            return
         if not batch.number and self._asking is not None:
             self._asking.cancel()
             self._asking = asyncio.get_running_loop().call_later(ASK_S, self._heard)
@@ -471,8 +477,8 @@ class Sessions:
                 self._ruled, self._knows = self.primary, True
             else:
                 self._heard()
-        if self._session is not None and batch.number:
-            self._session.offer(SessionDone(number=message.number))
+        if batch.number:
+            session.offer(SessionDone(number=batch.number))
 
     def _carry(self, batch: Batch) -> bool:
         session = self._session
