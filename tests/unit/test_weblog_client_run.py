@@ -367,10 +367,14 @@ def test_a_directory_that_refuses_stops_acknowledging_until_it_doesn_t(tmp_path:
         status = await machine.until_status(lambda said: said["commit_failures"] > 1)
         assert "can't be written" in status["trouble"]
         assert a.acknowledged == {}
+        # It is one trouble for as long as it lasts, however often writing is tried.
+        assert machine.log().count("Nothing is acknowledged") == 1
+        assert "writing works again" not in machine.log()
         (machine.out / "log").rmdir()
         await until(lambda: a.acknowledged.get(("a", 1)) == 20)
         assert machine.written() == lines(0, 20)
         assert (await machine.status())["trouble"] == ""
+        assert machine.log().count("writing works again") == 1
 
     played(tmp_path, play)
 

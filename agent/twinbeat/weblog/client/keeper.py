@@ -57,6 +57,10 @@ class Keeper:
         self.counts = Counts()
         self.pending_bytes = 0
         self.trouble = ""
+        """Why nothing can be written, until something was: an attempt that is only begun says
+        nothing of a disk that is full."""
+        self._wrote = True
+        """What failed last, if anything, was not the writing itself."""
         self.commits = 0
         self.failures = 0
         self.took_s = 0.0
@@ -109,11 +113,12 @@ class Keeper:
         while True:
             try:
                 await self._in_order()
-                attempt = 0
                 while True:
-                    if await self._once():
+                    is_last = await self._once()
+                    if not self.trouble:
+                        attempt = 0
+                    if is_last:
                         return
-                    attempt = 0
             except (WriteError, StateError) as error:
                 self._fail(str(error))
                 if self._stopping:
@@ -142,10 +147,14 @@ class Keeper:
         # What failed may have come onto the disk all the same: the state knows, and nobody else.
         for pair in self._pairs.values():
             pair.fall_back(self._cursors)
+        if self._wrote:
+            self._works()
+        self._room.set()
+
+    def _works(self) -> None:
         if self.trouble:
             log.warning("writing works again", extra={"fields": {"event": "weblog-writing"}})
-        self.trouble = ""
-        self._room.set()
+        self.trouble, self._wrote = "", True
 
     def _recover(self) -> None:
         if self._state is None:
@@ -175,7 +184,9 @@ class Keeper:
             pair.losses.clear()
         if batch or losses or over:
             began = time.monotonic()
+            self._wrote = False
             counts = await asyncio.to_thread(self._write, batch, places, over)
+            self._works()
             self.took_s += time.monotonic() - began
             self._count(batch, losses, counts, places)
             log.debug("%d bytes written", size)
