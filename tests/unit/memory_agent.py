@@ -384,7 +384,7 @@ def counters(**changes: Any) -> schema.Counters:
         "sync_phases": {"all": histogram({10: 3})},
         "sync_connection": {"established dialed": 1},
         "sync_files": {"placed": 4, "failed_full": 2},
-        "weblog": {"own-dropped full": 4, "rewound": 1},
+        "weblog": {"own-dropped full": 4, "own flush_us": 2_500_000, "rewound": 1},
         "weblog_replication": histogram({14: 17}),
         "sessions": schema.Sessions(
             why="",

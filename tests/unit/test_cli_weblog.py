@@ -56,6 +56,7 @@ async def test_what_there_is_to_see_of_log_records(a: Shell, b: Shell, directory
     shown = await told(a, "show weblog", f"{log}: 2 records")
     assert shown.startswith("COLLECTING\n")
     assert "16 MiB per journal" in shown
+    assert " ms a flush" in shown
     assert await a("show weblog --json") == 0
     assert a.json["schema"] == 1
     assert a.json["sources"][1]["records"] == 2

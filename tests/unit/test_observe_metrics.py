@@ -70,6 +70,9 @@ def test_log_records_are_shown_with_their_marks_and_losses() -> None:
         assert value(samples, "twinbeat_weblog_sequence", node="b", stage=stage) == mark
     dropped = {"event": "own-dropped", "reason": "full"}
     assert value(samples, "twinbeat_weblog_events_total", **dropped) == 4
+    assert value(samples, "twinbeat_weblog_flush_seconds_total", journal="own") == 2.5
+    named = {label for name, labels in samples if "weblog_events" in name for label in labels}
+    assert ("reason", "flush_us") not in named
     # What an alert asks for is there before it happens.
     missed = {"event": "source", "reason": "missed"}
     assert value(samples, "twinbeat_weblog_events_total", **missed) == 0

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from twinbeat.weblog.block import NOWHERE, Block, Position, make
-from twinbeat.weblog.journal import ASIDE, Journal, JournalError, opened
+from twinbeat.weblog.journal import ASIDE, Journal, opened
 from twinbeat.weblog.messages import Cursor
+from twinbeat.weblog.refusal import JournalError
 from twinbeat.weblog.segment import SUFFIX, Hole
 from twinbeat.weblog.store import Limits, Store
 from unit.worker_pair import PATIENCE_S, looped, until
@@ -381,3 +382,30 @@ def test_that_a_file_cannot_be_opened_just_now_is_no_hole(tmp_path: Path) -> Non
     path.unlink()
     (tmp_path / "away").rename(path)
     assert everything(journal) == records(block(0))
+
+
+@pytest.mark.parametrize(("blocks_of_all", "spared"), [(1 << 24, 64 << 20), (1 << 14, 2 << 20)])
+def test_the_last_room_of_a_disk_is_left_to_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks_of_all: int, spared: int
+) -> None:
+    journal = fresh(tmp_path)
+    free = spared // 4096 + 2
+    real = os.statvfs(tmp_path)
+
+    def told(_: Path) -> os.statvfs_result:
+        values = list(real)
+        values[:5] = [4096, 4096, blocks_of_all, free, free]
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", told)
+    journal.append([block(0)], now_ns=NOW)
+    free -= 2
+    with pytest.raises(JournalError) as caught:
+        journal.append([block(3)], now_ns=NOW)
+    assert caught.value.code == "full"
+    assert f"full but for {spared >> 10} KiB" in caught.value.sentence
+    assert everything(journal) == records(block(0))
+    free += 2
+    journal.append([block(3)], now_ns=NOW)
+    assert everything(journal) == records(block(0), block(3))
+    journal.close()

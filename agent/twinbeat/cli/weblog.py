@@ -24,7 +24,7 @@ from twinbeat.cli.base import (
 )
 from twinbeat.cli.request import How, changing, edit
 from twinbeat.sync.document import Change, Expect, Put, Remove, Tables
-from twinbeat.weblog.shown import ClientStatus, SourceStatus, WeblogView
+from twinbeat.weblog.shown import FLUSH_US, ClientStatus, SourceStatus, WeblogView
 
 SECTION: Final = "logclient"
 _COLORS: Final = {"collecting": "green", "off": "yellow"}
@@ -51,7 +51,10 @@ def lines(seen: WeblogView) -> Iterator[str]:
     if seen.state == "off":
         return
     full = f"{seen.size / 2**20:,.1f} MiB on disk, {seen.size_max / 2**20:,.0f} MiB per journal"
-    yield f"journal     epoch {seen.epoch}, {full}"
+    flushes = seen.counts.get("own flushes", 0)
+    took = seen.counts.get(f"own {FLUSH_US}", 0) / 1e3 / max(flushes, 1)
+    slow = f", {took:.1f} ms a flush" if flushes else ""
+    yield f"journal     epoch {seen.epoch}, {full}{slow}"
     copies = seen.replication
     word = f"pulling from {seen.peer}" if copies.state == "pulling" else f"away: {copies.why}"
     told = f"{copies.waiting:,} records are on this node only"

@@ -193,6 +193,7 @@ METRIC_NAMES: Final = frozenset(
         "twinbeat_weblog_client_lag_records",
         "twinbeat_weblog_epoch",
         "twinbeat_weblog_events_total",
+        "twinbeat_weblog_flush_seconds_total",
         "twinbeat_weblog_journal_bytes",
         "twinbeat_weblog_journal_max_bytes",
         "twinbeat_weblog_listening",

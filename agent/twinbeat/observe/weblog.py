@@ -15,6 +15,8 @@ NOUGHTS: Final = {
     **{f"source {reason}": 0 for reason in ("refused", "missed", "missing", "cut")},
 }
 """Losses, from before the first: a series that begins with it hides it from alerts."""
+FLUSH_US: Final = "flush_us"
+"""`twinbeat.weblog.shown` has it, too."""
 STAGES: Final = ("oldest", "received", "durable", "replicated")
 
 
@@ -36,6 +38,19 @@ def log_records(status: Status, counters: Counters) -> Iterator[Metric]:
             ([event, reason], count)
             for name, count in sorted(((NOUGHTS if logs else {}) | counters.weblog).items())
             for event, _, reason in [name.partition(" ")]
+            if reason != FLUSH_US
+        ],
+    )
+    yield from family.counters(
+        "twinbeat_weblog_flush_seconds",
+        "Time that flushes of log records took, by journal (own or replica): each record waits for "
+        "one of each node's disk.",
+        ["journal"],
+        [
+            ([journal], count / 1e6)
+            for name, count in sorted(counters.weblog.items())
+            for journal, _, what in [name.partition(" ")]
+            if what == FLUSH_US
         ],
     )
     delays = counters.weblog_replication

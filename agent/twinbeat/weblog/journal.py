@@ -33,6 +33,7 @@ from typing import Final
 from twinbeat.durable import sync_directory
 from twinbeat.weblog.block import Block, BlockError, Position
 from twinbeat.weblog.block import blocks as all_blocks
+from twinbeat.weblog.refusal import JournalError, refused, spare
 from twinbeat.weblog.segment import (
     SUFFIX,
     Checkpoint,
@@ -53,17 +54,6 @@ EPOCHS_MOST: Final = 28
 """Of a node; the records of older ones go."""
 FOR_EVER_NS: Final = 1 << 63
 _SEGMENT: Final = re.compile(r"[0-9]{20}-[0-9]{20}" + re.escape(SUFFIX))
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class JournalError(Exception):
-    """The disk refused. Nothing was changed; the message is a sentence, ``code`` is counted:
-    full, readonly or disk."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
-        self.sentence = sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,10 +188,15 @@ class Journal:
         Raises JournalError; none of the blocks is in the journal then, but for those of an epoch
         whose turn was over, which may be given again and are passed over.
         """
-        if self.size + sum(len(each.raw) for each in blocks) > self.size_max:
+        size = sum(len(each.raw) for each in blocks)
+        if self.size + size > self.size_max:
             raise JournalError(
                 "full", f"{self._directory} holds as much as it may: {self.size_max} bytes."
             )
+        try:
+            spare(self._directory, size)
+        except OSError as error:
+            raise self._failed(error) from None
         at = 0
         while at < len(blocks):
             end = at + 1
@@ -293,11 +288,9 @@ class Journal:
         return segments[-1] if segments else None
 
     def _failed(self, error: OSError) -> JournalError:
-        code = (
-            "full" if error.errno in _FULL else "readonly" if error.errno == errno.EROFS else "disk"
-        )
-        self.counts["error", code] += 1
-        return JournalError(code, f"{self._directory} can't be used: {error.strerror}.")
+        failed = refused(self._directory, error)
+        self.counts["error", failed.code] += 1
+        return failed
 
     # -- making room -------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable
 
 from twinbeat.weblog.block import Block
-from twinbeat.weblog.journal import Journal, JournalError
+from twinbeat.weblog.journal import Journal
+from twinbeat.weblog.refusal import JournalError
 
 log = logging.getLogger(__name__)
 

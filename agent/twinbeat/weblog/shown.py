@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from twinbeat.weblog.messages import Stream
@@ -60,6 +62,10 @@ class Stranger(Struct, frozen=True, kw_only=True):
     address: str
     asked_s: float
     """Unix time of the last time."""
+
+
+FLUSH_US: Final = "flush_us"
+"""Among the counts of a journal: microseconds that its disk took for all flushes."""
 
 
 class Replication(Struct, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ from twinbeat.framing import WireError
 from twinbeat.sync.identity import IdentityError
 from twinbeat.sync.sockets import anywhere, bound, hang_up, secured
 from twinbeat.sync.tls import Cabinet, Credentials
-from twinbeat.weblog.journal import JournalError
 from twinbeat.weblog.messages import Problem
+from twinbeat.weblog.refusal import JournalError
 from twinbeat.weblog.serving import Server, Serving
 from twinbeat.weblog.store import PEER
 from twinbeat.worker.guests import Guests

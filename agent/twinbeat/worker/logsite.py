@@ -25,11 +25,11 @@ from twinbeat.sync.identity import Folder, IdentityError
 from twinbeat.sync.sockets import reached, secured
 from twinbeat.sync.tls import Cabinet
 from twinbeat.weblog.collecting import Collector
-from twinbeat.weblog.journal import JournalError
 from twinbeat.weblog.messages import PORT, PROTOCOL, Welcome
 from twinbeat.weblog.pulling import Replicator
+from twinbeat.weblog.refusal import JournalError
 from twinbeat.weblog.serving import Server
-from twinbeat.weblog.shown import ClientStatus, Lag, Replication, WeblogView
+from twinbeat.weblog.shown import FLUSH_US, ClientStatus, Lag, Replication, WeblogView
 from twinbeat.weblog.sources import LogSource
 from twinbeat.weblog.store import Limits, Store
 from twinbeat.worker.guests import Guests
@@ -311,6 +311,7 @@ class LogSite:
             for (what, which), number in keeper.journal.counts.items():
                 counts[f"{side}-{what}", which] += number
             counts[side, "flushes"] += keeper.flushes
+            counts[side, FLUSH_US] += keeper.flushed_ns // 1000
         sources = tuple(self._collector.status())
         for source in sources:
             for what, number in source.counts.items():
