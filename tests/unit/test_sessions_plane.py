@@ -181,6 +181,45 @@ def test_changes_are_written_whatever_the_kernel_has() -> None:
     run(work)
 
 
+def test_what_changes_while_a_map_is_read_is_not_taken_back() -> None:
+    """The kernel has each part ready before it is asked for it."""
+    count = 5000
+
+    async def work() -> None:
+        node = Node(replace(HTTP, limit=count))
+        await node.make()
+        table = node.store.table("http")
+        keys = [number.to_bytes(4) for number in range(count)]
+
+        async def written() -> None:
+            more = True
+            while more:
+                more = node.plane.flush()
+                await asyncio.sleep(0)
+
+        for key in keys:
+            table.put(key, "10.88.0.21", now_ns(), origin=Origin.PEER)
+        await written()
+        reading = asyncio.create_task(node.plane.reload(restore=True))
+        await asyncio.sleep(0)
+        # The first part was read, and the second one is ready.
+        for number, key in enumerate(keys):
+            if number % 2:
+                table.delete(key, now_ns(), reason=Reason.EVICTED)
+            else:
+                table.put(key, "10.88.0.22", now_ns())
+        await written()
+        await reading
+        assert node.plane.counts["repaired"] == 0
+        assert table.servers == {"10.88.0.22": count // 2}
+        other = Node(replace(HTTP, limit=count))
+        await other.make()
+        await other.plane.reload(restore=False)
+        assert other.store.table("http").servers == table.servers
+
+    run(work)
+
+
 def test_another_limit_keeps_the_entries() -> None:
     async def work() -> None:
         node = Node(HTTP)

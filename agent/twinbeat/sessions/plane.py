@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from twinbeat.sessions import ruleset, strays
-from twinbeat.sessions.entries import Change, Origin, Put, Reason, Store
-from twinbeat.sessions.kernel import Connections, Element, KernelError, Maps
+from twinbeat.sessions.entries import Change, Origin, Put, Reason, Store, Table
+from twinbeat.sessions.kernel import Connections, Element, Held, KernelError, Maps
 from twinbeat.sessions.keys import Finder, Seen, packed, server_of
 from twinbeat.sessions.rules import Persistence, Pool
 from twinbeat.sessions.ruleset import Present
@@ -72,6 +72,11 @@ class Plane:
         self._rules: dict[str, Persistence] = {}
         self._made: dict[str, str] = {}
         """The counter of each rule that was put into the kernel."""
+        self._reading: str | None = None
+        """The rule whose map is being read."""
+        self._since: set[bytes] = set()
+        """Keys of it that were written or heard of meanwhile: what is read of them is older, as the
+        kernel has each part ready before it is asked for it."""
         self._addresses: dict[str, frozenset[bytes]] = {}
         self.counts: Counter[str] = Counter()
         """learned, foreign, overflow, repaired, restored, failed"""
@@ -185,6 +190,8 @@ class Plane:
             wanted, (name, key) = self._pending.pop(at), at
             if name not in maps:
                 continue
+            if name == self._reading:
+                self._since.add(key)
             of, timeout_ms = maps[name]
             if wanted is None:
                 elements.append(Element(of, key, b"", 0, 0, fresh=False))
@@ -236,6 +243,8 @@ class Plane:
             self.counts["foreign"] += 1
             return
         table = self._store.tables.get(name)
+        if name == self._reading:
+            self._since.add(key)
         if (name, key) in self._pending:
             if self._pending[name, key] is not None:
                 return  # What is to be written is newer.
@@ -263,33 +272,36 @@ class Plane:
             if table is None:
                 continue
             begun, found = now_ns(), set()
+            self._reading = name
             try:
                 for part in self._reader.read(ruleset.map_name(rule)):
-                    moment = now_ns()
                     for held in part:
                         found.add(held.key)
-                        known = table.get(held.key, moment)
-                        server = self._server(held.server)
-                        ends = moment + held.remaining_ms * MS
-                        if (name, held.key) in self._pending:
-                            continue
-                        if (
-                            known is None
-                            or known.server != server
-                            or ends > known.expires_ns + SLACK_NS
-                        ):
-                            self.counts["repaired"] += 1
-                            left = ends - moment
-                            table.put(
-                                held.key, server, moment, lifetime_ns=left, origin=Origin.KERNEL
-                            )
+                        self._compare(name, table, held)
                     await asyncio.sleep(pause_s)
                     if self._rules.get(name) is not rule:
                         return
             except KernelError as error:
                 raise PlaneError(str(error)) from error
+            finally:
+                self._reading = None
+                self._since.clear()
             if restore:
                 await self._restore(name, begun, found, pause_s)
+
+    def _compare(self, name: str, table: Table, held: Held) -> None:
+        """One that the kernel has with what is known of it."""
+        if held.key in self._since or (name, held.key) in self._pending:
+            return
+        moment, left_ns = now_ns(), held.remaining_ms * MS
+        known, server = table.get(held.key, moment), self._server(held.server)
+        if (
+            known is None
+            or known.server != server
+            or moment + left_ns > known.expires_ns + SLACK_NS
+        ):
+            self.counts["repaired"] += 1
+            table.put(held.key, server, moment, lifetime_ns=left_ns, origin=Origin.KERNEL)
 
     async def _restore(self, name: str, begun: int, found: set[bytes], pause_s: float) -> None:
         """Entries that were there before the kernel was asked, and of which it said nothing."""

@@ -14,7 +14,6 @@ import ipaddress
 import itertools
 import logging
 import time
-import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -27,6 +26,7 @@ from twinbeat.sessions import rules as rows
 from twinbeat.sessions.entries import Store
 from twinbeat.sessions.kernel import KernelError
 from twinbeat.sessions.plane import MissingError, Plane, PlaneError, now_ns
+from twinbeat.sessions.rebind import rebind
 from twinbeat.sessions.replication import BATCH_MOST, MS, OPAQUE_MOST, Batch, Part
 from twinbeat.sessions.room import Room
 from twinbeat.sessions.rules import Persistence, Pool
@@ -53,8 +53,8 @@ START_S: Final = 5.0
 RETRY_S: Final = 5.0
 """Between two attempts to make the kernel's table as it should be."""
 LOOK_S: Final = 5.0
-REBIND_MOST: Final = 2000
-"""Entries that are looked at before other work gets its turn."""
+LAST_MOST: Final = 4
+"""Readings of news, each of some thousands, when this node serves no longer."""
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -177,6 +177,12 @@ class Sessions:
     def _look_at_roles(self, standing: Standing) -> None:
         self._ruled = self._ruled or standing.primary
         if standing.primary != self.primary:
+            if self.primary:
+                # What packets did until the gate was shut: nobody asks the kernel for it later.
+                for _ in range(LAST_MOST):
+                    if not self._learn(now_ns()):
+                        break
+                self.leader.tick(now_ns())
             self.primary = standing.primary
             if self.primary:
                 # Whatever packets did since the gate opened is in the maps.
@@ -310,18 +316,24 @@ class Sessions:
 
     def _tick(self) -> bool:
         """Whether anything was to be done."""
-        moment, heard, more = now_ns(), 0, False
-        if self.plane is not None:
-            # What is read now was made after the last reading: that is how old it may be.
-            self.leader.made_ns = self._read_ns
-            heard, whole = self.plane.learn()
-            self.leader.made_ns, self._read_ns = None, moment
-            if not whole:
-                self._reload.set()
-            more = self.plane.flush()
+        moment = now_ns()
+        heard = self._learn(moment)
+        more = self.plane is not None and self.plane.flush()
         sent = self.leader.waiting
         self.leader.tick(moment)
         return bool(heard or more or sent or self.leader.outstanding)
+
+    def _learn(self, moment: int) -> int:
+        """Take in news of connections; how many there were."""
+        if self.plane is None:
+            return 0
+        # What is read now was made after the last reading: that is how old it may be.
+        self.leader.made_ns = self._read_ns
+        heard, whole = self.plane.learn()
+        self.leader.made_ns, self._read_ns = None, moment
+        if not whole:
+            self._reload.set()
+        return heard
 
     async def _sweeping(self) -> None:
         looked_s = 0.0
@@ -353,19 +365,24 @@ class Sessions:
         self._room.look(self.store, self._without, time.monotonic())
 
     async def _comparing(self) -> None:
-        """The kernel's maps with what is known: at the start, as told to, and by the clock."""
+        """The kernel's maps with what is known: at the start, as told to, and by the clock on the
+        primary; on the other node where the kernel has refused something, which it lacks then."""
+        refused = 0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RELOAD_S):
                     await self._reload.wait()
             told = self._reload.is_set()
             self._reload.clear()
-            if not (told or self.primary):
+            count = self.plane.kernel_counts["refused"] if self.plane is not None else 0
+            lacking, refused = count != refused, count
+            if not (told or self.primary or lacking):
                 continue
             try:
                 if self.plane is not None:
                     pause = 0.0 if told else TICK_S
-                    await self.plane.reload(restore=self.primary, pause_s=pause)
+                    restore = self.primary or lacking
+                    await self.plane.reload(restore=restore, pause_s=pause)
             except PlaneError as error:
                 self.counts["failed"] += 1
                 log.warning("entries can't be read from the kernel: %s", error)
@@ -388,23 +405,7 @@ class Sessions:
     async def _rebind_rule(self, rule: Persistence) -> None:
         failed = self.servers.failed().get(rule.pool, frozenset())
         servers = chosen(self.pools[rule.pool], rule.version, failed)
-        table = self.store.tables.get(rule.name)
-        if not servers or table is None:
-            return
-        use, moment, rebound = frozenset(servers), now_ns(), 0
-        if use.issuperset(table.servers):
-            return
-        for number, key in enumerate(table.keys(), 1):
-            entry = table.get(key, moment)
-            if entry is not None and entry.server not in use:
-                left = entry.remaining_ns(moment)
-                table.put(key, servers[zlib.crc32(key) % len(servers)], moment, lifetime_ns=left)
-                rebound += 1
-            if number % REBIND_MOST == 0:
-                await asyncio.sleep(0)
-                moment = now_ns()
-                if self.store.tables.get(rule.name) is not table:
-                    break
+        rebound = await rebind(self.store, rule.name, servers)
         self.counts["rebound"] += rebound
         if rebound:
             log.info("%d clients of persistence %s got another server", rebound, rule.name)
