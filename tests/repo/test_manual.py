@@ -11,7 +11,7 @@ import pytest
 from repo import project
 
 MAN = project.ROOT / "deploy" / "man"
-REQUESTS = {".TH", ".SH", ".SS", ".TP", ".PP", ".B", ".BR", '.\\"'}
+REQUESTS = {".TH", ".SH", ".SS", ".TP", ".PP", ".B", ".BR", ".nf", ".fi", '.\\"'}
 PAGES = sorted(path for path in MAN.iterdir() if path.suffix in {".1", ".5", ".8"})
 
 
