@@ -120,7 +120,8 @@ class Client:
             ) from error
         except OSError as error:
             connection.close()
-            why = error.strerror or "no answer in time"
+            late = isinstance(error, TimeoutError)
+            why = "no answer in time" if late else error.strerror or str(error)
             raise UnreachableError(f"no agent at {self.path} ({why})") from error
         return connection
 

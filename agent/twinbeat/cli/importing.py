@@ -53,6 +53,8 @@ def import_(file: Path, links: tuple[str, ...], index: int | None, peer: str, sh
             talk(f"{problem}")
         raise Stop(Exit.USAGE, f"{file} can't be understood") from error
     if not made.tables.get("vrid"):
+        for note in made.notes:
+            _talk_of(note)
         raise Stop(Exit.USAGE, f"{file} has no vrrp_instance that can be used: nothing to import")
     if not made.tables["link"]:
         interface = made.tables["vrid"][0]["interface"]
@@ -64,6 +66,8 @@ def import_(file: Path, links: tuple[str, ...], index: int | None, peer: str, sh
     _, problems = examine_tables(made.tables, file, offline=True)
     errors = [problem for problem in problems if not problem.warning]
     if errors:
+        for note in made.notes:
+            _talk_of(note)
         for problem in errors:
             talk(f"{problem}")
         raise Stop(Exit.USAGE, f"{file} makes a configuration that can't be used")

@@ -7,6 +7,7 @@ where the structure of those sections is sound. Machine: interfaces, addresses, 
 offline.
 """
 
+import codecs
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +88,9 @@ def _parse(path: Path, findings: Findings) -> dict[str, Any] | None:
         return None
     if len(raw) > _FILE_MAX:
         findings.add("", None, "is larger than a mebibyte; long lists of VIPs go into vips_file.")
+        return None
+    if raw.startswith(codecs.BOM_UTF8):
+        findings.add("", None, "begins with a byte order mark: save it as UTF-8 without one.")
         return None
     try:
         return tomllib.loads(raw.decode("utf-8"))

@@ -12,6 +12,8 @@ from twinbeat.config.service import VIPS_MAX, VridSection
 from twinbeat.config.system import OWN_INTERFACES, System, parse_address, useless
 
 _VIPS_FILE_MAX: Final = 4 << 20
+_WRONG_MAX: Final = 100
+"""Lines of a file that are complained of one by one."""
 
 
 def with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings) -> VridSection:
@@ -36,23 +38,30 @@ def with_addresses(vrid: VridSection, path: str, base: Path, findings: Findings)
 def read_addresses(file: Path, key: str, written: str, findings: Findings) -> list[str]:
     """The addresses that a `vips_file` holds, in canonical form."""
     try:
-        if file.stat().st_size > _VIPS_FILE_MAX:
+        with file.open("rb") as opened:
+            raw = opened.read(_VIPS_FILE_MAX + 1)
+        if len(raw) > _VIPS_FILE_MAX:
             findings.add(key, written, "is larger than any list of addresses can be.")
             return []
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = raw.decode("utf-8").splitlines()
     except OSError as error:
         findings.add(key, written, f"{file} can't be read: {error.strerror}.")
         return []
     except UnicodeDecodeError:
         findings.add(key, written, f"{file} is not text.")
         return []
-    found = []
+    found, wrong = [], 0
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if text:
             canonical = _vip(text, f"line {number}", findings, str(file))
             if canonical is not None:
                 found.append(canonical)
+                continue
+            wrong += 1
+            if wrong == _WRONG_MAX:
+                findings.add(key, written, f"{file} isn't looked at behind line {number}.")
+                break
     return found
 
 

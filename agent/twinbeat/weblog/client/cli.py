@@ -25,7 +25,7 @@ from twinbeat.cli.base import Exit, Settings, Stop, confirm, reach, say, say_jso
 from twinbeat.cli.main import run
 from twinbeat.sync.identity import Folder, Identity, IdentityError
 from twinbeat.weblog.client import conf as conf_file
-from twinbeat.weblog.client import edit
+from twinbeat.weblog.client import edit, values
 from twinbeat.weblog.client.model import PORT, Conf, ConfError, Node
 from twinbeat.weblog.client.told import ClientStatus, NodeStatus
 
@@ -115,6 +115,10 @@ def add_node(
     The first time it also makes this client's key. It ends with the command that admits this client
     on the pair.
     """
+    try:
+        address = values.address(address)
+    except values.Unusable as error:
+        raise Stop(Exit.USAGE, str(error)) from None
     text = _text(options.file)
     own = _identity(options, make=True)
     certificate = _answered(_shown(address, port))

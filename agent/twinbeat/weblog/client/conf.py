@@ -43,12 +43,13 @@ _FOREIGN: Final = ("nsip", "userid", "password", "nsusername")
 def read(file: Path) -> Conf:
     """The configuration of a file. Raises ConfError, with everything that is wrong with it."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(FILE_MAX + 1)
     except OSError as error:
         sentence = f"can't be read: {error.strerror}. `twinbeat-weblog add-node` makes one."
         raise ConfError([Problem(file=str(file), line=0, sentence=sentence)]) from None
     if len(content) > FILE_MAX:
-        sentence = f"has {len(content)} bytes; {FILE_MAX} are the most."
+        sentence = f"has more than {FILE_MAX} bytes, which are the most."
         raise ConfError([Problem(file=str(file), line=0, sentence=sentence)])
     try:
         text = content.decode()

@@ -33,7 +33,9 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {'warning: ' if self.warning else ''}{self.sentence}"
+        told = f"{where}: {'warning: ' if self.warning else ''}{self.sentence}"
+        # A file may hold what a terminal would take for a command.
+        return told if told.isprintable() else told.encode("unicode_escape").decode("ascii")
 
 
 class ConfError(Exception):
