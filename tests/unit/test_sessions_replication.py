@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from msgspec.structs import replace
 
 from twinbeat.sessions.entries import Origin, Reason, Store
@@ -238,6 +239,39 @@ def test_a_node_that_stops_taking_is_left_behind_and_caught_up_with() -> None:
     pair.run(RETRY_NS // TICK_NS + 10)
     assert pair.leader.state is State.IN_STEP
     assert pair.alike
+
+
+@pytest.mark.parametrize("how", ["slow", "unanswered", "crowded"])
+def test_the_window_has_what_was_made_while_the_other_node_was_behind(how: str) -> None:
+    """All of it as old as the first of it, until the snapshot is there."""
+    pair, patience_ns = connected(), RETRY_NS
+    if how == "crowded":
+        pair.room = 0
+    else:
+        pair.stopped = True
+    for number in range(OUTSTANDING_MOST + 1):
+        pair.bind(number)
+        if pair.stopped:
+            pair.run()
+    pair.run()
+    assert pair.leader.state is State.BEHIND
+    if how == "unanswered":
+        pair.line.clear()
+        patience_ns += GIVE_UP_NS
+    pair.bind(1, server=1)
+    pair.bind(900)
+    pair.mine.delete("web", key(2), pair.now_ns)
+    pair.stopped, pair.room = False, 1_000_000
+    pair.run(patience_ns // TICK_NS + 10)
+    assert pair.leader.state is State.IN_STEP
+    assert sum(count for _, count in pair.windows) == OUTSTANDING_MOST + 3
+    late = sum(count for length, count in pair.windows if length >= patience_ns)
+    # The slow one answers what it was sent, and of that only the first was so long ago.
+    assert late >= 3 if how == "slow" else late == OUTSTANDING_MOST + 3
+    before = len(pair.windows)
+    pair.bind(901)
+    pair.run()
+    assert pair.windows[before:] == [(TICK_NS, 1)], "and no more"
 
 
 def test_a_line_without_room_is_not_waited_for() -> None:

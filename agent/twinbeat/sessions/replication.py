@@ -116,6 +116,10 @@ class Leader:
         self.filled_ns = 0
         """How long the last snapshot took until its end was answered."""
         self._filling_since_ns = 0
+        self._missed = 0
+        """News that were not sent, or not answered, since it fell behind: a snapshot has them."""
+        self._missed_ns: int | None = None
+        """When the first of them was made; None = it hasn't fallen behind."""
         store.listen(self._changed)
 
     @property
@@ -139,13 +143,14 @@ class Leader:
         self._answers.clear()
         self._waiting.clear()
         self._filling = None
+        self._missed, self._missed_ns = 0, None
         self._not_before_ns = now_ns
         self.state = State.ALONE if carry is None else State.BEHIND
 
     def asked(self) -> None:
         """The other node wants everything anew."""
         if self._carry is not None and self.state is not State.BEHIND:
-            self._fall_behind("asked")
+            self._fall_behind("asked", self._oldest_ns if self._waiting else self._clock())
 
     def answered(self, number: int, now_ns: int) -> None:
         """Everything up to that number is in the other kernel."""
@@ -156,6 +161,10 @@ class Leader:
         if self.state is State.FILLING and self._filling is None and not self._answers:
             self.state = State.IN_STEP
             self.filled_ns = now_ns - self._filling_since_ns
+            if self._missed_ns is not None:
+                if self._missed:
+                    self._took(max(0, now_ns - self._missed_ns), self._missed)
+                self._missed, self._missed_ns = 0, None
 
     def tick(self, now_ns: int) -> None:
         """Send what has gathered."""
@@ -165,6 +174,10 @@ class Leader:
             patience_ns = GIVE_UP_NS if self._answers else 0
             if now_ns < self._not_before_ns + patience_ns:
                 return
+            for _, made_ns, count in self._answers:
+                if count and self._missed_ns is not None:
+                    self._missed_ns = min(self._missed_ns, made_ns)
+                    self._missed += count
             self._answers.clear()
             self._begin(now_ns)
         if self._waiting:
@@ -176,6 +189,8 @@ class Leader:
 
     def _changed(self, change: Change) -> None:
         if change.origin is Origin.PEER or self.state in {State.ALONE, State.BEHIND}:
+            if self._missed_ns is not None and change.origin is not Origin.PEER:
+                self._missed += isinstance(change, Put) and self._is_news(change)
             return
         if isinstance(change, Gone):
             if change.reason in {Reason.EXPIRED, Reason.DROPPED}:
@@ -187,7 +202,7 @@ class Leader:
             self._oldest_ns = self._clock() if self.made_ns is None else self.made_ns
         self._waiting[change.rule, change.key] = isinstance(change, Put)
         if len(self._waiting) > WAITING_MOST:
-            self._fall_behind("flood")
+            self._fall_behind("flood", self._oldest_ns)
 
     def _is_news(self, change: Put) -> bool:
         before, after = change.before, change.entry
@@ -196,8 +211,11 @@ class Leader:
         step = min(STEP_NS, max(MS, self._store.tables[change.rule].timeout_ns // 16))
         return before.expires_ns // step != after.expires_ns // step
 
-    def _fall_behind(self, why: str) -> None:
+    def _fall_behind(self, why: str, since_ns: int) -> None:
         self.counts[f"resync {why}"] += 1
+        if self._missed_ns is None:
+            self._missed_ns = since_ns
+        self._missed += sum(self._waiting.values())
         self._waiting.clear()
         self._filling = None
         self.state = State.BEHIND
@@ -218,12 +236,15 @@ class Leader:
                 entries.append((key, entry.server, entry.remaining_ns(now_ns) // MS))
             elif not there:
                 gone.append(key)
+        left = sum(len(entries) for entries, _ in rules.values())
         for rule, (entries, gone) in rules.items():
             most = self._most(rule)
             for at in range(0, max(len(entries), len(gone)), most):
                 part = entries[at : at + most], gone[at : at + most]
                 if not self._send(Part.LIVE, rule, *part, self._oldest_ns):
+                    self._missed += left
                     return
+                left -= len(part[0])
 
     def _most(self, rule: str) -> int:
         return BATCH_MOST if self._store.tables[rule].rule.in_kernel else OPAQUE_MOST
@@ -266,14 +287,14 @@ class Leader:
     ) -> bool:
         assert self._carry is not None
         if len(self._answers) >= OUTSTANDING_MOST:
-            self._fall_behind("slow")
+            self._fall_behind("slow", made_ns)
             return False
         self._number += 1
         batch = Batch(
             number=self._number, part=part, rule=rule, entries=tuple(entries), gone=tuple(gone)
         )
         if not self._carry(batch):
-            self._fall_behind("crowded")
+            self._fall_behind("crowded", made_ns)
             return False
         self.counts["batches"] += 1
         self.counts["sent"] += len(entries)
