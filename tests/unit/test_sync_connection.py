@@ -597,13 +597,29 @@ async def test_a_frame_has_a_deadline_however_many_bytes_of_it_come(tmp_path: Pa
 
 
 @asynchronous
+async def test_what_came_while_the_process_stood_still_was_heard(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (a, b):
+        for number in range(3):
+            for node in (a, b):
+                assert node.session.offer(Query(request=str(number)))
+            # What each was sent lies in its socket, and the process goes on too late to the clock.
+            skip(1.1 * DEAD_S)
+            await until(lambda number=number: len(a.heard) == len(b.heard) == number + 1)
+        assert a.counted("ended") == b.counted("ended") == {}
+        assert len(a.sessions) == len(b.sessions) == 1
+
+
+@asynchronous
 async def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path) -> None:
     async with listening(tmp_path) as (b, folder, port):
         reader, writer = await known(folder, port)
         await until(lambda: b.up)
         session = b.session
-        skip(DEAD_S)
-        assert (await farewell(reader)).code == "silent"
+        ending = asyncio.create_task(farewell(reader))
+        while not ending.done():
+            skip(1)
+            await asyncio.wait((ending,), timeout=0.01)
+        assert ending.result().code == "silent"
         status = b.connection.status()
         assert session.over is not None
         assert (status.state, status.why) == ("away", session.over.sentence)

@@ -7,7 +7,8 @@ Sending waits while a lane is full; so does reading from the network while nobod
 and then the peer's sending waits in turn. Each side pings every second whatever else it does, and a
 side that waits for a frame and gets none for `dead_s` ends the session. While it isn't waiting,
 because whoever takes the messages is busy, nothing is held against the peer: its pings are behind
-what was not read yet.
+what was not read yet. No more is the time for which this process itself stood still: `dead_s` goes
+by in parts, and a stall is one of them, however long it was.
 
 There are two lanes out. Files go in the second, a frame at a time, whenever the first is empty, so
 that no file holds up a command.
@@ -46,6 +47,8 @@ from twinbeat.sync.wire import (
 CONTROL_MAX: Final = 64
 """Answers to pings and the like that wait to be sent; a peer that has more waiting is flooding."""
 WRITE_BUFFER: Final = 256 << 10
+QUIET_MOST: Final = 10
+"""Parts of `dead_s`."""
 FAREWELL_S: Final = 1.0
 """The last message is given so long to leave."""
 
@@ -202,6 +205,10 @@ class Session:
         self._bulk: Lane[bytes] = Lane(limits, self._work)
         self._inbound: Lane[Traffic] = Lane(limits, self._came)
         self._moving = False
+        self._listens = False
+        """A frame is waited for."""
+        self._quiet = 0
+        """Parts of `dead_s` that went by meanwhile."""
         self._over: Bye | None = None
         self._farewell: bytes | None = None
         self._cut: dict[str, Iterator[bytes]] = {}
@@ -305,19 +312,21 @@ class Session:
         self._writer.transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._moving = True
         reading = asyncio.create_task(self._read())
+        attending = asyncio.create_task(self._attend())
         writing = asyncio.create_task(self._write())
         try:
             await self._ended.wait()
         finally:
             self.close("stopping", "The worker stops.")
             reading.cancel()
+            attending.cancel()
             try:
                 await self._leave(writing)
             finally:
                 drop(self._writer)
                 writing.cancel()
-        # A mistake in either is not to go unseen.
-        for task in (reading, writing):
+        # A mistake in any is not to go unseen.
+        for task in (reading, attending, writing):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
@@ -358,7 +367,11 @@ class Session:
     async def _read(self) -> None:
         try:
             while self._over is None:
-                await self._take(await self._frame())
+                self._listens, self._quiet = True, 0
+                payload = await read_frame(self._reader)
+                self._listens = False
+                self._count("bytes", "received", LENGTH + len(payload))
+                await self._take(payload)
         except WireError as error:
             self._end(error.code, error.sentence, tell=error.code not in {"ended", "truncated"})
         except OSError as error:
@@ -366,16 +379,13 @@ class Session:
         finally:
             self._end("broken", "The connection broke.", tell=False)
 
-    async def _frame(self) -> bytes:
-        """The next frame, whole, within the time in which the peer shows a sign of life."""
-        try:
-            async with asyncio.timeout(self._limits.dead_s):
-                payload = await read_frame(self._reader)
-        except TimeoutError:
-            sentence = f"Nothing was heard from the peer for {self._limits.dead_s:g} s."
-            raise WireError("silent", sentence) from None
-        self._count("bytes", "received", LENGTH + len(payload))
-        return payload
+    async def _attend(self) -> None:
+        """Give up a peer that shows no sign of life."""
+        while self._quiet <= QUIET_MOST:
+            await asyncio.sleep(self._limits.dead_s / QUIET_MOST)
+            self._quiet += self._listens
+        sentence = f"Nothing was heard from the peer for {self._limits.dead_s:g} s."
+        self._end("silent", sentence, tell=True)
 
     async def _take(self, payload: bytes) -> None:
         """Do what a frame asks for, or hand its message on."""
