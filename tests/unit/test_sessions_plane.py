@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from twinbeat.sessions.entries import Origin, Reason, Store
 from twinbeat.sessions.keys import Seen, shown
 from twinbeat.sessions.plane import MissingError, Plane, now_ns
 from twinbeat.sessions.rules import Persistence, Pool
+from twinbeat.sessions.ruleset import Present
 from unit.namespace import fresh_namespace, ip
 
 pytestmark = pytest.mark.privileged
@@ -216,6 +218,29 @@ def test_what_changes_while_a_map_is_read_is_not_taken_back() -> None:
         await other.make()
         await other.plane.reload(restore=False)
         assert other.store.table("http").servers == table.servers
+
+    run(work)
+
+
+def test_what_is_there_is_known_as_nft_lists_it() -> None:
+    """`nft` is not asked, as it reads all elements whatever it is to list."""
+
+    async def work() -> None:
+        node = Node(*KINDS)
+        assert node.plane.present() == Present()
+        nft("add", "table", "inet", "somebody")
+        nft("add", "counter", "inet", "somebody", "theirs")
+        assert node.plane.present() == Present()
+        await node.make(replace(POOL, balance="round-robin"))
+        listed = json.loads(nft("-j", "list", "table", "inet", "twinbeat_sessions"))["nftables"]
+
+        def named(what: str) -> frozenset[str]:
+            return frozenset(each[what]["name"] for each in listed if what in each)
+
+        assert node.plane.present() == Present(
+            table=True, maps=named("map"), chains=named("chain"), counters=named("counter")
+        )
+        assert len(named("map")) == len(named("counter")) == len(KINDS)
 
     run(work)
 

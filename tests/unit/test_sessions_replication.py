@@ -369,6 +369,25 @@ def test_a_full_table_has_the_same_entries_on_both_nodes() -> None:
     assert pair.other.table("web").counts[Reason.EVICTED] == 0
 
 
+def test_who_asks_for_everything_gets_it_at_once_but_not_again_and_again() -> None:
+    pair = connected()
+    pair.run(RETRY_NS // TICK_NS)
+    for number in range(10):
+        pair.bind(number)
+    pair.leader.asked()
+    pair.run(3)
+    assert pair.leader.state is State.IN_STEP
+    assert pair.alike
+    assert pair.leader.counts["snapshots"] == 2
+    for _ in range(RETRY_NS // TICK_NS - 5):
+        pair.leader.asked()
+        pair.run()
+    assert pair.leader.counts["snapshots"] == 2
+    pair.run(10)
+    assert pair.leader.counts["snapshots"] == 3
+    assert pair.leader.state is State.IN_STEP
+
+
 def test_an_answer_that_never_comes_holds_up_nothing_for_ever() -> None:
     pair = connected()
     pair.stopped = True

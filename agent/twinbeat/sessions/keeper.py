@@ -34,6 +34,7 @@ from twinbeat.sessions.connections import (
     Seen,
 )
 from twinbeat.sessions.conntrackd import PATH, PROGRAMS
+from twinbeat.sessions.kernel import KernelError, Maps
 
 log = logging.getLogger("twinbeat.worker")
 
@@ -280,10 +281,10 @@ class Keeper:
         self._flows = int(first[0]) if found.good and first and first[0].isdecimal() else -1
         self._kernel |= conntrackd.kernel((await _do("conntrack", "-S")).output)
         if self._rules is not None:
-            listed = await _do("nft", "list", "counters", "table", "inet", strays.TABLE)
-            self._kernel |= strays.counted(listed.output)
+            counted = _counted()
+            self._kernel |= counted or {}
             # Whoever restarts Debian's nftables.service empties all tables, ours too.
-            self._gone = bool(self._rules[1]) or not listed.good
+            self._gone = bool(self._rules[1]) or (counted is not None and not counted)
 
     # -- nftables --------------------------------------------------------------------------------
 
@@ -345,6 +346,16 @@ class Keeper:
 def _run_by(settings: ConnectionSettings) -> ConnectionSettings:
     """What conntrackd has to be started anew for."""
     return replace(settings, drop_strays=False, refresh_s=0, vips=())
+
+
+def _counted() -> dict[str, int] | None:
+    """What our table counts, nothing where it isn't there; None: it can't be asked for. Not by
+    `nft`, which reads all elements of everybody's maps before it lists a counter."""
+    try:
+        with contextlib.closing(Maps()) as asked:
+            return asked.counters(strays.TABLE)
+    except (OSError, KernelError):
+        return None
 
 
 async def _do(name: str, *words: str) -> Finished:

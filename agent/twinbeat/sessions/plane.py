@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import errno
 import itertools
-import json
 import logging
 import os
 import time
@@ -21,7 +20,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from twinbeat.sessions import ruleset, strays
-from twinbeat.sessions.entries import Change, Origin, Put, Reason, Store, Table
+from twinbeat.sessions.entries import Change, Origin, Put, Reason, S, Store, Table
 from twinbeat.sessions.kernel import Connections, Element, Held, KernelError, Maps
 from twinbeat.sessions.keys import Finder, Seen, packed, server_of
 from twinbeat.sessions.rules import Persistence, Pool
@@ -105,7 +104,7 @@ class Plane:
         """Make these rules the kernel's. Raises PlaneError, and what was in force stays so."""
         wanted = [rule for rule in rules.values() if rule.in_kernel]
         try:
-            present = await self.present()
+            present = self.present()
         except PlaneError:
             if wanted or self._rules:
                 raise
@@ -139,24 +138,12 @@ class Plane:
             more = self.flush()
             await asyncio.sleep(0)
 
-    @staticmethod
-    async def present() -> Present:
+    def present(self) -> Present:
         """What of ours is in the kernel. Raises PlaneError."""
-        code, said, wrong = await _run("-j", "-t", "list", "tables", ruleset.FAMILY)
-        if code:
-            raise PlaneError(f"nft can't list tables: {wrong}")
-        if ruleset.TABLE not in {each["name"] for each in _of(said, "table")}:
-            return Present()
-        code, said, wrong = await _run("-j", "-t", "list", "table", ruleset.FAMILY, ruleset.TABLE)
-        if code:
-            raise PlaneError(f"nft can't list the table {ruleset.TABLE}: {wrong}")
-        names = {
-            what: frozenset(each["name"] for each in _of(said, what))
-            for what in ("map", "chain", "counter")
-        }
-        return Present(
-            table=True, maps=names["map"], chains=names["chain"], counters=names["counter"]
-        )
+        try:
+            return self._counters.present()
+        except (KernelError, OSError) as error:
+            raise PlaneError(f"tables can't be listed: {error}") from error
 
     # -- from elsewhere into the kernel ------------------------------------------------------------
 
@@ -261,26 +248,30 @@ class Plane:
             known = self._servers[data] = server_of(data)
         return known
 
-    async def reload(self, *, restore: bool, pause_s: float = 0.0) -> None:
-        """Compare all maps with what is known, and take in what was missed. Raises PlaneError.
+    async def reload(self, *, restore: bool, pause_s: float = 0.0) -> float:
+        """Compare all maps with what is known, and take in what was missed; how many seconds of
+        work that was. Raises PlaneError.
 
         ``restore``: what the kernel hasn't got, though it should, is written again. ``pause_s``:
         after each few hundred entries, so that whoever has other work gets to it.
         """
+        work_ns = 0
         for name, rule in list(self._rules.items()):
             table = self._store.tables.get(name)
             if table is None:
                 continue
             begun, found = now_ns(), set()
-            self._reading = name
+            self._reading, since = name, begun
             try:
                 for part in self._reader.read(ruleset.map_name(rule)):
                     for held in part:
                         found.add(held.key)
                         self._compare(name, table, held)
+                    work_ns += now_ns() - since
                     await asyncio.sleep(pause_s)
+                    since = now_ns()
                     if self._rules.get(name) is not rule:
-                        return
+                        return work_ns / S
             except KernelError as error:
                 raise PlaneError(str(error)) from error
             finally:
@@ -288,6 +279,7 @@ class Plane:
                 self._since.clear()
             if restore:
                 await self._restore(name, begun, found, pause_s)
+        return work_ns / S
 
     def _compare(self, name: str, table: Table, held: Held) -> None:
         """One that the kernel has with what is known of it."""
@@ -341,46 +333,39 @@ async def remove() -> None:
 
     Whoever may not even ask for tables (a container without CAP_NET_ADMIN) can have made none.
     """
-    code, _, wrong = await _run("list", "tables")
+    code, wrong = await _run(f"{strays.none()}{strays.none(ruleset.TABLE)}")
     if code and os.strerror(errno.EPERM) in wrong:
         log.warning("nft may not be asked here, so no table of ours can be there: %s", wrong)
-        return
-    if (await Plane.present()).table:
-        await _nft(f"delete table {ruleset.FAMILY} {ruleset.TABLE}\n")
-    await _nft(strays.none())
+    elif code:
+        raise PlaneError(f"nft refuses to delete tables: {wrong}")
 
 
 async def _nft(script: str) -> None:
     if script:
-        code, _, wrong = await _run("-f", "-", text=script)
+        code, wrong = await _run(script)
         if code:
             raise PlaneError(f"nft refuses the rules: {wrong}")
 
 
-async def _run(*arguments: str, text: str = "") -> tuple[int, str, str]:
-    """Exit code and both outputs, the second one line only."""
+async def _run(script: str) -> tuple[int, str]:
+    """Have nft carry it out: its exit code, and the first line of what went wrong."""
     try:
         process = await asyncio.create_subprocess_exec(
             NFT,
-            *arguments,
+            *("-f", "-"),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        return 127, "", f"{NFT} can't be run: {error.strerror}"
+        return 127, f"{NFT} can't be run: {error.strerror}"
     try:
         async with asyncio.timeout(NFT_S):
-            said, wrong = await process.communicate(text.encode())
+            _, wrong = await process.communicate(script.encode())
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        return 124, "", f"it took longer than {NFT_S:g} s"
+        return 124, f"it took longer than {NFT_S:g} s"
     line = next(iter(wrong.decode(errors="replace").split("\n")), "")
-    return process.returncode or 0, said.decode(), line[:512]
-
-
-def _of(said: str, what: str) -> list[dict[str, str]]:
-    found = json.loads(said or "{}").get("nftables", [])
-    return [each[what] for each in found if what in each]
+    return process.returncode or 0, line[:512]

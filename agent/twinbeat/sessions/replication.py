@@ -148,9 +148,11 @@ class Leader:
         self.state = State.ALONE if carry is None else State.BEHIND
 
     def asked(self) -> None:
-        """The other node wants everything anew."""
+        """The other node wants everything anew, or has to get it. At once, as it has the room for
+        it, but not again and again."""
         if self._carry is not None and self.state is not State.BEHIND:
             self._fall_behind("asked", self._oldest_ns if self._waiting else self._clock())
+            self._not_before_ns = min(self._not_before_ns, self._filling_since_ns + RETRY_NS)
 
     def answered(self, number: int, now_ns: int) -> None:
         """Everything up to that number is in the other kernel."""

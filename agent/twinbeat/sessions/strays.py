@@ -13,7 +13,6 @@ those to conntrackd's port that the peer didn't send. All else of the node is le
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Final
 
 from twinbeat.sessions.connections import ConnectionSettings
@@ -21,7 +20,6 @@ from twinbeat.sessions.connections import ConnectionSettings
 TABLE: Final = "twinbeat_connections"
 COUNTERS: Final = ("strays", "forged")
 """Packets of unknown connections; packets to conntrackd's port that the peer didn't send."""
-_COUNTER: Final = re.compile(r"counter (strays|forged) \{\s+packets (\d+)")
 
 _FRAME: Final = """\
 table inet {table}
@@ -88,11 +86,6 @@ def rules(settings: ConnectionSettings) -> str:
     )
 
 
-def none() -> str:
-    """For `nft -f`: the table goes."""
-    return f"table inet {TABLE}\ndelete table inet {TABLE}\n"
-
-
-def counted(text: str) -> dict[str, int]:
-    """Of `nft list counters`: packets that were dropped."""
-    return {name: int(packets) for name, packets in _COUNTER.findall(text)}
+def none(table: str = TABLE) -> str:
+    """For `nft -f`: the table goes, if it is there."""
+    return f"table inet {table}\ndelete table inet {table}\n"
