@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import subprocess
 
 import pytest
 from twinlab import agents, clients, lab, netns, plan, processes, storm
@@ -85,6 +86,30 @@ def two_deaths(reign: Reign) -> None:
     assert 'twinbeat_persistence_entries{pair="1",rule="http"}' in agents.metrics(primary)
     told = tell(primary, "show", "persistence", "--client", first, "--rule", "http")
     assert told.startswith(f"http: {first} -> {plan.server_address(before[0])}, ")
+
+
+def test_a_role_that_moves_under_new_clients_leaves_no_entry_on_one_node_alone() -> None:
+    steadily(moved)
+
+
+def moved(reign: Reign) -> None:
+    """Packets make entries until the gate is shut, and nobody has heard of the last ones then."""
+    primary, other = reign.primary, plan.peer(reign.primary)
+    before = bound(other, "echo")
+    stream = subprocess.Popen(clients.command(plan.PROBE_PORT, 8000, fresh(), "--send", "2000"))
+    try:
+        wait_for(lambda: bound(other, "echo") > before, "the first of them", timeout_s=SOON_S)
+        assert reign.hand_over() == other
+        assert stream.wait(timeout=60) == 0
+    finally:
+        stream.kill()
+        stream.wait()
+    wait_for(lambda: is_filled(other), f"{other} has filled {primary}", timeout_s=SOON_S)
+    wait_for(
+        lambda: clients.elements(primary, "echo") == clients.elements(other, "echo"),
+        "both to have the same",
+        timeout_s=SOON_S,
+    )
 
 
 def ruled(node: str, text: str) -> bool:

@@ -212,6 +212,16 @@ class Reign:
         self.primary = survivor
         return survivor
 
+    def hand_over(self) -> str:
+        """Who serves is told to let the other one do so; returns that one, once it serves."""
+        self.moves += 1
+        heir = plan.peer(self.primary)
+        done = agents.cli(self.primary, "force", "failover", "--yes", "--reason", "a test")
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        wait_for(lambda: serves(heir), f"{heir} serves", timeout_s=20)
+        self.primary = heir
+        return heir
+
     def is_disturbed(self) -> bool:
         """Whether a term began that nobody here asked for, or does so in a moment."""
         try:

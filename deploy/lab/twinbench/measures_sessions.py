@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -52,7 +53,12 @@ def sessions(effort: Effort, budget: Budget) -> list[Figure]:
         figures.measured("sessions_unanswered", unanswered),
         figures.measured("sessions_fill", filled["took_s"], details=filled),
         figures.measured("sessions_fill_suspicions", filled["suspicions"]),
-        figures.measured("sessions_window", [window["median_ms"]], details=window),
+        figures.measured(
+            "sessions_window",
+            [window["median_ms"]],
+            note=f"the role moved {window['moves']} times" if window["moves"] else "",
+            details=window,
+        ),
         figures.measured("sessions_window_late", [window["late_ms"]], details=window),
         figures.measured("sessions_stream_missing", [window["missing"]], details=window),
         figures.measured("sessions_outage", busy),
@@ -159,35 +165,63 @@ def _streaming(per_s: int, count: int, first: str) -> subprocess.Popen[str]:
 
 
 def _stream(effort: Effort, primary: str) -> dict[str, Any]:
-    """New clients for a while; how long each entry took, and which are missing in the end."""
+    """New clients for a while; how long each entry took, and which are missing in the end.
+
+    The role may move by itself meanwhile: so both nodes are asked how long it took, and what is
+    missing is what the one that serves in the end has alone.
+    """
     primary = agents.wait_fit()
-    other = plan.peer(primary)
     wait_for(_in_step, "the pair to be in step", timeout_s=FILL_S)
-    before = clients.seen(primary)
+    before = {node: clients.seen(node) for node in plan.NODES}
+    moves = _moves()
     count = int(effort.sessions_rate * effort.sessions_stream_s)
     with _streaming(effort.sessions_rate, count, RATE_FIRST) as stream:
         said, _ = stream.communicate(timeout=10 * effort.sessions_stream_s + 60)
     sent = json.loads(said)
-    wait_for(
-        lambda: not clients.seen(primary)["replication"]["outstanding"],
-        "all entries to be there",
-        timeout_s=30,
-    )
-    after = clients.seen(primary)
-    counts = [new - old for new, old in zip(after["window"], before["window"], strict=True)]
+    wait_for(_all_there, "all entries to be there", timeout_s=FILL_S)
+    primary = agents.wait_fit()
+    after = {node: clients.seen(node) for node in plan.NODES}
+    counts = [0] * len(after[primary]["window"])
+    for node in plan.NODES:
+        pairs = zip(after[node]["window"], before[node]["window"], strict=True)
+        counts = [sum(each) for each in zip(counts, (new - old for new, old in pairs), strict=True)]
     wanted = set(clients.addresses(count, RATE_FIRST))
-    there = {node: wanted & clients.elements(node, "echo").keys() for node in (primary, other)}
+    there = {node: wanted & clients.elements(node, "echo").keys() for node in plan.NODES}
     return {
         "sent_per_s": sent["sent"] / sent["took_s"],
         "entries": sum(counts),
         "median_ms": quantile_ns(counts, 0.5) / MS,
         "late_ms": quantile_ns(counts, 0.999) / MS,
-        "missing": float(len(there[primary] - there[other])),
+        "missing": float(len(there[primary] - there[plan.peer(primary)])),
         "bound": len(there[primary]),
-        "resyncs": {
-            what: number
-            for what, number in after["replication"]["counts"].items()
-            if what.startswith("resync")
-        },
-        "overflows": after["counts"].get("overflow", 0),
+        "moves": _moves() - moves,
+        "resyncs": _grown(before, after, "resync", of=lambda said: said["replication"]["counts"]),
+        "overflows": _grown(before, after, "overflow", of=lambda said: said["counts"]),
     }
+
+
+def _all_there() -> bool:
+    """Whoever leads has everything in the other kernel."""
+    leader = agents.primary()
+    if leader is None or not _in_step():
+        return False
+    told = clients.seen(leader)["replication"]
+    return not told["outstanding"] and not told["waiting"]
+
+
+def _moves() -> int:
+    """How often the role has moved: the highest term that is known."""
+    said = [agents.show(node) for node in plan.NODES]
+    return max((one["node"]["term_highest"] for one in said if one is not None), default=0)
+
+
+def _grown(
+    before: dict[str, Any], after: dict[str, Any], what: str, *, of: Callable[[Any], Any]
+) -> int:
+    """What was counted meanwhile on both nodes, of all whose names begin so."""
+    return sum(
+        count - of(before[node]).get(name, 0)
+        for node in plan.NODES
+        for name, count in of(after[node]).items()
+        if name.startswith(what)
+    )
