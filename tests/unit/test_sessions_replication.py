@@ -324,19 +324,36 @@ def test_nonsense_and_rules_that_aren_t_there_are_counted() -> None:
     assert pair.other.table("web").keys() == [key(1)]
 
 
-def test_all_is_told_only_when_it_is_there() -> None:
+def test_what_the_other_node_may_not_have_is_known() -> None:
     pair = connected()
-    assert pair.leader.all_told
+    assert pair.leader.untold() == {}
     pair.bind(1)
-    assert not pair.leader.all_told
+    assert pair.leader.untold() == {"web": {key(1)}}
     pair.stopped = True
     pair.run()
-    assert not pair.leader.all_told
+    pair.bind(2)
+    pair.mine.put("proxy", b"cookie", "app1", pair.now_ns)
+    assert pair.leader.untold() == {"web": {key(1), key(2)}, "proxy": {b"cookie"}}
     pair.stopped = False
     pair.run()
-    assert pair.leader.all_told
+    assert pair.leader.untold() == {}
+    pair.leader.asked()
+    assert pair.leader.untold() is None, "it may lack anything"
     pair.leader.follow(None, pair.now_ns)
-    assert not pair.leader.all_told
+    assert pair.leader.untold() is None
+
+
+def test_the_window_has_what_was_made_before_there_was_anything_to_be_sent() -> None:
+    pair = Pair()
+    pair.bind(1)
+    pair.leader.expect(pair.now_ns)
+    pair.run()
+    pair.bind(2)
+    pair.run()
+    pair.connect()
+    pair.run(2)
+    assert pair.leader.state is State.IN_STEP
+    assert pair.windows == [(3 * TICK_NS, 1)]
 
 
 def test_what_is_left_stays_so_where_the_timeout_is_a_shorter_one_by_now() -> None:

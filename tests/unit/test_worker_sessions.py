@@ -166,6 +166,23 @@ async def test_more_than_can_wait_is_asked_for_anew(tmp_path: Path) -> None:
 
 
 @looped
+async def test_who_hands_over_tells_only_what_was_not_answered(tmp_path: Path) -> None:
+    async with working(tmp_path) as (a, b):
+        await filled(a)
+        for number in range(600):
+            put(a, b"%d" % number, "app1")
+        await until(lambda: len(held(b)) == 600, "all are on both")
+        put(a, b"last", "app2")
+        a.primary, b.primary, b.term = False, True, a.term + 1
+        a.desk.tell()
+        b.desk.tell()
+        await filled(b)
+        assert held(b)[b"last"] == "app2"
+        assert held(a) == held(b)
+        assert sessions(b).follower.counts["ours"] < 600
+
+
+@looped
 async def test_what_both_bound_apart_is_put_together(tmp_path: Path) -> None:
     async with working(tmp_path) as (a, b):
         await filled(a)

@@ -21,7 +21,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from twinbeat.sessions.entries import Change, Gone, Origin, Put, Reason, Store
 from twinbeat.sessions.keys import key_sizes
@@ -74,6 +74,18 @@ class Batch:
     gone: tuple[bytes, ...] = ()
 
 
+class Sent(NamedTuple):
+    """A batch that was sent and not answered."""
+
+    number: int
+    made_ns: int
+    """When its first entry was made."""
+    count: int
+    """Entries whose way is timed: those of a snapshot were made long ago."""
+    rule: str
+    entries: tuple[Told, ...]
+
+
 Carry = Callable[[Batch], bool]
 """Takes a message, or has no room for it. Never waits."""
 Took = Callable[[int, int], None]
@@ -104,8 +116,7 @@ class Leader:
         """When the first of them was made, at the earliest."""
         self.made_ns: int | None = None
         """When what is put now was made at the earliest; None = now."""
-        self._answers: deque[tuple[int, int, int]] = deque()
-        """Number, when its first entry was made, and how many it had."""
+        self._answers: deque[Sent] = deque()
         self._filling: Iterator[tuple[str, list[bytes]]] | None = None
         self._not_before_ns = 0
         self.state = State.ALONE
@@ -125,17 +136,27 @@ class Leader:
     @property
     def outstanding(self) -> int:
         """Entries that were sent, and of which the other node has said nothing yet."""
-        return sum(count for _, _, count in self._answers)
+        return sum(sent.count for sent in self._answers)
 
     @property
     def waiting(self) -> int:
         """Changes that wait to be sent."""
         return len(self._waiting)
 
-    @property
-    def all_told(self) -> bool:
-        """The other node has everything, as far as this one knows."""
-        return self.state is State.IN_STEP and not self._waiting and not self._answers
+    def untold(self) -> dict[str, set[bytes]] | None:
+        """What the other node may not have, by rule; None: it may lack anything."""
+        if self.state is not State.IN_STEP:
+            return None
+        found: dict[str, set[bytes]] = {}
+        for rule, key in self._waiting:
+            found.setdefault(rule, set()).add(key)
+        for sent in self._answers:
+            found.setdefault(sent.rule, set()).update(key for key, _, _ in sent.entries)
+        return {rule: keys for rule, keys in found.items() if keys}
+
+    def expect(self, now_ns: int) -> None:
+        """There is somebody to send to, though not yet: news are as old as this when they come."""
+        self._missed, self._missed_ns = 0, now_ns
 
     def follow(self, carry: Carry | None, now_ns: int) -> None:
         """There is somebody to send to, or nobody any more."""
@@ -143,7 +164,8 @@ class Leader:
         self._answers.clear()
         self._waiting.clear()
         self._filling = None
-        self._missed, self._missed_ns = 0, None
+        if carry is None:
+            self._missed, self._missed_ns = 0, None
         self._not_before_ns = now_ns
         self.state = State.ALONE if carry is None else State.BEHIND
 
@@ -156,10 +178,10 @@ class Leader:
 
     def answered(self, number: int, now_ns: int) -> None:
         """Everything up to that number is in the other kernel."""
-        while self._answers and self._answers[0][0] <= number:
-            _, made_ns, count = self._answers.popleft()
-            if count:
-                self._took(max(0, now_ns - made_ns), count)
+        while self._answers and self._answers[0].number <= number:
+            sent = self._answers.popleft()
+            if sent.count:
+                self._took(max(0, now_ns - sent.made_ns), sent.count)
         if self.state is State.FILLING and self._filling is None and not self._answers:
             self.state = State.IN_STEP
             self.filled_ns = now_ns - self._filling_since_ns
@@ -176,10 +198,10 @@ class Leader:
             patience_ns = GIVE_UP_NS if self._answers else 0
             if now_ns < self._not_before_ns + patience_ns:
                 return
-            for _, made_ns, count in self._answers:
-                if count and self._missed_ns is not None:
-                    self._missed_ns = min(self._missed_ns, made_ns)
-                    self._missed += count
+            for sent in self._answers:
+                if sent.count and self._missed_ns is not None:
+                    self._missed_ns = min(self._missed_ns, sent.made_ns)
+                    self._missed += sent.count
             self._answers.clear()
             self._begin(now_ns)
         if self._waiting:
@@ -303,7 +325,7 @@ class Leader:
         self.counts["gone"] += len(gone)
         # What a snapshot repeats was made long ago: it says nothing of the window.
         count = len(entries) if part is Part.LIVE else 0
-        self._answers.append((self._number, made_ns, count))
+        self._answers.append(Sent(self._number, made_ns, count, rule, batch.entries))
         return True
 
 

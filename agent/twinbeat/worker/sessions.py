@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
-import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Final
 
 from twinbeat.api.worker import Standing
@@ -23,11 +23,12 @@ from twinbeat.health import answer
 from twinbeat.observe.histogram import Histogram
 from twinbeat.sessions import replication
 from twinbeat.sessions import rules as rows
-from twinbeat.sessions.entries import Store
+from twinbeat.sessions.alone import tell_alone
+from twinbeat.sessions.entries import Store, Table
 from twinbeat.sessions.kernel import KernelError
 from twinbeat.sessions.plane import MissingError, Plane, PlaneError, now_ns
 from twinbeat.sessions.rebind import rebind
-from twinbeat.sessions.replication import BATCH_MOST, MS, OPAQUE_MOST, Batch, Part
+from twinbeat.sessions.replication import Batch, Part
 from twinbeat.sessions.room import Room
 from twinbeat.sessions.rules import Persistence, Pool
 from twinbeat.sessions.ruleset import chosen
@@ -102,6 +103,8 @@ class Sessions:
         self._begun_s = time.monotonic()
         self._ruled = False
         """This node served, and hasn't taken over everything from the other since."""
+        self._untold: dict[str, set[bytes]] | None = None
+        """Then these are what the other may not have, by rule; None: it may lack anything."""
         self._dirty = asyncio.Event()
         self._news = asyncio.Event()
         self._reload = asyncio.Event()
@@ -189,11 +192,13 @@ class Sessions:
                 self.leader.tick(now_ns())
             self.primary = standing.primary
             if self.primary:
+                self._untold = None
                 # Whatever packets did since the gate opened is in the maps.
                 self._reload.set()
                 self._rebind.set()
             else:
-                self._ruled = not self.leader.all_told
+                self._untold = self.leader.untold()
+                self._ruled = self._untold != {}
             self._attend()
         machine, session = self._driver.machine, self._session
         peer = machine.peer if machine is not None else None
@@ -216,6 +221,7 @@ class Sessions:
             self._asking = None
         self.leader.follow(None, now_ns())
         if self.leading and self._session is not None:
+            self.leader.expect(now_ns())
             self._session.offer(SessionAsk(fresh=not self._knows))
             self._asking = asyncio.get_running_loop().call_later(ASK_S, self._heard)
 
@@ -443,32 +449,21 @@ class Sessions:
                 self.leader.asked()
             case SessionAsk(fresh=fresh):
                 if self._telling is None or self._telling.done():
-                    loop = asyncio.get_running_loop()
-                    self._telling = loop.create_task(self._tell_alone(fresh=fresh))
+                    alone = functools.partial(self._alone, fresh=fresh)
+                    telling = tell_alone(self.store, alone, self._carry)
+                    self._telling = asyncio.get_running_loop().create_task(telling)
             case SessionBatch() if self._session is not None:
                 self._following.note(self._session, message)
         return True
 
-    async def _tell_alone(self, *, fresh: bool) -> None:
-        """Tell the primary what it may not have: all, where this node served as well; and to a
-        worker that has just started the entries of proxies, which no kernel keeps for it."""
-        moment = now_ns()
-        for table in list(self.store.tables.values()):
-            if not (self._ruled or (fresh and not table.rule.in_kernel)):
-                continue
-            most = BATCH_MOST if table.rule.in_kernel else OPAQUE_MOST
-            keys = iter(table.keys())
-            while part := list(itertools.islice(keys, most)):
-                held = [(key, table.get(key, moment)) for key in part]
-                entries = tuple(
-                    (key, one.server, one.remaining_ns(moment) // MS)
-                    for key, one in held
-                    if one is not None
-                )
-                if not self._carry(Batch(number=0, rule=table.rule.name, entries=entries)):
-                    return
-                await asyncio.sleep(TICK_S)
-        self._carry(Batch(number=0, part=Part.END))
+    def _alone(self, table: Table, *, fresh: bool) -> Collection[bytes]:
+        """Keys that the primary may not have, where this node served as well; and where its worker
+        has just started those of proxies, which no kernel keeps for it."""
+        if fresh and not table.rule.in_kernel:
+            return table.keys()
+        if not self._ruled:
+            return ()
+        return table.keys() if self._untold is None else self._untold.get(table.rule.name, ())
 
     def _taken(self, session: Session, batch: Batch) -> None:
         """All of it is in the kernel."""
