@@ -80,7 +80,7 @@ class Sent(NamedTuple):
     number: int
     made_ns: int
     """When its first entry was made."""
-    count: int
+    timed: int
     """Entries whose way is timed: those of a snapshot were made long ago."""
     rule: str
     entries: tuple[Told, ...]
@@ -136,7 +136,7 @@ class Leader:
     @property
     def outstanding(self) -> int:
         """Entries that were sent, and of which the other node has said nothing yet."""
-        return sum(sent.count for sent in self._answers)
+        return sum(sent.timed for sent in self._answers)
 
     @property
     def waiting(self) -> int:
@@ -180,8 +180,8 @@ class Leader:
         """Everything up to that number is in the other kernel."""
         while self._answers and self._answers[0].number <= number:
             sent = self._answers.popleft()
-            if sent.count:
-                self._took(max(0, now_ns - sent.made_ns), sent.count)
+            if sent.timed:
+                self._took(max(0, now_ns - sent.made_ns), sent.timed)
         if self.state is State.FILLING and self._filling is None and not self._answers:
             self.state = State.IN_STEP
             self.filled_ns = now_ns - self._filling_since_ns
@@ -199,9 +199,9 @@ class Leader:
             if now_ns < self._not_before_ns + patience_ns:
                 return
             for sent in self._answers:
-                if sent.count and self._missed_ns is not None:
+                if sent.timed and self._missed_ns is not None:
                     self._missed_ns = min(self._missed_ns, sent.made_ns)
-                    self._missed += sent.count
+                    self._missed += sent.timed
             self._answers.clear()
             self._begin(now_ns)
         if self._waiting:
