@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from package.entering import entering, mark, refusal
+
 DEBIAN = Path(__file__).resolve().parents[2] / "deploy" / "debian"
 PATIENCE_S = 60.0
 """A wait is for a condition; this only ends one that is hopeless, on however slow a machine."""
@@ -34,8 +36,11 @@ def wait_for(probe: Callable[[], Found | None], what: str) -> Found:
 class Machine:
     """Commands in it, and its files as the host sees them."""
 
-    def __init__(self, changes: Path, first: int) -> None:
-        self._first = first
+    def __init__(self, changes: Path, first: int, mark: str) -> None:
+        self.first = first
+        """Its process 1, as the host numbers it."""
+        self.mark = mark
+        """What only this machine has (`entering`)."""
         self.changes = changes / "layer" / "upper"
         """What differs from the clean root."""
         self.exchange = changes / "mnt"
@@ -43,13 +48,8 @@ class Machine:
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """A command as root, and what came of it."""
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
         return subprocess.run(
-            [
-                *("nsenter", f"--target={self._first}", "--all", "--wd=/", *environment),
-                "DEBIAN_FRONTEND=noninteractive",
-                *(str(part) for part in command),
-            ],
+            entering(self.first, self.mark, *(str(part) for part in command)),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -69,6 +69,18 @@ class Machine:
     def journal(self) -> str:
         """Its last lines of all units."""
         return self.run("journalctl", "--no-pager", "--lines=40", "--output=short").stdout
+
+    def cable(self, other: Machine, name: str) -> None:
+        """A cable to another machine, an interface of that name on both."""
+        assert not [why for one in (self, other) if (why := refusal(one.first, one.mark))]
+        here, there = ("ip", "link", "add", name, "type", "veth"), ("peer", "name", name)
+        subprocess.run(
+            [
+                *("nsenter", f"--target={self.first}", "--net", *here, *there),
+                *("netns", str(other.first)),
+            ],
+            check=True,
+        )
 
     def unit(self, name: str) -> Mapping[str, str]:
         """A unit's properties."""
@@ -105,6 +117,8 @@ def _first_process(below: int) -> int | None:
 def booted(changes: Path) -> Iterator[Machine]:
     """A machine whose changes to the clean root are kept in that directory. It ends afterwards."""
     log = changes.with_suffix(".log")
+    (changes / "mnt").mkdir(parents=True, exist_ok=True)
+    token = mark(changes / "mnt")
     with log.open("w") as output:
         started = subprocess.Popen(
             [DEBIAN / "inside", changes, "/lib/systemd/systemd", "--unit=multi-user.target"],
@@ -116,7 +130,7 @@ def booted(changes: Path) -> Iterator[Machine]:
     first = None
     try:
         first = wait_for(lambda: _first_process(started.pid), "process 1 of the machine")
-        machine = Machine(changes, first)
+        machine = Machine(changes, first, token)
 
         def is_up() -> bool:
             assert started.poll() is None, log.read_text()

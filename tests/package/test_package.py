@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 
 import twinbeat
-from package.machine import DEBIAN, Machine, booted, wait_for
+from package.machine import Machine, booted, wait_for
+from package.versions import NEXT, newer
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(900)]
 
-NEXT = "99.0.0"
-"""The version that the package is upgraded to."""
 CONFIG = """
 [node]
 name = "a"
@@ -56,16 +54,6 @@ interface = "lan0"
 PINNED = "test ! -e /sys/fs/bpf/twinbeat || find /sys/fs/bpf/twinbeat -type f"
 DAEMON, WORKER, CLIENT = "twinbeatd.service", "twinbeat-worker.service", "twinbeat-weblog.service"
 DAEMON_CAPABILITIES = {"net_admin", "net_raw", "bpf", "sys_nice", "ipc_lock"}
-
-
-@pytest.fixture(scope="module")
-def deb() -> Path:
-    """The package, built if anything changed."""
-    done = subprocess.run(
-        [DEBIAN / "build"], capture_output=True, text=True, timeout=800, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="module")
@@ -284,21 +272,6 @@ def test_an_upgrade_restarts_nothing_and_keeps_the_configuration(
     log = machine.do("journalctl", "--unit", DAEMON, "--no-pager", "--output=cat")
     assert "kernel programs: replaced" in log, "the new version's own, while it served nobody"
     assert "Traceback" not in log
-
-
-def newer(deb: Path, work: Path, to: Path) -> None:
-    """The next version: another number, and kernel programs from other sources."""
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, work], check=True)
-    control = work / "DEBIAN" / "control"
-    control.write_text(
-        re.sub(r"^Version: .*$", f"Version: {NEXT}", control.read_text(), flags=re.M)
-    )
-    (module,) = work.glob("usr/lib/twinbeat/lib/python3*/site-packages/twinbeat")
-    init = module / "__init__.py"
-    init.write_text(init.read_text().replace(twinbeat.__version__, NEXT))
-    with (module / "ebpf" / "egress.c").open("a") as source:
-        source.write("/* Another version. */\n")
-    subprocess.run(["dpkg-deb", "-Znone", "--build", work, to], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("end", ["in good order", "killed"])
