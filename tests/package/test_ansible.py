@@ -98,7 +98,11 @@ def pair(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         machines = dict(zip(NAMES, started, strict=True))
         started[0].cable(started[1], "lan0")
         for number, machine in enumerate(started, 1):
-            machine.sh(f"ip link set lan0 up; ip addr add 10.77.0.{number}/24 dev lan0")
+            # apt would try its mirrors again and again.
+            machine.sh(
+                f"ip link set lan0 up; ip addr add 10.77.0.{number}/24 dev lan0;"
+                "rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*"
+            )
         home = work / "controller"
         home.mkdir()
         shutil.copy(deb, home)

@@ -164,6 +164,20 @@ def test_a_window_of_another_size_is_filled_anew(served: Served) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_what_is_told_keeps_its_name_in_a_narrow_window(
+    served: Served, relay: Relay, columns: int
+) -> None:
+    with Terminal(program(served, "-i", "60"), columns=columns) as terminal:
+        shown = terminal.until(lambda text: "SECONDARY" in text and "connections" in text)
+        for name in ("role", "health", "hears peer", "suspicions", *KEPT):
+            assert re.search(rf"^{name}( |$)", shown, re.MULTILINE), shown
+        (role,) = re.findall(r"^role +(\S+).*(SECON\S*)", shown, re.MULTILINE)
+        assert role[0].startswith("PRIM"), shown
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
 def test_an_agent_that_goes_is_waited_for_and_comes_back(tmp_path: Path) -> None:
     with Served(tmp_path) as first:
         first.agent.state = alive()

@@ -30,6 +30,8 @@ from twinbeat.cli.topview import NodeRow, Picture, Told, Tracker
 TURN_S: Final = 0.25
 """How soon a new size of the window is seen."""
 UNDRAWN: Final = os.terminal_size((0, 0))
+ROOMY: Final = 70
+"""Columns from which on the nodes stand well apart."""
 _ROLES: Final = {"primary": "bold green", "secondary": "bold cyan", "disabled": "bold magenta"}
 
 
@@ -45,7 +47,7 @@ def run(
             # rich asks the terminal how large it is each time it draws.
             size = os.get_terminal_size(sys.stdout.fileno())
             if size != drawn:
-                live.update(_drawn(picture, interval, held), refresh=True)
+                live.update(_drawn(picture, interval, held, size.columns), refresh=True)
                 drawn = size
             if count is not None and shown >= count:
                 return Exit.OK
@@ -135,7 +137,7 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
 # --------------------------------------------------------------------------------- drawing -------
 
 
-def _drawn(picture: Picture, interval: float, held: bool) -> RenderableType:
+def _drawn(picture: Picture, interval: float, held: bool, columns: int) -> RenderableType:
     parts: list[RenderableType] = [_head(picture, interval, held)]
     if picture.lost:
         parts.append(Text(f"{picture.lost}; waiting for it", style="bold white on red"))
@@ -147,7 +149,7 @@ def _drawn(picture: Picture, interval: float, held: bool) -> RenderableType:
     silent = [node for node in picture.nodes if not node.answers]
     parts += [Text(f"! {node.name}: {node.why}", style="yellow") for node in silent]
     if picture.nodes:
-        parts += [Text(), _nodes(picture), Text(), _links(picture)]
+        parts += [Text(), _nodes(picture, columns), Text(), _links(picture)]
     if picture.transitions:
         parts += [Text(), _transitions(picture)]
     for part in parts:
@@ -164,11 +166,12 @@ def _head(picture: Picture, interval: float, held: bool) -> Text:
     return text
 
 
-def _nodes(picture: Picture) -> Table:
-    table = Table.grid(padding=(0, 3), expand=False)
+def _nodes(picture: Picture, columns: int) -> Table:
+    """Where there is no room for all, what is said gives way and not what it is said of."""
+    table = Table.grid(padding=(0, 3 if columns >= ROOMY else 1), expand=False)
     table.add_column(style="dim", no_wrap=True)
     for _ in picture.nodes:
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(overflow="ellipsis")
     rows: tuple[tuple[str, Callable[[NodeRow], Text]], ...] = (
         ("node", _name),
         ("role", _role),
@@ -181,11 +184,17 @@ def _nodes(picture: Picture) -> Table:
         ("sync", _sync),
     )
     for label, cell in rows:
-        table.add_row(label, *(cell(node) for node in picture.nodes))
+        table.add_row(label, *(_in_one_line(cell(node)) for node in picture.nodes))
     told = [{each.name: each for each in node.kept} for node in picture.nodes]
     for name in dict.fromkeys(name for each in told for name in each):
-        table.add_row(name, *(_kept(each.get(name)) for each in told))
+        table.add_row(name, *(_in_one_line(_kept(each.get(name))) for each in told))
     return table
+
+
+def _in_one_line(text: Text) -> Text:
+    """Said of the text: rich makes only such columns narrower that may be wrapped."""
+    text.no_wrap = True
+    return text
 
 
 def _name(node: NodeRow) -> Text:
