@@ -337,9 +337,15 @@ def test_what_the_other_node_may_not_have_is_known() -> None:
     pair.stopped = False
     pair.run()
     assert pair.leader.untold() == {}
-    pair.leader.asked()
-    assert pair.leader.untold() is None, "it may lack anything"
+    pair.bind(3)
     pair.leader.follow(None, pair.now_ns)
+    pair.bind(4)
+    pair.bind(5, origin=Origin.PEER)
+    assert pair.leader.untold() == {"web": {key(3), key(4)}}, "it leads no longer"
+    pair.leader.follow(None, pair.now_ns, lost=True)
+    pair.bind(6)
+    assert pair.leader.untold() is None, "it may lack anything"
+    pair.connect()
     assert pair.leader.untold() is None
 
 

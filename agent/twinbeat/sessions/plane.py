@@ -29,6 +29,9 @@ from twinbeat.sessions.ruleset import Present
 NFT: Final = "/usr/sbin/nft"
 NFT_S: Final = 20.0
 """Nobody waits for it longer."""
+NOT_RUN: Final = 127
+TOO_LONG: Final = 124
+"""Exit codes that aren't nft's, as a shell and `timeout` have them."""
 MS: Final = 1_000_000
 FLUSH_MOST: Final = 1024
 """Elements that are written before other work gets its turn."""
@@ -143,7 +146,7 @@ class Plane:
         try:
             return self._counters.present()
         except (KernelError, OSError) as error:
-            raise PlaneError(f"tables can't be listed: {error}") from error
+            raise PlaneError(str(error)) from error
 
     # -- from elsewhere into the kernel ------------------------------------------------------------
 
@@ -337,14 +340,18 @@ async def remove() -> None:
     if code and os.strerror(errno.EPERM) in wrong:
         log.warning("nft may not be asked here, so no table of ours can be there: %s", wrong)
     elif code:
-        raise PlaneError(f"nft refuses to delete tables: {wrong}")
+        raise PlaneError(_refusal(code, wrong))
 
 
 async def _nft(script: str) -> None:
     if script:
         code, wrong = await _run(script)
         if code:
-            raise PlaneError(f"nft refuses the rules: {wrong}")
+            raise PlaneError(_refusal(code, wrong))
+
+
+def _refusal(code: int, wrong: str) -> str:
+    return wrong if code in {NOT_RUN, TOO_LONG} else f"nft refuses the rules: {wrong}"
 
 
 async def _run(script: str) -> tuple[int, str]:
@@ -358,7 +365,7 @@ async def _run(script: str) -> tuple[int, str]:
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        return 127, f"{NFT} can't be run: {error.strerror}"
+        return NOT_RUN, f"{NFT} can't be run: {error.strerror}"
     try:
         async with asyncio.timeout(NFT_S):
             _, wrong = await process.communicate(script.encode())
@@ -366,6 +373,6 @@ async def _run(script: str) -> tuple[int, str]:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        return 124, f"it took longer than {NFT_S:g} s"
+        return TOO_LONG, f"{NFT} took longer than {NFT_S:g} s"
     line = next(iter(wrong.decode(errors="replace").split("\n")), "")
     return process.returncode or 0, line[:512]

@@ -131,6 +131,8 @@ class Leader:
         """News that were not sent, or not answered, since it fell behind: a snapshot has them."""
         self._missed_ns: int | None = None
         """When the first of them was made; None = it hasn't fallen behind."""
+        self._untold: dict[str, set[bytes]] | None = None
+        """Of a node that leads no longer; see `untold`."""
         store.listen(self._changed)
 
     @property
@@ -145,6 +147,8 @@ class Leader:
 
     def untold(self) -> dict[str, set[bytes]] | None:
         """What the other node may not have, by rule; None: it may lack anything."""
+        if self.state is State.ALONE:
+            return self._untold
         if self.state is not State.IN_STEP:
             return None
         found: dict[str, set[bytes]] = {}
@@ -158,8 +162,9 @@ class Leader:
         """There is somebody to send to, though not yet: news are as old as this when they come."""
         self._missed, self._missed_ns = 0, now_ns
 
-    def follow(self, carry: Carry | None, now_ns: int) -> None:
-        """There is somebody to send to, or nobody any more."""
+    def follow(self, carry: Carry | None, now_ns: int, *, lost: bool = False) -> None:
+        """There is somebody to send to, or nobody any more; ``lost``: nor to speak with."""
+        self._untold = None if carry is not None or lost else self.untold()
         self._carry = carry
         self._answers.clear()
         self._waiting.clear()
@@ -212,9 +217,11 @@ class Leader:
     # -- what changes ------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
-        if change.origin is Origin.PEER or self.state in {State.ALONE, State.BEHIND}:
-            if self._missed_ns is not None and change.origin is not Origin.PEER:
-                self._missed += isinstance(change, Put) and self._is_news(change)
+        if change.origin is Origin.PEER:
+            return
+        if self.state in {State.ALONE, State.BEHIND}:
+            if isinstance(change, Put) and self._is_news(change):
+                self._keep(change)
             return
         if isinstance(change, Gone):
             if change.reason in {Reason.EXPIRED, Reason.DROPPED}:
@@ -227,6 +234,15 @@ class Leader:
         self._waiting[change.rule, change.key] = isinstance(change, Put)
         if len(self._waiting) > WAITING_MOST:
             self._fall_behind("flood", self._oldest_ns)
+
+    def _keep(self, change: Put) -> None:
+        """There is nobody to send it to now."""
+        self._missed += self._missed_ns is not None
+        if self._untold is not None:
+            keys = self._untold.setdefault(change.rule, set())
+            keys.add(change.key)
+            if len(keys) > WAITING_MOST:
+                self._untold = None
 
     def _is_news(self, change: Put) -> bool:
         before, after = change.before, change.entry

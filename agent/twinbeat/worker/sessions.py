@@ -23,7 +23,7 @@ from twinbeat.health import answer
 from twinbeat.observe.histogram import Histogram
 from twinbeat.sessions import replication
 from twinbeat.sessions import rules as rows
-from twinbeat.sessions.alone import tell_alone
+from twinbeat.sessions.alone import batches, tell_alone
 from twinbeat.sessions.entries import Store, Table
 from twinbeat.sessions.kernel import KernelError
 from twinbeat.sessions.plane import MissingError, Plane, PlaneError, now_ns
@@ -103,8 +103,6 @@ class Sessions:
         self._begun_s = time.monotonic()
         self._ruled = False
         """This node served, and hasn't taken over everything from the other since."""
-        self._untold: dict[str, set[bytes]] | None = None
-        """Then these are what the other may not have, by rule; None: it may lack anything."""
         self._dirty = asyncio.Event()
         self._news = asyncio.Event()
         self._reload = asyncio.Event()
@@ -185,20 +183,14 @@ class Sessions:
         self._ruled = self._ruled or standing.primary
         if standing.primary != self.primary:
             if self.primary:
-                # What packets did until the gate was shut: nobody asks the kernel for it later.
-                for _ in range(LAST_MOST):
-                    if not self._learn(now_ns()):
-                        break
-                self.leader.tick(now_ns())
+                self._hear_the_last()
             self.primary = standing.primary
             if self.primary:
-                self._untold = None
                 # Whatever packets did since the gate opened is in the maps.
                 self._reload.set()
                 self._rebind.set()
             else:
-                self._untold = self.leader.untold()
-                self._ruled = self._untold != {}
+                self._ruled = self.leader.untold() != {}
             self._attend()
         machine, session = self._driver.machine, self._session
         peer = machine.peer if machine is not None else None
@@ -214,12 +206,27 @@ class Sessions:
             self.leading = leading
             self._lead()
 
-    def _lead(self) -> None:
+    def _hear_the_last(self) -> None:
+        """What packets did until the gate was shut: nobody asks the kernel for it later."""
+        with contextlib.suppress(OSError):  # As it says itself at its next tick.
+            for _ in range(LAST_MOST):
+                if not self._learn(now_ns()):
+                    break
+        if self.leading:
+            self.leader.tick(now_ns())
+            return
+        # Whoever serves by now may have asked already.
+        for rule, keys in (self.leader.untold() or {}).items():
+            table = self.store.tables.get(rule)
+            for batch in batches(table, list(keys)) if table is not None else ():
+                self._carry(batch)
+
+    def _lead(self, *, lost: bool = False) -> None:
         """Send entries from now on, or no more; but first hear what the other node has alone."""
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
-        self.leader.follow(None, now_ns())
+        self.leader.follow(None, now_ns(), lost=lost)
         if self.leading and self._session is not None:
             self.leader.expect(now_ns())
             self._session.offer(SessionAsk(fresh=not self._knows))
@@ -432,7 +439,7 @@ class Sessions:
         finally:
             self._session = None
             self.leading = False
-            self._lead()
+            self._lead(lost=True)
             if self._telling is not None:
                 self._telling.cancel()
                 self._telling = None
@@ -463,7 +470,8 @@ class Sessions:
             return table.keys()
         if not self._ruled:
             return ()
-        return table.keys() if self._untold is None else self._untold.get(table.rule.name, ())
+        untold = self.leader.untold()
+        return table.keys() if untold is None else list(untold.get(table.rule.name, ()))
 
     def _taken(self, session: Session, batch: Batch) -> None:
         """All of it is in the kernel."""
