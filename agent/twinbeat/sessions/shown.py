@@ -63,6 +63,7 @@ class Replication(Struct, frozen=True, kw_only=True):
 class SessionsStatus(Struct, frozen=True, kw_only=True):
     """All of it."""
 
+    schema: int = 1
     why: Sentence = ""
     """Why the kernel's table isn't as it should be."""
     primary: bool = False
@@ -89,6 +90,7 @@ class EntryView(Struct, frozen=True, kw_only=True):
 class Entries(Struct, frozen=True, kw_only=True):
     """Entries, of one client or the first of all."""
 
+    schema: int = 1
     entries: tuple[EntryView, ...] = ()
     more: bool = False
     """There are others."""
