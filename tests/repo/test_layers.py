@@ -50,6 +50,8 @@ LAYERS = {
     "twinbeat.durable": layer(),
     # What nothing may carry elsewhere.
     "twinbeat.places": layer(),
+    # What blocks is kept off both loops in one way.
+    "twinbeat.aside": layer(),
     # Bytes, for whoever speaks netlink.
     "twinbeat.nlmsg": layer(),
     "twinbeat.engine": layer("core", "bcc cffi"),
@@ -65,7 +67,7 @@ LAYERS = {
         "click msgspec prometheus_client",
     ),
     "twinbeat.worker": layer(
-        "api framing health observe.histogram observe.log sessions sync weblog", "msgspec"
+        "api aside framing health observe.histogram observe.log sessions sync weblog", "msgspec"
     ),
     # Persistence: neither how packets come here nor how anything gets to the other node.
     "twinbeat.sessions": layer("core nlmsg programs", "msgspec"),
@@ -88,7 +90,7 @@ LAYERS = {
     "twinbeat.api.figures": layer(),
     "twinbeat.observe": layer("api.schema api.agent api.text", "msgspec prometheus_client"),
     "twinbeat.runtime": layer(
-        "api config core durable engine health net observe programs sessions.connections "
+        "api aside config core durable engine health net observe programs sessions.connections "
         "sessions.conntrackd sessions.shown sync.document sync.operation weblog.shown witness",
         "msgspec prometheus_client pyroute2",
     ),

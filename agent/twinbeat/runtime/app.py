@@ -343,6 +343,7 @@ class App:
             machine=self._machine,
             put=self._reloader.put,
             foresee=self._reloader.foresee,
+            aside=self._reloader.aside,
         )
         self._workers = workers = WorkerDesk(
             self._paths.run / "worker.sock",

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from twinbeat.api import schema
 from twinbeat.api.text import moment, realtime_offset_ns
+from twinbeat.aside import Aside
 from twinbeat.config.inforce import Examiner, InForce, load_in_force
 from twinbeat.config.keys import Key, load_keys
 from twinbeat.config.model import Config
@@ -63,6 +64,8 @@ class Reloader:
     """Both tell systemd."""
     reloaded: Callable[[], None]
     """Told when it is over."""
+    aside: Aside = field(default_factory=lambda: Aside("shared"))
+    """Where documents are examined and kept."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _planned: tuple[Config, Config, Plan] | None = None
     """What is to be done to get from the one to the other."""
@@ -123,7 +126,7 @@ class Reloader:
         self, document: Document | None, keep: Callable[[], None] | None = None
     ) -> tuple[Plan, str]:
         current = self.current
-        found, intent, keys, options = await asyncio.to_thread(self._read, document, keep)
+        found, intent, keys, options = await self.aside.call(self._read, document, keep)
         waiting = ", ".join(intent.needs_restart)
         later = f"; only a restart puts into force: {waiting}" if waiting else ""
         if not intent.changes and keys == current.keys and options == current.fence_options:

@@ -15,6 +15,7 @@ from typing import Final
 
 from twinbeat import __version__
 from twinbeat.api.worker import Mark, Standing, SyncSettings, Welcome
+from twinbeat.aside import Aside
 from twinbeat.config.inforce import Examiner
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError
@@ -49,14 +50,16 @@ class Shared:
         machine: Machine,
         put: Put,
         foresee: Callable[[], None],
+        aside: Aside,
     ) -> None:
-        """``foresee`` is that of the `Reloader`."""
+        """``foresee`` is that of the `Reloader`, with which ``aside`` is shared."""
         self._current = current
         self._examiner = examiner
         self._store = store
         self._machine = machine
         self._put = put
         self._foresee = foresee
+        self._aside = aside
         self._connections: tuple[Config, ConnectionSettings] | None = None
         """What was made of which configuration."""
 
@@ -99,9 +102,10 @@ class Shared:
 
     async def check(self, tables: Tables) -> tuple[Problem, ...]:
         """Why a document of these tables could not be put in force here."""
-        found = await asyncio.to_thread(self._examiner.problems_of, tables, CHECKED)
+        found = await self._aside.call(self._examiner.problems_of, tables, CHECKED)
         if not found:
-            asyncio.get_running_loop().run_in_executor(None, self._foresee)
+            # When the answer is on its way.
+            asyncio.get_running_loop().call_soon(self._aside.post, self._foresee)
         return told(found)
 
     async def apply(self, document: Document) -> tuple[bool, tuple[Problem, ...]]:
@@ -111,13 +115,13 @@ class Shared:
             waiting = await self._put(document, lambda: self._store.keep_document(document))
         except (ConfigError, StoreError, *REFUSALS) as error:
             log.error("%s was not put in force: %s", document.version, error)
-            await asyncio.to_thread(self._restore, before)
+            await self._aside.call(self._restore, before)
             if isinstance(error, ConfigError):
                 return False, told(error.problems)
             return False, (Problem(where="this node", right=f"{error}"[:4096]),)
         except Exception:
             # A fault of ours, for whoever asked to tell: the next start finds what is in force.
-            await asyncio.to_thread(self._restore, before)
+            await self._aside.call(self._restore, before)
             raise
         if before is None or before.version != document.version:
             words = "the shared configuration is %s now", document.version

@@ -8,10 +8,11 @@ none does, nothing is put.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from twinbeat.aside import Aside
 from twinbeat.engine import abi
 from twinbeat.engine import maps as bpf_maps
 from twinbeat.net import addresses, sysctls, vmac
@@ -38,6 +39,7 @@ class Vips:
         self._pair = pair
         self._guarded = guarded
         self._groups = Groups()
+        self._aside = Aside("addresses")
         self.vmacs: dict[str, tuple[VridSection, int]] = {}
         """By name of a virtual MAC's interface: whose it is, and for which IP version."""
         self.holders: dict[int, set[str]] = {}
@@ -168,10 +170,11 @@ class Vips:
         self._aim[index] = aim
         # Thousands of addresses take a while; the loop goes on attesting meanwhile.
         if known is None:
-            await asyncio.to_thread(addresses.assign, index, wanted, name=name, own=own)
+            put = partial(addresses.assign, index, wanted, name=name, own=own)
         else:
             missing = [one for one in wanted if one not in known]
-            await asyncio.to_thread(addresses.change, index, missing, known - aim, name=name)
+            put = partial(addresses.change, index, missing, known - aim, name=name)
+        await self._aside.call(put)
         self._put_on.add(index)
 
     def is_missed(self, gone: Assigned) -> bool:

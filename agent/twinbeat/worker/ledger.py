@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
+from twinbeat.aside import Aside
 from twinbeat.sync.document import Document
 from twinbeat.sync.effects import (
     StoreAbort,
@@ -35,7 +36,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._thread = Aside("store")
         self._store: Store | None = None
         self._named: set[str] | None = None
         """At least those requests of which something is kept; None: only the store knows."""
@@ -48,19 +49,17 @@ class Ledger:
             self._named = self._store.names()
             return list(self._store.complaints)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, opened)
+        return await self._thread.call(opened)
 
     def close(self) -> None:
         """After what is under way."""
         if self._store is not None:
-            self._thread.submit(self._store.close)
-        self._thread.shutdown(wait=True)
+            self._thread.post(self._store.close)
+        self._thread.close()
 
     async def ask(self, question: Callable[[Store], _T]) -> _T:
         """Read something, in its turn. Raises StoreError."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: question(self._opened)
-        )
+        return await self._thread.call(lambda: question(self._opened))
 
     async def held(self) -> Held | None:
         """All that survived; None: it waits for a seed."""
@@ -95,12 +94,12 @@ class Ledger:
             if isinstance(effect, StorePrepare) and isinstance(said, Stored):
                 loop.call_soon_threadsafe(self._foresee, effect.operation)
 
-        self._thread.submit(work)
+        self._thread.post(work)
 
     def _foresee(self, operation: Operation) -> None:
         """Not before what follows from the journaling was begun: it would take turns with that."""
         with contextlib.suppress(RuntimeError):  # The thread was told to end.
-            self._thread.submit(self._opened.foresee, operation)
+            self._thread.post(partial(self._opened.foresee, operation))
 
     def _note(self, effect: Stores) -> None:
         """Whoever asks from now on is told what comes of this."""
