@@ -82,12 +82,15 @@ def missing(state: Path, answers: dict[str, State]) -> list[str]:
     copy = agent.document()
     assert agent.complaints == []
     assert copy is not None
+    kept, journaled = held.current, held.prepared
+    if journaled is not None and journaled.version == copy.version:
+        kept = journaled.onto(kept)  # In force: it will be committed, whatever happens.
 
     def lacks(document: Document) -> set[str]:
         rows = document.tables.get(storm.SECTION, {})
         return {name for name, answer in answers.items() if answer is State.DONE} - rows.keys()
 
-    return [f"the store lacks {name}" for name in sorted(lacks(held.current))] + [
+    return [f"the store lacks {name}" for name in sorted(lacks(kept))] + [
         f"the agent's copy lacks {name}" for name in sorted(lacks(copy))
     ]
 

@@ -404,7 +404,7 @@ class World:
         if said.state is State.DONE and said.code == "done":
             for one in self.nodes:
                 expect(
-                    one.store.current.contains(said.request),
+                    _is_there(one, said.request),
                     f"{said.request} was answered as done on both and node {one.index} lacks it",
                 )
 
@@ -552,6 +552,15 @@ class World:
         else:
             gone = {State.REFUSED, State.SUPERSEDED, State.PARTLY, State.ALONE}
             expect(states[-1] in gone, f"{name} is known not to be there")
+
+
+def _is_there(node: Node, request: str) -> bool:
+    """Committed, or journaled and in force: no death of its node and no cut of power takes it away,
+    as `judge` finds."""
+    prepared, in_force = node.store.prepared, node.in_force
+    journaled = prepared is not None and prepared.request == request
+    coming = journaled and in_force is not None and in_force.contains(request)
+    return coming or node.store.current.contains(request)
 
 
 def mark(document: Document | None) -> Mark | None:

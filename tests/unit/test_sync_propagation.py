@@ -21,7 +21,7 @@ from twinbeat.sync.effects import (
     StoreCommit,
     StorePrepare,
 )
-from twinbeat.sync.messages import Prepare, Prepared, Summary, Verdict
+from twinbeat.sync.messages import Ahead, Prepare, Summary, Verdict
 from twinbeat.sync.operation import (
     Edit,
     Operation,
@@ -32,12 +32,12 @@ from twinbeat.sync.operation import (
     Request,
     State,
 )
-from twinbeat.sync.parts import FORETOLD_NS, QUEUE_MOST, Active, Phase, Serving, Taking
+from twinbeat.sync.parts import FORETOLD_NS, QUEUE_MOST, Active, Phase, Result, Serving, Taking
 from twinbeat.sync.propagation import Propagation
 from twinbeat.sync.reasons import SENTENCES, outcome
 from twinbeat.sync.synchronizer import Decision, SyncState, owed
 from unit.sync_explorer import begun, explore, scripts, wander
-from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, mark, run, seed
+from unit.sync_world import LINEAGE, SECOND, Command, Store, World, add, run, seed
 
 STRICT, AVAILABLE = Policy.STRICT, Policy.AVAILABLE
 
@@ -162,13 +162,22 @@ class ServesTwoAtOnce(Propagation):
         return False
 
 
-class VotesBeforeItCommits(Propagation):
-    """A secondary that says done when the daemon has it and the store hasn't."""
+class SaysSoBeforeItIsJournaled(Propagation):
+    """A secondary that binds itself to what its death would take away."""
 
-    def _commit_serving(self, serving: Serving) -> None:
+    def _journal(self, serving: Serving) -> None:
         if serving.live:
-            self._send(Prepared(request=serving.operation.request))
-        Propagation._commit_serving(self, replace(serving, live=False))
+            self._send(Ahead(request=serving.operation.request))
+        Propagation._journal(self, serving)
+
+
+class SaysSoBeforeItIsInForce(Propagation):
+    """A secondary that binds itself to what its daemon may yet refuse."""
+
+    def _serving_result(self, serving: Serving, event: Result, now_ns: int) -> None:
+        if serving.live and serving.phase is Phase.PREPARE and isinstance(event, ev.Stored):
+            self._send(Ahead(request=serving.operation.request))
+        Propagation._serving_result(self, serving, event, now_ns)
 
 
 class LeavesDoubtAlone(Propagation):
@@ -209,7 +218,8 @@ PLANTS = [
     (RunsAgain, "run-available", 1),
     (HidesWhatWasLost, "available-available", 2),
     (ServesTwoAtOnce, "strict-available", 1),
-    (VotesBeforeItCommits, "strict-strict", 1),
+    (SaysSoBeforeItIsJournaled, "strict-strict", 1),
+    (SaysSoBeforeItIsInForce, "strict-strict", 1),
     (LeavesDoubtAlone, "strict-strict", 1),
     (PutsInForceBeforeTheVote, "strict-strict", 1),
     (ReturnsAfterItsDeath, "strict", 2),
@@ -401,13 +411,64 @@ def ahead(world: World) -> None:
 def test_the_primary_puts_in_force_while_the_secondary_commits() -> None:
     world = calm_pair()
     ahead(world)
-    (commit,), (apply,) = world.nodes[1].stores, world.nodes[0].asks
-    assert isinstance(commit, StoreCommit)
+    (there,), (here,), (apply,) = (
+        *[node.stores for node in world.nodes[::-1]],
+        world.nodes[0].asks,
+    )
+    assert isinstance(there, StoreCommit)
+    assert isinstance(here, StoreCommit)
     assert isinstance(apply, Apply)
     world.act("daemon", 0)
     assert world.answers == ()
-    world.calm()
+    world.act("store", 0)
+    # The secondary has it journaled and in force, and its store may take its time.
     assert world.answers[-1][2:] == (State.DONE, "done")
+    assert world.nodes[1].stores == (there,)
+    workers = [node.worker for node in world.nodes]
+    assert workers[0] is not None
+    assert workers[1] is not None
+    assert workers[1].decided == workers[0].current  # Whoever reads it there is told so, too.
+    world.calm()
+    assert world.nodes[1].store.current == world.nodes[0].store.current
+
+
+def test_the_next_change_waits_until_the_secondary_has_committed_the_one_before() -> None:
+    world = calm_pair()
+    ahead(world)
+    world.act("daemon", 0)
+    world.act("store", 0)
+    assert world.answers[-1][2:] == (State.DONE, "done")
+    world.ask(0, add("y", STRICT))
+    while world.wires[0]:
+        assert not isinstance(world.wires[0][0], Prepare)
+        world.act("wire", 0)
+    assert not world.nodes[0].stores
+    world.act("store", 1)
+    world.calm()
+    assert world.answers[-1][1:] == ("y", State.DONE, "done")
+
+
+@pytest.mark.parametrize("policy", [STRICT, AVAILABLE])
+def test_a_secondary_that_never_says_so_is_not_waited_for_without_end(policy: Policy) -> None:
+    world = calm_pair()
+    ahead(world)
+    world.act("daemon", 0)
+    world.act("store", 0)
+    world.ask(0, add("y", policy))
+    for _ in range(100):
+        if world.answers[-1][1] == "y":
+            break
+        act = ("wire", 0) if world.wires[0] else ("wire", 1)
+        if world.nodes[1].stores:
+            act = ("disk-full", 1)  # Whenever it tries again.
+        elif world.nodes[0].stores or world.nodes[0].asks:
+            act = ("store" if world.nodes[0].stores else "daemon", 0)
+        elif not any(world.wires):
+            act = ("time", 0)
+        world.act(*act)
+    assert world.answers[-1][1:3] == ("y", State.REFUSED if policy is STRICT else State.ALONE)
+    world.calm()
+    assert world.nodes[1].store.current == world.nodes[0].store.current
 
 
 @pytest.mark.parametrize("dies", [0, 1])
@@ -434,20 +495,19 @@ def test_what_is_in_force_on_both_stays_though_another_change_cannot_wait() -> N
     world.dead = frozenset()
     world.calm()
     assert world.nodes[1].store.current == world.nodes[0].store.current
-    assert asked(world, add("x", STRICT)) == (State.DONE, "settled")
+    assert asked(world, add("x", STRICT)) == (State.DONE, "done")
 
 
 def test_the_primary_puts_in_force_while_its_store_commits() -> None:
     """As with a peer of an older release, which says nothing before it has committed."""
     world = calm_pair()
-    ahead(world)
-    assert world.nodes[0].worker is not None
-    world.nodes[0].asks = ()
-    feed(world, 0, ev.DaemonLost())
+    world.ask(0, add("x", STRICT))
+    until(world, lambda: any(isinstance(one, Ahead) for one in world.wires[1]))
+    left = tuple(one for one in world.wires[1] if not isinstance(one, Ahead))
+    world.wires = (world.wires[0], left)
     world.act("store", 1)
     while world.wires[1]:
         world.act("wire", 1)
-    feed(world, 0, ev.DaemonFound(in_force=mark(world.nodes[0].in_force)))
     (commit,), (apply,) = world.nodes[0].stores, world.nodes[0].asks
     assert isinstance(commit, StoreCommit)
     assert isinstance(apply, Apply)
@@ -559,6 +619,27 @@ def test_what_the_primary_cannot_put_in_force_is_taken_back_on_both() -> None:
         kept = node.store.outcome("x")
         assert kept is not None
         assert kept.code == "taken_back"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_is_taken_back_waits_until_the_secondary_has_committed_it(answers: bool) -> None:
+    world = calm_pair()
+    ahead(world)
+    world.act("refuse", 0)
+    world.act("store", 0)
+    world.act("refuse", 0)
+    world.act("store", 0)
+    worker = world.nodes[0].worker
+    assert worker is not None
+    assert worker.active is not None
+    assert worker.active.held
+    world.act("store" if answers else "kill-worker", 1)
+    world.calm()
+    assert not worker.active
+    assert world.answers[-1][2] is (State.REFUSED if answers else State.UNDECIDED)
+    for node in world.nodes:
+        assert node.store.current.tables == {}
+        assert node.in_force == node.store.current
 
 
 def test_a_command_that_fails_on_the_primary_is_taken_back() -> None:

@@ -142,6 +142,9 @@ class Coordinator(Ground):
         if not self.primary:
             why = "the role moved while it was prepared"
             self._abort(active, outcome(name, State.REFUSED, "not_primary", why=why))
+        elif self.unconfirmed is not None and active.waiting is not None:
+            # The peer is at the one that this one takes back.
+            self.active = replace(active, phase=Phase.PREPARE, token=0, held=True)
         elif self.peer is not None and in_step(self.summary(), self.peer):
             self.active = replace(active, phase=Phase.PEER, token=0, exposed=True)
             self._send(Prepare(operation=active.operation))
@@ -155,15 +158,42 @@ class Coordinator(Ground):
         active = self.active
         if active is None or active.operation.request != request:
             return
-        if active.phase is Phase.PEER and active.operation.run is None:
-            self.active = replace(active, coming=True)
+        if active.phase is not Phase.PEER or active.operation.run is not None:
+            return
+        self.active = active = replace(active, coming=True)
+        if active.undoing is not None:
+            return
+        # It is decided, as the peer can lose it no more: here as well, and the peer says when.
+        self.unconfirmed = active.operation
+        self._commit(replace(active, acked=True), "")
 
     def _is_coming(self, active: Active) -> bool:
         """Whether the secondary said so, or said so to a worker that ended: the daemon has it."""
         return active.coming or (active.after is not None and self._has(active.after))
 
+    def _confirmed(self, operation: Operation) -> None:
+        """The secondary has committed it: the next one may be given to it."""
+        if self.unconfirmed is not None and self.unconfirmed.request == operation.request:
+            self.unconfirmed = None
+        if self.peer is not None:
+            self.peer = msgspec.structs.replace(
+                self.peer, version=operation.version, fingerprint=operation.fingerprint
+            )
+        self._offer_held()
+
+    def _offer_held(self) -> None:
+        """What had to wait for the peer's word on the one before needn't any more."""
+        active = self.active
+        if active is not None and active.held:
+            self._offer(replace(active, held=False))
+
     def _voted(self, vote: Prepared) -> None:
         """The secondary did it, or nothing of it."""
+        expected = self.unconfirmed
+        if expected is not None and expected.request == vote.request:
+            if not vote.code:
+                self._confirmed(expected)
+            return
         active = self.active
         if active is None or active.operation.request != vote.request:
             return
@@ -172,12 +202,7 @@ class Coordinator(Ground):
         active = replace(active, outputs=(*active.outputs, *vote.outputs))
         name = active.operation.request
         if not vote.code:
-            if self.peer is not None:
-                self.peer = msgspec.structs.replace(
-                    self.peer,
-                    version=active.operation.version,
-                    fingerprint=active.operation.fingerprint,
-                )
+            self._confirmed(active.operation)
             self._commit(replace(active, acked=True), "")
         elif vote.code == "stale_term":
             self._abort(active, outcome(name, State.REFUSED, "not_primary", why=vote.sentence))

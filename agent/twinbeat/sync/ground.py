@@ -53,6 +53,8 @@ class Ground:
     peer: Summary | None = None
     told: Summary | None = None
     """What the peer was told last over this connection."""
+    unconfirmed: Operation | None = None
+    """What the peer is bound to commit and hasn't said yet that it did."""
     # -- what is under way -----------------------------------------------------------------------
     tokens: int = 0
     patient_until_ns: int = 0
@@ -98,6 +100,18 @@ class Ground:
     def _document(self) -> Document:
         assert self.current is not None, "fed `Started` first"
         return self.current
+
+    @property
+    def decided(self) -> Document | None:
+        """What counts here, though the store may still be at it."""
+        serving = self.serving
+        if (
+            serving is None
+            or serving.phase is not Phase.COMMIT
+            or serving.operation.run is not None
+        ):
+            return self.current
+        return serving.after
 
     def summary(self) -> Summary:
         """What a connection begins with."""

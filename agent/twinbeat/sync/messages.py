@@ -73,9 +73,11 @@ class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
 
 
 class Ahead(Struct, frozen=True, kw_only=True, tag="ahead"):
-    """What you asked to prepare is journaled and in force here, and about to be committed.
+    """What you asked to prepare is journaled and in force here, so it will be committed whatever
+    happens: do so as well.
 
-    `Prepared` follows. Who doesn't know it waits for that.
+    `Prepared` follows when it is committed, and no other `Prepare` is to come before. Who doesn't
+    know it waits for that.
     """
 
     request: RequestId

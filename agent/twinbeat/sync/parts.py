@@ -106,12 +106,14 @@ class Active:
     """None: it was found prepared at the start, or nobody waits any more."""
     coming: bool = False
     """The peer has it in force and journaled: it brings it to its end whatever happens."""
+    held: bool = False
+    """It isn't given to the peer before that has said that it committed the one before."""
     exposed: bool = False
     """It was sent to the peer."""
     stale: bool = False
     """It was sent over a connection that is gone: this node isn't settled until it is over."""
     acked: bool = False
-    """The peer has committed it."""
+    """The peer has committed it, or is bound to."""
     asked: bool = False
     """The peer was asked about it, over this connection."""
     retry_ns: int = 0

@@ -9,9 +9,9 @@ Theory of operation
 -------------------
 
 The primary makes an `Operation` of a request and gives it to the secondary *before* it does it
-itself. **What the secondary's store commits is decided**; nothing else decides while both are
-connected. So a secondary is never in doubt, and a primary is only from the moment that it sends
-the operation until it hears of it. ::
+itself. **What the secondary has journaled and in force is decided**, as it commits that whatever
+happens to it; nothing else decides while both are connected. So a secondary is never in doubt, and
+a primary is only from the moment that it sends the operation until it hears of it. ::
 
     primary                                       secondary
             ------ Foretold ------------------>
@@ -19,18 +19,19 @@ the operation until it hears of it. ::
             ------ Prepare ------------------->
                                                   store: prepared
                                                   daemon: in force       <- it will be done
-            <----- Ahead ----------------------
-    daemon: in force                              store: committed       <- the decision
-            <----- Prepared -------------------
-    store: committed
+            <----- Ahead ----------------------          the decision
+    daemon: in force, store: committed            store: committed
     answer: done on both
-            ------ Status (new version) ------>
+            <----- Prepared -------------------
+            ------ Status (new version) ------>          the next one may begin
 
 `Foretold` only saves time: what the secondary's daemon finds counts for the `Prepare` that follows,
-and where none follows nothing comes of it. So does `Ahead`: what is journaled there and in force
-there is committed whatever ends meanwhile, as the store finds it prepared and the daemon has it on
-disk. So the primary's daemon may be ahead of both stores, and a worker that ends in between finds
-it so and leaves it so; and what is ahead is never given up.
+and where none follows nothing comes of it. `Ahead` is the decision since what is journaled there
+and in force there is committed whatever ends meanwhile: the store finds it prepared, and the daemon
+has it on disk. So daemons may be ahead of both stores, and a worker that ends in between finds it
+so and leaves it so; and what is ahead is never given up. `Prepared` tells that the secondary is
+through with it (`unconfirmed`); of commands, and of what takes another one back, it is the decision
+itself, as it is with a peer of an older release, which says no `Ahead`.
 
 What goes wrong, and what follows:
 
@@ -223,7 +224,7 @@ class Propagation(Desk, Participant, Taker):
             self.taking = None
 
     def _peer_lost(self) -> None:
-        self.peer = self.told = self.foreseen = None
+        self.peer = self.told = self.foreseen = self.unconfirmed = None
         self.conflict = self.refresh = False
         if self.serving is not None:
             self.serving = replace(self.serving, live=False, asked=False)
@@ -234,6 +235,7 @@ class Propagation(Desk, Participant, Taker):
             self.active = active = replace(active, asked=False, stale=active.exposed)
             if active.phase is Phase.PEER:
                 self._alone_or_doubt(active, "alone_unreachable")
+        self._offer_held()
         for waiting in self.forwarded:
             self._out.append(
                 Answer(outcome=outcome(waiting.request.request, State.UNDECIDED, "forward_lost"))
@@ -372,8 +374,11 @@ class Propagation(Desk, Participant, Taker):
         available = active.operation.policy is Policy.AVAILABLE and self.primary
         if active.phase is Phase.PEER and late and available:
             self._commit(active, "alone_silent")
-            active = self.active
-            assert active is not None
+        elif active.held and late:
+            self.unconfirmed = None
+            self._offer_held()
+        active = self.active
+        assert active is not None
         if active.waiting is None or now_ns < active.waiting.deadline_ns:
             return
         name = active.waiting.request.request

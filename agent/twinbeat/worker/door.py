@@ -168,7 +168,7 @@ class Door:
 
     async def _get_sync(self, _: Request) -> Response:
         driver, machine = self._driver, self._driver.machine
-        current = machine.current if machine is not None else None
+        current = machine.decided if machine is not None else None
         peer = machine.peer if machine is not None else None
         line = self.line.status() if self.line is not None else None
         standing = driver.standing
@@ -205,7 +205,8 @@ class Door:
         """The current one, that of `generation=`, or the backup of that number. Before there is
         one, what would become the first: with version (0, 0)."""
         machine = self._driver.machine
-        if machine is None or machine.current is None:
+        decided = machine.decided if machine is not None else None
+        if decided is None:
             welcome = self._driver.welcome
             if welcome is None:
                 return problem(503, "daemon_away", "the agent has not been reached yet")
@@ -219,7 +220,7 @@ class Door:
             return _json(first)
         kind = next((name for name in ("generation", "backup") if name in request.query), "")
         if not kind:
-            return _json(machine.current)
+            return _json(decided)
         wanted = number(request.query[kind], 0, openapi.NUMBER_MOST)
         if wanted is None:
             right = f"a number from 0 to {openapi.NUMBER_MOST}"
