@@ -97,6 +97,10 @@ class Store(Database):
         """The document of that number, as it is on disk; its row is never written to again."""
         self._foreseen: tuple[Document, Operation, Document, bytes] | None = None
         """What an operation will make of that document, and that as it is kept."""
+        self._most: dict[str, tuple[int, int]] = {}
+        """By table: rows and bytes that are in it at most, where it was counted; else those that
+        came since the file was opened."""
+        self._counted: set[str] = set()
 
     # -- what is kept ----------------------------------------------------------------------------
 
@@ -191,7 +195,7 @@ class Store(Database):
                 "UPDATE node SET current = ?, request = NULL, prepared = NULL", (number,)
             )
             self._keep(database, outcomes, operation)
-            self._bound(database)
+            self._bound_documents(database)
         # Only now: a number that was rolled back is given once more.
         self._read, self._foreseen = (number, document), None
         return document
@@ -224,7 +228,8 @@ class Store(Database):
                 (document.version.generation,),
             )
             self._keep(database, outcomes)
-            self._bound(database)
+            self._bound_backups(database)
+            self._bound_documents(database)
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Keep the outcomes, in place of those that were kept of the same requests."""
@@ -354,6 +359,7 @@ class Store(Database):
             ),
         ).lastrowid
         assert number is not None
+        self._grown("document", len(content))
         return number
 
     def _keep(
@@ -370,7 +376,8 @@ class Store(Database):
                 " VALUES (?, ?, ?, ?)",
                 (outcome.request, outcome.state is State.UNDECIDED, len(content), content),
             )
-        if not _overflows(database, "outcome", OUTCOMES_MOST, OUTCOME_BYTES_MOST):
+            self._grown("outcome", len(content))
+        if not self._overflows(database, "outcome", OUTCOMES_MOST, OUTCOME_BYTES_MOST):
             return
         database.execute(
             "DELETE FROM outcome WHERE NOT undecided AND number IN (SELECT number FROM ("
@@ -380,8 +387,8 @@ class Store(Database):
             (OUTCOMES_MOST, OUTCOME_BYTES_MOST),
         )
 
-    def _bound(self, database: sqlite3.Connection) -> None:
-        """Forget the oldest backups and documents beyond the bounds."""
+    def _bound_backups(self, database: sqlite3.Connection) -> None:
+        """Forget the oldest beyond the bounds."""
         database.execute(
             "DELETE FROM backup WHERE number IN (SELECT number FROM ("
             "SELECT backup.number, row_number() OVER newest AS place, sum(bytes) OVER newest"
@@ -390,7 +397,10 @@ class Store(Database):
             " WHERE place > ? OR (place > 1 AND total > ?))",
             (BACKUPS_MOST, BACKUP_BYTES_MOST),
         )
-        if not _overflows(database, "document", self._generations_most, self._bytes_most):
+
+    def _bound_documents(self, database: sqlite3.Connection) -> None:
+        """Forget the oldest beyond the bounds, but for the current one and backups."""
+        if not self._overflows(database, "document", self._generations_most, self._bytes_most):
             return
         database.execute(
             "DELETE FROM document WHERE number IN (SELECT number FROM ("
@@ -402,6 +412,27 @@ class Store(Database):
             (self._generations_most, self._bytes_most),
         )
 
+    def _grown(self, table: str, size: int) -> None:
+        count, total = self._most.get(table, (0, 0))
+        self._most[table] = count + 1, total + size
+
+    def _overflows(
+        self, database: sqlite3.Connection, table: str, count_most: int, bytes_most: int
+    ) -> bool:
+        """Whether to look for what is to be forgotten: only once there is a sixteenth too much,
+        since that is dearer than all the rest of a transaction. To count is dear as well, so it is
+        done where there may be too much."""
+
+        def too_much(count: int, total: int) -> bool:
+            return count > count_most + count_most // 16 or total > bytes_most + bytes_most // 16
+
+        if table in self._counted and not too_much(*self._most[table]):
+            return False
+        counted = database.execute(f"SELECT count(*), total(bytes) FROM {table}").fetchone()
+        self._most[table] = counted
+        self._counted.add(table)
+        return too_much(*counted)
+
 
 def _asked(database: sqlite3.Connection, request: str, operation: Operation | None) -> str:
     """What the request asked for, as far as that is known."""
@@ -409,10 +440,3 @@ def _asked(database: sqlite3.Connection, request: str, operation: Operation | No
         return operation.asked
     row = database.execute("SELECT content FROM outcome WHERE request = ?", (request,)).fetchone()
     return "" if row is None else unpacked(row[0], Outcome).asked
-
-
-def _overflows(database: sqlite3.Connection, table: str, count_most: int, bytes_most: int) -> bool:
-    """Whether to look for what is to be forgotten: only once there is a sixteenth too much, since
-    that is dearer than all the rest of a transaction."""
-    count, total = database.execute(f"SELECT count(*), total(bytes) FROM {table}").fetchone()
-    return bool(count > count_most + count_most // 16 or total > bytes_most + bytes_most // 16)
