@@ -118,12 +118,18 @@ class WorkerDesk:
 
     def tell(self) -> None:
         """Say how the node stands, if that is news to the worker."""
-        if self._writer is None or self._told is None:
-            return
+        if self._writer is not None:
+            self._say(self._writer, *self._news())
+
+    def _news(self) -> tuple[Standing, ...]:
+        """How the node stands, if the worker that checked in last hasn't heard so yet."""
+        if self._told is None:
+            return ()
         standing = self._standing()
-        if standing != self._told:
-            self._told = standing
-            self._say(self._writer, standing)
+        if standing == self._told:
+            return ()
+        self._told = standing
+        return (standing,)
 
     def introduce(self) -> None:
         """The node's file was read again: say everything anew."""
@@ -185,8 +191,7 @@ class WorkerDesk:
         if self._told is None:
             welcome = self._welcome()
             self._told = self._standing()
-            self._say(writer, welcome)
-            self._say(writer, self._told)
+            self._say(writer, welcome, self._told)
 
     async def _answer(
         self, questions: asyncio.Queue[Check | Apply], writer: asyncio.StreamWriter
@@ -218,8 +223,13 @@ class WorkerDesk:
             fault = self._fault("putting a document in force", error)
             done, problems = False, (fault,)
         self.counts["refused"] += not done
-        self.tell()
-        self._say(writer, Applied(id=question.id, in_force=done, problems=problems))
+        applied = Applied(id=question.id, in_force=done, problems=problems)
+        if writer is not self._writer:
+            self._say(writer, applied)
+            self.tell()
+            return
+        # At once, and the answer first, as a client waits for that.
+        self._say(writer, applied, *self._news())
 
     async def _found(self, tables: Tables) -> tuple[Problem, ...]:
         try:
@@ -235,13 +245,13 @@ class WorkerDesk:
             where="the agent", right=f"{doing} failed unexpectedly ({name}); its log has more"
         )
 
-    def _say(self, writer: asyncio.StreamWriter, message: FromDaemon) -> None:
-        if writer.is_closing():
+    def _say(self, writer: asyncio.StreamWriter, *messages: FromDaemon) -> None:
+        if not messages or writer.is_closing():
             return
         if writer.transport.get_write_buffer_size() > LINE_MAX:
             self._hang_up(writer, "it takes no answers")
             return
-        writer.write(_ENCODER.encode(message) + b"\n")
+        writer.write(b"".join(_ENCODER.encode(each) + b"\n" for each in messages))
 
     def _hang_up(self, writer: asyncio.StreamWriter, why: str) -> None:
         self.counts["hung_up"] += 1
