@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is in force: the node's own tables of its file, and the shared ones of the document."""
 
+import copy
+import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from twinbeat.config.compare import digest
 from twinbeat.config.inforce import (
@@ -102,6 +107,80 @@ class Counting(Machine):
         return super().addresses()
 
 
+def _vrid(number: str, **keys: Any) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        if number in tables.get("vrid", {}):
+            tables["vrid"][number].update(keys)
+
+    return change
+
+
+def _row(section: str, name: str, row: dict[str, Any]) -> Callable[[Tables], None]:
+    return lambda tables: tables.setdefault(section, {}).update({name: row})
+
+
+def _without(section: str) -> Callable[[Tables], None]:
+    return lambda tables: tables.pop(section, None) and None
+
+
+TO_TUNNEL = "198.18.0.0/24 table 254 metric 0"
+CHANGES = (
+    _vrid("51", vips=["10.77.0.10", "10.77.0.12"]),
+    _vrid("51", vips=["10.77.0.1"]),  # the node's own
+    _vrid("51", vips=["nonsense"]),
+    _vrid("7", vips=["10.77.0.10"]),  # that of the other one
+    _vrid("51", interface="lan9"),
+    _vrid("51", vmac=False),
+    _vrid("7", neighbours=["10.77.0.10"]),
+    _row("vrid", "7", {"id": 8, "interface": "lan0", "vips": ["10.78.0.11"]}),
+    _row("vrid", "9", {"id": 9, "interface": "lan0", "vips": ["10.78.0.12"]}),
+    _row("route", TO_TUNNEL, {"destination": "198.18.0.0/24", "interface": "tun7"}),
+    _row("monitor", "far", {"name": "far", "kind": "link", "interface": "lan8"}),
+    _row("monitor", "near", {"name": "near", "kind": "link", "interface": "lan0"}),
+    _row("linkset", "lan", {"name": "lan", "interfaces": ["lan1"], "monitor": "none"}),
+    _row("timers", "", {"profile": "balanced"}),
+    _row("timers", "", {"profile": "balanced", "dead_us": 7_000}),
+    _row("hook", "mail", {"name": "mail", "exec": "/nowhere", "events": ["primary"]}),
+    _row("inject", "", {"table": 157}),
+    _without("monitor"),
+    _without("route"),
+    _without("vrid"),
+    _without("rule"),
+)
+
+
+@settings(max_examples=40)
+@given(path=st.lists(st.sets(st.integers(0, len(CHANGES) - 1), max_size=3), max_size=12))
+def test_what_is_the_same_is_not_examined_again_and_found_the_same(
+    tmp_path_factory: pytest.TempPathFactory, path: list[set[int]]
+) -> None:
+    """Whatever was in force before, a document is found right or wrong for the same reasons."""
+    root = tmp_path_factory.mktemp("examined")
+    (root / "1.key").touch(mode=0o600)
+    (root / "1.key").write_text(secrets.token_hex(16))
+    file, machine = root / "twinbeat.toml", Machine()
+    machine.macs |= {"wan0": "02:00:00:00:00:03", "lan1": "02:00:00:00:00:02", "lan2": ""}
+    file.write_text(EVERYTHING.replace("/etc/twinbeat/keys", str(root)))
+    known = Examiner(file, system=machine)
+    base = shared_tables(file)
+    known.load(document(base))
+    for numbers in path:
+        tables = copy.deepcopy(base)
+        for number in sorted(numbers):
+            CHANGES[number](tables)
+        anew = Examiner(file, system=machine)
+        assert known.problems_of(tables, "it") == anew.problems_of(tables, "it")
+        assert _loaded(known, tables) == _loaded(anew, tables)
+
+
+def _loaded(examiner: Examiner, tables: Tables) -> object:
+    try:
+        found = examiner.load(document(tables))
+    except ConfigError as error:
+        return error.problems
+    return found.config, found.problems
+
+
 def test_what_was_examined_a_moment_ago_is_not_examined_again(good: Path) -> None:
     machine, clock = Counting(), [0]
     examiner = Examiner(good, system=machine, now_ns=lambda: clock[0])
@@ -118,17 +197,25 @@ def test_what_was_examined_a_moment_ago_is_not_examined_again(good: Path) -> Non
     def load() -> None:
         assert examiner.load(wanted).config.vrids[0].vips == ("10.99.0.1",)
 
+    def load_another() -> None:
+        examiner.load(document(with_vips(wanted.tables, "10.99.0.2")))
+
     once = looks_for(check)
     assert once > 0
     assert looks_for(check) == 0
     assert looks_for(load) == 0
+    assert looks_for(load) == 0, "nothing of it is another than in force"
+    load_another()
+    check()
+    load()
+    load_another()
     assert looks_for(load) == once, "it counts for one time"
+    load_another()
     check()
     clock[0] += FRESH_NS
     assert looks_for(load) == once, "it is too old"
     check()
-    other = document(with_vips(wanted.tables, "10.99.0.2"))
-    assert looks_for(lambda: examiner.load(other)) == once, "it is of other tables"
+    assert looks_for(load_another) == once, "it is of other tables"
     check()
     good.write_text(good.read_text().replace('name = "a"', 'name = "c"'))
     assert looks_for(load) == once, "the file is another"

@@ -6,7 +6,7 @@ value neither brings a dozen complaints after it nor hides those about other sec
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from twinbeat.config.arbitration import (
 )
 from twinbeat.config.connections import check_connections, check_connections_here
 from twinbeat.config.devices import check_names, resolve
+from twinbeat.config.examined import Examination, Rule
 from twinbeat.config.keys import check_keys, chosen
 from twinbeat.config.logs import check_logs
 from twinbeat.config.monitors import check_linksets, check_monitors, check_monitors_here
@@ -65,13 +66,22 @@ _ABOVE_ANOTHER: Final = frozenset({"macvlan", "ipvlan"})
 """Kinds whose own macvlans the kernel puts on the interface below."""
 
 
-def normalise(sections: Sections, base: Path, sound: set[str], findings: Findings) -> None:
-    """Fill what follows from other keys, in place: names, TTLs, addresses in canonical form."""
-    if "links" in sound:
+def normalise(
+    sections: Sections,
+    base: Path,
+    sound: set[str],
+    findings: Findings,
+    same: Collection[str] = (),
+) -> None:
+    """Fill what follows from other keys, in place: names, TTLs, addresses in canonical form.
+
+    ``same`` are sections that are so already.
+    """
+    if "links" in sound and "links" not in same:
         sections["links"] = tuple(
             _filled(place, link) for place, link in enumerate(sections["links"])
         )
-    if "vrids" in sound:
+    if "vrids" in sound and "vrids" not in same:
         before = len(findings.problems)
         sections["vrids"] = tuple(
             with_addresses(vrid, f"vrid[{number}]", base, findings)
@@ -79,43 +89,38 @@ def normalise(sections: Sections, base: Path, sound: set[str], findings: Finding
         )
         if len(findings.problems) > before:
             sound.discard("vrids")
-    if "keys" in sound:
+    if "keys" in sound and "keys" not in same:
         keys: KeysSection = sections["keys"]
         sections["keys"] = replace(keys, send=keys.send or chosen(keys.directory))
     resolve(sections, sound, findings)
 
 
-def meaning(sections: Sections, sound: set[str], findings: Findings) -> None:
+def meaning(sections: Sections, sound: set[str], examination: Examination) -> None:
     """Check how keys relate to each other."""
     for needs, rule in _RULES:
         if sound.issuperset(needs):
-            rule(*(sections[need] for need in needs), findings)
+            examination.apply(rule, needs, sections)
 
 
-def machine(sections: Sections, sound: set[str], findings: Findings, system: System) -> None:
+def machine(sections: Sections, sound: set[str], examination: Examination, system: System) -> None:
     """Check what only the machine can answer."""
-    if sound.issuperset({"links", "vrids", "routes"}):
-        _interfaces(sections["links"], sections["vrids"], sections["routes"], findings, system)
-    if "hooks" in sound:
-        _hooks_here(sections["hooks"], findings)
-    if sound.issuperset({"links", "vrids"}):
-        _devices(sections["links"], sections["vrids"], findings, system)
-        check_addresses_here(sections["links"], sections["vrids"], findings, system)
-    if sound.issuperset({"monitors", "linksets"}):
-        check_monitors_here(sections["monitors"], sections["linksets"], findings, system)
-    if "keys" in sound:
-        keys: KeysSection = sections["keys"]
-        check_keys(keys.directory, keys.send, findings)
-    if "sync" in sound:
-        check_sync_here(sections["sync"], findings, system)
-    if "connections" in sound:
-        check_connections_here(sections["connections"], findings, system)
-    if sound.issuperset({"files", "commands"}):
-        check_programs_here(sections["files"], sections["commands"], findings)
-    if "fence" in sound:
-        check_fence_here(sections["fence"], findings)
-    if "witness" in sound:
-        check_witness_here(sections["witness"], findings)
+
+    def here(rule: Rule, *needs: str, ports: bool = False, asks: bool = True) -> None:
+        if sound.issuperset(needs):
+            more = (system,) if asks else ()
+            examination.apply(rule, needs, sections, *more, ports=ports)
+
+    here(_interfaces, "links", "vrids", "routes", ports=True)
+    here(_hooks_here, "hooks", asks=False)
+    here(_devices, "links", "vrids", ports=True)
+    here(check_addresses_here, "links", "vrids")
+    here(check_monitors_here, "monitors", "linksets")
+    here(_keys_here, "keys", asks=False)
+    here(check_sync_here, "sync")
+    here(check_connections_here, "connections")
+    here(check_programs_here, "files", "commands", asks=False)
+    here(check_fence_here, "fence", asks=False)
+    here(check_witness_here, "witness", asks=False)
 
 
 # ---------------------------------------------------------------------------- normalising --------
@@ -309,6 +314,10 @@ def _hooks(hooks: tuple[HookSection, ...], findings: Findings) -> None:
             findings.add(f"hook[{number}].events", None, "is empty: it would never run.")
         if any("\0" in argument for argument in hook.arguments):
             findings.add(f"hook[{number}].arguments", None, "holds a null character.")
+
+
+def _keys_here(keys: KeysSection, findings: Findings) -> None:
+    check_keys(keys.directory, keys.send, findings)
 
 
 def _hooks_here(hooks: tuple[HookSection, ...], findings: Findings) -> None:

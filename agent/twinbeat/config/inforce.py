@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,8 +19,7 @@ from twinbeat.config.load import examine, parse
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError, Problem
 from twinbeat.config.rows import where_of
-from twinbeat.config.shared import Source, called, split
-from twinbeat.config.shared import examine as examine_joined
+from twinbeat.config.shared import Sound, Source, called, examine_shared, split
 from twinbeat.config.system import System
 from twinbeat.sync.document import Document, Put, Tables, difference
 
@@ -62,11 +61,24 @@ def read_copy(path: Path) -> Document | None:
         raise CopyError(f"{path} is no document: {error}") from error
 
 
+class _Found(NamedTuple):
+    """A document that nothing is wrong with, a moment ago."""
+
+    at_ns: int
+    mark: tuple[int, ...]
+    """Of the file's content then."""
+    tables: Tables
+    config: Config
+    problems: list[Problem]
+    sound: Sound | None
+
+
 class Examiner:
     """Examines one document after the other with the file of a node.
 
     A change is examined before anything is done about it and again when it is put in force. What
-    was found stays true for a moment, and what was read for as long as the file is the same.
+    was found stays true for a moment, and what was read for as long as the file is the same. Only
+    what is another than in the document loaded last is examined at all (`config.examined`).
     """
 
     def __init__(
@@ -82,44 +94,54 @@ class Examiner:
         self._system = system
         self._now_ns = now_ns
         self._parsed: tuple[tuple[int, ...], dict[str, Any], Tables | ConfigError] | None = None
-        self._found: tuple[int, tuple[int, ...], Tables, Config, list[Problem]] | None = None
+        self._found: _Found | None = None
+        self._sound: Sound | None = None
+        """What was loaded last."""
+        self._forgot = 0
 
     def forget(self) -> None:
-        """Whatever the file refers to may be another now."""
-        self._parsed = self._found = None
+        """Whatever the file refers to may be another now. May be called while another thread
+        examines: what that finds is not kept."""
+        self._forgot += 1
+        self._parsed = self._found = self._sound = None
 
     @property
     def found(self) -> Config | None:
         """The configuration of what was examined last, if nothing is wrong with it."""
-        return None if self._found is None else self._found[3]
+        return None if self._found is None else self._found.config
 
     def problems_of(self, tables: Tables, name: str) -> list[Problem]:
         """What a document of these tables would be refused for. ``name`` is what it is called."""
+        forgot = self._forgot
         try:
             mark, parsed, _ = self._read()
         except ConfigError as error:
             return error.problems
         if self._fresh(mark, tables) is not None:
             return []
-        config, problems = self._examine(parsed, tables, name)
+        config, problems, sound = self._examine(parsed, tables, name)
         if config is None:
             return [each for each in problems if not each.warning]
-        self._found = self._now_ns(), mark, tables, config, problems
+        if forgot == self._forgot:
+            self._found = _Found(self._now_ns(), mark, tables, config, problems, sound)
         return []
 
     def load(self, document: Document) -> InForce:
         """What is in force with this document. Raises ConfigError with every problem."""
+        forgot = self._forgot
         mark, parsed, shared = self._read()
         found = self._fresh(mark, document.tables)
         self._found = None
         if found is not None:
-            config, problems = found
+            config, problems, sound = found.config, found.problems, found.sound
         else:
             name = called(document.version.generation)
-            examined, problems = self._examine(parsed, document.tables, name)
+            examined, problems, sound = self._examine(parsed, document.tables, name)
             if examined is None:
                 raise ConfigError(problems)
             config = examined
+        if forgot == self._forgot:
+            self._sound = sound
         return InForce(
             config=config,
             document=document,
@@ -127,19 +149,24 @@ class Examiner:
             problems=tuple(problems),
         )
 
-    def _fresh(self, mark: tuple[int, ...], tables: Tables) -> tuple[Config, list[Problem]] | None:
+    def _fresh(self, mark: tuple[int, ...], tables: Tables) -> _Found | None:
         """What was found of these tables a moment ago, with the file as it is."""
         found = self._found
-        if found is None or self._now_ns() - found[0] >= FRESH_NS:
+        if found is None or self._now_ns() - found.at_ns >= FRESH_NS:
             return None
-        return found[3:] if (mark, tables) == found[1:3] else None
+        return found if (mark, tables) == (found.mark, found.tables) else None
 
     def _examine(
         self, parsed: dict[str, Any], tables: Tables, name: str
-    ) -> tuple[Config | None, list[Problem]]:
+    ) -> tuple[Config | None, list[Problem], Sound | None]:
         source = Source(file=str(self._file), document=name)
-        return examine_joined(
-            parsed, tables, source=source, offline=self._offline, system=self._system
+        return examine_shared(
+            self._sound,
+            parsed,
+            tables,
+            source=source,
+            offline=self._offline,
+            system=self._system,
         )
 
     def _read(self) -> tuple[tuple[int, ...], dict[str, Any], Tables | ConfigError]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twinbeat.config import check
+from twinbeat.config.examined import Examination, Examined
 from twinbeat.config.model import Config
 from twinbeat.config.problems import ConfigError, Findings, Problem
 from twinbeat.config.structure import read_sections
@@ -56,15 +57,31 @@ def examine_tables(
 
     `path` is the file that problems name, and where relative paths begin.
     """
+    config, problems, _ = examine_since(None, tables, path, offline=offline, system=system)
+    return config, problems
+
+
+def examine_since(
+    since: Examined | None,
+    tables: Mapping[str, Any],
+    path: str | Path,
+    *,
+    offline: bool = False,
+    system: System | None = None,
+) -> tuple[Config | None, list[Problem], Examined | None]:
+    """The same where something like it was found right before; and what was found right now."""
     findings = Findings(str(path))
-    sections, sound = read_sections(tables, findings)
-    check.normalise(sections, Path(path).parent, sound, findings)
-    check.meaning(sections, sound, findings)
+    examination = Examination(findings, since)
+    examination.compare(tables)
+    sections, sound = read_sections(tables, findings, examination.known)
+    check.normalise(sections, Path(path).parent, sound, findings, examination.same)
+    check.meaning(sections, sound, examination)
     if not offline:
-        check.machine(sections, sound, findings, system or Host())
+        check.machine(sections, sound, examination, system or Host())
     if findings.failed:
-        return None, findings.problems
-    return Config(**sections, path=str(path)), findings.problems
+        return None, findings.problems, None
+    examined = Examined(tables=tables, sections=sections, warned=examination.warned)
+    return Config(**sections, path=str(path)), findings.problems, examined
 
 
 def parse(path: str | Path) -> dict[str, Any]:

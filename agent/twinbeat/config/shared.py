@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from twinbeat.config.load import examine_tables
+from twinbeat.config.examined import Examined
+from twinbeat.config.load import examine_since
 from twinbeat.config.model import CONFIG_PATH, SECTIONS, Config
 from twinbeat.config.problems import ConfigError, Findings, Problem
 from twinbeat.config.rows import ONLY, identity_of, where_of
@@ -50,6 +51,17 @@ class Source:
 
     file: str = CONFIG_PATH
     document: str = "shared document"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """A file and a document in which, together, nothing is wrong. Nobody changes them any more."""
+
+    local: Mapping[str, Any]
+    shared: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    identities: Identities
+    examined: Examined
+    """What they make."""
 
 
 def called(generation: int) -> str:
@@ -91,13 +103,15 @@ def join(
     shared: Mapping[str, Mapping[str, Mapping[str, Any]]],
     *,
     source: Source | None = None,
+    since: Sound | None = None,
 ) -> tuple[Tables, Identities]:
     """One file's tables again, in an order that depends on nothing but what is in them.
 
     Of the shared sections of `local` only the node's own keys are looked at: a document takes their
     place. The rows themselves are for `examine` to judge. Raises ConfigError for what no file could
     say: sections that are not shared, keys that are not, and rows that are filed under something
-    that isn't their identity.
+    that isn't their identity. With ``since``, of the same file, rows that are as they were in it
+    aren't looked at.
     """
     findings = Findings((source or Source()).document)
     refuse_unknown_sections(shared, findings)
@@ -110,6 +124,11 @@ def join(
             continue
         own = _own_keys(section, local)
         if not rows and not own:
+            continue
+        if since is not None and section in since.shared and rows == since.shared[section]:
+            tables[section] = since.examined.tables[section]
+            if many:
+                identities[section] = since.identities[section]
             continue
         names = sorted(rows, key=lambda name: _place(section, name, rows[name]))
         ordered = [dict(rows[name]) for name in names]
@@ -139,12 +158,35 @@ def examine(
 
     Problems name the document and the row, or the file where the rest of it is to blame.
     """
+    return examine_shared(None, local, shared, source=source, offline=offline, system=system)[:2]
+
+
+def examine_shared(
+    since: Sound | None,
+    local: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    source: Source,
+    offline: bool = False,
+    system: System | None = None,
+) -> tuple[Config | None, list[Problem], Sound | None]:
+    """The same, and what is sound now. Of a file that is the same, only what is another than in
+    ``since`` is looked at."""
+    if since is not None and since.local is not local:
+        since = None
     try:
-        tables, identities = join(local, shared, source=source)
+        tables, identities = join(local, shared, source=source, since=since)
     except ConfigError as error:
-        return None, error.problems
-    config, problems = examine_tables(tables, source.file, offline=offline, system=system)
-    return config, [_named(problem, identities, source) for problem in problems]
+        return None, error.problems, None
+    before = None if since is None else since.examined
+    config, found, examined = examine_since(
+        before, tables, source.file, offline=offline, system=system
+    )
+    problems = [_named(problem, identities, source) for problem in found]
+    if examined is None:
+        return config, problems, None
+    sound = Sound(local=local, shared=shared, identities=identities, examined=examined)
+    return config, problems, sound
 
 
 def _named(problem: Problem, identities: Identities, source: Source) -> Problem:

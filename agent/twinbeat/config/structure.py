@@ -6,7 +6,7 @@ say is `check`'s, whose rules and programs nobody has to load who only wants to 
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -39,12 +39,21 @@ def read_section(section: str, value: Any, findings: Findings) -> tuple[Struct |
     )
 
 
-def read_sections(data: Mapping[str, Any], findings: Findings) -> tuple[dict[str, Any], set[str]]:
-    """Arguments for `Config`, and the names of those sections whose structure is sound."""
+def read_sections(
+    data: Mapping[str, Any], findings: Findings, known: Callable[[str], Any] = lambda _: None
+) -> tuple[dict[str, Any], set[str]]:
+    """Arguments for `Config`, and the names of those sections whose structure is sound.
+
+    ``known`` gives what needn't be read, or None.
+    """
     sections: dict[str, Any] = {}
     sound: set[str] = set()
     refuse_unknown_sections(data, findings)
     for name, (attribute, _, many) in SECTIONS.items():
+        if (found := known(attribute)) is not None:
+            sections[attribute] = found
+            sound.add(attribute)
+            continue
         before = len(findings.problems)
         tables = read_section(name, data.get(name, [] if many else {}), findings)
         sections[attribute] = tables if many else tables[0]

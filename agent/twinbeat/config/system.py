@@ -4,6 +4,7 @@
 A plain netlink dump with the standard library, so that checking a file costs no netlink library.
 """
 
+import fcntl
 import ipaddress
 import os
 import socket
@@ -22,6 +23,9 @@ _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_SIOCGIFHWADDR: Final = 0x8927
+_ETHERNETS: Final = frozenset({1, 772})
+"""ARPHRD_ETHER and ARPHRD_LOOPBACK, whose address is all zeros."""
 
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -92,7 +96,8 @@ class Host:
     def interfaces(self) -> dict[str, str]:
         """Name and MAC address of every interface; no MAC is an empty string."""
         if self._interfaces is None:
-            self._interfaces = {name: _mac(name) for _, name in self._named()}
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
+                self._interfaces = {name: _mac(name, asked) for _, name in self._named()}
         return self._interfaces
 
     def _named(self) -> list[tuple[int, str]]:
@@ -132,11 +137,15 @@ class Host:
         return found
 
 
-def _mac(name: str) -> str:
+def _mac(name: str, asked: socket.socket) -> str:
+    """Of Ethernet and what looks like it; ``asked`` is any socket. To read it from /sys takes six
+    times as long, and a change waits for it."""
+    request = struct.pack("=16sH22x", name.encode(), 0)
     try:
-        return _read(f"/sys/class/net/{name}/address").strip()
+        told = fcntl.ioctl(asked, _SIOCGIFHWADDR, request)
     except OSError:
         return ""
+    return told[18:24].hex(":") if struct.unpack_from("=H", told, 16)[0] in _ETHERNETS else ""
 
 
 def _read(path: str) -> str:
