@@ -238,6 +238,7 @@ def test_whatever_happens_listeners_can_follow(steps: list[tuple[str, bytes, int
             case _:
                 now += length // 8
         assert {key for _, key in heard.live} == set(table.keys())
+        assert table.keys() == list(table._entries), "both have the order of use"
         live = {each for each in table.keys() if table.get(each, now)}  # noqa: SIM118
         assert [key for key, _ in table.page(now)[0]] == sorted(live)
         assert len(table) <= OPAQUE.limit
