@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entries of persistence: bound, prolonged, over, and never more than the table holds."""
 
+import operator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from msgspec.structs import replace
 from twinbeat.sessions import entries as entries_module
 from twinbeat.sessions import ordered as ordered_module
 from twinbeat.sessions.entries import (
+    FORGET_MOST,
     Change,
     Gone,
     Origin,
@@ -135,6 +138,32 @@ def test_another_limit_or_timeout_keeps_entries_and_another_kind_doesnt() -> Non
     assert heard.reasons == [Reason.DROPPED] * 16
     with pytest.raises(Refused, match="known: web"):
         made.table("proxy")
+
+
+@pytest.mark.parametrize(
+    ("rules", "left", "reason"),
+    [
+        ([], 0, Reason.DROPPED),
+        ([replace(WEB, limit=50_000, kind="source-prefix")], 0, Reason.DROPPED),
+        ([replace(WEB, limit=100)], 100, Reason.EVICTED),
+        ([replace(WEB, limit=50_000, timeout_s=5)], 9000, Reason.EVICTED),
+    ],
+)
+def test_a_bounded_number_goes_before_other_rules_are_in_force(
+    rules: list[Persistence], left: int, reason: Reason
+) -> None:
+    made, heard = store(replace(WEB, limit=50_000))
+    table = made.table("web")
+    for number in range(9000):
+        table.put(number.to_bytes(4), "s1", NOW)
+    sizes = [len(table)]
+    sizes += (len(table) for _ in made.make_way(rules))
+    assert max(map(operator.sub, sizes, sizes[1:]), default=0) <= FORGET_MOST
+    assert sizes[-1] - len(table) <= FORGET_MOST
+    assert len(table) == left
+    assert table.counts[reason] == 9000 - left
+    made.configure(rules)
+    assert heard.reasons == [reason] * (9000 - left)
 
 
 def test_a_proxy_writes_to_its_own_rules_only() -> None:

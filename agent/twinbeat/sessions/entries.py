@@ -24,6 +24,8 @@ LIST_MOST: Final = 10_000
 """Entries of one answer."""
 SWEEP_MOST: Final = 20_000
 """Entries that are looked at in one `sweep`."""
+FORGET_MOST: Final = 2000
+"""Entries that go in one step of `Store.make_way`."""
 PAGE_LOOK: Final = 4 * LIST_MOST
 """Entries that are looked at for one page: some may be over, and not swept yet."""
 
@@ -175,7 +177,7 @@ class Table:
             self._file(key, entry)
         self._tell(Put(self.rule.name, key, entry, origin, before))
         if (count := len(self._entries)) > self.rule.limit:
-            self._evict()
+            self._oldest_goes(Reason.EVICTED)
         elif count > self.high:
             self.high = count
         return entry
@@ -260,8 +262,15 @@ class Table:
     def change(self, rule: Persistence) -> None:
         """Another timeout or limit; entries keep the lifetime that they have."""
         self.rule = rule
-        while len(self._entries) > rule.limit:
-            self._evict()
+        while self.forget(rule.limit, Reason.EVICTED):
+            pass
+
+    def forget(self, left: int, reason: Reason) -> bool:
+        """Let the oldest go until so many are left, a bounded number at a time; whether there are
+        more that have to."""
+        for _ in range(min(FORGET_MOST, len(self._entries) - left)):
+            self._oldest_goes(reason)
+        return len(self._entries) > left
 
     def drop(self) -> None:
         """Forget everything, one by one for those who listen."""
@@ -287,12 +296,12 @@ class Table:
                 del self.servers[entry.server]
         return entry
 
-    def _evict(self) -> None:
+    def _oldest_goes(self, reason: Reason) -> None:
         key = next(iter(self._entries))
         entry = self._pop(key)
         assert entry is not None
-        self.counts[Reason.EVICTED] += 1
-        self._tell(Gone(self.rule.name, key, entry, Origin.LOCAL, Reason.EVICTED))
+        self.counts[reason] += 1
+        self._tell(Gone(self.rule.name, key, entry, Origin.LOCAL, reason))
 
     def _file(self, key: bytes, entry: Entry) -> None:
         second = entry.expires_ns // S + 1
@@ -338,6 +347,22 @@ class Store:
             self._tables[name] = Table(rule, self._tell)
             begun.add(name)
         return begun
+
+    def make_way(self, rules: Iterable[Persistence]) -> Iterator[None]:
+        """Before `configure`: let go, in steps, of what that would let go in one, of a million
+        entries perhaps. Tables may be changed in between."""
+        wanted = {rule.name: rule for rule in rules}
+        for name, table in list(self._tables.items()):
+            rule = wanted.get(name)
+            if rule is not None and _means_the_same(table.rule, rule):
+                left, reason = rule.limit, Reason.EVICTED
+            else:
+                left, reason = 0, Reason.DROPPED
+            # No more steps than it takes, though there may be new ones by then.
+            for _ in range(len(table) // FORGET_MOST + 1):
+                if not table.forget(left, reason):
+                    break
+                yield
 
     def table(self, rule: str) -> Table:
         """The entries of a rule. Raises Refused, `unknown_rule`."""

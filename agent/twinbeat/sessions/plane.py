@@ -132,10 +132,15 @@ class Plane:
 
     async def _fill(self, names: set[str]) -> None:
         """What a rule has is in its new map before anybody follows that."""
-        moment = now_ns()
         for name in names & self._store.tables.keys():
-            for key, entry in self._store.tables[name].items(moment):
-                self._pending[name, key] = entry.server, entry.expires_ns, True
+            table = self._store.tables[name]
+            for number, key in enumerate(table.keys(), 1):
+                entry = table.get(key, now_ns())
+                if entry is not None:
+                    self._pending[name, key] = entry.server, entry.expires_ns, True
+                if number % FLUSH_MOST == 0:
+                    self.flush()
+                    await asyncio.sleep(0)
         more = True
         while more:
             more = self.flush()

@@ -262,7 +262,10 @@ class Sessions:
             await self._dirty.wait()
             self._dirty.clear()
             assert self._tables is not None
-            self.pools, self.rules = rows.read(self._tables)
+            pools, rules = rows.read(self._tables)
+            for _ in self.store.make_way(rules.values()):
+                await asyncio.sleep(0)
+            self.pools, self.rules = pools, rules
             begun = self.store.configure(self.rules.values())
             self.servers.configure(self.pools.values())
             await self._make()
