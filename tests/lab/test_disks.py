@@ -106,7 +106,12 @@ def test_what_was_acknowledged_outlasts_a_loss_of_power(disks: Disks, who: str) 
     try:
         wait_for(lambda: len(made.answers) >= BETWEEN, "commands to be answered", timeout_s=30)
         term = said(primary)["node"]["term"]
+        before = agents.boot_ns()
         lose_power(disks, nodes)
+        if nodes == [primary]:
+            # It could go on with its term as long as its lease runs.
+            survivor = plan.peer(primary)
+            wait_for(lambda: watching.serves(survivor), f"{survivor} takes over", timeout_s=30)
     finally:
         made.over.set()
         streaming.join()
@@ -123,7 +128,14 @@ def test_what_was_acknowledged_outlasts_a_loss_of_power(disks: Disks, who: str) 
     made.settle()
     assert made.faults() == []
     now = said(serving)["node"]["term"]
-    assert now > term if primary in nodes else now == term
+    if who == "secondary":
+        assert serving == primary
+        assert now >= term, "a higher one is seen once the other one starts from what it reserved"
+    elif who == "primary":
+        assert serving != primary
+        assert now > term
+    else:
+        assert now > term or "gate was still open" in watching.story(before)
 
 
 def fill(disk: Disk) -> Callable[[], None]:
