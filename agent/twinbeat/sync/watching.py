@@ -19,13 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-
-import cffi
 
 from twinbeat.sync.beneath import Tree, Trouble
 
@@ -65,18 +64,26 @@ _READ: Final = 64 << 10
 _READS: Final = 16
 """At a time; the loop has other things to do."""
 
-_FFI: Final = cffi.FFI()
-_FFI.cdef(
-    """
-    int inotify_init1(int flags);
-    int inotify_add_watch(int fd, const char *pathname, uint32_t mask);
-    int inotify_rm_watch(int fd, int wd);
-    """
-)
-_LIBC: Final[Any] = _FFI.dlopen(None)
 
 Directories = Mapping[str, set[str] | None]
 """Directory -> the names in it that matter, None = all."""
+
+
+@functools.cache
+def _bound() -> tuple[Any, Any]:
+    """cffi and the C library. To read three declarations takes a tenth of the worker's start, so it
+    is done when something is to be watched."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(
+        """
+        int inotify_init1(int flags);
+        int inotify_add_watch(int fd, const char *pathname, uint32_t mask);
+        int inotify_rm_watch(int fd, int wd);
+        """
+    )
+    return ffi, ffi.dlopen(None)
 
 
 class Watcher:
@@ -88,7 +95,7 @@ class Watcher:
         self._happened = happened
         self.counts: Counter[str] = Counter()
         """events, overflows, lost: directories that couldn't be watched"""
-        self._descriptor = _called(_LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._descriptor = _called(_bound()[1].inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._names: dict[int, set[str] | None] = {}
         self._watches: dict[str, tuple[int, int, int]] = {}
         """Directory -> its watch, and the device and inode that it was set for."""
@@ -137,7 +144,7 @@ class Watcher:
                 return False
             self._forget(path)
             way = f"/proc/self/fd/{held}".encode()
-            watch = _called(_LIBC.inotify_add_watch(self._descriptor, way, MASK))
+            watch = _called(_bound()[1].inotify_add_watch(self._descriptor, way, MASK))
         # Where one directory has two paths (a bind mount) they share a watch, and all matters.
         self._names[watch] = None if watch in self._names else _copied(names)
         self._watches[path] = (watch, *identity)
@@ -149,7 +156,7 @@ class Watcher:
             return
         if before[0] in self._names:
             del self._names[before[0]]
-            _LIBC.inotify_rm_watch(self._descriptor, before[0])
+            _bound()[1].inotify_rm_watch(self._descriptor, before[0])
 
     def _read(self) -> None:
         """Take in what happened."""
@@ -191,7 +198,7 @@ def _copied(names: set[str] | None) -> set[str] | None:
 
 def _called(result: int) -> int:
     if result < 0:
-        number = _FFI.errno
+        number = _bound()[0].errno
         raise OSError(number, os.strerror(number))
     return result
 
