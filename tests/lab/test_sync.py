@@ -86,14 +86,14 @@ def test_a_command_is_in_force_on_both_when_it_is_answered(synchronized: str) ->
         for each in plan.NODES:
             assert f"{more}/32" in addresses(each), (node, each)
             assert said(each)["configuration"]["generation"] == outcome.version.generation
-    wait_for(
-        lambda: not any(said(node)["configuration"]["mismatch"] for node in plan.NODES),
-        "the heartbeats to say the same",
-        timeout_s=30,
-    )
-    assert [said(node)["peer"]["generation"] for node in plan.NODES] == [
-        outcome.version.generation
-    ] * 2
+
+    def heard() -> bool:
+        told = [said(node) for node in plan.NODES]
+        generations = {one["peer"]["generation"] for one in told}
+        differ = any(one["configuration"]["mismatch"] for one in told)
+        return generations == {outcome.version.generation} and not differ
+
+    wait_for(heard, "the heartbeats to say the same", timeout_s=30)
     assert [watching.transitions(node) for node in plan.NODES] == before
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -42,6 +43,10 @@ from twinbeat.sync.document import Document
 
 log = logging.getLogger("twinbeat")
 
+EFFECT_S: Final = 0.01
+"""So long after a document was put in force engine and core are told of it: whoever waits for it
+isn't held up by that, and of a stream of documents they are told once."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Reloader:
@@ -69,6 +74,8 @@ class Reloader:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _planned: tuple[Config, Config, Plan] | None = None
     """What is to be done to get from the one to the other."""
+    _effect: asyncio.TimerHandle | None = None
+    """Engine and core are about to be told of the configuration in force."""
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -81,6 +88,8 @@ class Reloader:
         """End what nobody waits for."""
         for task in self._tasks:
             task.cancel()
+        if self._effect is not None:
+            self._effect.cancel()
 
     async def reload(self) -> schema.Outcome | schema.Refusal:
         """Read the configuration again: all of it takes effect, or nothing."""
@@ -134,7 +143,7 @@ class Reloader:
             current.read(intent.config, found)
             self._note_loaded(intent.needs_restart)
             if told != (current.generation, current.digest):
-                self.take_effect()
+                self._take_effect()
             return intent, f"the configuration was reloaded, and nothing is to be changed{later}"
         self._check_rotation(intent.config, keys)
         config = await self._fit(intent.config)
@@ -142,14 +151,20 @@ class Reloader:
         self._take_keys(config, keys)
         await self._apply(intent, config, options, found)
         if keep is None:
-            self._conclude(intent)
+            self._note_loaded(intent.needs_restart)
+            self._take_effect()
         else:
             # Who waits for the document hears that it is in force before the peer's engine does.
-            asyncio.get_running_loop().call_soon(self._conclude, intent)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._note_loaded, intent.needs_restart)
+            if self._effect is None:
+                self._effect = loop.call_later(EFFECT_S, self._take_effect)
         return intent, f"the configuration was reloaded, {len(intent.changes)} keys changed{later}"
 
-    def _conclude(self, intent: Plan) -> None:
-        self._note_loaded(intent.needs_restart)
+    def _take_effect(self) -> None:
+        if self._effect is not None:
+            self._effect.cancel()
+            self._effect = None
         self.take_effect()
 
     def _read(
