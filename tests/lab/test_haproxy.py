@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import socket
 import subprocess
 from functools import partial
@@ -52,13 +53,24 @@ def knows_its_peer(node: str) -> bool:
     return ":10230" in shown
 
 
-def clients_known(door: Path) -> int:
-    """How many clients a node's haproxy has a server for."""
+def told(door: Path, command: str) -> list[str]:
+    """What a node's haproxy says to a command."""
     with socket.socket(socket.AF_UNIX) as asked:
         asked.connect(str(door))
-        asked.sendall(b"show table servers\n")
-        with asked.makefile("rb") as told:
-            return sum(b" server_id=" in line for line in told)
+        asked.sendall(f"{command}\n".encode())
+        with asked.makefile("r") as answer:
+            return answer.read().splitlines()
+
+
+def clients_known(door: Path) -> int:
+    """How many clients a node's haproxy has a server for."""
+    return sum(" server_id=" in line for line in told(door, "show table servers"))
+
+
+def servers_up(door: Path) -> bool:
+    """Whether a node's haproxy takes both servers to live: one that was cut off didn't."""
+    rows = csv.DictReader(told(door, "show stat -1 4 -1"))
+    return [row["status"] for row in rows] == ["UP", "UP"]
 
 
 def server_of(client: str) -> str:
@@ -91,6 +103,7 @@ def two_takeovers(doors: dict[str, Path], reign: Reign) -> None:
             f"{survivor} was told of all clients",
             timeout_s=30,
         )
+        wait_for(partial(servers_up, doors[survivor]), f"{survivor} may use both", timeout_s=30)
         assert reign.die() == survivor
         assert {client: server_of(client) for client in CLIENTS} == before
         lab.heal(old)
