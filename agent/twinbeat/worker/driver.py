@@ -56,6 +56,8 @@ log = logging.getLogger("twinbeat.worker")
 DOCUMENTS: Final = get_args(Message)
 BEGIN_S: Final = 3.0
 """How long the first request waits for daemon and store."""
+STEPS_S: Final = 0.01
+"""Whoever looks at how it stands hears of steps of a change so much later, once for several."""
 GRACE_S: Final = 2.0
 """Beyond its own deadline, so that the answer that is due then is heard."""
 LEVELS: Final = {
@@ -81,6 +83,10 @@ class Commands(Protocol):
 def now_ns() -> int:
     """The clock of deadlines."""
     return time.monotonic_ns()
+
+
+def _later(delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class WorkerFailedError(Exception):
@@ -121,6 +127,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
         """When it is due."""
+        self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.refusals: Counter[str] = Counter()
         """By whom what had to be done was refused: the store, or the agent."""
@@ -184,8 +191,9 @@ class Driver:
 
     def end(self) -> None:
         """Nothing is begun any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._telling):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -198,9 +206,20 @@ class Driver:
             return
         for effect in machine.step(event, now_ns()):
             self._carry_out(effect)
-        self._stopwatch.look(machine.active or machine.serving, now_ns())
-        self._note_synced(machine)
+        under_way = machine.active or machine.serving
+        self._stopwatch.look(under_way, now_ns())
         self._set_timer(machine)
+        if under_way is None:
+            self._tell_changed()
+        elif self._telling is None:
+            self._telling = _later(STEPS_S, self._tell_changed)
+
+    def _tell_changed(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = None
+        if self._machine is not None:
+            self._note_synced(self._machine)
         self.changed()
 
     def _note_synced(self, machine: Propagation) -> None:
@@ -218,8 +237,7 @@ class Driver:
             self._timer.cancel()
         self._timer, self._timer_ns = None, moment_ns
         if moment_ns is not None:
-            delay_s = max(0.001, (moment_ns - now_ns()) / 1e9)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+            self._timer = _later(max(0.001, (moment_ns - now_ns()) / 1e9), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
