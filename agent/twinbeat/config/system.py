@@ -125,16 +125,25 @@ class Host:
 
     def addresses(self) -> list[Address]:
         """Every address assigned, or none where netlink can't be asked."""
-        names = dict(self._named())
+        names: dict[int, str] = {}
         found = []
         try:
             for index, prefix, packed in _dump_addresses():
+                if index not in names:
+                    names[index] = _name(index)
                 address = str(ipaddress.ip_address(packed))
-                interface = names.get(index, "")
-                found.append(Address(interface=interface, address=address, prefix=prefix))
+                found.append(Address(interface=names[index], address=address, prefix=prefix))
         except OSError:
             return []
         return found
+
+
+def _name(index: int) -> str:
+    """Empty if it has gone. To list all names takes longer, and holds up all other threads."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def _mac(name: str, asked: socket.socket) -> str:

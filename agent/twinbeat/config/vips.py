@@ -150,10 +150,9 @@ def check_addresses_here(
                     f"is this node's own address on {own[vip]}; a shared address must be another.",
                 )
     here = {(entry.interface, entry.address) for entry in assigned}
-    present = system.interfaces()
     for number, link in enumerate(links):
         missing = link.vlan == 0 and (link.interface, link.local) not in here
-        if assigned and link.interface in present and missing:
+        if assigned and missing and link.interface in system.interfaces():
             findings.warn(
                 f"link[{number}].local",
                 link.local,
