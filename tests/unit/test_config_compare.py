@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from twinbeat.config.compare import compare, digest
+from twinbeat.config.compare import Said, compare, digest
 from twinbeat.config.model import Config
 from twinbeat.config.nodes import LinkSection, NodeSection, PairSection, PeerSection
-from twinbeat.config.service import RouteSection, RuleSection, VridSection
+from twinbeat.config.service import HookSection, RouteSection, RuleSection, VridSection
 from twinbeat.config.timers import TimersSection
 
 A = Config(
@@ -175,6 +175,16 @@ def test_both_nodes_of_a_pair_have_one_digest() -> None:
 def test_what_must_be_the_same_changes_the_digest(other: Config) -> None:
     assert digest(other) != digest(A)
     assert 0 <= digest(other) < 2**32
+
+
+def test_what_was_worked_out_for_another_configuration_changes_no_digest() -> None:
+    said: Said = {}
+    for timers in (TimersSection(), TimersSection(profile="fast"), TimersSection()):
+        for hooks in ((), (HookSection(name="a", exec="/bin/true", events=("primary",)),)):
+            config = replace(A, timers_set=timers, hooks=hooks)
+            assert digest(config, whole=True, said=said) == digest(config, whole=True)
+            assert digest(config, said=said) == digest(config)
+    assert said
 
 
 def test_the_timers_count_not_how_they_are_written() -> None:

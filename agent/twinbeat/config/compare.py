@@ -81,12 +81,17 @@ def _differences(old: _Flat, new: _Flat) -> list[Change]:
     return changes
 
 
-def digest(config: Config, *, whole: bool = False) -> int:
+Said = dict[str, tuple[Any, list[str]]]
+"""By section, what its tables say, and of which tables that is."""
+
+
+def digest(config: Config, *, whole: bool = False, said: Said | None = None) -> int:
     """32 bits over all that must be the same on both nodes; travels in every heartbeat.
 
     Names, addresses and interfaces of the nodes differ by nature and are left out. `whole` is over
     everything that a shared document says; without one, monitors and the like are each node's own
-    affair.
+    affair. ``said`` is kept for the next time: of tables that are the same then nothing is to be
+    worked out.
     """
     shared: dict[str, Any] = {
         "pair": config.pair.id,
@@ -108,9 +113,17 @@ def digest(config: Config, *, whole: bool = False) -> int:
         ],
     }
     if whole:
-        shared["document"] = {section: _shared_rows(config, section) for section in SHARED}
+        known: Said = {} if said is None else said
+        shared["document"] = {section: _known_rows(config, section, known) for section in SHARED}
     packed = msgspec.json.encode(shared, order="deterministic")
     return int.from_bytes(hashlib.blake2s(packed, digest_size=4).digest(), "big")
+
+
+def _known_rows(config: Config, section: str, known: Said) -> list[str]:
+    value = getattr(config, SECTIONS[section][0])
+    if section not in known or known[section][0] is not value:
+        known[section] = value, _shared_rows(config, section)
+    return known[section][1]
 
 
 def _shared_rows(config: Config, section: str) -> list[str]:

@@ -8,7 +8,7 @@ by `twinbeat.runtime.wiring`; here is only what it is now.
 
 from __future__ import annotations
 
-from twinbeat.config.compare import digest
+from twinbeat.config.compare import Said, digest
 from twinbeat.config.inforce import InForce
 from twinbeat.config.keys import Key
 from twinbeat.config.model import Config
@@ -27,6 +27,7 @@ class Current:
         self.keys: tuple[Key, ...] = ()
         """Those that are accepted."""
         self.fence_options: Options
+        self._said: Said = {}
         self.wake_late_ns = 0
         """One wake-up in ten comes so late on this host, or later."""
         self.read(found.config, found)
@@ -46,7 +47,8 @@ class Current:
     def digest(self) -> int:
         """What the peer compares: raised timers are this host's affair."""
         if self._digest is None:
-            self._digest = digest(self.file, whole=self.document is not None)
+            whole = self.document is not None
+            self._digest = digest(self.file, whole=whole, said=self._said)
         return self._digest
 
     @property
