@@ -121,6 +121,20 @@ async def test_a_request_is_done_once_however_often_it_is_made(tmp_path: Path) -
 
 
 @looped
+async def test_who_hangs_up_takes_no_change_with_them(tmp_path: Path) -> None:
+    async with working(tmp_path) as sites:
+        row = {"id": 51, "interface": "lan0", "vips": [A]}
+        put = Put(section="vrid", identity="51", row=row)
+        body = msgspec.json.encode({"request": "gone", "wish": Edit(changes=(put,))})
+        head = f"POST /v1/change HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        socket = str(sites[0].root / "run" / "sync.sock")
+        _, writer = await asyncio.open_unix_connection(socket)
+        writer.write(head.encode() + body)
+        writer.close()
+        await until(lambda: all(site.vips == [A] for site in sites), "the change")
+
+
+@looped
 async def test_a_request_id_is_that_of_one_command(tmp_path: Path) -> None:
     async with working(tmp_path) as (a, b):
         met = await asyncio.gather(a.change([A], request="met"), a.change([B], request="met"))

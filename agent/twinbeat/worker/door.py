@@ -75,7 +75,6 @@ class Door:
         self.routes: dict[tuple[str, str], Handler] = {}
         """Of others, to be answered as well; before it listens."""
         self._server: HttpServer | None = None
-        self._under_way: set[asyncio.Task[operation.Outcome]] = set()
         self._reads = {
             "/v1/sync": self._get_sync,
             "/v1/document": self._get_document,
@@ -312,11 +311,9 @@ class Door:
         caller = request.caller
         name = f"{wanted.by} (uid {caller.uid})" if wanted.by else f"uid {caller.uid}"
         wanted = replace(wanted, by=name[:64])
-        # Shielded: who hangs up doesn't take a half-done change with it, and may ask again.
-        task = asyncio.get_running_loop().create_task(self._driver.request(wanted))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        said = await asyncio.shield(task)
+        # Who hangs up doesn't take a half-done change with it, which isn't this task's; it may be
+        # asked for again.
+        said = await self._driver.request(wanted)
         fields = {"event": "change", "reason": said.code, "request": wanted.request}
         why = f" ({wanted.reason})" if wanted.reason else ""
         record = partial(

@@ -324,11 +324,12 @@ class Driver:
     async def request(self, request: Request) -> Outcome:
         """What came of it. The same request may be asked for again at any time."""
         self.wanted.set()
-        try:
-            async with asyncio.timeout(BEGIN_S):
-                await self.begun.wait()
-        except TimeoutError:
-            return self._callers.end(self._not_begun(request.request))
+        if not self.begun.is_set():
+            try:
+                async with asyncio.timeout(BEGIN_S):
+                    await self.begun.wait()
+            except TimeoutError:
+                return self._callers.end(self._not_begun(request.request))
         if self._callers.waiting >= WAITING_MOST:
             busy = outcome(request.request, State.REFUSED, "busy", count=WAITING_MOST)
             return self._callers.end(busy)
