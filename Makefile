@@ -44,10 +44,10 @@ demo: build ## let a real pair fail over in namespaces, and show what its client
 test: build ## run every test (as root; without root it says what it left out)
 	@$(PYTHON) -m pytest -n 3 --max-worker-restart 0 $(PYTEST_ARGS)
 
-alerts: build ## fire every alert by its fault, before a real Prometheus (six minutes)
+alerts: build ## fire every alert by its fault, before a real Prometheus (four minutes)
 	@$(PYTHON) -m pytest -n 0 tests/lab/test_prometheus.py tests/lab/test_prometheus_kept.py \
 		tests/lab/alerts_by_fault.py tests/lab/alerts_by_timers.py \
-		tests/lab/alerts_by_stores.py $(PYTEST_ARGS)
+		tests/lab/alerts_by_absence.py tests/lab/alerts_by_stores.py $(PYTEST_ARGS)
 
 bench: build ## measure against keepalived and FRR (BENCH_ARGS="--quick --json")
 	@deploy/lab/bench $(BENCH_ARGS)
