@@ -2,10 +2,12 @@
 """Files kept alike over a real connection: what gets there, what stays, what is told."""
 
 import asyncio
+import contextlib
 import os
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ from twinbeat.sync.lists import CONFLICT, FileList
 from twinbeat.sync.manifest import Entry, Kind, Order, What
 from twinbeat.sync.session import Session
 from twinbeat.sync.wire import FileCommon, FileDone, FileOrders, FilePiece, FileWant, Manifest
+from unit.own_disk import mount
 from unit.sync_files_pair import LIST, Keeper, alike, connected, keepers, kept
 from unit.sync_pair import summary, until
 from unit.test_sync_connection import asynchronous
@@ -32,8 +35,16 @@ async def same(a: Keeper, b: Keeper, said: dict[str, str]) -> None:
     await until(lambda: a.same and b.same, f"{a.status}, {b.status}")
 
 
-def mounted(*command: str) -> None:
-    subprocess.run(command, check=True)
+@contextlib.contextmanager
+def small(where: Path, size: str) -> Iterator[None]:
+    """A file system of so few bytes is mounted there."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root")
+    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", where)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def copies(node: Keeper) -> list[str]:
@@ -290,13 +301,9 @@ class TestTrouble:
     async def test_a_full_disk_takes_what_fits_and_the_rest_when_there_is_room(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if os.geteuid() != 0:
-            pytest.skip("mounting takes root")
         monkeypatch.setattr(talking, "RETRY_S", (0.05, 0.1))
         a, b = keepers(tmp_path)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(b.inside)]
-        mounted(*mount)
-        try:
+        with small(b.inside, "3m"):
             (a.inside / "large").write_bytes(bytes(4 << 20))
             (a.inside / "small").write_text("x")
             async with kept(a, b), connected(a, b):
@@ -305,11 +312,9 @@ class TestTrouble:
                 (failure,) = a.status.failures
                 assert (failure.path, failure.code) == ("/in/large", "full")
                 assert "bytes needed" in failure.sentence
-                mounted("mount", "-o", "remount,size=9m", str(b.inside))
+                mount("-o", "remount,size=9m", b.inside)
                 await until((b.inside / "large").exists, "it is tried again")
                 await until(lambda: a.same and b.same)
-        finally:
-            mounted("umount", "-l", str(b.inside))
 
     @pytest.mark.privileged
     @asynchronous
@@ -317,12 +322,9 @@ class TestTrouble:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Neither node has it then, so nothing else would tell the one that follows."""
-        if os.geteuid() != 0:
-            pytest.skip("mounting takes root")
         monkeypatch.setattr(talking, "RETRY_S", (0.05, 0.1))
         a, b = keepers(tmp_path)
-        mounted("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(b.inside))
-        try:
+        with small(b.inside, "1m"):
             (a.inside / "large").write_bytes(bytes(2 << 20))
             async with kept(a, b), connected(a, b):
                 await until(lambda: a.status.state == b.status.state == "partly", f"{b.status}")
@@ -331,8 +333,6 @@ class TestTrouble:
                 await same(a, b, {})
                 assert (a.status.failures, b.status.failures) == ((), ())
                 assert b.status.failed == 0
-        finally:
-            mounted("umount", "-l", str(b.inside))
 
     @asynchronous
     async def test_nodes_that_mean_something_else_do_nothing(self, tmp_path: Path) -> None:
