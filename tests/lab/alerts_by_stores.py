@@ -23,7 +23,7 @@ from lab.test_prometheus import fires, tell
 from lab.test_prometheus_kept import CLIENT_METRICS
 from lab.watching import ordered
 from twinbeat.config.inforce import COPY
-from unit.own_disk import own_disk
+from unit.own_disk import fill, own_disk
 
 LAB_OPTIONS = plan.Options(
     profile="balanced",
@@ -114,10 +114,7 @@ def filler(third: weblog.Third) -> Path:
     """What takes all the room there was on the disk of the log client, which had written before."""
     log_lines(10)
     wait_for(lambda: len(third.lines()) >= 10, "the first records", timeout_s=20)
-    filler = third.out.with_name("filler")
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+    filler = fill(third.out.parent)
     log_lines(2000)
     return filler
 

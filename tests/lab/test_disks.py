@@ -6,7 +6,6 @@ Each node's state lies on an ext4 of its own. What wasn't synced is gone when it
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import threading
@@ -140,10 +139,7 @@ def test_what_was_acknowledged_outlasts_a_loss_of_power(disks: Disks, who: str) 
 
 def fill(disk: Disk) -> Callable[[], None]:
     """Until not a byte fits."""
-    filler = disk.path / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+    power.fill(disk.path)
 
     def free() -> None:
         (disk.path / "filler").unlink()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lab.test_weblog_power import root  # noqa: F401 - a fixture
-from unit.own_disk import cut, mounted_anew, turn_read_only
+from unit.own_disk import cut, fill, mounted_anew, turn_read_only
 from unit.test_worker_weblog import Lab, dialed, introduced, logging_pair, replicated
 from unit.worker_pair import Site, in_step
 
@@ -72,10 +72,7 @@ async def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, disk: Path) ->
             await in_step(lab.a, lab.b)
             await write(lab, 0, 1000)
             await lab.until(lab.a, replicated("a", 1000), "they are on both nodes")
-            filler = disk / "filler"
-            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(65536))
+            filler = fill(disk)
             await write(lab, 1000, 200_000)
             seen = await lab.until(lab.a, lambda seen: seen.state == "refusing", "it is full")
             assert "full but for" in seen.why

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.own_disk import cut, mounted_anew, own_disk, turn_read_only
+from unit.own_disk import cut, fill, mounted_anew, own_disk, turn_read_only
 from unit.test_weblog_client_run import Machine, lines, pair, until
 from unit.weblog_node import Node, records
 
@@ -97,10 +96,7 @@ def test_a_full_disk_costs_nothing_but_time(root: Path) -> None:
         await a.add(records("a", 1, 0, lines(0, 100)))
         await machine.start()
         await until(lambda: a.acknowledged.get(("a", 1)) == 100)
-        filler = root / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
+        filler = fill(root)
         await a.add(*(records("a", 1, at, [b"x" * 200_000]) for at in range(100, 200)))
         status = await machine.until_status(lambda said: said["trouble"])
         assert "No space" in status["trouble"] or "full" in status["trouble"]

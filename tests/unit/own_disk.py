@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy" / "lab"))
 
-from twinlab.disks import cut
+from twinlab.disks import cut, fill
 
-__all__ = ["cut", "mount", "mounted_anew", "own_disk", "turn_read_only"]
+__all__ = ["cut", "fill", "mount", "mounted_anew", "own_disk", "turn_read_only"]
 
 
 def mount(*arguments: str | Path) -> None:

@@ -79,6 +79,15 @@ def cut(path: Path) -> None:
         os.close(directory)
 
 
+def fill(directory: Path) -> Path:
+    """Take all the room that is left on the file system of a directory: the file that has it."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
 def lose_power(disks: Sequence[Disk], names: Sequence[str]) -> None:
     """All these processes with their children, and the disks below them, at one moment: in the
     middle of whatever they do."""
